@@ -1,0 +1,68 @@
+"""What a person sees while something runs: a live line on a terminal, a plain line now and then elsewhere."""
+
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import TimeRemainingColumn
+
+console = Console(highlight=False)
+"""Everything keylm tells goes here (standard output); errors go to `errors`."""
+errors = Console(stderr=True, highlight=False)
+
+LINE_SECONDS = 15.0
+"""Seconds between two lines where no terminal is listening."""
+
+
+class Status:
+    """Progress of one stage: `update` as often as you like, it is cheap."""
+
+    def __init__(self, label: str, total: int | None = None, *, start: int = 0, quiet: bool = False) -> None:
+        """Show `label`, and how much of `total` is done where a total is known (`start` of it already)."""
+        self._label, self._total, self._quiet = label, total, quiet
+        self._live = console.is_terminal and not quiet
+        self._last = time.monotonic()
+        if self._live:
+            columns: list[ProgressColumn] = [SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=28)]
+            columns += [TimeElapsedColumn()]
+            if total is not None:
+                columns += [TextColumn("{task.percentage:>3.0f}% left"), TimeRemainingColumn()]
+            self._progress = Progress(*columns, TextColumn("{task.fields[facts]}"), console=console, transient=True)
+            self._task = self._progress.add_task(label, total=total, completed=start, facts="")
+
+    def __enter__(self) -> Self:
+        if self._live:
+            self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live:
+            self._progress.stop()
+
+    def update(self, completed: int, facts: str) -> None:
+        """Show `completed` (of the total) and a few facts."""
+        if self._live:
+            self._progress.update(self._task, completed=completed, facts=facts)
+        elif not self._quiet and time.monotonic() - self._last >= LINE_SECONDS:
+            self._last = time.monotonic()
+            share = f" {completed / self._total:4.0%}" if self._total else ""
+            console.print(f"{self._label}{share}  {facts}", markup=False, soft_wrap=True)
+
+
+def say(text: str, *, quiet: bool = False) -> None:
+    """Print one plain line (no markup is read in it)."""
+    if not quiet:
+        console.print(text, markup=False, soft_wrap=True)
+
+
+def seconds(value: float) -> str:
+    """Return a duration as a person writes it: 4.2 s, 3 min 20 s, 5 h 10 min."""
+    if value < 60:
+        return f"{value:.1f} s"
+    if value < 3600:
+        return f"{int(value // 60)} min {int(value % 60)} s"
+    return f"{int(value // 3600)} h {int(value % 3600 // 60)} min"

@@ -1,0 +1,19 @@
+"""Faults that the user can mend: printed as one message without a traceback."""
+
+
+class KeylmError(Exception):
+    """Bad input: the message says what is wrong, where, and what is accepted."""
+
+    exit_code = 2
+
+
+class TrainingDiverged(KeylmError):
+    """The loss or a gradient is not a finite number; the checkpoints on disk are untouched."""
+
+    exit_code = 3
+
+
+class Interrupted(KeylmError):
+    """SIGTERM or Ctrl-C came; a checkpoint was written and the same command goes on from it."""
+
+    exit_code = 130

@@ -1,0 +1,1 @@
+"""What a run has learnt: its report, drawn from the files in the run folder."""

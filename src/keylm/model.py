@@ -1,0 +1,194 @@
+"""The decoder in plain PyTorch: the architecture and parameter names of Hugging Face's Qwen3ForCausalLM.
+
+Grouped-query attention with RMS-normalised queries and keys, rotary positions, SwiGLU, pre-normalisation, no
+biases, untied output head (Qwen3 technical report, arXiv 2505.09388; RoPE: arXiv 2104.09864; GQA: 2305.13245).
+A state dict moves between this module and transformers unchanged. Shapes below: B batch, L length, H hidden,
+D head_dim, V vocabulary.
+"""
+
+import hashlib
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from keylm.recipe import Model as Shape
+
+
+class Decoder(nn.Module):
+    """Token ids to logits."""
+
+    def __init__(self, shape: Shape, vocab_size: int) -> None:
+        super().__init__()
+        self.shape, self.vocab_size = shape, vocab_size
+        self.model = Backbone(shape, vocab_size)
+        self.lm_head = nn.Linear(shape.hidden_size, vocab_size, bias=False)
+
+    def forward(self, tokens: Tensor, documents: Tensor | None = None) -> Tensor:
+        """Return logits [B, L, V].
+
+        tokens: int64 [B, L]; documents: int32 [B, L], the document that each token belongs to (packed documents
+        don't see each other), or None where each row is one document.
+        """
+        logits: Tensor = self.lm_head(self.model(tokens, documents))
+        return logits
+
+
+class Backbone(nn.Module):
+    """Token ids to final hidden states."""
+
+    def __init__(self, shape: Shape, vocab_size: int) -> None:
+        super().__init__()
+        self.embed_tokens = nn.Embedding(vocab_size, shape.hidden_size)
+        self.layers = nn.ModuleList(Block(shape) for _ in range(shape.num_hidden_layers))
+        self.norm = RMSNorm(shape.hidden_size, shape.rms_norm_eps)
+        self.head_dim, self.rope_theta = shape.head_dim, shape.rope_theta
+
+    def forward(self, tokens: Tensor, documents: Tensor | None) -> Tensor:
+        """Return hidden states [B, L, H]."""
+        hidden: Tensor = self.embed_tokens(tokens)
+        rotation = rope(tokens.shape[1], self.head_dim, self.rope_theta, tokens.device)
+        mask = None if documents is None else document_mask(documents)
+        for layer in self.layers:
+            hidden = layer(hidden, rotation, mask)
+        normed: Tensor = self.norm(hidden)
+        return normed
+
+
+class Block(nn.Module):
+    """Attention and feed-forward, each on the normalised residual stream and added to it."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.self_attn = Attention(shape)
+        self.mlp = FeedForward(shape)
+        self.input_layernorm = RMSNorm(shape.hidden_size, shape.rms_norm_eps)
+        self.post_attention_layernorm = RMSNorm(shape.hidden_size, shape.rms_norm_eps)
+
+    def forward(self, hidden: Tensor, rotation: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
+        """Return the residual stream [B, L, H] after this block."""
+        hidden = hidden + self.self_attn(self.input_layernorm(hidden), rotation, mask)
+        after: Tensor = hidden + self.mlp(self.post_attention_layernorm(hidden))
+        return after
+
+
+class Attention(nn.Module):
+    """Causal grouped-query attention with per-head normalised queries and keys."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.heads, self.kv_heads, self.head_dim = (
+            shape.num_attention_heads,
+            shape.num_key_value_heads,
+            shape.head_dim,
+        )
+        self.q_proj = nn.Linear(shape.hidden_size, self.heads * self.head_dim, bias=False)
+        self.k_proj = nn.Linear(shape.hidden_size, self.kv_heads * self.head_dim, bias=False)
+        self.v_proj = nn.Linear(shape.hidden_size, self.kv_heads * self.head_dim, bias=False)
+        self.o_proj = nn.Linear(self.heads * self.head_dim, shape.hidden_size, bias=False)
+        self.q_norm = RMSNorm(self.head_dim, shape.rms_norm_eps)
+        self.k_norm = RMSNorm(self.head_dim, shape.rms_norm_eps)
+
+    def forward(self, hidden: Tensor, rotation: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
+        """Return attention's output [B, L, H]; `mask`: bool [B, 1, L, L], True where a token may look."""
+        batch, length, _ = hidden.shape
+        queries = self.q_norm(self.q_proj(hidden).view(batch, length, self.heads, self.head_dim)).transpose(1, 2)
+        keys = self.k_norm(self.k_proj(hidden).view(batch, length, self.kv_heads, self.head_dim)).transpose(1, 2)
+        values = self.v_proj(hidden).view(batch, length, self.kv_heads, self.head_dim).transpose(1, 2)
+        attended = F.scaled_dot_product_attention(
+            rotate(queries, rotation),
+            rotate(keys, rotation),
+            values,
+            attn_mask=mask,
+            is_causal=mask is None,
+            enable_gqa=self.heads != self.kv_heads,
+        )
+        output: Tensor = self.o_proj(attended.transpose(1, 2).reshape(batch, length, -1))
+        return output
+
+
+class FeedForward(nn.Module):
+    """SwiGLU: a gated linear unit with SiLU (arXiv 2002.05202)."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(shape.hidden_size, shape.intermediate_size, bias=False)
+        self.up_proj = nn.Linear(shape.hidden_size, shape.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(shape.intermediate_size, shape.hidden_size, bias=False)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Return [B, L, H]."""
+        output: Tensor = self.down_proj(F.silu(self.gate_proj(hidden)) * self.up_proj(hidden))
+        return output
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square normalisation of the last dimension, computed in fp32 (arXiv 1910.07467)."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Return `hidden` at unit root mean square times the weight, in the dtype it came in."""
+        normed = F.rms_norm(hidden.float(), self.weight.shape, eps=self.eps)
+        return (self.weight * normed).to(hidden.dtype)
+
+
+def rope(length: int, head_dim: int, theta: float, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return cos and sin, fp32 [L, D], of positions 0 … L-1.
+
+    Positions run on across packed documents: rotary attention depends on differences of positions alone.
+    """
+    exponents = torch.arange(0, head_dim, 2, dtype=torch.float32, device=device) / head_dim
+    angles = torch.outer(torch.arange(length, dtype=torch.float32, device=device), 1.0 / theta**exponents)
+    both = torch.cat((angles, angles), dim=-1)
+    return both.cos(), both.sin()
+
+
+def rotate(heads: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+    """Return `heads` [B, heads, L, D] turned by `rotation`; dimension d pairs with d + D/2."""
+    cos, sin = rotation
+    first, second = heads.float().chunk(2, dim=-1)
+    turned = heads * cos + torch.cat((-second, first), dim=-1) * sin
+    return turned.to(heads.dtype)
+
+
+def document_mask(documents: Tensor) -> Tensor:
+    """Return bool [B, 1, L, L]: a token may look at itself and what came before it in its own document."""
+    same = documents[:, None, :, None] == documents[:, None, None, :]
+    return same & torch.ones(same.shape[-2:], dtype=torch.bool, device=documents.device).tril()
+
+
+def count_parameters(shape: Shape, vocab_size: int) -> int:
+    """Return the number of parameters, without allocating them."""
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in Decoder(shape, vocab_size).parameters())
+
+
+def initialise(model: Decoder, seed: int) -> None:
+    """Fill every parameter from its own seeded generator, so that no order or device changes any of them.
+
+    Output and down projections start at zero, other matrices uniform with variance 1/fan_in, the embedding
+    normal, the head normal with deviation 0.001, norm weights at one.
+    """
+    for name, parameter in model.named_parameters():
+        digest = hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=7).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest, "little"))
+        with torch.no_grad():
+            parameter.copy_(_initial(name, parameter.shape, generator))
+
+
+def _initial(name: str, shape: torch.Size, generator: torch.Generator) -> Tensor:
+    if name.endswith("norm.weight"):
+        return torch.ones(shape)
+    if name.endswith(("o_proj.weight", "down_proj.weight")):
+        return torch.zeros(shape)
+    if name == "model.embed_tokens.weight":
+        return torch.randn(shape, generator=generator)
+    if name == "lm_head.weight":
+        return torch.randn(shape, generator=generator) * 0.001
+    bound = math.sqrt(3 / shape[1])
+    return torch.rand(shape, generator=generator) * (2 * bound) - bound

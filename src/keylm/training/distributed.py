@@ -1,0 +1,83 @@
+"""One process or many: ranks from torchrun's environment, sums over all of them.
+
+Without torchrun everything here is the identity, so the loop is written once.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from keylm.errors import KeylmError
+
+PATIENCE = timedelta(hours=6)
+"""How long ranks wait for each other: rank 0 may build shards for hours before training starts."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Which process of how many this is, and its device."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes files and speaks."""
+        return self.rank == 0
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Return `values` summed over all ranks (in place)."""
+        if self.world_size > 1:
+            dist.all_reduce(values)
+        return values
+
+    def wait(self) -> None:
+        """Wait until all ranks are here."""
+        if self.world_size > 1:
+            dist.barrier()
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """Return `model` with its gradients averaged over ranks in backward, where there are several."""
+        if self.world_size == 1:
+            return model
+        devices = [self.device.index] if self.device.type == "cuda" else None
+        return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
+
+
+@contextlib.contextmanager
+def join(device: str) -> Iterator[Ranks]:
+    """Yield this process's place among torchrun's, or the only place; `device` as in the recipe."""
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    rank, local_rank = int(os.environ.get("RANK", "0")), int(os.environ.get("LOCAL_RANK", "0"))
+    place = choose_device(device, local_rank)
+    if world_size == 1:
+        yield Ranks(0, 1, place)
+        return
+    if place.type == "cuda":
+        torch.cuda.set_device(place)
+    dist.init_process_group("nccl" if place.type == "cuda" else "gloo", timeout=PATIENCE)
+    try:
+        yield Ranks(rank, world_size, place)
+    finally:
+        dist.destroy_process_group()
+
+
+def choose_device(device: str, local_rank: int = 0) -> torch.device:
+    """Return the device that `training.device` means. Raises KeylmError where it is not there."""
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if device == "auto":
+        device = next(name for name in ("cuda", "mps", "cpu") if available[name])
+    if not available[device]:
+        here = ", ".join(name for name, there in available.items() if there)
+        raise KeylmError(f"training.device: got {device!r}, which this machine or torch build lacks; here: {here}, auto")
+    if device == "cuda" and local_rank >= torch.cuda.device_count():
+        raise KeylmError(f"torchrun started over {local_rank} processes, but there are {torch.cuda.device_count()} GPUs")
+    return torch.device(device, local_rank if device == "cuda" else None)
