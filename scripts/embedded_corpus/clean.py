@@ -34,6 +34,7 @@ def tidy_line(line: str) -> str:
     line = re.sub(r"\.\.\. (?=[\"'!?,)])", "...", line)
     line = re.sub(r" - (?=[\"',.!?;])", " -", line)
     line = re.sub(r"(?<=[(\"]) - ", "- ", line)
+    line = re.sub(r"(?<=\w) (?=[,;.!?](?:\s|$))", "", line)
     return re.sub(r"\s+", " ", line).strip()
 
 

@@ -47,6 +47,7 @@ class Filters:
 
     blocked: frozenset[str]
     dialect: frozenset[str]
+    phrases: tuple[str, ...]
     shortest: int
     longest: int
     dialect_share: float = 0.004
@@ -60,7 +61,7 @@ class Filters:
         if len(_ODD.findall(text)) > 0:
             return "odd characters"
         found = words(text)
-        if any(word in self.blocked for word in found):
+        if any(word in self.blocked for word in found) or any(part in text.lower() for part in self.phrases):
             return "blocked word"
         if sum(word in self.dialect for word in found) > self.dialect_share * len(found):
             return "dialect"

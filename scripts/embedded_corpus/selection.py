@@ -18,8 +18,29 @@ import measure
 import zstandard
 
 HERE = Path(__file__).resolve().parent
+_NOT_PROSE = re.compile(r"https?:|www\.|[{}|<>=@#*^~\\]|\.(?:gov|com|org)\b|[Ee]ditor|\bposts?\b|\(PDF")
 _SPEAKER = re.compile(r"^(?:[A-Z][\w.]*\s?){1,3}: ", re.MULTILINE)
-SHORT_WORDS = frozenset("a an and at but by for from in nor of on or the to up was with".split())
+SHORT_WORDS = frozenset(
+    (
+        "a",
+        "an",
+        "and",
+        "at",
+        "but",
+        "by",
+        "for",
+        "from",
+        "in",
+        "of",
+        "on",
+        "or",
+        "the",
+        "to",
+        "up",
+        "was",
+        "with",
+    )
+)
 
 
 @dataclass
@@ -75,7 +96,8 @@ def make_filters(limits: dict[str, Any]) -> measure.Filters:
     """Return the filters of one kind of text."""
     lists = load_toml("word_lists.toml")
     blocked, dialect = (frozenset(lists[name].split()) for name in ("blocked", "dialect"))
-    return measure.Filters(blocked, dialect, limits["shortest"], limits["longest"])
+    phrases = tuple(lists["blocked_phrases"])
+    return measure.Filters(blocked, dialect, phrases, limits["shortest"], limits["longest"])
 
 
 def first_words_lower(text: str) -> str:
@@ -137,9 +159,9 @@ def book_chapters(corpus: Path, rules: dict[str, Any]) -> Iterator[Document]:
 
 def is_prose(line: str) -> bool:
     """Return whether a paragraph of an article is plain running text."""
-    if len(line) < 60 or line[-1] not in ".!?\"'" or line[0] not in "\"'" and not line[0].isupper():
+    if len(line) < 60 or line[-1] not in ".!?\"'" or not (line[0].isupper() or line[0] in "\"'"):
         return False
-    return not re.search(r"https?:|www\.|[{}|<>=@#*^~\\]|\.(?:gov|com|org)\b|[Ee]ditor|\bposts?\b|\(PDF", line)
+    return not _NOT_PROSE.search(line)
 
 
 def articles(corpus: Path, rules: dict[str, Any]) -> Iterator[Document]:
@@ -148,6 +170,7 @@ def articles(corpus: Path, rules: dict[str, Any]) -> Iterator[Document]:
         if any(part in record["source"] for part in rules["skipped_paths"]):
             continue
         title, *lines = clean.paragraphs(html.unescape(record["text"]))
+        title = title.strip('" ')
         if len(title) < 8 or any(part in title.lower() for part in rules["skipped_titles"]):
             continue
         prose = [line for line in lines if is_prose(line)]

@@ -5,8 +5,15 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.progress import TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 console = Console(highlight=False)
 """Everything keylm tells goes here (standard output); errors go to `errors`."""
@@ -25,7 +32,11 @@ class Status:
         self._live = console.is_terminal and not quiet
         self._last = time.monotonic()
         if self._live:
-            columns: list[ProgressColumn] = [SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=28)]
+            columns: list[ProgressColumn] = [
+                SpinnerColumn(),
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=28),
+            ]
             columns += [TimeElapsedColumn()]
             if total is not None:
                 columns += [TextColumn("{task.percentage:>3.0f}% left"), TimeRemainingColumn()]

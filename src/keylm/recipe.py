@@ -226,7 +226,9 @@ class Recipe(Section):
 
     def _known(self, source: str, where: str) -> None:
         if source not in self.sources:
-            raise ValueError(f"{where} names {source!r}; sources are: {', '.join(self.sources)}{_near(source, self.sources)}")
+            raise ValueError(
+                f"{where} names {source!r}; sources are: {', '.join(self.sources)}{_near(source, self.sources)}"
+            )
 
     @property
     def used_sources(self) -> dict[str, Source]:
@@ -236,7 +238,7 @@ class Recipe(Section):
 
     def to_data(self) -> dict[str, Any]:
         """Return the resolved recipe as plain values (every default written out, None left out)."""
-        return typing.cast(dict[str, Any], self.model_dump(mode="json", by_alias=True, exclude_none=True))
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
 
     def to_toml(self) -> str:
         """Return the resolved recipe as TOML."""
@@ -347,7 +349,7 @@ def _explain(problem: Any) -> str:
     if problem["type"] == "missing":
         return f"{field}: is missing; it has no default"
     if problem["type"] == "value_error":
-        return f"{field}: {str(problem['ctx']['error'])}"
+        return f"{field}: {problem['ctx']['error']!s}"
     message = problem["msg"].removeprefix("Input should be ")
     return f"{field}: got {json.dumps(problem['input'], ensure_ascii=False, default=str)}; accepted: {message}"
 

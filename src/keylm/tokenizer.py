@@ -63,6 +63,10 @@ def train_tokenizer(texts: Iterator[str], vocab_size: int, folder: Path, context
             f"tokenizer.vocab_size: got {vocab_size}, but the sample of text yields only "
             f"{tokenizer.get_vocab_size()} entries; give that or fewer, or more text"
         )
+    _save(tokenizer, folder, context)
+
+
+def _save(tokenizer: Tokenizer, folder: Path, context: int) -> None:
     with atomic_folder(folder) as temporary:
         tokenizer.save(str(temporary / "tokenizer.json"))
         write_json(temporary / "tokenizer_config.json", tokenizer_config(context))
@@ -99,6 +103,10 @@ class DocumentTokenizer:
             if self._tokenizer.token_to_id(token) != index:
                 raise KeylmError(f"{file}: token {token} is not id {index}; accepted: a tokenizer made by keylm")
         self._newline = self._tokenizer.encode("\n").ids
+
+    def save(self, folder: Path, context: int) -> None:
+        """Write the tokenizer into `folder`, whole or not at all; `context` in tokens."""
+        _save(self._tokenizer, folder, context)
 
     def encode_texts(self, texts: Sequence[str]) -> list[Tokens]:
         """Return each text's ids (uint16 [tokens]), without special tokens."""

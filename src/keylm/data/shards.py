@@ -183,9 +183,7 @@ def memory_map(path: Path) -> dict[str, np.memmap[Any, Any]]:
         header = json.loads(file.read(length))
     header.pop("__metadata__", None)
     return {
-        name: np.memmap(
-            path, kinds[entry["dtype"]], "r", 8 + length + entry["data_offsets"][0], tuple(entry["shape"])
-        )
+        name: np.memmap(path, kinds[entry["dtype"]], "r", 8 + length + entry["data_offsets"][0], tuple(entry["shape"]))
         for name, entry in header.items()
     }
 

@@ -4,13 +4,11 @@ Invariants: only files of the run folder are read; the same files give the same 
 there (a run stopped midway) costs its section and is named, never the report.
 """
 
-import itertools
 import json
 import math
-import platform
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -67,9 +65,7 @@ class Run:
         for name, stage in _table(self.recipe, "stages").items():
             weights = {source: _number(weight) for source, weight in _table(stage, "weights").items()}
             total = sum(weights.values())
-            result[name] = {
-                source: weight / total for source, weight in weights.items() if weight > 0 and total
-            }
+            result[name] = {source: weight / total for source, weight in weights.items() if weight > 0 and total}
         return result
 
 
@@ -85,14 +81,12 @@ class Key:
 
 @dataclass(frozen=True)
 class Chart:
-    """A figure of the page: `wide` takes the page's width, `narrow` stands for it on a phone, or alone."""
+    """A figure of the page: `wide` for its full width (may be ""), `narrow` for phones and half widths."""
 
-    title: str
-    unit: str
     narrow: Markup
-    wide: Markup = Markup("")
+    wide: Markup
+    keys: tuple[Key, ...] = ()
     note: str = ""
-    keys: list[Key] = field(default_factory=list)
 
 
 def write_report(run: Path) -> Path:
@@ -110,7 +104,7 @@ def read_run(folder: Path) -> Run:
 
     def read(name: str, parse: Callable[[str], Any], kind: type) -> Any:
         try:
-            value = parse((folder / name).read_text(encoding="utf-8"))
+            value = parse((folder / name).read_text(encoding="utf-8", errors="replace"))
             if not isinstance(value, kind):
                 raise ValueError(f"holds no {kind.__name__}")
             return value
@@ -174,8 +168,8 @@ def _column(rows: Sequence[Row], *keys: str) -> Array:
     return np.array(values, dtype=np.float64)
 
 
-def _mean(values: Sequence[float]) -> float:
-    finite = [value for value in values if math.isfinite(value)]
+def _mean(values: Iterable[Any]) -> float:
+    finite = [value for value in map(_number, values) if math.isfinite(value)]
     return sum(finite) / len(finite) if finite else math.nan
 
 
@@ -184,12 +178,9 @@ def _last(values: Array) -> float:
     return float(finite[-1]) if finite.size else math.nan
 
 
-# --- charts
-
-
 @dataclass(frozen=True)
 class Progress:
-    """The training rows on the axis of tokens seen: `edges` are the rows at which stages begin."""
+    """The axis of tokens seen, shape [training rows]; `edges`: the rows at which the stages `spans` begin."""
 
     tokens: Array
     edges: list[int]
@@ -201,13 +192,19 @@ def _progress(run: Run) -> Progress:
     names = [str(row.get("stage", "")) for row in run.train]
     edges = [i for i, name in enumerate(names) if i == 0 or name != names[i - 1]]
     ends = [float(tokens[i - 1]) for i in [*edges[1:], len(names)]] if names else []
-    starts = [0.0, *ends[:-1]]
-    spans = (Span(names[edge], start, end) for edge, start, end in zip(edges, starts, ends, strict=True))
+    spans = (Span(names[i], start, end) for i, start, end in zip(edges, [0.0, *ends[:-1]], ends, strict=False))
     return Progress(tokens, edges, tuple(spans))
 
 
-def _draw(plot: Plot, *sizes: charts.Size) -> list[Markup]:
-    return [Markup(charts.line_chart(plot, size)) for size in sizes]
+def _full(plot: Plot, keys: Sequence[Key] = (), note: str = "") -> Chart:
+    narrow, wide = (Markup(charts.line_chart(plot, size)) for size in (charts.NARROW, charts.WIDE))
+    return Chart(narrow, wide, tuple(keys), note)
+
+
+def _half(name: str, alt: str, x: Array, raw: Array, smoothed: Array, spans: tuple[Span, ...] = ()) -> Chart:
+    lines = (Line("", charts.ACCENT, x, raw, faint=True), Line("", charts.ACCENT, x, smoothed))
+    plot = Plot(name, alt, lines, spans, time=name == "speed", zero=True)
+    return Chart(Markup(charts.line_chart(plot, charts.HALF)), Markup())
 
 
 def _loss_chart(run: Run, progress: Progress) -> Chart:
@@ -215,161 +212,153 @@ def _loss_chart(run: Run, progress: Progress) -> Chart:
     x, raw, smoothed = charts.trace(progress.tokens, loss, progress.edges)
     end = f"{_last(smoothed):.2f} at the end"
     lines = (Line("", charts.ACCENT, x, raw, faint=True), Line(end, charts.ACCENT, x, smoothed))
-    alt = f"Training loss over tokens seen; {end}"
-    narrow, wide = _draw(Plot("loss", alt, lines, progress.spans), charts.NARROW, charts.WIDE)
     bad = int((~np.isfinite(loss)).sum())
-    note = f"Faint: as measured; strong: smoothed within each stage, {end}."
-    note += f" {bad} steps had no finite loss." if bad else ""
-    return Chart("Training loss", "nats per token", narrow, wide, note)
+    note = f"Faint: as measured. Strong: smoothed within each stage, {end}."
+    note += f" {bad} step{'s' * (bad > 1)} had no finite loss." if bad else ""
+    return _full(Plot("loss", f"Training loss over tokens seen, {end}", lines, progress.spans), note=note)
 
 
-def _source_lines(
-    run: Run, curves: Mapping[str, tuple[Array, Array]], marks: bool
-) -> tuple[list[Line], list[Key]]:
-    """A line and a legend entry for each source that has a curve (x, y)."""
+def _source_lines(run: Run, name: str, alt: str, progress: Progress, curves: Sequence[tuple[Array, Array]]) -> Chart:
+    """One line (x, y) for each of the run's sources that has a finite value."""
     lines, keys = [], []
-    for index, name in enumerate(run.sources):
-        x, y = curves.get(name, (np.empty(0), np.empty(0)))
-        if not np.isfinite(y).any():
-            continue
-        value, dashed = f"{_last(y):.2f}", index >= charts.SOURCE_COLOURS
-        colour = source_colour(index)
-        lines.append(Line(f"{charts.short(name, 20)}  {value}", colour, x, y, dashed=dashed, marks=marks))
-        keys.append(Key(colour, name, value, dashed))
-    return lines, keys
+    for index, (source, (x, y)) in enumerate(zip(run.sources, curves, strict=True)):
+        if np.isfinite(y).any():
+            value, colour, dashed = f"{_last(y):.2f}", source_colour(index), index >= charts.SOURCE_COLOURS
+            marks = name == "validation" and len(x) <= 60
+            lines.append(Line(f"{charts.short(source, 20, 1)}  {value}", colour, x, y, dashed=dashed, marks=marks))
+            keys.append(Key(colour, source, value, dashed))
+    return _full(Plot(name, alt, tuple(lines), progress.spans), keys)
 
 
 def _validation_chart(run: Run, progress: Progress) -> Chart:
-    tokens = _column(run.validation, "tokens")
-    curves = {}
-    for name in run.sources:
-        y = _column(run.validation, "bits_per_byte", name)
-        x, y, _ = charts.trace(tokens[np.isfinite(y)], y[np.isfinite(y)], [0])
-        curves[name] = (x, y)
-    lines, keys = _source_lines(run, curves, marks=len(run.validation) <= 60)
-    plot = Plot("validation", "Validation bits per byte of each source", tuple(lines), progress.spans)
-    narrow, wide = _draw(plot, charts.NARROW, charts.WIDE)
-    return Chart("Validation", "bits per byte, held-out documents", narrow, wide, keys=keys)
+    curves = []
+    for source in run.sources:
+        tokens, bits = _column(run.validation, "tokens"), _column(run.validation, "bits_per_byte", source)
+        measured = np.isfinite(bits)
+        x, y, _ = charts.trace(tokens[measured], bits[measured], [0])
+        curves.append((x, y))
+    return _source_lines(run, "validation", "Validation bits per byte of each source", progress, curves)
 
 
 def _source_chart(run: Run, progress: Progress) -> Chart:
-    curves = {}
-    for name in run.sources:
-        x, _, y = charts.trace(progress.tokens, _column(run.train, "source_loss", name), progress.edges)
-        curves[name] = (x, y)
-    lines, keys = _source_lines(run, curves, marks=False)
-    plot = Plot("sources", "Smoothed training loss of each source", tuple(lines), progress.spans)
-    narrow, wide = _draw(plot, charts.NARROW, charts.WIDE)
-    return Chart(
-        "Training loss by source", "nats per token, smoothed within each stage", narrow, wide, keys=keys
-    )
+    losses = (_column(run.train, "source_loss", source) for source in run.sources)
+    traces = (charts.trace(progress.tokens, loss, progress.edges) for loss in losses)
+    curves = [(x, smoothed) for x, _, smoothed in traces]
+    return _source_lines(run, "sources", "Smoothed training loss of each source", progress, curves)
 
 
-def _mixture_chart(run: Run, by: Mapping[str, tuple[str, str]], title: str) -> Chart:
-    """Bars of each stage's tokens; `by` maps a source to its group's name and colour."""
-    bars, seen, ink = [], {}, charts.ON if title == "Sources" else charts.INK
+def _mixture_chart(run: Run, name: str, groups: Mapping[str, Key], ink: str) -> Chart:
+    """Bars of each stage's tokens; `groups` gives every source the group it counts to, in drawing order."""
+    bars, seen = [], {}
     for stage, shares in run.shares.items():
-        groups: dict[tuple[str, str], float] = {}
-        for source, share in shares.items():
-            group = by.get(source, (source, charts.MUTED))
-            groups[group] = groups.get(group, 0.0) + share
-        order = sorted(groups, key=list(dict.fromkeys(by.values())).index)
-        parts = [Part(g[1], groups[g], (f"{g[0]} {groups[g]:.0%}", f"{groups[g]:.0%}"), ink) for g in order]
-        seen.update(dict.fromkeys(order))
+        sums: dict[Key, float] = {}
+        for source in sorted(shares, key=list(groups).index):
+            sums[groups[source]] = sums.get(groups[source], 0.0) + shares[source]
+        parts = (Part(g.colour, n, (f"{g.name} {n:.0%}", f"{n:.0%}"), ink) for g, n in sums.items())
+        seen.update(sums)
         tokens = human(_number(run.recipe["stages"][stage].get("tokens")))
         bars.append(Bar(f"{stage} · {tokens} tokens", tuple(parts)))
-    svg = charts.bar_chart(
-        f"mixture-{title}", f"Share of tokens in each stage by {title.lower()}", bars, 400, 1.0
-    )
-    keys = [Key(colour, name) for name, colour in seen]
-    return Chart(title, "share of each stage's tokens", Markup(svg), keys=keys)
+    keys = tuple(key for key in dict.fromkeys(groups.values()) if key in seen)
+    return Chart(Markup(charts.bar_chart(name, f"{name} of each stage", bars, charts.HALF.width, 1.0)), Markup(), keys)
 
 
-def _mixture(run: Run) -> list[Chart]:
-    table = _table(run.recipe, "sources")
-    if not run.shares:
-        return []
-    registers = {name: str(_table(table, name).get("register", "formal")) for name in run.sources}
-    order = [r for r in (*REGISTERS, *sorted(set(registers.values()))) if r in registers.values()]
-    tones = {register: f"tone{i % charts.TONES}" for i, register in enumerate(dict.fromkeys(order))}
-    ranked = sorted(registers, key=lambda name: order.index(registers[name]))
-    return [
-        _mixture_chart(
-            run, {name: (name, source_colour(i)) for i, name in enumerate(run.sources)}, "Sources"
-        ),
-        _mixture_chart(
-            run, {name: (registers[name], tones[registers[name]]) for name in ranked}, "Registers"
-        ),
-    ]
+def _mixtures(run: Run) -> tuple[Chart, Chart]:
+    """Each stage's tokens by source and by register."""
+    stated = {name: _table(_table(run.recipe, "sources"), name).get("register", "formal") for name in run.sources}
+    order = [*REGISTERS, *sorted(set(map(str, stated.values())) - set(REGISTERS))]
+    tones = {register: Key(f"tone{i % charts.TONES}", register) for i, register in enumerate(order)}
+    registers = {name: tones[str(stated[name])] for name in sorted(stated, key=lambda n: order.index(str(stated[n])))}
+    sources = {name: Key(source_colour(i), name) for i, name in enumerate(run.sources)}
+    by_source = _mixture_chart(run, "mixture", sources, charts.ON)
+    return by_source, _mixture_chart(run, "registers", registers, charts.INK)
 
 
 def epochs(run: Run) -> dict[str, list[float]]:
     """Epochs over each source, one number a stage: windows the recipe plans over windows there are."""
     context = _number(run.manifest.get("context", _table(run.recipe, "training").get("context")))
+    tokens = {name: _number(stage.get("tokens")) for name, stage in _table(run.recipe, "stages").items()}
     result = {}
     for source in run.sources:
         split = _table(_table(_table(run.manifest, "sources"), source), "train")
         windows = _number(split.get("windows"))
-        if windows > 0 and context > 0:
-            stages = _table(run.recipe, "stages")
-            drawn = [
-                _number(stages[stage]["tokens"]) * run.shares[stage].get(source, 0.0) for stage in run.shares
-            ]
-            result[source] = [tokens / context / windows for tokens in drawn]
+        if windows > 0 and context > 0 and tokens:
+            result[source] = [tokens[s] * run.shares[s].get(source, 0.0) / context / windows for s in run.shares]
     return result
 
 
 def _epoch_chart(run: Run) -> Chart:
-    table, order = epochs(run), run.sources
-    bars = []
+    bars, table = [], epochs(run)
     for source, stages in table.items():
-        parts = tuple(Part(source_colour(order.index(source)), value) for value in stages if value > 0)
-        bars.append(Bar(source, parts, f"{sum(stages):.2g}" if sum(stages) < 10 else f"{sum(stages):.0f}"))
+        colour, total = source_colour(run.sources.index(source)), sum(stages)
+        parts = tuple(Part(colour, value) for value in stages if value > 0)
+        bars.append(Bar(source, parts, f"{total:.2g}" if total < 10 else f"{total:.0f}"))
     full = max([MANY_EPOCHS, *(sum(stages) for stages in table.values())]) * 1.15
-    narrow, wide = (
-        Markup(
-            charts.bar_chart(
-                "epochs", "Epochs over each source", bars, size.width, full, (MANY_EPOCHS, "4 epochs")
-            )
-        )
-        for size in (charts.NARROW, charts.WIDE)
-    )
-    note = "Windows the recipe plans to draw over windows there are; a hairline parts the stages. Up to about"
-    return Chart(
-        "Epochs",
-        "passes over each source",
-        narrow,
-        wide,
-        f"{note} 4 epochs, repeated text is nearly as good as new.",
-    )
+    widths = (charts.NARROW.width, charts.WIDE.width)
+    drawn = (charts.bar_chart("epochs", "Epochs of each source", bars, width, full, MANY_EPOCHS) for width in widths)
+    return Chart(Markup(next(drawn)), Markup(next(drawn)))
 
 
-def _pace_charts(run: Run, progress: Progress) -> list[Chart]:
-    """Half-width figures: learning rate, gradient norm, speed, time by phase."""
-    found = []
-    x, scale, _ = charts.trace(progress.tokens, _column(run.train, "learning_rate_scale"), progress.edges)
-    plot = Plot(
-        "rate", "Learning-rate scale", (Line("", charts.ACCENT, x, scale),), progress.spans, zero=True
-    )
-    found.append(Chart("Learning rate", "× the optimizer's rates", *_draw(plot, charts.HALF)))
-    x, raw, smoothed = charts.trace(progress.tokens, _column(run.train, "gradient_norm"), progress.edges)
-    lines = (Line("", charts.ACCENT, x, raw, faint=True), Line("", charts.ACCENT, x, smoothed))
-    plot = Plot("gradient", "Gradient norm", lines, progress.spans, zero=True)
-    found.append(Chart("Gradient norm", "before clipping", *_draw(plot, charts.HALF)))
-    seconds, speed = _column(run.timing, "seconds"), _column(run.timing, "tokens_per_second")
-    elapsed = np.cumsum(np.nan_to_num(seconds))
-    means = charts.thin(speed, seconds, charts.MOST_POINTS)
-    x = charts.thin(elapsed, np.ones(len(elapsed)), charts.MOST_POINTS)
-    plot = Plot("speed", "Tokens per second", (Line("", charts.ACCENT, x, means),), time=True, zero=True)
-    found.append(Chart("Speed", "tokens per second", *_draw(plot, charts.HALF)))
+def _charts(run: Run) -> dict[str, Chart]:
+    """All figures by name; one without data has no `narrow`."""
+    progress = _progress(run)
+    rate, norm = _column(run.train, "learning_rate_scale"), _column(run.train, "gradient_norm")
+    x, scale, _ = charts.trace(progress.tokens, rate, progress.edges)
+    elapsed, speed = np.nan_to_num(_column(run.timing, "seconds")), _column(run.timing, "tokens_per_second")
+    speed = charts.thin(speed, elapsed, charts.MOST_POINTS)
+    clock = charts.thin(np.cumsum(elapsed), np.ones(len(elapsed)), charts.MOST_POINTS)
     phases = {name: _number(value) for name, value in _table(run.summary, "seconds").items()}
-    bars = [
-        Bar(name, (Part(charts.ACCENT, value),), duration(value))
-        for name, value in phases.items()
-        if value >= 0
+    bars = [Bar(name, (Part(charts.ACCENT, value),), duration(value)) for name, value in phases.items() if value >= 0]
+    time = charts.bar_chart("time", "Time by phase", bars, charts.HALF.width, max([1e-9, *phases.values()]) * 1.3)
+    mixture, registers = _mixtures(run)
+    return {
+        "loss": _loss_chart(run, progress),
+        "validation": _validation_chart(run, progress),
+        "sources": _source_chart(run, progress),
+        "mixture": mixture,
+        "registers": registers,
+        "epochs": _epoch_chart(run),
+        "rate": _half("rate", "Learning-rate scale", x, scale, scale, progress.spans),
+        "gradient": _half(
+            "gradient", "Gradient norm", *charts.trace(progress.tokens, norm, progress.edges), progress.spans
+        ),
+        "speed": _half("speed", "Tokens per second", clock, speed, charts.smooth(speed, 6)),
+        "time": Chart(Markup(time), Markup()),
+    }
+
+
+def _tiles(run: Run) -> list[tuple[str, str, str]]:
+    """The key figures: label, value, remark; what is not known yet is left out."""
+    summary, seconds = run.summary, _column(run.timing, "seconds")
+    speed = _column(run.timing, "tokens_per_second")
+    planned = sum(_number(stage.get("tokens")) for stage in _table(run.recipe, "stages").values())
+    seen = _last(_column(run.train, "tokens"))
+    bits = _table(run.validation[-1], "bits_per_byte") if run.validation else {}
+    trained = _number(_table(summary, "seconds").get("train", np.nansum(seconds)))
+    pace = float(np.nansum(speed * seconds) / max(1e-9, np.nansum(seconds)))
+    values = [
+        ("Parameters", human(_number(summary.get("parameters"))), ""),
+        ("Tokens seen", human(seen), f"of {human(planned)} planned" if planned > 0 else ""),
+        ("Validation", f"{_mean(bits.values()):.3f}", f"bits per byte, mean of {len(bits)} sources"),
+        ("Training time", duration(trained) if trained > 0 else "nan", f"{len(run.train):,} steps"),
+        ("Speed", human(pace) if pace > 0 else "nan", "tokens per second"),
+        ("Device", str(summary.get("device", "nan")), str(summary.get("device_name", ""))),
     ]
-    full = max([1e-9, *(bar.parts[0].value for bar in bars)]) * 1.3
-    found.append(
-        Chart("Time", "by phase", Markup(charts.bar_chart("time", "Time by phase", bars, 400, full)))
-    )
-    return [chart for chart in found if chart.narrow]
+    return [value for value in values if value[1] != "nan"]
+
+
+def _shown(show: Callable[[float], str]) -> Callable[[Any], str]:
+    """A template filter that shows a number, and nothing where a file holds none."""
+    return lambda value: show(value) if isinstance(value, int | float) else ""
+
+
+def render(run: Run) -> bytes:
+    """The report of a run as a HTML page, UTF-8."""
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.ChainableUndefined, trim_blocks=True)
+    environment.filters["human"] = _shown(human)
+    environment.filters["count"] = _shown("{:,.0f}".format)
+    environment.filters["fixed"] = _shown("{:.3f}".format)
+    environment.filters["megabytes"] = _shown(lambda size: f"{size / 1e6:,.1f}")
+    template = files("keylm.evaluation").joinpath("report.html.jinja").read_text(encoding="utf-8")
+    colours = {source: source_colour(index) for index, source in enumerate(run.sources)}
+    page = environment.from_string(template)
+    return page.render(run=run, charts=_charts(run), tiles=_tiles(run), colours=colours).encode()

@@ -33,6 +33,19 @@ class Ranks:
         """Whether this process writes files and speaks."""
         return self.rank == 0
 
+    @property
+    def reduce_device(self) -> torch.device:
+        """Where small sums over ranks are made: NCCL wants them on the GPU, everything else on the CPU."""
+        return self.device if self.device.type == "cuda" else torch.device("cpu")
+
+    def from_leader(self, value: str | None) -> str | None:
+        """Return rank 0's `value` on every rank."""
+        if self.world_size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
     def sum(self, values: Tensor) -> Tensor:
         """Return `values` summed over all ranks (in place)."""
         if self.world_size > 1:
@@ -77,7 +90,11 @@ def choose_device(device: str, local_rank: int = 0) -> torch.device:
         device = next(name for name in ("cuda", "mps", "cpu") if available[name])
     if not available[device]:
         here = ", ".join(name for name, there in available.items() if there)
-        raise KeylmError(f"training.device: got {device!r}, which this machine or torch build lacks; here: {here}, auto")
+        raise KeylmError(
+            f"training.device: got {device!r}, which this machine or torch build lacks; here: {here}, auto"
+        )
     if device == "cuda" and local_rank >= torch.cuda.device_count():
-        raise KeylmError(f"torchrun started over {local_rank} processes, but there are {torch.cuda.device_count()} GPUs")
-    return torch.device(device, local_rank if device == "cuda" else None)
+        raise KeylmError(
+            f"torchrun started over {local_rank} processes, but there are {torch.cuda.device_count()} GPUs"
+        )
+    return torch.device(device, local_rank) if device == "cuda" else torch.device(device)

@@ -1,0 +1,5 @@
+"""`python -m keylm`, which torchrun needs."""
+
+from keylm.cli import main
+
+main()

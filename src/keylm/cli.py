@@ -1,0 +1,232 @@
+"""The verbs. Each reads its arguments and calls one importable function."""
+
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import keylm
+from keylm.console import console, errors, say, seconds
+from keylm.errors import Interrupted, KeylmError
+from keylm.recipe import load_recipe
+
+app = typer.Typer(
+    help="Make a small language model from scratch: one recipe from raw text to a talking model.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+data_app = typer.Typer(help="Look at the data of a run.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+RecipeArgument = Annotated[str, typer.Argument(help="A recipe's TOML file, or the name of a packaged one (nano).")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Override a field: dotted.key=value, e.g. training.batch_tokens=65536. Repeatable."),
+]
+RunDirOption = Annotated[Path | None, typer.Option(help="The run folder; by default runs/NAME of the recipe.")]
+ModelArgument = Annotated[Path, typer.Argument(help="A model folder, such as runs/nano/model.")]
+TokensOption = Annotated[int, typer.Option(min=1, help="Most tokens to write.")]
+TemperatureOption = Annotated[float, typer.Option(min=0.0, help="0 is greedy; higher is freer.")]
+TopPOption = Annotated[float, typer.Option(min=0.0, max=1.0, help="Draw from the likeliest tokens of this mass.")]
+PenaltyOption = Annotated[float, typer.Option(min=0.1, help="Above 1 discourages repetition.")]
+SeedOption = Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Draw the same text each time.")]
+
+
+@app.command()
+def run(
+    recipe: RecipeArgument,
+    overrides: SetOption = None,
+    run_dir: RunDirOption = None,
+    until: Annotated[
+        str, typer.Option(help="Last stage: tokenizer, shards, train, export, samples or report.")
+    ] = "report",
+    fresh: Annotated[bool, typer.Option("--fresh", help="Put an earlier run aside and start anew.")] = False,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume/--no-resume", help="Go on where the run folder stands; --no-resume refuses to."),
+    ] = True,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
+) -> None:
+    """Make a model: tokenizer, shards, training, export, samples, report.
+
+    A run that was stopped goes on where it was. With several GPUs:
+    torchrun --nproc-per-node 2 -m keylm run RECIPE
+    """
+    from keylm.run import STAGES
+    from keylm.run import run as run_recipe
+
+    if until not in STAGES:
+        raise KeylmError(f"--until: got {until!r}; accepted: {', '.join(STAGES)}")
+    parsed = load_recipe(recipe, overrides)
+    path = run_dir or Path("runs") / parsed.name
+    if fresh and path.exists():
+        aside = path.with_name(f"{path.name}.old-{time.strftime('%Y%m%d-%H%M%S')}")
+        path.rename(aside)
+        say(f"the earlier run is now {aside}", quiet=quiet)
+    if not resume and (path / "recipe.toml").exists():
+        raise KeylmError(
+            f"{path}: holds a run already, and --no-resume was given; accepted: another --run-dir, --fresh"
+        )
+    started = time.monotonic()
+    folder = run_recipe(parsed, path, until=until, quiet=quiet)
+    if until == "report" and not quiet and is_leader():
+        tell_result(folder.path, time.monotonic() - started)
+
+
+@app.command()
+def doctor(
+    recipe: RecipeArgument,
+    overrides: SetOption = None,
+    run_dir: RunDirOption = None,
+    processes: Annotated[int, typer.Option(min=1, help="How many GPUs or processes torchrun will start.")] = 1,
+) -> None:
+    """Check a recipe before hours are spent: size, memory, disk, data, speed, and one real step of each stage."""
+    from keylm.doctor import examine
+
+    parsed = load_recipe(recipe, overrides)
+    if not examine(parsed, run_dir or Path("runs") / parsed.name, processes):
+        raise typer.Exit(2)
+
+
+@app.command()
+def generate(
+    model: ModelArgument,
+    prompt: Annotated[str, typer.Argument(help="What the model goes on from; - reads standard input.")],
+    max_new_tokens: TokensOption = 200,
+    temperature: TemperatureOption = 0.7,
+    top_p: TopPOption = 0.9,
+    repetition_penalty: PenaltyOption = 1.1,
+    seed: SeedOption = None,
+) -> None:
+    """Continue a text, token by token."""
+    from keylm.generate import Generator, Sampling
+
+    sampling = Sampling(max_new_tokens, temperature, top_p, repetition_penalty, seed)
+    text = sys.stdin.read() if prompt == "-" else prompt
+    generator = Generator(model)
+    emit(text)
+    generator.complete(text, sampling, emit)
+    emit("\n")
+
+
+@app.command()
+def chat(
+    model: ModelArgument,
+    system: Annotated[str | None, typer.Option(help="A system prompt.")] = None,
+    max_new_tokens: TokensOption = 200,
+    temperature: TemperatureOption = 0.7,
+    top_p: TopPOption = 0.9,
+    repetition_penalty: PenaltyOption = 1.1,
+    seed: SeedOption = None,
+) -> None:
+    """Talk with a model. /reset forgets the conversation, /quit or Ctrl-D ends it."""
+    from keylm.generate import Chat, Generator, Sampling
+
+    sampling = Sampling(max_new_tokens, temperature, top_p, repetition_penalty, seed)
+    conversation = Chat(Generator(model), sampling, system)
+    say("/reset forgets the conversation, /quit ends it.")
+    while (text := ask()) is not None:
+        if text == "/reset":
+            conversation.reset()
+        elif text:
+            try:
+                conversation.say(text, emit)
+            except KeylmError as error:
+                errors.print(str(error), markup=False)
+            emit("\n")
+
+
+@data_app.command("show")
+def data_show(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, such as runs/nano.")],
+    step: Annotated[int, typer.Option(min=0, help="Which batch.")] = 0,
+    windows: Annotated[int, typer.Option(min=1, help="How many of its windows to print.")] = 8,
+    characters: Annotated[int, typer.Option(min=0, help="How much of each document's text to print.")] = 240,
+) -> None:
+    """Print what a step trains on: its sources, documents and text, recomputed from the manifest."""
+    from keylm.data.show import show_batch
+
+    show_batch(run_dir, step, windows, characters)
+
+
+@app.command()
+def report(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, such as runs/nano.")],
+) -> None:
+    """Write a run's report.html anew, also while it is still training."""
+    from keylm.evaluation.report import write_report
+    from keylm.run import saved_recipe
+    from keylm.run_folder import RunFolder
+
+    saved_recipe(RunFolder(run_dir))
+    say(str(write_report(run_dir)))
+
+
+@app.command()
+def version() -> None:
+    """Print keylm's version."""
+    say(keylm.__version__)
+
+
+def tell_result(run_dir: Path, elapsed: float) -> None:
+    """Print one sample of a finished run, and where its model and report lie."""
+    from keylm.files import read_json
+    from keylm.run_folder import RunFolder
+
+    folder = RunFolder(run_dir)
+    samples = read_json(folder.samples)
+    for sample in [s for s in samples if s["prompt"] is not None][-1:] + [s for s in samples if s["messages"]][:1]:
+        console.rule("sample")
+        if sample["messages"]:
+            for turn in sample["messages"]:
+                say(f"{turn['role']}: {turn['content']}")
+        else:
+            say(sample["prompt"] + sample["text"])
+    console.rule()
+    say(f"model   {folder.model}\nreport  {folder.report}\ntime    {seconds(elapsed)}")
+    say(f'try     keylm generate {folder.model} "Once upon a time"   or   keylm chat {folder.model}')
+
+
+def ask() -> str | None:
+    """Return a line that the user types, or None at the end."""
+    try:
+        text = input("> ").strip()
+    except EOFError:
+        return None
+    return None if text in ("/quit", "/exit") else text
+
+
+def emit(text: str) -> None:
+    """Write a piece of text at once."""
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def is_leader() -> bool:
+    """Return whether this process is the one that speaks, among torchrun's."""
+    import os
+
+    return os.environ.get("RANK", "0") == "0"
+
+
+def main() -> None:
+    """Run the command line; faults of the user's are one message and their exit code."""
+    try:
+        app()
+    except KeylmError as error:
+        errors.print(("" if isinstance(error, Interrupted) else "error: ") + str(error), markup=False, soft_wrap=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        errors.print("interrupted; the same command goes on from the last checkpoint or finished stage")
+        sys.exit(130)
+    except OSError as error:
+        if error.errno in (28, 122):  # no space left, quota exceeded
+            free = shutil.disk_usage(".").free / 1e9
+            errors.print(f"error: {error}: the disk is full ({free:.1f} GB free here); nothing half-written was left")
+            sys.exit(2)
+        raise

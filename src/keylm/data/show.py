@@ -1,0 +1,46 @@
+"""`keylm data show`: recompute any batch of a run from its manifest and print it."""
+
+from collections import Counter
+from pathlib import Path
+
+from keylm.console import console, say
+from keylm.data.curriculum import Curriculum
+from keylm.data.shards import ShardStore, Window
+from keylm.errors import KeylmError
+from keylm.run import saved_recipe
+from keylm.run_folder import RunFolder
+from keylm.tokenizer import DocumentTokenizer
+
+
+def show_batch(run_dir: Path, step: int, windows: int, characters: int) -> None:
+    """Print step `step`'s sources, and the documents and text of its first `windows` windows.
+
+    Raises KeylmError where there is no such run, step or data.
+    """
+    folder = RunFolder(run_dir)
+    recipe = saved_recipe(folder)
+    store = ShardStore(folder.shards, verify=False)
+    curriculum = Curriculum(recipe, {name: store.windows(name) for name in recipe.used_sources})
+    if step >= curriculum.total_steps:
+        raise KeylmError(f"--step: got {step}; accepted: 0 to {curriculum.total_steps - 1}")
+    stage, within, steps = curriculum.place(step)
+    picks = curriculum.picks(step)
+    counts = ", ".join(f"{name} {number}" for name, number in Counter(pick.source for pick in picks).items())
+    say(f"step {step}: stage {stage} ({within + 1} of {steps}), {len(picks)} windows of {store.context}: {counts}")
+    tokenizer = DocumentTokenizer(folder.tokenizer)
+    for number, pick in enumerate(picks[:windows]):
+        console.rule(f"window {number}: {pick.source}, epoch {pick.epoch}, its window {pick.window}", align="left")
+        _show_window(store.window(pick.source, pick.window), tokenizer, characters)
+    if len(picks) > windows:
+        say(f"… and {len(picks) - windows} more windows (--windows {len(picks)} shows all)")
+
+
+def _show_window(window: Window, tokenizer: DocumentTokenizer, characters: int) -> None:
+    bounds = [start for _, _, start in window.origins] + [len(window.tokens)]
+    for (file, line, start), end in zip(window.origins, bounds[1:], strict=True):
+        trained = int((window.labels[start:end] >= 0).sum())
+        where = f"{file}:{line}" if file else "padding"
+        say(f"[{where}] tokens {start}–{end - 1}, {trained} carry loss")
+        if file and characters:
+            text = tokenizer.decode(window.tokens[start:end])
+            say(f"    {text[:characters]!r}{' …' if len(text) > characters else ''}")

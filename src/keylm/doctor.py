@@ -1,0 +1,169 @@
+"""`keylm doctor`: what a recipe will need, and one real step of each stage, before hours are spent.
+
+The steps are real: a few megabytes of each source go through tokenizer, shards, loop and export in a temporary
+folder, with batches of one micro-batch, and the speed measured there is what the time is estimated from.
+"""
+
+import math
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from rich.table import Table
+
+from keylm.console import console, say, seconds
+from keylm.data.sources import source_inputs, token_shares
+from keylm.errors import KeylmError
+from keylm.model import count_parameters
+from keylm.recipe import Recipe, parse_recipe, stage_steps
+from keylm.run import run
+from keylm.training.distributed import choose_device
+from keylm.training.metrics import read_rows
+
+GIB = 1 << 30
+SAMPLE_BYTES = 2_000_000
+"""Text of each source that the trial reads."""
+COMPRESSED = (".zst", ".gz", ".parquet")
+"""Endings of files that hold about four times their size in text."""
+TRIAL_STEPS = 3
+"""Steps of each stage in the trial; the first of a stage warms up and is not timed."""
+
+
+def examine(recipe: Recipe, run_dir: Path, processes: int) -> bool:
+    """Print what `recipe` needs and whether it works here; return whether every check passed."""
+    table = Table("check", "result", title=f"doctor: {recipe.name}", title_justify="left")
+    checks: dict[str, Callable[[], str]] = {
+        "device": lambda: _device(recipe),
+        "parameters": lambda: f"{count_parameters(recipe.model, recipe.tokenizer.vocab_size):,}",
+        "memory": lambda: _memory(recipe),
+        "steps": lambda: _steps(recipe, processes),
+        "data": lambda: _data(recipe),
+        "disk": lambda: _disk(recipe, run_dir),
+        "one step of each stage": lambda: _trial(recipe, processes),
+    }
+    passed = True
+    for name, check in checks.items():
+        try:
+            result = check()
+        except KeylmError as error:
+            passed, result = False, f"FAILED: {error}"
+        table.add_row(name, result)
+    console.print(table, markup=False)
+    say("everything is ready" if passed else "mend what FAILED, then ask the doctor again")
+    return passed
+
+
+def _device(recipe: Recipe) -> str:
+    device = choose_device(recipe.training.device)
+    if device.type == "cuda":
+        return f"{torch.cuda.get_device_name(device)} ({torch.cuda.device_count()} here)"
+    return f"{device.type}, {torch.get_num_threads()} threads"
+
+
+def _memory(recipe: Recipe) -> str:
+    """Return an estimate of what one process holds while training. Raises KeylmError where it can't fit."""
+    shape, settings = recipe.model, recipe.training
+    parameters = count_parameters(shape, recipe.tokenizer.vocab_size)
+    # fp32 weights, gradients and Muon's momentum or (for the two vocabulary matrices) AdamW's two moments.
+    tables = 2 * recipe.tokenizer.vocab_size * shape.hidden_size
+    fixed = 4 * (3 * parameters + tables)
+    tokens = settings.micro_batch_windows * settings.context
+    half = 2 if settings.precision == "bf16" or choose_device(settings.device).type == "cuda" else 4
+    per_layer = 10 * shape.hidden_size + 4 * shape.intermediate_size
+    logits = 3 * 4 * recipe.tokenizer.vocab_size
+    moving = tokens * (half * per_layer * shape.num_hidden_layers + logits)
+    free = _free_memory(choose_device(settings.device))
+    parts = f"{fixed / GIB:.2f} model and optimizer, {moving / GIB:.2f} a micro-batch"
+    text = f"about {(fixed + moving) / GIB:.2f} GiB ({parts})"
+    if free is not None and fixed + moving > free:
+        raise KeylmError(f"{text}, but {free / GIB:.1f} GiB are free; lower training.micro_batch_windows")
+    return text if free is None else f"{text}; {free / GIB:.1f} GiB free"
+
+
+def _free_memory(device: torch.device) -> int | None:
+    """Return free bytes on the device, where the system tells."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    meminfo = Path("/proc/meminfo")
+    for line in meminfo.read_text().splitlines() if meminfo.is_file() else []:
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return None
+
+
+def _steps(recipe: Recipe, processes: int) -> str:
+    """Return steps per stage and micro-batches per step. Raises KeylmError where the batch can't be shared."""
+    windows = recipe.training.batch_windows
+    if windows < processes:
+        raise KeylmError(f"training.batch_tokens: {windows} windows cannot be shared by {processes} processes")
+    micro = math.ceil(math.ceil(windows / processes) / recipe.training.micro_batch_windows)
+    uneven = "" if windows % processes == 0 else f", shared unevenly by {processes} processes"
+    steps = ", ".join(f"{name} {number:,}" for name, number in stage_steps(recipe).items())
+    return f"{steps}; {windows} windows a step in {micro} micro-batches{uneven}"
+
+
+def _data(recipe: Recipe) -> str:
+    """Return each used source's files. Raises KeylmError where one cannot be read."""
+    found, missing = [], []
+    for name, source in recipe.used_sources.items():
+        try:
+            files = source_inputs(name, source)
+        except KeylmError as error:
+            missing.append(str(error))
+            continue
+        found.append(f"{name}: {len(files)} file{'s' * (len(files) != 1)}, {sum(f[1] for f in files) / 1e6:,.1f} MB")
+    if missing:
+        raise KeylmError("\n".join(missing))
+    return "\n".join(found)
+
+
+def _disk(recipe: Recipe, run_dir: Path) -> str:
+    """Return what the run folder will take. Raises KeylmError where the disk has less."""
+    parameters = count_parameters(recipe.model, recipe.tokenizer.vocab_size)
+    tables = 2 * recipe.tokenizer.vocab_size * recipe.model.hidden_size
+    kept = recipe.checkpoints.keep_last + len(recipe.stages) + 1
+    checkpoints = kept * 4 * (2 * parameters + tables) + len(recipe.stages) * 2 * parameters
+    files = [file for name, source in recipe.used_sources.items() for file in source_inputs(name, source)]
+    text = sum(size * (4 if name.endswith(COMPRESSED) else 1) for name, size, _ in files)
+    shards = text / 4 * (2 + 1 / 8)  # about 4 bytes of text a token; 2 bytes and a mask bit on disk
+    there = next(folder for folder in (run_dir.absolute(), *run_dir.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(there).free
+    parts = f"{checkpoints / 1e9:.2f} checkpoints and models, {shards / 1e9:.2f} shards"
+    needs = f"about {(checkpoints + shards) / 1e9:.2f} GB ({parts})"
+    if checkpoints + shards > free:
+        raise KeylmError(f"{needs}, but {free / 1e9:.2f} GB are free at {there}")
+    return f"{needs}; {free / 1e9:.1f} GB free"
+
+
+def _trial(recipe: Recipe, processes: int) -> str:
+    """Run a few small steps of each stage and return the speed and the time the whole recipe will take."""
+    trial = _trial_recipe(recipe)
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="keylm-doctor-") as folder:
+        run(trial, Path(folder) / "run", until="export", quiet=True)
+        timed = [row for row in read_rows(Path(folder) / "run" / "timing.jsonl") if row["step"] % TRIAL_STEPS]
+    spent = time.monotonic() - started
+    speed = processes * trial.training.batch_tokens * len(timed) / sum(row["seconds"] for row in timed)
+    total = sum(stage.tokens for stage in recipe.stages.values())
+    return (
+        f"{len(recipe.stages)} stages and the export worked in {seconds(spent)}; {speed:,.0f} tokens/s"
+        f"{f' on {processes} processes (one measured)' if processes > 1 else ''}: "
+        f"about {seconds(total / speed)} for {total:,} tokens"
+    )
+
+
+def _trial_recipe(recipe: Recipe) -> Recipe:
+    """Return the recipe with a few megabytes of each source and steps of one micro-batch."""
+    data = recipe.to_data()
+    windows = min(recipe.training.micro_batch_windows, recipe.training.batch_windows)
+    data["training"]["batch_tokens"] = windows * recipe.training.context
+    shares = token_shares(recipe)
+    for source in shares:
+        data["sources"][source]["max_bytes"] = min(SAMPLE_BYTES, recipe.sources[source].max_bytes or SAMPLE_BYTES)
+    for stage in data["stages"].values():
+        stage["tokens"] = TRIAL_STEPS * data["training"]["batch_tokens"]
+    data["evaluation"] |= {"windows_per_source": 1, "every_steps": 10**9}
+    return parse_recipe(data, "doctor's trial")

@@ -1,0 +1,70 @@
+"""Validation: loss and bits per byte of each source's held-out windows.
+
+Bits per byte is the code length of the text under the model, over its length in UTF-8 bytes; it does not depend
+on the tokenizer. Special tokens stand for no text and are counted on neither side.
+"""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from keylm.data.curriculum import Batch, stack
+from keylm.data.shards import ShardStore
+from keylm.training.distributed import Ranks
+
+
+def token_losses(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return cross-entropy in nats and the logarithm of the softmax's denominator, both fp32 [B, L].
+
+    logits [B, L, V]; labels int64 [B, L]. Both are 0 where the label is -100. One pass over the logits gives
+    both, where cross_entropy and a separate z-loss would take two.
+    """
+    trained = labels >= 0
+    logits = logits.float()
+    denominators = logits.logsumexp(dim=-1)
+    chosen = logits.gather(-1, labels.clamp(min=0)[..., None])[..., 0]
+    return (denominators - chosen) * trained, denominators * trained
+
+
+@torch.no_grad()
+def validate(
+    model: nn.Module,
+    store: ShardStore,
+    byte_lengths: Tensor,
+    windows: int,
+    micro_batch: int,
+    ranks: Ranks,
+    autocast: torch.autocast,
+) -> dict[str, dict[str, float]]:
+    """Return {"loss": {source: nats per token}, "bits_per_byte": {source: …}} over the first held-out windows.
+
+    byte_lengths: int64 [V] on the ranks' device. Sources without held-out documents are left out.
+    """
+    result: dict[str, dict[str, float]] = {"loss": {}, "bits_per_byte": {}}
+    for source in store.manifest["sources"]:
+        count = min(windows, store.windows(source, "validation"))
+        if not count:
+            continue
+        sums = torch.zeros(4, dtype=torch.float64)
+        mine = list(range(count))[ranks.rank :: ranks.world_size]
+        for start in range(0, len(mine), micro_batch):
+            some = [store.window(source, index, "validation") for index in mine[start : start + micro_batch]]
+            with autocast:
+                sums += _sums(model, stack(some, [0] * len(some)), byte_lengths, ranks.device)
+        loss, tokens, text_loss, size = ranks.sum(sums.to(ranks.reduce_device)).tolist()
+        if tokens and size:
+            result["loss"][source] = loss / tokens
+            result["bits_per_byte"][source] = text_loss / math.log(2) / size
+    return result
+
+
+def _sums(model: nn.Module, batch: Batch, byte_lengths: Tensor, device: torch.device) -> Tensor:
+    """Return [loss, tokens, loss of tokens that are text, their bytes], fp64 on the CPU."""
+    labels = torch.from_numpy(batch.labels).to(device)
+    tokens = torch.from_numpy(batch.tokens).to(device)
+    losses, _ = token_losses(model(tokens, torch.from_numpy(batch.documents).to(device)), labels)
+    sizes = byte_lengths[labels.clamp(min=0)] * (labels >= 0)
+    parts = [losses.sum(), (labels >= 0).sum(), (losses * (sizes > 0)).sum(), sizes.sum()]
+    return torch.tensor(np.array([part.item() for part in parts]))

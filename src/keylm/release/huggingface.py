@@ -1,0 +1,66 @@
+"""A checkpoint as a model folder in the stock Qwen3 layout, which transformers opens with no custom code.
+
+The folder is written by transformers itself from a Qwen3ForCausalLM that took our weights, so whatever it could
+not load it could not have saved.
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from keylm.files import atomic_folder, read_json, write_json
+from keylm.recipe import Model, Recipe
+from keylm.tokenizer import END_OF_TEXT, IM_END, PAD, tokenizer_config
+
+SHARD_SIZE = "45MB"
+"""Largest weight file: below what common file hosts and git servers accept."""
+
+
+def silence_transformers() -> None:
+    """Keep transformers' own progress bars and advice out of what keylm prints."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+def qwen3_config(shape: Model, vocab_size: int) -> dict[str, Any]:
+    """Return the arguments of Qwen3Config for a recipe's shape."""
+    return {
+        **shape.model_dump(exclude={"rope_theta"}),
+        "vocab_size": vocab_size,
+        "rope_parameters": {"rope_type": "default", "rope_theta": shape.rope_theta},
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "tie_word_embeddings": False,
+        "use_sliding_window": False,
+        "bos_token_id": None,
+        "eos_token_id": END_OF_TEXT,
+        "pad_token_id": PAD,
+    }
+
+
+def export_model(recipe: Recipe, weights: dict[str, Tensor], tokenizer: Path, folder: Path) -> None:
+    """Write `weights` (fp32 or bf16, by parameter name) as a bf16 model folder, whole or not at all."""
+    from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
+
+    silence_transformers()
+    with torch.device("meta"):
+        model = Qwen3ForCausalLM(Qwen3Config(**qwen3_config(recipe.model, recipe.tokenizer.vocab_size)))
+    half = {name: value.to(torch.bfloat16) for name, value in weights.items()}
+    model.load_state_dict(half, strict=True, assign=True)
+    model.config.dtype = torch.bfloat16
+    model.generation_config = GenerationConfig(eos_token_id=[END_OF_TEXT, IM_END], pad_token_id=PAD)
+    with atomic_folder(folder) as temporary:
+        model.save_pretrained(temporary, max_shard_size=SHARD_SIZE)
+        config = read_json(temporary / "config.json")
+        # transformers 5 reads rope_parameters; older readers and converters look for rope_theta.
+        config["rope_theta"] = recipe.model.rope_theta
+        config["torch_dtype"] = "bfloat16"
+        write_json(temporary / "config.json", config)
+        shutil.copyfile(tokenizer / "tokenizer.json", temporary / "tokenizer.json")
+        write_json(temporary / "tokenizer_config.json", tokenizer_config(recipe.model.max_position_embeddings))

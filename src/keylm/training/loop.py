@@ -1,0 +1,268 @@
+"""The loop: one for pretraining, annealing and chat; stages differ in data, loss mask and schedule alone.
+
+Invariants: the loss is divided by the number of trained tokens of the whole global batch, never a mean of means,
+so micro-batches and ranks change nothing; a step without a trained token changes nothing and gives no NaN; the
+state after step K depends on recipe and data only, so killing and resuming leaves no trace; a checkpoint is
+written before anything that could fail after it.
+"""
+
+import contextlib
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from keylm.console import Status, errors, say
+from keylm.data.curriculum import Batch, BatchLoader, Curriculum
+from keylm.data.shards import ShardStore
+from keylm.errors import Interrupted, KeylmError, TrainingDiverged
+from keylm.evaluation.validation import token_losses, validate
+from keylm.files import sha256_file
+from keylm.model import Decoder, initialise
+from keylm.recipe import Recipe
+from keylm.run_folder import RunFolder
+from keylm.tokenizer import DocumentTokenizer
+from keylm.training.checkpoint import Checkpoint, latest_checkpoint, prune, read_checkpoint, save_checkpoint
+from keylm.training.distributed import Ranks
+from keylm.training.metrics import JsonLines
+from keylm.training.optimizer import Optimizers
+from keylm.training.schedule import multiplier
+from keylm.training.signals import StopSignals
+
+
+class Trainer:
+    """A run's training, from its last checkpoint or from the start."""
+
+    def __init__(self, recipe: Recipe, folder: RunFolder, ranks: Ranks, *, quiet: bool = False) -> None:
+        """Open the data, build the model, take up the newest sound checkpoint.
+
+        Raises KeylmError where data, tokenizer or checkpoint do not belong to this recipe.
+        """
+        self._recipe, self._folder, self._ranks = recipe, folder, ranks
+        self._quiet = quiet or not ranks.leads
+        self._settings = recipe.training
+        self._open_data()
+        self._bare_model = Decoder(recipe.model, recipe.tokenizer.vocab_size)
+        initialise(self._bare_model, recipe.seed)
+        self._bare_model.to(ranks.device)
+        self._optimizers = Optimizers(self._bare_model, recipe.optimizer)
+        self._step = 0
+        self._open_logs(self._resume())
+        if self._settings.compile:
+            self._bare_model.compile()
+        self._model = ranks.wrap(self._bare_model)
+
+    def run(self) -> None:
+        """Train to the end of the last stage. Raises TrainingDiverged, Interrupted."""
+        self._saved_at = time.monotonic()
+        total, evaluate_every = self._curriculum.total_steps, self._recipe.evaluation.every_steps
+        stage_ends = set(self._curriculum.stage_ends().values())
+        with StopSignals() as signals, Status("train", total, start=self._step, quiet=self._quiet) as status:
+            while self._step < total:
+                if self._step % evaluate_every == 0 or self._step in stage_ends:
+                    self._validate()
+                started = time.perf_counter()
+                row, stop = self._train_step(signals.received)
+                self._record(row, time.perf_counter() - started, status)
+                if stop or self._step in stage_ends or self._checkpoint_due():
+                    self._save()
+                if stop and self._step < total:
+                    raise Interrupted(
+                        f"stopped after step {self._step} of {total}; the same command goes on from there"
+                    )
+            self._validate()
+
+    def _open_data(self) -> None:
+        recipe, folder = self._recipe, self._folder
+        self._store = ShardStore(folder.shards)
+        if self._store.manifest["tokenizer_sha256"] != sha256_file(folder.tokenizer / "tokenizer.json"):
+            raise KeylmError(f"{folder.shards}: the shards were made with another tokenizer; build them again")
+        windows = {name: self._store.windows(name) for name in recipe.used_sources}
+        self._curriculum = Curriculum(recipe, windows)
+        if recipe.training.batch_windows < self._ranks.world_size:
+            raise KeylmError(
+                f"training.batch_tokens: {recipe.training.batch_windows} windows a batch cannot be shared by "
+                f"{self._ranks.world_size} processes; give at least as many windows as processes"
+            )
+        self._loader = BatchLoader(self._curriculum, self._store)
+        lengths = DocumentTokenizer(folder.tokenizer).byte_lengths()
+        self._byte_lengths = torch.from_numpy(lengths).to(self._ranks.device)
+
+    def _resume(self) -> dict[str, Any]:
+        """Take up the newest sound checkpoint, if there is one, and return its state."""
+        checkpoint = self._agree_on_checkpoint()
+        if checkpoint is None:
+            return {}
+        manifest_hash = self._store.manifest["hash"]
+        if checkpoint.state["manifest"] != manifest_hash:
+            raise KeylmError(
+                f"{checkpoint.folder}: was trained on other data (manifest {checkpoint.state['manifest'][:16]}…, "
+                f"now {manifest_hash[:16]}…); put the old sources back, or start anew with --fresh"
+            )
+        self._bare_model.load_state_dict(checkpoint.model())
+        self._optimizers.load_state_tensors(checkpoint.optimizer())
+        self._step = checkpoint.step
+        say(f"train  going on from step {self._step} of {self._curriculum.total_steps}", quiet=self._quiet)
+        return checkpoint.state
+
+    def _agree_on_checkpoint(self) -> Checkpoint | None:
+        """Return the checkpoint that rank 0 found sound, on every rank."""
+        found = None
+        if self._ranks.leads:
+            found = latest_checkpoint(self._folder.checkpoints, lambda text: errors.print(text, markup=False))
+        path = self._ranks.from_leader(str(found.folder) if found else None)
+        return found if found or path is None else read_checkpoint(Path(path))
+
+    def _open_logs(self, state: dict[str, Any]) -> None:
+        if self._ranks.leads:
+            self._metrics = JsonLines(self._folder.metrics, state.get("metrics_bytes", 0))
+            self._timing = JsonLines(self._folder.timing, state.get("timing_bytes", 0))
+
+    def _train_step(self, stop: bool) -> tuple[dict[str, Any], bool]:
+        """Do one update and return its metrics row, and whether any rank wants to stop."""
+        name, within, steps = self._curriculum.place(self._step)
+        batch = self._loader.batch(self._step, self._ranks.rank, self._ranks.world_size)
+        sums = self._gradients(batch, stop)
+        norm = torch.nn.utils.clip_grad_norm_(self._bare_model.parameters(), self._settings.clip_norm).item()
+        row = self._row(name, sums, norm)
+        if not (math.isfinite(row["loss"]) and math.isfinite(norm)):
+            raise TrainingDiverged(
+                f"step {self._step} ({name}): loss {row['loss']}, gradient norm {norm}: training stopped; the last "
+                f"checkpoint in {self._folder.checkpoints} is untouched. Lower the learning rates or raise warmup"
+            )
+        row["learning_rate_scale"] = multiplier(self._recipe.stages[name], within, steps)
+        self._optimizers.step(self._step, row["learning_rate_scale"])
+        self._step += 1
+        return row, bool(sums["stop"])
+
+    def _gradients(self, batch: Batch, stop: bool) -> dict[str, Any]:
+        """Leave the global batch's gradients in the model and return sums over the global batch."""
+        device, ranks = self._ranks.device, self._ranks
+        tokens, labels, documents, sources = (
+            torch.from_numpy(array).to(device, non_blocking=True)
+            for array in (batch.tokens, batch.labels, batch.documents, batch.sources)
+        )
+        trained = ranks.sum(torch.tensor([(batch.labels >= 0).sum()], dtype=torch.int64, device=ranks.reduce_device))
+        # DistributedDataParallel averages over ranks; the loss is a sum over all of them.
+        scale = ranks.world_size / max(1, int(trained.item()))
+        window_losses, z_losses = [], []
+        size = self._settings.micro_batch_windows
+        starts = range(0, len(tokens), size)
+        for start in starts:
+            part = slice(start, start + size)
+            mask = documents[part] if self._settings.document_masks else None
+            with self._synchronised(last=start == starts[-1]):
+                with self.autocast():
+                    logits = self._model(tokens[part], mask)
+                losses, denominators = token_losses(logits, labels[part])
+                # The z-loss keeps the softmax's denominator near 1 (PaLM, arXiv 2204.02311).
+                z_loss = self._settings.z_loss * denominators.square().sum()
+                ((losses.sum() + z_loss) * scale).backward()  # type: ignore[no-untyped-call]
+            window_losses.append(losses.detach().sum(dim=1))
+            z_losses.append(z_loss.detach())
+        return self._global_sums(torch.cat(window_losses), torch.stack(z_losses).sum(), labels, sources, stop)
+
+    def _global_sums(
+        self, window_losses: Tensor, z_loss: Tensor, labels: Tensor, sources: Tensor, stop: bool
+    ) -> dict[str, Any]:
+        """Return the step's sums over all ranks; one reduction for all of them."""
+        count = len(self._curriculum.sources)
+        sizes = (self._byte_lengths[labels.clamp(min=0)] * (labels >= 0)).sum()
+        # Added up on the CPU in fp64: the order is fixed there, and Apple's GPUs have no fp64.
+        packed = torch.zeros(3 + 2 * count, dtype=torch.float64)
+        packed[0], packed[1], packed[2] = z_loss.item(), sizes.item(), float(stop)
+        of_window = sources.cpu()
+        packed[3 : 3 + count].index_add_(0, of_window, window_losses.cpu().double())
+        packed[3 + count :].index_add_(0, of_window, (labels >= 0).sum(dim=1).cpu().double())
+        values = self._ranks.sum(packed.to(self._ranks.reduce_device)).tolist()
+        return {
+            "z_loss": values[0],
+            "bytes": values[1],
+            "stop": values[2],
+            "loss": values[3 : 3 + count],
+            "tokens": values[3 + count :],
+        }
+
+    def _row(self, stage: str, sums: dict[str, Any], norm: float) -> dict[str, Any]:
+        tokens = max(1.0, sum(sums["tokens"]))
+        loss = sum(sums["loss"])
+        per_source = zip(self._curriculum.sources, sums["loss"], sums["tokens"], strict=True)
+        return {
+            "kind": "train",
+            "step": self._step,
+            "stage": stage,
+            "tokens": (self._step + 1) * self._settings.batch_tokens,
+            "loss": loss / tokens,
+            "z_loss": sums["z_loss"] / tokens,
+            "bits_per_byte": loss / math.log(2) / max(1.0, sums["bytes"]),
+            "gradient_norm": norm,
+            "source_loss": {name: value / number for name, value, number in per_source if number},
+        }
+
+    def _record(self, row: dict[str, Any], elapsed: float, status: Status) -> None:
+        if not self._ranks.leads:
+            return
+        speed = self._settings.batch_tokens / elapsed
+        self._metrics.write(row)
+        self._timing.write({"step": row["step"], "seconds": round(elapsed, 4), "tokens_per_second": round(speed, 1)})
+        status.update(
+            self._step,
+            f"{row['stage']} step {self._step}/{self._curriculum.total_steps}  loss {row['loss']:.3f}  "
+            f"{row['bits_per_byte']:.3f} bits/byte  {speed:,.0f} tokens/s",
+        )
+
+    def _validate(self) -> None:
+        result = validate(
+            self._bare_model,
+            self._store,
+            self._byte_lengths,
+            self._recipe.evaluation.windows_per_source,
+            self._settings.micro_batch_windows,
+            self._ranks,
+            self.autocast(),
+        )
+        stage = self._curriculum.place(max(0, self._step - 1))[0]
+        if self._ranks.leads:
+            tokens = self._step * self._settings.batch_tokens
+            row = {"kind": "validation", "step": self._step, "stage": stage, "tokens": tokens, **result}
+            self._metrics.write(row)
+            figures = "  ".join(f"{name} {value:.3f}" for name, value in result["bits_per_byte"].items())
+            say(f"valid  step {self._step}: bits/byte  {figures}", quiet=self._quiet)
+
+    def _checkpoint_due(self) -> bool:
+        settings = self._recipe.checkpoints
+        waited = time.monotonic() - self._saved_at
+        return self._step % settings.every_steps == 0 or waited >= 60 * settings.every_minutes
+
+    def _save(self) -> None:
+        if not self._ranks.leads:
+            return
+        state = {
+            "manifest": self._store.manifest["hash"],
+            "metrics_bytes": self._metrics.length(),
+            "timing_bytes": self._timing.length(),
+        }
+        folder, keep = self._folder.checkpoints, self._recipe.checkpoints.keep_last
+        save_checkpoint(folder, self._step, self._bare_model.state_dict(), self._optimizers.state_tensors(), state)
+        prune(folder, keep, set(self._curriculum.stage_ends().values()))
+        self._saved_at = time.monotonic()
+
+    def autocast(self) -> torch.autocast:
+        """Return the context in which the model computes: bf16 where the recipe or the device wants it."""
+        device = self._ranks.device.type
+        half = self._settings.precision == "bf16" or (self._settings.precision == "auto" and device == "cuda")
+        return torch.autocast(device, dtype=torch.bfloat16, enabled=half)
+
+    @contextlib.contextmanager
+    def _synchronised(self, *, last: bool) -> Iterator[None]:
+        """Exchange gradients between ranks in the last micro-batch only."""
+        if last or not isinstance(self._model, DistributedDataParallel):
+            yield
+        else:
+            with self._model.no_sync():
+                yield
