@@ -1,0 +1,327 @@
+"""The manifest depends on documents, tokenizer and settings alone; nothing is built twice, nothing is lost."""
+
+import json
+import os
+import shutil
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import chat, tiny_recipe, write_jsonl
+
+from keylm.data import build, shards
+from keylm.data.build import build_shards
+from keylm.data.shards import ShardStore
+from keylm.data.sources import content_hash, is_held_out, read_source, tokenizer_sample
+from keylm.errors import KeylmError
+from keylm.recipe import Recipe, load_recipe
+from keylm.tokenizer import END_OF_TEXT, PAD, DocumentTokenizer, Tokens, train_tokenizer
+
+ENDINGS = "<|endoftext|>"
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tokenizer")
+    recipe = tiny_recipe(folder)
+    train_tokenizer(tokenizer_sample(recipe), recipe.tokenizer.vocab_size, folder / "tokenizer", 32)
+    return folder / "tokenizer"
+
+
+@pytest.fixture(autouse=True)
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make several shards and batches of every source."""
+    monkeypatch.setattr(shards, "SHARD_TOKENS", 2048)
+    monkeypatch.setattr(build, "BATCH_BYTES", 4096)
+
+
+def make(recipe: Recipe, tokenizer: Path, folder: Path) -> dict[str, Any]:
+    return build_shards(recipe, tokenizer, folder / "shards", quiet=True)
+
+
+def as_it_lies(folder: Path, *overrides: str) -> Recipe:
+    """Return the recipe in `folder` without writing its sources again."""
+    return load_recipe(folder / "recipe.toml", list(overrides))
+
+
+def chat_recipe(folder: Path, records: list[dict[str, Any]], *overrides: str) -> Recipe:
+    """Return the tiny recipe with `records` as its chat source, and no other source in use."""
+    tiny_recipe(folder)
+    file = write_jsonl(folder / "chats.jsonl", records)
+    only = ["stages={chat={tokens=512, weights={chat=1}}}", f'sources.chat.path="{file}"']
+    return tiny_recipe(folder, [*only, "evaluation.holdout=0.000001", *overrides])
+
+
+def documents(folder: Path, source: str, split: str) -> dict[tuple[str, int], list[int]]:
+    """Return the tokens of each document, by (file, line), put together from the windows."""
+    store = ShardStore(folder / "shards")
+    found: dict[tuple[str, int], list[int]] = defaultdict(list)
+    for index in range(store.windows(source, split)):
+        window = store.window(source, index, split)
+        for number, (file, line, _) in enumerate(window.origins):
+            tokens = window.tokens[window.documents == number].tolist()
+            if file:
+                found[file, line] += tokens
+            else:
+                assert set(tokens) == {PAD}
+    return found
+
+
+def learnt(folder: Path, source: str, split: str = "train") -> list[int]:
+    """Return all tokens that carry loss, in order."""
+    store = ShardStore(folder / "shards")
+    labels = np.concatenate([store.window(source, n, split).labels for n in range(store.windows(source, split))])
+    return [int(label) for label in labels if label != -100]
+
+
+def times(folder: Path) -> dict[str, int]:
+    files = (folder / "shards").glob("*/*")
+    return {f"{file.parent.name}/{file.name}": file.stat().st_mtime_ns for file in files}
+
+
+def test_all_documents_stand_in_the_shards_as_they_were(tokenizer: Path, tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path)
+    manifest = make(recipe, tokenizer, tmp_path)
+    decode = DocumentTokenizer(tokenizer).decode
+    for name in ("tales", "notes"):
+        train, held = (documents(tmp_path, name, split) for split in ("train", "validation"))
+        expected = [json.loads(line)["text"] for line in (tmp_path / f"{name}.jsonl").read_text().splitlines()]
+        every = {**train, **held}
+        assert [decode(every[f"{name}.jsonl", n + 1]).replace(ENDINGS, "") for n in range(len(expected))] == expected
+        assert all(tokens[-1] == END_OF_TEXT for tokens in every.values())
+        opened = sum(tokens[0] == END_OF_TEXT for tokens in every.values())
+        assert 0.3 < opened / len(every) < 0.7, "about every other text begins with it too"
+        entry = manifest["sources"][name]
+        assert entry["train"]["documents"] + entry["validation"]["documents"] == len(expected)
+        assert entry["train"]["bytes"] + entry["validation"]["bytes"] == sum(map(len, expected))
+    assert len(manifest["sources"]["tales"]["train"]["shards"]) > 3
+
+
+def test_what_is_held_out_is_never_trained_on(tokenizer: Path, tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path)
+    make(recipe, tokenizer, tmp_path)
+    for name, source in recipe.used_sources.items():
+        train, held = (set(documents(tmp_path, name, split)) for split in ("train", "validation"))
+        expected = {(d.file, d.line) for d in read_source(name, source) if is_held_out(content_hash(d), 0.1)}
+        assert held == expected
+        assert train.isdisjoint(held)
+        assert 0.03 < len(held) / len(train | held) < 0.2
+
+
+def test_the_same_text_in_two_files_stands_on_the_same_side(tokenizer: Path, tmp_path: Path) -> None:
+    tiny_recipe(tmp_path)
+    lines = (tmp_path / "tales.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "both").mkdir()
+    (tmp_path / "both" / "a.jsonl").write_text("".join(lines))
+    (tmp_path / "both" / "b.jsonl").write_text("".join(reversed(lines)))
+    recipe = tiny_recipe(tmp_path, ["sources.tales.path=both"])
+    make(recipe, tokenizer, tmp_path)
+    held = documents(tmp_path, "tales", "validation")
+    one = {line for file, line in held if file == "a.jsonl"}
+    other = {len(lines) + 1 - line for file, line in held if file == "b.jsonl"}
+    assert one == other != set()
+
+
+def test_the_tokenizer_never_sees_what_is_held_out(tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path, ["tokenizer.sample_bytes=9_000_000"])
+    held = {d.text for d in read_source("tales", recipe.sources["tales"]) if is_held_out(content_hash(d), 0.1)}
+    sample = set(tokenizer_sample(recipe))
+    assert held
+    assert held.isdisjoint(sample)
+    assert len(sample) > 300
+
+
+def test_building_again_changes_no_file_and_elsewhere_gives_the_same_hash(tokenizer: Path, tmp_path: Path) -> None:
+    first = make(tiny_recipe(tmp_path / "one"), tokenizer, tmp_path / "one")
+    before = times(tmp_path / "one")
+    assert make(as_it_lies(tmp_path / "one"), tokenizer, tmp_path / "one") == first
+    assert times(tmp_path / "one") == before
+    assert make(tiny_recipe(tmp_path / "two"), tokenizer, tmp_path / "two")["hash"] == first["hash"]
+
+
+class Killed(BaseException):
+    """Stands for whatever ends a process."""
+
+
+@pytest.mark.parametrize(("call", "finished"), [(2, set()), (15, {"tales"}), (17, {"tales", "notes"})])
+def test_an_interrupted_build_goes_on_and_ends_the_same(
+    call: int, finished: set[str], tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = make(tiny_recipe(tmp_path / "straight"), tokenizer, tmp_path / "straight")
+    recipe = tiny_recipe(tmp_path)
+    calls = 0
+    encode = DocumentTokenizer.encode_texts
+
+    def killed(self: DocumentTokenizer, texts: Sequence[str]) -> list[Tokens]:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            raise Killed
+        return encode(self, texts)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DocumentTokenizer, "encode_texts", killed)
+        with pytest.raises(Killed):
+            make(recipe, tokenizer, tmp_path)
+    assert not (tmp_path / "shards" / "manifest.json").exists()
+    assert finished == {file.parent.name for file in (tmp_path / "shards").glob("*/source.json")}
+    before = {name: time for name, time in times(tmp_path).items() if name.split("/")[0] in finished}
+    assert make(recipe, tokenizer, tmp_path) == expected
+    assert before.items() <= times(tmp_path).items(), "a finished source is not built again"
+    ShardStore(tmp_path / "shards")
+
+
+def test_what_a_killed_build_left_is_swept(tokenizer: Path, tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path)
+    for name in (".tmp-1-train-00000.safetensors", "train-00099.safetensors", "faults.jsonl"):
+        (tmp_path / "shards" / "tales").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "shards" / "tales" / name).write_bytes(b"half")
+    make(recipe, tokenizer, tmp_path)
+    left = {file.name for file in (tmp_path / "shards" / "tales").iterdir()}
+    assert left.isdisjoint({".tmp-1-train-00000.safetensors", "train-00099.safetensors"})
+    assert (tmp_path / "shards" / "tales" / "faults.jsonl").read_bytes() == b""
+
+
+@pytest.mark.parametrize(
+    ("overrides", "rebuilt"),
+    [
+        ("seed=8", set()),
+        ("sources.chat.loss=all", {"chat"}),
+        ("sources.notes.max_bytes=9000", {"notes"}),
+        ("evaluation.holdout=0.2", {"tales", "notes", "chat"}),
+        ("model.max_position_embeddings=64 training.context=64", {"tales", "notes", "chat"}),
+    ],
+)
+def test_a_changed_setting_builds_what_depends_on_it_and_nothing_else(
+    overrides: str, rebuilt: set[str], tokenizer: Path, tmp_path: Path
+) -> None:
+    first = make(tiny_recipe(tmp_path), tokenizer, tmp_path)
+    before = times(tmp_path)
+    manifest = make(as_it_lies(tmp_path, *overrides.split()), tokenizer, tmp_path)
+    after = times(tmp_path)
+    changed = {name.split("/")[0] for name in before.keys() | after if before.get(name) != after.get(name)}
+    assert changed == rebuilt
+    assert (manifest["hash"] == first["hash"]) == (not rebuilt)
+
+
+def test_changed_and_lost_files_are_built_anew(tokenizer: Path, tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path)
+    first = make(recipe, tokenizer, tmp_path)
+    (tmp_path / "shards" / "tales" / "train-00001.safetensors").unlink()
+    os.utime(tmp_path / "chat.jsonl", ns=(0, 0))
+    assert make(recipe, tokenizer, tmp_path) == first
+    ShardStore(tmp_path / "shards")
+    with (tmp_path / "notes.jsonl").open("a") as file:
+        file.write('{"text": "One more note."}\n')
+    changed = make(recipe, tokenizer, tmp_path)
+    assert changed["hash"] != first["hash"]
+    assert {n for n in recipe.sources if changed["sources"][n] != first["sources"][n]} == {"notes"}
+
+
+@pytest.mark.xfail(strict=True, reason="sources.source_inputs: takes a file's bare name, not its path in the source")
+def test_a_renamed_subfolder_is_noticed(tokenizer: Path, tmp_path: Path) -> None:
+    tiny_recipe(tmp_path)
+    (tmp_path / "texts" / "old").mkdir(parents=True)
+    shutil.copy2(tmp_path / "tales.jsonl", tmp_path / "texts" / "old")
+    recipe = tiny_recipe(tmp_path, ["sources.tales.path=texts"])
+    make(recipe, tokenizer, tmp_path)
+    (tmp_path / "texts" / "old").rename(tmp_path / "texts" / "new")
+    again = make(as_it_lies(tmp_path, "sources.tales.path=texts"), tokenizer, tmp_path)
+    assert again["sources"]["tales"]["files"] == ["new/tales.jsonl"]
+
+
+def test_faults_are_counted_and_written_down(tokenizer: Path, tmp_path: Path) -> None:
+    tiny_recipe(tmp_path)
+    with (tmp_path / "notes.jsonl").open("ab") as file:
+        file.write(b'{"text": "\xff"}\n{"text": 5}\n\n{"text": "\\ud800"}\n{"text":\n{"text": ""}\n')
+    manifest = make(as_it_lies(tmp_path), tokenizer, tmp_path)
+    counted = {"invalid_utf8": 1, "no_text_or_messages": 1, "empty": 2, "lone_surrogate": 1, "malformed_json": 1}
+    assert manifest["sources"]["notes"]["faults"] == counted
+    assert manifest["sources"]["tales"]["faults"] == {}
+    log = [json.loads(line) for line in (tmp_path / "shards/notes/faults.jsonl").read_text().splitlines()]
+    assert [entry["line"] for entry in log] == [81, 82, 83, 84, 85, 86]
+    assert {entry["file"] for entry in log} == {"notes.jsonl"}
+
+
+@pytest.mark.xfail(strict=True, reason="build._count: a lone surrogate in a fault's detail cannot be written")
+def test_no_line_of_input_stops_a_build(tokenizer: Path, tmp_path: Path) -> None:
+    tiny_recipe(tmp_path)
+    with (tmp_path / "notes.jsonl").open("a") as file:
+        file.write('{"\\ud800": 1}\n')
+    manifest = make(as_it_lies(tmp_path), tokenizer, tmp_path)
+    assert manifest["sources"]["notes"]["faults"] == {"no_text_or_messages": 1}
+
+
+@pytest.mark.parametrize(("loss", "expected"), [("assistant", "{1}<|im_end|>"), ("all", None)])
+def test_loss_is_taken_on_answers_alone_or_on_all(
+    loss: str, expected: str | None, tokenizer: Path, tmp_path: Path
+) -> None:
+    pairs = [(f"{word}?", f"The {word}.") for word in ("sea", "fox", "cat", "man")]
+    make(chat_recipe(tmp_path, [chat(*pair) for pair in pairs], f"sources.chat.loss={loss}"), tokenizer, tmp_path)
+    decode = DocumentTokenizer(tokenizer).decode
+    # The first token of a document is never learnt; it is `<|im_start|>`.
+    whole = "user\n{0}<|im_end|>\n<|im_start|>assistant\n{1}<|im_end|>\n"
+    assert decode(learnt(tmp_path, "chat")) == "".join((expected or whole).format(*pair) for pair in pairs)
+
+
+def test_a_long_conversation_is_cut_behind_the_last_answer_that_fits(tokenizer: Path, tmp_path: Path) -> None:
+    short = ["fox?", "A fox."]
+    records = [chat(*short * 6), chat("The sea." * 40, "A fox."), chat(*short), chat("fox?", "the sea " * 40)]
+    recipe = chat_recipe(tmp_path, records, "sources.chat.loss=all")
+    manifest = make(recipe, tokenizer, tmp_path)
+    decode = DocumentTokenizer(tokenizer).decode
+    assert manifest["sources"]["chat"]["faults"] == {"conversation_cut": 1, "conversation_too_long": 2}
+    found = documents(tmp_path, "chat", "train")
+    assert list(found) == [("chats.jsonl", 1), ("chats.jsonl", 3)]
+    assert all(len(tokens) <= 32 for tokens in found.values())
+    assert decode(found["chats.jsonl", 1]) == decode(found["chats.jsonl", 3])
+    log = [json.loads(line) for line in (tmp_path / "shards/chat/faults.jsonl").read_text().splitlines()]
+    assert [(entry["line"], entry["kind"]) for entry in log] == [
+        (1, "conversation_cut"),
+        (2, "conversation_too_long"),
+        (4, "conversation_too_long"),
+    ]
+
+
+def test_a_conversation_never_crosses_a_windows_edge(tokenizer: Path, tmp_path: Path) -> None:
+    make(tiny_recipe(tmp_path), tokenizer, tmp_path)
+    store = ShardStore(tmp_path / "shards")
+    origins = [place[:2] for n in range(store.windows("chat")) for place in store.window("chat", n).origins if place[0]]
+    assert len(origins) == len(set(origins)) == store.manifest["sources"]["chat"]["train"]["documents"]
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("", r"faults: none"),
+        ('{"text": ""}\n{"no": 1}\n', r"'empty': 1, 'no_text_or_messages': 1"),
+        (json.dumps(chat("fox?", "the sea " * 99)) + "\n", r"'conversation_too_long': 1"),
+        pytest.param(
+            json.dumps(chat("fox?")) + "\n",
+            "no answer|loss",
+            marks=pytest.mark.xfail(strict=True, reason="build._build: asks for windows, not for trained tokens"),
+        ),
+    ],
+)
+def test_a_source_with_nothing_to_train_on_is_refused(content: str, told: str, tokenizer: Path, tmp_path: Path) -> None:
+    recipe = chat_recipe(tmp_path, [])
+    (tmp_path / "chats.jsonl").write_text(content)
+    with pytest.raises(KeylmError, match=rf"sources\.chat: .*{told}"):
+        make(recipe, tokenizer, tmp_path)
+    assert not (tmp_path / "shards" / "manifest.json").exists()
+
+
+@pytest.mark.parametrize("origin", ['hub="a/b"', 'typos_of=["tales"]'])
+def test_an_origin_that_cannot_be_read_yet_is_refused_by_name(origin: str, tokenizer: Path, tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path, [f"sources.chat={{{origin}}}"])
+    with pytest.raises(KeylmError, match=r"sources\.chat: .*cannot be read by this version.*accepted today: path"):
+        make(recipe, tokenizer, tmp_path)
+
+
+def test_max_bytes_bounds_the_text_that_is_taken(tokenizer: Path, tmp_path: Path) -> None:
+    manifest = make(tiny_recipe(tmp_path, ["sources.notes.max_bytes=9000"]), tokenizer, tmp_path)
+    entry = manifest["sources"]["notes"]
+    assert 8000 < entry["train"]["bytes"] + entry["validation"]["bytes"] <= 9000

@@ -1,0 +1,257 @@
+"""The loop: bit-for-bit resume after kill -9, signals, ranks, normalisation, divergence."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import tiny_recipe
+from safetensors.torch import load_file
+
+from keylm.errors import Interrupted, KeylmError, TrainingDiverged
+from keylm.recipe import Recipe
+from keylm.run import run
+from keylm.run_folder import RunFolder
+from keylm.training.checkpoint import checkpoint_paths
+from keylm.training.distributed import Ranks
+from keylm.training.loop import Trainer
+from keylm.training.metrics import read_rows
+
+CPU = Ranks(0, 1, torch.device("cpu"))
+STEPS = 24
+SETTINGS = [
+    f"stages.pretrain.tokens={256 * 16}",
+    f"stages.chat.tokens={256 * (STEPS - 16)}",
+    "checkpoints.every_steps=3",
+    "evaluation.every_steps=5",
+]
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Recipe, Path]:
+    """A recipe, and a run folder with tokenizer and shards but no training yet."""
+    folder = tmp_path_factory.mktemp("loop")
+    recipe = tiny_recipe(folder, SETTINGS)
+    run(recipe, folder / "run", until="shards", quiet=True)
+    return recipe, folder
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(prepared: tuple[Recipe, Path]) -> Path:
+    """The run folder of a training that nothing disturbed."""
+    return train_copy(prepared, "uninterrupted")
+
+
+def copy_run(prepared: tuple[Recipe, Path], name: str) -> RunFolder:
+    path = prepared[1] / name
+    shutil.copytree(prepared[1] / "run", path)
+    return RunFolder(path)
+
+
+def train_copy(prepared: tuple[Recipe, Path], name: str, *overrides: str) -> Path:
+    recipe = tiny_recipe(prepared[1], [*SETTINGS, *overrides])
+    folder = copy_run(prepared, name)
+    Trainer(recipe, folder, CPU, quiet=True).run()
+    return folder.path
+
+
+def command(prepared: tuple[Recipe, Path], name: str, *extra: str) -> list[str]:
+    sets = [part for item in (*SETTINGS, *extra) for part in ("--set", item)]
+    recipe = str(prepared[1] / "recipe.toml")
+    return [sys.executable, "-m", "keylm", "run", recipe, "--run-dir", str(prepared[1] / name), "--until", "train", *sets]
+
+
+def environment(**extra: str) -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads()), **extra}
+
+
+def final_files(run_dir: Path) -> dict[str, bytes]:
+    last = checkpoint_paths(run_dir / "checkpoints")[-1]
+    files = [last / "model.safetensors", last / "optimizer.safetensors", run_dir / "metrics.jsonl"]
+    return {f"{file.parent.name}/{file.name}".replace(run_dir.name, "run"): file.read_bytes() for file in files}
+
+
+def assert_same_run(one: Path, two: Path) -> None:
+    first, second = final_files(one), final_files(two)
+    assert first.keys() == second.keys()
+    assert [name for name in first if first[name] != second[name]] == []
+
+
+def kill_when(process: subprocess.Popen[bytes], ready, limit: float = 120) -> None:
+    """Kill -9 as soon as `ready()` holds, or when the process has ended."""
+    deadline = time.monotonic() + limit
+    while process.poll() is None and not ready():
+        assert time.monotonic() < deadline, "the process neither ended nor got there"
+        time.sleep(0.0005)
+    process.kill()
+    process.wait()
+
+
+def rows_written(run_dir: Path) -> int:
+    file = run_dir / "metrics.jsonl"
+    return len(file.read_bytes().splitlines()) if file.exists() else 0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_kill_9_at_random_steps_and_resume_leaves_no_trace(prepared, uninterrupted, seed: int):
+    name, chance = f"killed-{seed}", random.Random(seed)
+    folder = copy_run(prepared, name)
+    for _ in range(2):
+        target = rows_written(folder.path) + chance.randint(1, 10)
+        process = subprocess.Popen(command(prepared, name), env=environment(), stdout=subprocess.DEVNULL)
+        kill_when(process, lambda target=target: rows_written(folder.path) >= target)
+    subprocess.run(command(prepared, name), env=environment(), check=True, stdout=subprocess.DEVNULL)
+    assert_same_run(uninterrupted, folder.path)
+
+
+def test_kill_9_in_the_middle_of_a_checkpoint_write_and_resume_leaves_no_trace(prepared, uninterrupted):
+    folder = copy_run(prepared, "killed-writing")
+    process = subprocess.Popen(
+        [sys.executable, "-c", KILL_WHILE_WRITING, *command(prepared, "killed-writing")[3:]], env=environment()
+    )
+    process.wait()
+    assert process.returncode == -signal.SIGKILL
+    assert list((folder.checkpoints).glob(".tmp-*")), "the kill did not come while a checkpoint was written"
+    subprocess.run(command(prepared, "killed-writing"), env=environment(), check=True, stdout=subprocess.DEVNULL)
+    assert_same_run(uninterrupted, folder.path)
+    assert not list((folder.checkpoints).glob(".tmp-*"))
+
+
+# The second checkpoint's optimizer file is cut in half where it lies, and the process kills itself there.
+KILL_WHILE_WRITING = """
+import os, signal, sys
+from keylm.training import checkpoint
+save, calls = checkpoint.save_file, []
+def save_file(tensors, path):
+    save(tensors, path)
+    calls.append(path)
+    if len(calls) == 4:
+        os.truncate(path, path.stat().st_size // 2)
+        os.kill(os.getpid(), signal.SIGKILL)
+checkpoint.save_file = save_file
+sys.argv = ["keylm", *sys.argv[1:]]
+from keylm.cli import main
+main()
+"""
+
+
+def test_a_damaged_last_checkpoint_costs_steps_but_no_bit(prepared, uninterrupted):
+    folder = copy_run(prepared, "damaged")
+    process = subprocess.Popen(command(prepared, "damaged"), env=environment(), stdout=subprocess.DEVNULL)
+    kill_when(process, lambda: len(checkpoint_paths(folder.checkpoints)) >= 2)
+    victim = checkpoint_paths(folder.checkpoints)[-1] / "model.safetensors"
+    victim.write_bytes(victim.read_bytes()[:-9])
+    done = subprocess.run(command(prepared, "damaged"), env=environment(), check=True, capture_output=True, text=True)
+    assert "refused" in done.stderr
+    assert victim.parent.name in done.stderr
+    assert_same_run(uninterrupted, folder.path)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_signal_writes_a_checkpoint_exits_and_resume_leaves_no_trace(prepared, uninterrupted, number):
+    name = f"stopped-{number.name}"
+    folder = copy_run(prepared, name)
+    process = subprocess.Popen(command(prepared, name), env=environment(), stderr=subprocess.PIPE, text=True)
+    while rows_written(folder.path) < 8:
+        assert process.poll() is None
+        time.sleep(0.001)
+    process.send_signal(number)
+    _, message = process.communicate(timeout=60)
+    assert process.returncode == Interrupted.exit_code
+    assert "the same command goes on" in message
+    stopped = checkpoint_paths(folder.checkpoints)[-1]
+    assert int(stopped.name[-8:]) == max(row["step"] for row in read_rows(folder.metrics, "train")) + 1
+    subprocess.run(command(prepared, name), env=environment(), check=True, stdout=subprocess.DEVNULL)
+    assert_same_run(uninterrupted, folder.path)
+
+
+def test_two_processes_see_the_same_batches_and_losses(prepared, uninterrupted):
+    copy_run(prepared, "two")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29517"]
+    done = subprocess.run(
+        [*torchrun, *command(prepared, "two")[1:]], env=environment(OMP_NUM_THREADS="1"), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    one, two = read_rows(uninterrupted / "metrics.jsonl"), read_rows(prepared[1] / "two" / "metrics.jsonl")
+    assert len(one) == len(two)
+    for mine, theirs in zip(one, two, strict=True):
+        assert (mine["kind"], mine["step"], mine["stage"]) == (theirs["kind"], theirs["step"], theirs["stage"])
+        if mine["kind"] == "train":
+            assert mine["loss"] == pytest.approx(theirs["loss"], rel=1e-6)
+            assert mine["source_loss"].keys() == theirs["source_loss"].keys()
+
+
+def losses(run_dir: Path) -> list[float]:
+    return [row["loss"] for row in read_rows(run_dir / "metrics.jsonl", "train")]
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_micro_batches_change_nothing_but_rounding(prepared, uninterrupted, size: int):
+    path = train_copy(prepared, f"micro-{size}", f"training.micro_batch_windows={size}")
+    assert losses(path) == pytest.approx(losses(uninterrupted), rel=1e-4)
+
+
+def test_the_loss_falls_and_every_row_is_complete(uninterrupted: Path):
+    rows = read_rows(uninterrupted / "metrics.jsonl", "train")
+    assert [row["step"] for row in rows] == list(range(STEPS))
+    assert sum(losses(uninterrupted)[12:16]) < 0.9 * sum(losses(uninterrupted)[:4])
+    assert {row["stage"] for row in rows} == {"pretrain", "chat"}
+    validations = read_rows(uninterrupted / "metrics.jsonl", "validation")
+    assert [row["step"] for row in validations] == [0, 5, 10, 15, 16, 20, STEPS]
+    assert all(0 < value < 10 for row in validations for value in row["bits_per_byte"].values())
+
+
+def test_a_batch_without_a_trained_token_changes_nothing_and_gives_no_nan(prepared):
+    trainer = Trainer(prepared[0], copy_run(prepared, "untrained"), CPU, quiet=True)
+    batch = trainer._loader.batch(0)
+    batch.labels[:] = -100
+    sums = trainer._gradients(batch, stop=False)
+    assert sum(sums["loss"]) == 0 == sum(sums["tokens"])
+    assert all(not parameter.grad.any() for parameter in trainer._bare_model.parameters())
+
+
+def test_gradients_are_those_of_the_mean_over_all_trained_tokens(prepared):
+    trainer = Trainer(prepared[0], copy_run(prepared, "mean"), CPU, quiet=True)
+    batch = trainer._loader.batch(17)  # a chat step, where windows carry very different numbers of tokens
+    trainer._gradients(batch, stop=False)
+    found = trainer._bare_model.lm_head.weight.grad.clone()
+    trainer._bare_model.zero_grad()
+    logits = trainer._bare_model(torch.from_numpy(batch.tokens), torch.from_numpy(batch.documents))
+    labels = torch.from_numpy(batch.labels)
+    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100)
+    z = trainer._settings.z_loss * logits.logsumexp(-1)[labels >= 0].square().mean()
+    (loss + z).backward()
+    torch.testing.assert_close(found, trainer._bare_model.lm_head.weight.grad, atol=1e-6, rtol=1e-4)
+
+
+def test_a_loss_that_is_not_finite_stops_training_and_leaves_the_checkpoints(prepared):
+    folder = copy_run(prepared, "diverged")
+    trainer = Trainer(prepared[0], folder, CPU, quiet=True)
+    trainer._saved_at = time.monotonic()
+    for _ in range(3):
+        trainer._train_step(False)
+    trainer._save()
+    before = final_files(folder.path)
+    with torch.no_grad():
+        trainer._bare_model.lm_head.weight[5] = float("inf")
+    with pytest.raises(TrainingDiverged, match=r"step 3 .*loss nan.*checkpoint"):
+        trainer._train_step(False)
+    assert final_files(folder.path) == before
+    weights = load_file(checkpoint_paths(folder.checkpoints)[-1] / "model.safetensors")
+    assert all(value.isfinite().all() for value in weights.values())
+
+
+def test_a_checkpoint_of_other_data_is_refused(prepared, uninterrupted):
+    folder = copy_run(prepared, "foreign")
+    shutil.copytree(uninterrupted / "checkpoints", folder.checkpoints)
+    state = checkpoint_paths(folder.checkpoints)[-1] / "state.json"
+    state.write_text(json.dumps({**json.loads(state.read_text()), "manifest": "0" * 64}))
+    with pytest.raises(KeylmError, match="was trained on other data"):
+        Trainer(prepared[0], folder, CPU, quiet=True)

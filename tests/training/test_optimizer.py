@@ -1,0 +1,106 @@
+"""Muon against its definition, the optimizer's state round trip, the schedule."""
+
+import copy
+
+import pytest
+import torch
+
+from keylm.errors import KeylmError
+from keylm.model import Decoder, initialise
+from keylm.recipe import Model, Optimizer, Stage
+from keylm.training.optimizer import NEWTON_SCHULZ, Muon, Optimizers, orthogonalise
+from keylm.training.schedule import multiplier
+
+SHAPE = Model(
+    hidden_size=32,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    num_key_value_heads=1,
+    head_dim=16,
+    intermediate_size=48,
+    max_position_embeddings=16,
+)
+
+
+@pytest.mark.parametrize("shape", [(4, 24, 24), (3, 16, 40), (3, 40, 16)])
+def test_orthogonalise_brings_singular_values_near_one_and_keeps_directions(shape):
+    matrices = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    result = orthogonalise(matrices)
+    u, _, v = torch.linalg.svd(matrices, full_matrices=False)
+    values = torch.linalg.svdvals(result)
+    assert values.max() < 1.3
+    assert (values > 0.3).float().mean() > 0.95
+    torch.testing.assert_close(u.mT @ result @ v.mT, torch.diag_embed(torch.diagonal(u.mT @ result @ v.mT, 0, 1, 2)), atol=1e-3, rtol=0)
+
+
+def test_muon_equals_a_plain_loop_over_matrices():
+    generator = torch.Generator().manual_seed(1)
+    shapes = [(8, 8), (8, 8), (24, 8), (8, 24)]
+    parameters = [torch.nn.Parameter(torch.randn(shape, generator=generator)) for shape in shapes]
+    expected = [parameter.detach().clone() for parameter in parameters]
+    momenta = [torch.zeros(shape) for shape in shapes]
+    muon = Muon(parameters, lr=0.02, weight_decay=0.1)
+    for step in range(3):
+        muon.param_groups[0]["momentum"] = beta = 0.85 + step / 20
+        for parameter in parameters:
+            parameter.grad = torch.randn(parameter.shape, generator=generator)
+        for weight, momentum, parameter in zip(expected, momenta, parameters, strict=True):
+            momentum.mul_(beta).add_(parameter.grad, alpha=1 - beta)
+            update = newton_schulz(parameter.grad * (1 - beta) + momentum * beta)
+            weight.mul_(1 - 0.02 * 0.1).sub_(0.02 * max(1, weight.shape[0] / weight.shape[1]) ** 0.5 * update)
+        muon.step()
+    for weight, parameter in zip(expected, parameters, strict=True):
+        torch.testing.assert_close(parameter.detach(), weight, atol=1e-4, rtol=1e-4)
+
+
+def newton_schulz(matrix: torch.Tensor) -> torch.Tensor:
+    """One matrix at a time, as published."""
+    a, b, c = NEWTON_SCHULZ
+    x = matrix / (matrix.norm() + 1e-7)
+    x = x.T if x.shape[0] > x.shape[1] else x
+    for _ in range(5):
+        x = a * x + b * (x @ x.T) @ x + c * (x @ x.T) @ (x @ x.T) @ x
+    return x.T if matrix.shape[0] > matrix.shape[1] else x
+
+
+def stepped(model: Decoder, optimizers: Optimizers, steps: range) -> None:
+    for step in steps:
+        tokens = torch.randint(0, 50, (2, 16), generator=torch.Generator().manual_seed(step))
+        torch.nn.functional.cross_entropy(model(tokens).flatten(0, 1), tokens.flatten()).backward()
+        optimizers.step(step, 0.5)
+
+
+def test_state_goes_out_and_in_without_a_trace():
+    model = Decoder(SHAPE, 50)
+    initialise(model, 0)
+    optimizers = Optimizers(model, Optimizer())
+    stepped(model, optimizers, range(3))
+    copied = copy.deepcopy(model)
+    taken = Optimizers(copied, Optimizer())
+    taken.load_state_tensors({name: value.clone() for name, value in optimizers.state_tensors().items()})
+    stepped(model, optimizers, range(3, 6))
+    stepped(copied, taken, range(3, 6))
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), copied.parameters(), strict=True))
+
+
+def test_every_parameter_is_in_exactly_one_optimizer():
+    model = Decoder(SHAPE, 50)
+    optimizers = Optimizers(model, Optimizer())
+    held = [p for o in (optimizers.muon, optimizers.adamw) for group in o.param_groups for p in group["params"]]
+    assert len(held) == len({id(p) for p in held}) == len(list(model.parameters()))
+    assert all(p.ndim == 2 and p.shape[0] != 50 for group in optimizers.muon.param_groups for p in group["params"])
+
+
+def test_foreign_state_is_refused():
+    with pytest.raises(KeylmError, match="does not belong to this model"):
+        Optimizers(Decoder(SHAPE, 50), Optimizer()).load_state_tensors({"muon/momentum/other": torch.zeros(1)})
+
+
+def test_schedule_climbs_stays_and_falls():
+    stage = Stage(tokens=1, weights={"a": 1}, peak=0.5, final=0.1, warmup=0.1, decay=0.4)
+    course = [multiplier(stage, step, 100) for step in range(100)]
+    assert course[0] == pytest.approx(0.05)
+    assert course[9:60] == [0.5] * 51
+    assert all(a > b for a, b in zip(course[60:], course[61:], strict=False))
+    assert 0.05 < course[99] < 0.07
+    assert multiplier(Stage(tokens=1, weights={"a": 1}), 0, 1) == 1.0
