@@ -1,5 +1,6 @@
 """A whole recipe in miniature, for every test that needs one: `from conftest import tiny_recipe`."""
 
+import contextlib
 import json
 import random
 from collections.abc import Iterable, Sequence
@@ -103,4 +104,5 @@ def tiny_recipe(folder: Path, overrides: Sequence[str] = ()) -> Recipe:
     chats = [chat(f"{sentence(rng, 2)[:-1]}?", sentence(rng, 2)) for _ in range(120)]
     write_jsonl(folder / "chat.jsonl", chats)
     (folder / "recipe.toml").write_text(TINY, encoding="utf-8")
-    return load_recipe(folder / "recipe.toml", list(overrides))
+    with contextlib.chdir(folder):  # paths in overrides count from the working folder
+        return load_recipe(folder / "recipe.toml", list(overrides))

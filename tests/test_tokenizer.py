@@ -177,7 +177,6 @@ def test_a_tokenizer_with_other_special_tokens_is_refused(folder: Path, tmp_path
         DocumentTokenizer(tmp_path)
 
 
-@pytest.mark.xfail(strict=True, reason="tokenizer.py: Tokenizer.from_file's bare Exception is not caught")
 def test_a_damaged_tokenizer_is_refused(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text('{"version": "1.0", "trunc')
     with pytest.raises(KeylmError, match=r"tokenizer.json"):

@@ -47,9 +47,7 @@ def make_files(corpus: Path) -> dict[str, bytes]:
         raw = json_lines(records)
         packed = zstandard.ZstdCompressor(level=LEVEL, write_checksum=True).compress(raw)
         files[f"{name}.jsonl.zst"] = packed
-        facts.append(
-            provenance.FileFacts(f"{name}.jsonl.zst", len(records), len(raw), len(packed), LICENCES[name])
-        )
+        facts.append(provenance.FileFacts(f"{name}.jsonl.zst", len(records), len(raw), len(packed), LICENCES[name]))
         left_out = dict(choices[name].left_out) if name in choices else {}
         print(f"{name:15} {len(records):5} documents {len(raw):9,} bytes {len(packed):9,} packed  {left_out}")
     total, packed_total = sum(f.raw_bytes for f in facts), sum(f.packed_bytes for f in facts)

@@ -143,9 +143,7 @@ class Composer:
         units += [*table_units(self.tables), *sum_units(), *story_units(self.tables["stories"])]
         self.units = units
         topics = dict.fromkeys(unit.topic for unit in units)
-        self.decks = {
-            topic: Deck([unit for unit in units if unit.topic == topic], self.rng) for topic in topics
-        }
+        self.decks = {topic: Deck([unit for unit in units if unit.topic == topic], self.rng) for topic in topics}
         self.main = [topic for topic in topics if topic not in EDGE_TOPICS]
         self.weights = [len(self.decks[t].units) ** 0.6 * TOPIC_WEIGHTS.get(t, 1.0) for t in self.main]
 

@@ -125,9 +125,7 @@ def cell(text: str) -> str:
 def overview(facts: list[FileFacts]) -> str:
     """Return the table of the four files."""
     lines = ["| file | documents | bytes, plain | bytes, compressed | licence |", "|---|--:|--:|--:|---|"]
-    lines += [
-        f"| {f.name} | {f.documents:,} | {f.raw_bytes:,} | {f.packed_bytes:,} | {f.licence} |" for f in facts
-    ]
+    lines += [f"| {f.name} | {f.documents:,} | {f.raw_bytes:,} | {f.packed_bytes:,} | {f.licence} |" for f in facts]
     return "\n".join(lines) + "\n"
 
 
@@ -147,9 +145,7 @@ def author_rows(documents: list[Document]) -> str:
 
 def title_rows(documents: list[Document]) -> str:
     """Return the table rows of the short stories and chapters."""
-    return "".join(
-        f"| {cell(d.title)} | {d.author} | {d.year or ''} | {len(d.text):,} |\n" for d in documents
-    )
+    return "".join(f"| {cell(d.title)} | {d.author} | {d.year or ''} | {len(d.text):,} |\n" for d in documents)
 
 
 def service_rows(documents: list[Document]) -> str:
@@ -159,9 +155,7 @@ def service_rows(documents: list[Document]) -> str:
 
 def page(facts: list[FileFacts], choices: dict[str, Choice], seeds: dict[str, int]) -> str:
     """Return the whole page."""
-    tales, stories, service = (
-        choices[name].documents for name in ("fairy_tales", "short_stories", "public_service")
-    )
+    tales, stories, service = (choices[name].documents for name in ("fairy_tales", "short_stories", "public_service"))
     chat = CHAT.format(units=seeds["units"], rows=seeds["table rows"], stories=seeds["stories"])
     parts = [HEAD, overview(facts), RULES, TALES, tale_rows(tales), STORIES, author_rows(stories)]
     parts += [TITLES, title_rows(stories), SERVICE, service_rows(service), chat]

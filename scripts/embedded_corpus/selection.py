@@ -138,9 +138,7 @@ def ebook_stories(corpus: Path, rules: dict[str, Any]) -> Iterator[Document]:
         if entry is None or len(lines) < 3:
             continue
         text = clean.join(lines[1:])
-        yield Document(
-            text, lines[0], record["source"], entry["author"], group=entry["author"], died=entry["died"]
-        )
+        yield Document(text, lines[0], record["source"], entry["author"], group=entry["author"], died=entry["died"])
 
 
 def book_chapters(corpus: Path, rules: dict[str, Any]) -> Iterator[Document]:
@@ -185,9 +183,7 @@ def articles(corpus: Path, rules: dict[str, Any]) -> Iterator[Document]:
             yield Document(text, title, record["source"])
 
 
-def choose(
-    candidates: list[Document], common: frozenset[str], rules: dict[str, Any], caps: dict[str, int]
-) -> Choice:
+def choose(candidates: list[Document], common: frozenset[str], rules: dict[str, Any], caps: dict[str, int]) -> Choice:
     """Return the simplest documents that pass the filters, within the size limits."""
     filters, result = make_filters(rules), Choice()
     for document in candidates:

@@ -262,8 +262,9 @@ def load_recipe(path: Path | str, overrides: list[str] | None = None) -> Recipe:
 def parse_recipe(data: Mapping[str, Any], where: str) -> Recipe:
     """Validate plain values; `where` is named in errors. Raises KeylmError."""
     try:
-        # JSON mode: TOML arrays become tuples, and no string becomes a number.
-        return Recipe.model_validate_json(json.dumps(data, default=str), strict=True)
+        # JSON mode: TOML arrays become tuples, and no string becomes a number. A date, which JSON has not and no
+        # field takes, goes in as a list, so that it is refused.
+        return Recipe.model_validate_json(json.dumps(data, default=lambda value: [str(value)]), strict=True)
     except ValidationError as error:
         lines = [_explain(problem) for problem in error.errors()]
         raise KeylmError("\n".join(f"{where}: {line}" for line in lines)) from None
@@ -308,12 +309,21 @@ def _apply(data: dict[str, Any], override: str) -> None:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text
+    if isinstance(value, dict) and "path" in value:
+        value["path"] = _from_here(value["path"])
     table = data
     for part in parts[:-1]:
         table = table.setdefault(part, {})
         if not isinstance(table, dict):
             raise KeylmError(f"--set {override!r}: {part!r} is a value, not a table")
-    table[parts[-1]] = value
+    table[parts[-1]] = _from_here(value) if parts[-1] == "path" else value
+
+
+def _from_here(path: object) -> object:
+    """Return a path of the command line as the user means it: from the working folder, not from the recipe's."""
+    if not isinstance(path, str) or path.startswith(EMBEDDED):
+        return path
+    return str(Path.cwd() / Path(path).expanduser())
 
 
 def _resolve_paths(recipe: Recipe, file: Path) -> Recipe:

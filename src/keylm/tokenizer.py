@@ -96,7 +96,10 @@ class DocumentTokenizer:
         file = folder / "tokenizer.json"
         if not file.is_file():
             raise KeylmError(f"{folder}: no tokenizer.json in it; accepted: a folder that `keylm run` wrote")
-        self._tokenizer = Tokenizer.from_file(str(file))
+        try:
+            self._tokenizer = Tokenizer.from_file(str(file))
+        except Exception as error:  # tokenizers raises no narrower class
+            raise KeylmError(f"{file}: is damaged: {error}; delete the folder to have it made again") from None
         self._tokenizer.encode_special_tokens = True  # what looks special in a text is plain characters
         self.vocab_size: int = self._tokenizer.get_vocab_size()
         for index, token in enumerate(SPECIAL_TOKENS):

@@ -65,7 +65,18 @@ def train_copy(prepared: tuple[Recipe, Path], name: str, *overrides: str) -> Pat
 def command(prepared: tuple[Recipe, Path], name: str, *extra: str) -> list[str]:
     sets = [part for item in (*SETTINGS, *extra) for part in ("--set", item)]
     recipe = str(prepared[1] / "recipe.toml")
-    return [sys.executable, "-m", "keylm", "run", recipe, "--run-dir", str(prepared[1] / name), "--until", "train", *sets]
+    return [
+        sys.executable,
+        "-m",
+        "keylm",
+        "run",
+        recipe,
+        "--run-dir",
+        str(prepared[1] / name),
+        "--until",
+        "train",
+        *sets,
+    ]
 
 
 def environment(**extra: str) -> dict[str, str]:

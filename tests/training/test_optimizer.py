@@ -1,6 +1,7 @@
 """Muon against its definition, the optimizer's state round trip, the schedule."""
 
 import copy
+import itertools
 
 import pytest
 import torch
@@ -30,7 +31,9 @@ def test_orthogonalise_brings_singular_values_near_one_and_keeps_directions(shap
     values = torch.linalg.svdvals(result)
     assert values.max() < 1.3
     assert (values > 0.3).float().mean() > 0.95
-    torch.testing.assert_close(u.mT @ result @ v.mT, torch.diag_embed(torch.diagonal(u.mT @ result @ v.mT, 0, 1, 2)), atol=1e-3, rtol=0)
+    torch.testing.assert_close(
+        u.mT @ result @ v.mT, torch.diag_embed(torch.diagonal(u.mT @ result @ v.mT, 0, 1, 2)), atol=1e-3, rtol=0
+    )
 
 
 def test_muon_equals_a_plain_loop_over_matrices():
@@ -101,6 +104,6 @@ def test_schedule_climbs_stays_and_falls():
     course = [multiplier(stage, step, 100) for step in range(100)]
     assert course[0] == pytest.approx(0.05)
     assert course[9:60] == [0.5] * 51
-    assert all(a > b for a, b in zip(course[60:], course[61:], strict=False))
+    assert all(a > b for a, b in itertools.pairwise(course))
     assert 0.05 < course[99] < 0.07
     assert multiplier(Stage(tokens=1, weights={"a": 1}), 0, 1) == 1.0

@@ -108,9 +108,10 @@ class SourceBuilder:
                     documents += len(batch)
                     status.update(0, f"{documents:,} documents, {read / 1e6:,.1f} MB")
         splits = {split: split_entry(writer.close()) for split, writer in self._writers.items()}
-        if not splits["train"]["windows"]:
+        if not splits["train"]["trained_tokens"]:
+            why = "gives no answer to train on" if splits["train"]["tokens"] else "gives no document to train on"
             raise KeylmError(
-                f"sources.{self._name}: gives no document to train on "
+                f"sources.{self._name}: {why} with loss = {self._source.loss!r} "
                 f"(faults: {dict(self._faults) or 'none'}); see {self._folder / 'faults.jsonl'}"
             )
         self._tell(splits, quiet=quiet)
@@ -145,7 +146,7 @@ class SourceBuilder:
     def _count(self, fault: Fault) -> None:
         self._faults[fault.kind] += 1
         line = {"file": fault.file, "line": fault.line, "kind": fault.kind, "detail": fault.detail}
-        self._log.write(json.dumps(line, ensure_ascii=False) + "\n")
+        self._log.write(json.dumps(line) + "\n")  # ASCII: a file name need not be valid Unicode
 
     _log: IO[str]
 

@@ -255,7 +255,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / "manifest.json"
     if not path.is_file():
         raise KeylmError(f"{path}: no such file; accepted: the shards folder of a run whose data were built")
-    manifest: dict[str, Any] = read_json(path)
+    try:
+        manifest: dict[str, Any] = dict(read_json(path))
+    except (ValueError, TypeError) as error:
+        raise KeylmError(f"{path}: is damaged: {error}; delete it, and the build makes it again") from None
     if manifest_hash(manifest) != manifest.get("hash"):
         raise KeylmError(f"{path}: its content does not have the hash it states; it was altered after it was written")
     return manifest

@@ -8,8 +8,10 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from keylm.data.documents import Document, Fault, read_documents, source_files
+from keylm.data.documents import Document, Fault
+from keylm.data.readers import name_within, read_documents, source_files
 from keylm.errors import KeylmError
+from keylm.files import sha256_file
 from keylm.recipe import CORPUS_FOLDER, EMBEDDED, Recipe, Source
 
 
@@ -26,13 +28,17 @@ def source_path(name: str, source: Source) -> Path:
     )
 
 
-def source_inputs(name: str, source: Source) -> list[tuple[str, int, int]]:
-    """Return (name, size, mtime in ns) of each file that a source reads: what decides if it must be read again."""
+def source_inputs(name: str, source: Source) -> list[tuple[str, int, int | str]]:
+    """Return (name, size, stamp) of each file that a source reads: what decides if it must be read again.
+
+    The stamp is the time of the last change in ns; of embedded files, whose times the installer sets, the SHA-256.
+    """
     path = source_path(name, source)
-    stats = [(file.name, file.stat()) for file in source_files(path)]
-    # Embedded files come with the package, whose installation sets their times.
     embedded = source.path is not None and source.path.startswith(EMBEDDED)
-    return [(file, stat.st_size, 0 if embedded else stat.st_mtime_ns) for file, stat in stats]
+    return [
+        (name_within(path, file), file.stat().st_size, sha256_file(file) if embedded else file.stat().st_mtime_ns)
+        for file in source_files(path)
+    ]
 
 
 def read_source(name: str, source: Source) -> Iterator[Document | Fault]:

@@ -1,0 +1,36 @@
+# Two commands on a fresh machine: `make demo` and `make test`. They need Python 3.11-3.13 and a package index.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.PHONY: demo test check env env-dev clean
+
+demo: env
+	$(BIN)/keylm run recipes/nano.toml
+
+test: env-dev check
+	$(BIN)/python -m pytest -n 2
+
+check: env-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+env: $(VENV)/.keylm
+env-dev: $(VENV)/.keylm-dev
+
+# torch comes first and by its exact version: an open range would bring the newest build and its CUDA packages.
+$(VENV)/.keylm: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info < (3, 14) else "keylm needs Python 3.11-3.13, this is %s: make PYTHON=python3.12 ..." % sys.version.split()[0])'
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install -q -c constraints.txt torch
+	$(PIP) install -q -c constraints.txt -e .
+	touch $@
+
+$(VENV)/.keylm-dev: $(VENV)/.keylm
+	$(PIP) install -q -c constraints.txt -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

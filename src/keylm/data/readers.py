@@ -1,0 +1,198 @@
+"""Readers: .jsonl(.zst|.gz), .parquet and .txt(.zst|.gz) files to documents, one by one in constant memory.
+
+Invariant: nothing in a file can stop the reading. A damaged archive gives what stood before the damage, and a
+fault; the next file goes on.
+"""
+
+import codecs
+import gzip
+import io
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any, cast
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import zstandard
+
+from keylm.data import documents
+from keylm.data.documents import Document, Fault, piece_end, read_line, read_record, split_text
+from keylm.errors import KeylmError
+
+SUFFIXES = (".jsonl", ".jsonl.zst", ".jsonl.gz", ".parquet", ".txt", ".txt.zst", ".txt.gz")
+LINE_BYTES = 256 << 20
+"""Longest line of a JSON-lines file that is read at all, in bytes."""
+CHUNK_BYTES = 1 << 16
+"""Compressed bytes that are unpacked in one go."""
+SEPARATOR = "<|endoftext|>"
+"""A line of a .txt file that ends a document."""
+
+
+def source_files(path: Path) -> list[Path]:
+    """Return the readable files of a source in a fixed order: `path` itself, or all below it by name.
+
+    Raises KeylmError where there is none.
+    """
+    if path.is_file():
+        files = [path] if path.name.endswith(SUFFIXES) else []
+    else:
+        files = sorted(file for file in path.rglob("*") if file.is_file() and file.name.endswith(SUFFIXES))
+    if not files:
+        raise KeylmError(f"{path}: nothing to read; accepted: {', '.join(SUFFIXES)}, or a folder of such files")
+    return files
+
+
+def name_within(path: Path, file: Path) -> str:
+    """Return what a source at `path` calls its `file`."""
+    return file.name if path == file else file.relative_to(path).as_posix()
+
+
+def read_documents(path: Path) -> Iterator[Document | Fault]:
+    """Yield the documents and faults of a file or folder, in order."""
+    for file in source_files(path):
+        name = name_within(path, file)
+        try:
+            yield from _READERS[_format(file)](file, name)
+        except (OSError, EOFError, UnicodeDecodeError, zlib.error, zstandard.ZstdError, pa.ArrowException) as error:
+            yield Fault(name, 0, "unreadable_file", ascii(str(error))[:200])
+
+
+def _read_jsonl(file: Path, name: str) -> Iterator[Document | Fault]:
+    with _open(file) as stream:
+        line = 0
+        while raw := stream.readline(LINE_BYTES):
+            line += 1
+            if line == 1:
+                raw = raw.removeprefix(codecs.BOM_UTF8)
+            if len(raw) == LINE_BYTES and not raw.endswith(b"\n"):
+                yield Fault(name, line, "line_too_long", f"over {LINE_BYTES} bytes")
+                while raw and not raw.endswith(b"\n"):
+                    raw = stream.readline(LINE_BYTES)
+            elif raw.strip():
+                yield from read_line(raw, name, line)
+            else:
+                yield Fault(name, line, "empty")
+
+
+def _read_parquet(file: Path, name: str) -> Iterator[Document | Fault]:
+    """Yield a parquet file's rows; a row's number stands for the line."""
+    with pq.ParquetFile(file) as table:
+        columns = [column for column in ("text", "messages") if column in table.schema_arrow.names]
+        if not columns:
+            yield Fault(name, 0, "no_text_or_messages", f"columns: {table.schema_arrow.names!a}"[:200])
+            return
+        row = 0
+        for batch in table.iter_batches(batch_size=256, columns=columns):
+            for index in range(len(batch)):
+                row += 1
+                try:
+                    [record] = batch.slice(index, 1).to_pylist()
+                except UnicodeDecodeError as error:
+                    yield Fault(name, row, "invalid_utf8", str(error))
+                    continue
+                yield from read_record(record, name, row)
+
+
+def _read_text(file: Path, name: str) -> Iterator[Document | Fault]:
+    """Yield a plain text's documents: parted by lines of `<|endoftext|>`, and cut where they grow too long."""
+    held: list[str] = []
+    size, start, cut = 0, 1, False
+    for item in _text_lines(file, name):
+        if isinstance(item, Fault):
+            yield item
+            continue
+        line, text, last = item
+        separated = text.strip() == SEPARATOR
+        if not separated:
+            held.append(text)
+            size += len(text.encode())
+        while size > documents.PIECE_BYTES:
+            whole = "".join(held)
+            end = piece_end(whole, 0)
+            if not cut:
+                yield Fault(name, start, "long_document_cut")
+            yield Document(name, start, text=whole[:end])
+            start += whole.count("\n", 0, end)
+            held, size, cut = [whole[end:]], len(whole[end:].encode()), True
+        if separated or last:
+            if "".join(held).strip():
+                yield from split_text("".join(held), name, start)
+            held, size, start, cut = [], 0, line + 1, False
+
+
+def _text_lines(file: Path, name: str) -> Iterator[tuple[int, str, bool] | Fault]:
+    """Yield (line number, text, whether it is the end) of lines, long ones in pieces; bad UTF-8 is replaced."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    line, ended = 1, True
+    with _open(file) as stream:
+        while True:
+            raw = stream.readline(CHUNK_BYTES)
+            if line == 1 and ended:
+                raw = raw.removeprefix(codecs.BOM_UTF8)
+            held = decoder.getstate()[0]
+            try:
+                text = decoder.decode(raw, final=not raw)
+            except UnicodeDecodeError:
+                yield Fault(name, line, "invalid_utf8", "replaced by U+FFFD")
+                text = (held + raw).decode("utf-8", errors="replace")
+                decoder.reset()
+            yield line, text, not raw
+            if not raw:
+                return
+            ended = raw.endswith(b"\n")
+            line += ended
+
+
+def _open(file: Path) -> IO[bytes]:
+    """Open a plain, gzip or zstandard file for reading bytes."""
+    if file.name.endswith(".zst"):
+        return cast(IO[bytes], io.BufferedReader(_ZstdReader(file), CHUNK_BYTES))
+    if file.name.endswith(".gz"):
+        return cast(IO[bytes], gzip.open(file, "rb"))
+    return file.open("rb")
+
+
+class _ZstdReader(io.RawIOBase):
+    """The frames of a zstandard file as one stream; one that breaks off raises EOFError.
+
+    zstandard's own stream reader takes a frame that was cut short for the end of the file.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file.open("rb")
+        self._frame: Any = None
+        self._ready = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._ready:
+            ended = self._frame is None or self._frame.eof
+            packed = (self._frame.unused_data if self._frame is not None and ended else b"") or self._file.read(4096)
+            if not packed and ended:
+                return 0
+            if not packed:
+                raise EOFError("ends in the middle of a zstandard frame")
+            if ended:
+                self._frame = zstandard.ZstdDecompressor().decompressobj()
+            self._ready = self._frame.decompress(packed)
+        size = min(len(buffer), len(self._ready))
+        buffer[:size], self._ready = self._ready[:size], self._ready[size:]
+        return size
+
+
+def _format(file: Path) -> str:
+    return Path(file.name.removesuffix(".zst").removesuffix(".gz")).suffix
+
+
+_READERS: dict[str, Callable[[Path, str], Iterator[Document | Fault]]] = {
+    ".jsonl": _read_jsonl,
+    ".parquet": _read_parquet,
+    ".txt": _read_text,
+}
