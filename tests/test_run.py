@@ -15,7 +15,7 @@ from keylm.errors import KeylmError
 from keylm.generate import Chat, Generator, Sampling
 from keylm.model import Decoder
 from keylm.recipe import load_recipe
-from keylm.run import run, saved_recipe
+from keylm.run import run
 from keylm.run_folder import RunFolder
 from keylm.training.checkpoint import checkpoint_paths, read_checkpoint
 from keylm.training.metrics import read_rows
@@ -44,13 +44,13 @@ def test_the_main_job_leaves_everything(nano: RunFolder):
     rows = read_rows(nano.metrics, "train")
     assert rows[-1]["loss"] < rows[0]["loss"] - 1
     summary = json.loads(nano.summary.read_text())
-    assert summary["parameters"] == sum(p.numel() for p in Decoder(saved_recipe(nano).model, 3072).parameters())
+    assert summary["parameters"] == sum(p.numel() for p in Decoder(nano.saved_recipe().model, 3072).parameters())
 
 
 def test_running_again_does_nothing(nano: RunFolder):
     before = {file: file.stat().st_mtime_ns for file in nano.path.rglob("*.safetensors")}
     stages = nano.done()
-    run(saved_recipe(nano), nano.path, quiet=True)
+    run(nano.saved_recipe(), nano.path, quiet=True)
     assert {file: file.stat().st_mtime_ns for file in nano.path.rglob("*.safetensors")} == before
     assert nano.done() == stages
 
@@ -96,7 +96,7 @@ def test_exported_logits_are_the_checkpoints(nano: RunFolder):
     from transformers import AutoModelForCausalLM
 
     weights = read_checkpoint(checkpoint_paths(nano.checkpoints)[-1]).model()
-    ours = Decoder(saved_recipe(nano).model, 3072)
+    ours = Decoder(nano.saved_recipe().model, 3072)
     ours.load_state_dict({name: value.bfloat16().float() for name, value in weights.items()})
     theirs = AutoModelForCausalLM.from_pretrained(nano.model, dtype=torch.float32)
     tokens = torch.randint(20, 3072, (1, 64), generator=torch.Generator().manual_seed(0))

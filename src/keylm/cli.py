@@ -160,10 +160,9 @@ def report(
 ) -> None:
     """Write a run's report.html anew, also while it is still training."""
     from keylm.evaluation.report import write_report
-    from keylm.run import saved_recipe
     from keylm.run_folder import RunFolder
 
-    saved_recipe(RunFolder(run_dir))
+    RunFolder(run_dir).saved_recipe()
     say(str(write_report(run_dir)))
 
 

@@ -8,7 +8,6 @@ import datetime
 import platform
 import sys
 import time
-import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from keylm.evaluation.report import write_report
 from keylm.files import atomic_write, sha256_file, sha256_json, write_json
 from keylm.generate import Generator, Sampling
 from keylm.model import count_parameters
-from keylm.recipe import Recipe, parse_recipe
+from keylm.recipe import Recipe
 from keylm.release.huggingface import export_model
 from keylm.run_folder import RunFolder
 from keylm.tokenizer import DocumentTokenizer, train_tokenizer
@@ -118,7 +117,7 @@ def _claim(recipe: Recipe, folder: RunFolder) -> None:
     """Save the resolved recipe in the run folder. Raises KeylmError where the run was begun with another one."""
     folder.path.mkdir(parents=True, exist_ok=True)
     if folder.recipe.is_file():
-        before = _flat(_fixed(saved_recipe(folder)))
+        before = _flat(_fixed(folder.saved_recipe()))
         now = _flat(_fixed(recipe))
         changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
         if changed:
@@ -128,13 +127,6 @@ def _claim(recipe: Recipe, folder: RunFolder) -> None:
                 f"--run-dir, or --fresh, which puts the old run aside"
             )
     atomic_write(folder.recipe, recipe.to_toml())
-
-
-def saved_recipe(folder: RunFolder) -> Recipe:
-    """Return the recipe that a run was begun with. Raises KeylmError where `folder` is not a run."""
-    if not folder.recipe.is_file():
-        raise KeylmError(f"{folder.path}: no recipe.toml in it; accepted: a run folder such as runs/nano")
-    return parse_recipe(tomllib.loads(folder.recipe.read_text(encoding="utf-8")), str(folder.recipe))
 
 
 def _fixed(recipe: Recipe) -> dict[str, Any]:

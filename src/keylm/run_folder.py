@@ -1,10 +1,13 @@
 """What lies where in a run folder, and which stages are done with which inputs."""
 
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from keylm.errors import KeylmError
 from keylm.files import read_json, write_json
+from keylm.recipe import Recipe, parse_recipe
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,12 @@ class RunFolder:
     def report(self) -> Path:
         """The page that shows all of it."""
         return self.path / "report.html"
+
+    def saved_recipe(self) -> Recipe:
+        """Return the recipe that the run was begun with. Raises KeylmError where this is no run folder."""
+        if not self.recipe.is_file():
+            raise KeylmError(f"{self.path}: no recipe.toml in it; accepted: a run folder such as runs/nano")
+        return parse_recipe(tomllib.loads(self.recipe.read_text(encoding="utf-8")), str(self.recipe))
 
     def done(self) -> dict[str, Any]:
         """Return, for each finished stage, the hash of its inputs and the seconds it took."""

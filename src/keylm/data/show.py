@@ -7,7 +7,6 @@ from keylm.console import console, say
 from keylm.data.curriculum import Curriculum
 from keylm.data.shards import ShardStore, Window
 from keylm.errors import KeylmError
-from keylm.run import saved_recipe
 from keylm.run_folder import RunFolder
 from keylm.tokenizer import DocumentTokenizer
 
@@ -18,7 +17,7 @@ def show_batch(run_dir: Path, step: int, windows: int, characters: int) -> None:
     Raises KeylmError where there is no such run, step or data.
     """
     folder = RunFolder(run_dir)
-    recipe = saved_recipe(folder)
+    recipe = folder.saved_recipe()
     store = ShardStore(folder.shards, verify=False)
     curriculum = Curriculum(recipe, {name: store.windows(name) for name in recipe.used_sources})
     if step >= curriculum.total_steps:
