@@ -2,12 +2,19 @@
 
 import contextlib
 import json
+import os
 import random
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from keylm.recipe import Recipe, load_recipe
+
+# One thread a test process: pytest-xdist runs several side by side, and the models here are tiny.
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
 
 WORDS = "the a old red fox cat sea man user assistant saw told ran and in on to by hill rain night was"
 

@@ -335,9 +335,9 @@ def test_one_step_and_no_finite_number(tmp_path: Path) -> None:
 
 def test_many_rows_are_quick_and_small(tmp_path: Path) -> None:
     run = fake_run(tmp_path / "run", steps=40_000)
-    start = time.perf_counter()
+    start = time.process_time()
     path = write_report(run)
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
     assert path.stat().st_size < 2_000_000
     points = [len(re.findall(r"[ML] ", d)) for d in re.findall(r' d="([^"]*)"', path.read_text())]
     assert max(points) <= charts.MOST_POINTS + 4

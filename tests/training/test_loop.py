@@ -1,7 +1,6 @@
 """The loop: bit-for-bit resume after kill -9, signals, ranks, normalisation, divergence."""
 
 import json
-import os
 import random
 import shutil
 import signal
@@ -79,10 +78,6 @@ def command(prepared: tuple[Recipe, Path], name: str, *extra: str) -> list[str]:
     ]
 
 
-def environment(**extra: str) -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads()), **extra}
-
-
 def final_files(run_dir: Path) -> dict[str, bytes]:
     last = checkpoint_paths(run_dir / "checkpoints")[-1]
     files = [last / "model.safetensors", last / "optimizer.safetensors", run_dir / "metrics.jsonl"]
@@ -116,21 +111,19 @@ def test_kill_9_at_random_steps_and_resume_leaves_no_trace(prepared, uninterrupt
     folder = copy_run(prepared, name)
     for _ in range(2):
         target = rows_written(folder.path) + chance.randint(1, 10)
-        process = subprocess.Popen(command(prepared, name), env=environment(), stdout=subprocess.DEVNULL)
+        process = subprocess.Popen(command(prepared, name), stdout=subprocess.DEVNULL)
         kill_when(process, lambda target=target: rows_written(folder.path) >= target)
-    subprocess.run(command(prepared, name), env=environment(), check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(command(prepared, name), check=True, stdout=subprocess.DEVNULL)
     assert_same_run(uninterrupted, folder.path)
 
 
 def test_kill_9_in_the_middle_of_a_checkpoint_write_and_resume_leaves_no_trace(prepared, uninterrupted):
     folder = copy_run(prepared, "killed-writing")
-    process = subprocess.Popen(
-        [sys.executable, "-c", KILL_WHILE_WRITING, *command(prepared, "killed-writing")[3:]], env=environment()
-    )
+    process = subprocess.Popen([sys.executable, "-c", KILL_WHILE_WRITING, *command(prepared, "killed-writing")[3:]])
     process.wait()
     assert process.returncode == -signal.SIGKILL
     assert list((folder.checkpoints).glob(".tmp-*")), "the kill did not come while a checkpoint was written"
-    subprocess.run(command(prepared, "killed-writing"), env=environment(), check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(command(prepared, "killed-writing"), check=True, stdout=subprocess.DEVNULL)
     assert_same_run(uninterrupted, folder.path)
     assert not list((folder.checkpoints).glob(".tmp-*"))
 
@@ -155,11 +148,11 @@ main()
 
 def test_a_damaged_last_checkpoint_costs_steps_but_no_bit(prepared, uninterrupted):
     folder = copy_run(prepared, "damaged")
-    process = subprocess.Popen(command(prepared, "damaged"), env=environment(), stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(command(prepared, "damaged"), stdout=subprocess.DEVNULL)
     kill_when(process, lambda: len(checkpoint_paths(folder.checkpoints)) >= 2)
     victim = checkpoint_paths(folder.checkpoints)[-1] / "model.safetensors"
     victim.write_bytes(victim.read_bytes()[:-9])
-    done = subprocess.run(command(prepared, "damaged"), env=environment(), check=True, capture_output=True, text=True)
+    done = subprocess.run(command(prepared, "damaged"), check=True, capture_output=True, text=True)
     assert "refused" in done.stderr
     assert victim.parent.name in done.stderr
     assert_same_run(uninterrupted, folder.path)
@@ -169,7 +162,7 @@ def test_a_damaged_last_checkpoint_costs_steps_but_no_bit(prepared, uninterrupte
 def test_a_stop_signal_writes_a_checkpoint_exits_and_resume_leaves_no_trace(prepared, uninterrupted, number):
     name = f"stopped-{number.name}"
     folder = copy_run(prepared, name)
-    process = subprocess.Popen(command(prepared, name), env=environment(), stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command(prepared, name), stderr=subprocess.PIPE, text=True)
     while rows_written(folder.path) < 8:
         assert process.poll() is None
         time.sleep(0.001)
@@ -179,16 +172,14 @@ def test_a_stop_signal_writes_a_checkpoint_exits_and_resume_leaves_no_trace(prep
     assert "the same command goes on" in message
     stopped = checkpoint_paths(folder.checkpoints)[-1]
     assert int(stopped.name[-8:]) == max(row["step"] for row in read_rows(folder.metrics, "train")) + 1
-    subprocess.run(command(prepared, name), env=environment(), check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(command(prepared, name), check=True, stdout=subprocess.DEVNULL)
     assert_same_run(uninterrupted, folder.path)
 
 
 def test_two_processes_see_the_same_batches_and_losses(prepared, uninterrupted):
     copy_run(prepared, "two")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29517"]
-    done = subprocess.run(
-        [*torchrun, *command(prepared, "two")[1:]], env=environment(OMP_NUM_THREADS="1"), capture_output=True, text=True
-    )
+    done = subprocess.run([*torchrun, *command(prepared, "two")[1:]], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     one, two = read_rows(uninterrupted / "metrics.jsonl"), read_rows(prepared[1] / "two" / "metrics.jsonl")
     assert len(one) == len(two)
