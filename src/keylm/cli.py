@@ -1,10 +1,12 @@
 """The verbs. Each reads its arguments and calls one importable function."""
 
+import contextlib
+import os
 import shutil
 import sys
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +14,9 @@ import keylm
 from keylm.console import console, errors, say, seconds
 from keylm.errors import Interrupted, KeylmError
 from keylm.recipe import load_recipe
+
+if TYPE_CHECKING:
+    from keylm.generate import Chat
 
 app = typer.Typer(
     help="Make a small language model from scratch: one recipe from raw text to a talking model.",
@@ -73,7 +78,10 @@ def run(
             f"{path}: holds a run already, and --no-resume was given; accepted: another --run-dir, --fresh"
         )
     started = time.monotonic()
-    folder = run_recipe(parsed, path, until=until, quiet=quiet)
+    try:
+        folder = run_recipe(parsed, path, until=until, quiet=quiet)
+    except KeyboardInterrupt:
+        raise Interrupted("stopped; the same command goes on from what is finished") from None
     if until == "report" and not quiet and is_leader():
         tell_result(folder.path, time.monotonic() - started)
 
@@ -130,6 +138,12 @@ def chat(
     sampling = Sampling(max_new_tokens, temperature, top_p, repetition_penalty, seed)
     conversation = Chat(Generator(model), sampling, system)
     say("/reset forgets the conversation, /quit ends it.")
+    with contextlib.suppress(KeyboardInterrupt):
+        converse(conversation)
+
+
+def converse(conversation: "Chat") -> None:
+    """Answer what the user types until /quit or the end of input."""
     while (text := ask()) is not None:
         if text == "/reset":
             conversation.reset()
@@ -208,8 +222,6 @@ def emit(text: str) -> None:
 
 def is_leader() -> bool:
     """Return whether this process is the one that speaks, among torchrun's."""
-    import os
-
     return os.environ.get("RANK", "0") == "0"
 
 
@@ -220,9 +232,6 @@ def main() -> None:
     except KeylmError as error:
         errors.print(("" if isinstance(error, Interrupted) else "error: ") + str(error), markup=False, soft_wrap=True)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        errors.print("interrupted; the same command goes on from the last checkpoint or finished stage")
-        sys.exit(130)
     except OSError as error:
         if error.errno in (28, 122):  # no space left, quota exceeded
             free = shutil.disk_usage(".").free / 1e9
