@@ -20,11 +20,13 @@ check: env-dev
 env: $(VENV)/.keylm
 env-dev: $(VENV)/.keylm-dev
 
-# torch comes first and by its exact version: an open range would bring the newest build and its CUDA packages.
+# On Linux the package index's torch brings CUDA; a machine without a GPU is spared that by a CPU index:
+# make demo TORCH="torch --index-url https://download.pytorch.org/whl/cpu"
+TORCH ?= torch
 $(VENV)/.keylm: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info < (3, 14) else "keylm needs Python 3.11-3.13, this is %s: make PYTHON=python3.12 ..." % sys.version.split()[0])'
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) install -q -c constraints.txt torch
+	$(PIP) install -q -c constraints.txt $(TORCH)
 	$(PIP) install -q -c constraints.txt -e .
 	touch $@
 

@@ -45,7 +45,7 @@ REFUSED = {
     "outside the choice": ("training.precision=fp16", "training.precision", '"fp16"', "'fp32' or 'bf16'"),
     "seed too large": (f"seed={2**63}", "seed", str(2**63), f"less than {2**63}"),
     "value for a table": ("model=3", "model", "got 3", "accepted: "),
-    "name that is no name": ('name="../x"', "name", '"../x"', "match pattern"),
+    "name that is no name": ('name="../x"', "name", '"../x"', "letters, digits, _ and -"),
     "weights sum to zero": ("stages.chat.weights={chat=0}", "stages.chat: weights sum to 0", "positive weight"),
     "no weights": ("stages.chat.weights={}", "stages.chat: weights sum to 0", "positive weight"),
     "tiny weight": (
@@ -181,7 +181,7 @@ def test_the_resolved_recipe_saved_as_toml_loads_as_an_equal_one(tmp_path: Path)
     assert "muon_momentum_steps" in recipe.to_toml(), "defaults are written out"
 
 
-finite = st.floats(min_value=1e-300, max_value=1e300)
+finite = st.floats(min_value=1e-300, max_value=1e3)
 
 
 @given(

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ from keylm.model import Decoder
 from keylm.recipe import load_recipe
 from keylm.run import run
 from keylm.run_folder import RunFolder
-from keylm.training.checkpoint import checkpoint_paths, read_checkpoint
+from keylm.training.checkpoint import checkpoint_path, checkpoint_paths, read_checkpoint
 from keylm.training.metrics import read_rows
 
 SHARED_CORPUS = Path(__file__).parents[2] / "shared" / "corpus"
@@ -143,13 +144,71 @@ def test_a_folder_without_a_model_is_one_clear_error(nano: RunFolder, tmp_path: 
         Generator(tmp_path)
 
 
-def test_a_broken_checkpoint_at_a_stage_end_is_named_by_the_export(tmp_path: Path):
+def damage(file: Path) -> None:
+    file.write_bytes(b"x" + file.read_bytes()[1:])
+
+
+def test_a_broken_last_checkpoint_is_trained_again_from_the_one_before(tmp_path: Path):
+    folder = run(tiny_recipe(tmp_path), tmp_path / "run", until="train", quiet=True)
+    metrics = folder.metrics.read_bytes()
+    damage(checkpoint_paths(folder.checkpoints)[-1] / "model.safetensors")
+    run(tiny_recipe(tmp_path), folder.path, quiet=True)
+    assert folder.metrics.read_bytes() == metrics
+    assert (folder.model / "model.safetensors").is_file()
+
+
+def test_a_broken_checkpoint_of_an_earlier_stage_does_not_cost_the_model(tmp_path: Path, capsys):
     recipe = tiny_recipe(tmp_path)
     folder = run(recipe, tmp_path / "run", until="train", quiet=True)
-    victim = checkpoint_paths(folder.checkpoints)[-1] / "model.safetensors"
-    victim.write_bytes(b"x" + victim.read_bytes()[1:])
-    with pytest.raises(KeylmError, match=r"stage chat has no sound checkpoint.*altered"):
-        run(recipe, folder.path, quiet=True)
+    damage(checkpoint_path(folder.checkpoints, 6) / "model.safetensors")
+    run(recipe, folder.path, quiet=True)
+    assert (folder.model / "model.safetensors").is_file()
+    assert not folder.stage_model("pretrain").exists()
+    assert "no model-pretrain: its checkpoint is not sound" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("lost", ["tokenizer", "model", "samples.json", "summary.json", "report.html", "stages.json"])
+def test_an_output_that_is_lost_is_made_again(tmp_path: Path, lost: str):
+    recipe = tiny_recipe(tmp_path)
+    folder = run(recipe, tmp_path / "run", quiet=True)
+    before = folder.samples.read_bytes()
+    victim = folder.path / lost
+    shutil.rmtree(victim) if victim.is_dir() else victim.unlink()
+    run(recipe, folder.path, quiet=True)
+    assert victim.exists()
+    assert folder.samples.read_bytes() == before
+
+
+def test_sources_that_changed_after_training_began_change_nothing(tmp_path: Path):
+    recipe = tiny_recipe(tmp_path)
+    folder = run(recipe, tmp_path / "run", until="train", quiet=True)
+    before = (folder.shards / "manifest.json").read_bytes()
+    with (tmp_path / "tales.jsonl").open("a") as file:
+        file.write('{"text": "a new line"}\n')
+    run(recipe, folder.path, quiet=True)
+    assert (folder.shards / "manifest.json").read_bytes() == before
+
+
+def test_stages_in_another_order_are_another_recipe(tmp_path: Path):
+    folder = run(tiny_recipe(tmp_path), tmp_path / "run", until="tokenizer", quiet=True)
+    text = (tmp_path / "recipe.toml").read_text()
+    start, middle, end = text.index("[stages.pretrain]"), text.index("[stages.chat]"), text.index("[training]")
+    swapped = tmp_path / "swapped.toml"
+    swapped.write_text(text[:start] + text[middle:end] + text[start:middle] + text[end:])
+    with pytest.raises(KeylmError, match=r"order of stages was \['pretrain', 'chat'\]"):
+        run(load_recipe(swapped), folder.path, quiet=True)
+
+
+def test_two_at_work_in_one_folder_are_kept_apart(tmp_path: Path):
+    recipe = tiny_recipe(tmp_path)
+    with RunFolder(tmp_path / "run").locked(), pytest.raises(KeylmError, match="another keylm is at work"):
+        run(recipe, tmp_path / "run", quiet=True)
+
+
+def test_a_prompt_that_will_not_fit_is_told_before_training(tmp_path: Path):
+    recipe = tiny_recipe(tmp_path, [f'evaluation.prompts=["{"fox " * 60}"]'])
+    with pytest.raises(KeylmError, match=r"evaluation\.prompts: .* accepted: fewer than the context of 32"):
+        run(recipe, tmp_path / "run", quiet=True)
 
 
 @pytest.mark.skipif(not SHARED_CORPUS.is_dir(), reason="the shared corpus is not beside this checkout")

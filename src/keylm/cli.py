@@ -1,8 +1,8 @@
 """The verbs. Each reads its arguments and calls one importable function."""
 
 import contextlib
+import errno
 import os
-import shutil
 import sys
 import time
 from pathlib import Path
@@ -12,7 +12,7 @@ import typer
 
 import keylm
 from keylm.console import console, errors, say, seconds
-from keylm.errors import Interrupted, KeylmError
+from keylm.errors import FailedElsewhere, Interrupted, KeylmError, TrainingDiverged
 from keylm.recipe import load_recipe
 
 if TYPE_CHECKING:
@@ -69,17 +69,13 @@ def run(
         raise KeylmError(f"--until: got {until!r}; accepted: {', '.join(STAGES)}")
     parsed = load_recipe(recipe, overrides)
     path = run_dir or Path("runs") / parsed.name
-    if fresh and path.exists():
-        aside = path.with_name(f"{path.name}.old-{time.strftime('%Y%m%d-%H%M%S')}")
-        path.rename(aside)
-        say(f"the earlier run is now {aside}", quiet=quiet)
-    if not resume and (path / "recipe.toml").exists():
+    if not resume and not fresh and (path / "recipe.toml").exists():
         raise KeylmError(
             f"{path}: holds a run already, and --no-resume was given; accepted: another --run-dir, --fresh"
         )
     started = time.monotonic()
     try:
-        folder = run_recipe(parsed, path, until=until, quiet=quiet)
+        folder = run_recipe(parsed, path, until=until, fresh=fresh, quiet=quiet)
     except KeyboardInterrupt:
         raise Interrupted("stopped; the same command goes on from what is finished") from None
     if until == "report" and not quiet and is_leader():
@@ -112,10 +108,11 @@ def generate(
     seed: SeedOption = None,
 ) -> None:
     """Continue a text, token by token."""
-    from keylm.generate import Generator, Sampling
+    from keylm.generate import Generator, Sampling, check_unicode
 
     sampling = Sampling(max_new_tokens, temperature, top_p, repetition_penalty, seed)
-    text = sys.stdin.read() if prompt == "-" else prompt
+    text = sys.stdin.buffer.read().decode(errors="surrogateescape") if prompt == "-" else prompt
+    check_unicode(text)
     generator = Generator(model)
     emit(text)
     generator.complete(text, sampling, emit)
@@ -230,11 +227,14 @@ def main() -> None:
     try:
         app()
     except KeylmError as error:
-        errors.print(("" if isinstance(error, Interrupted) else "error: ") + str(error), markup=False, soft_wrap=True)
+        shared = isinstance(error, FailedElsewhere | Interrupted | TrainingDiverged)  # all processes raise these
+        if is_leader() or not shared:
+            errors.print(
+                ("" if isinstance(error, Interrupted) else "error: ") + str(error), markup=False, soft_wrap=True
+            )
         sys.exit(error.exit_code)
     except OSError as error:
-        if error.errno in (28, 122):  # no space left, quota exceeded
-            free = shutil.disk_usage(".").free / 1e9
-            errors.print(f"error: {error}: the disk is full ({free:.1f} GB free here); nothing half-written was left")
-            sys.exit(2)
-        raise
+        full = " (nothing half-written was left)" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        place = f"{error.filename}: " if error.filename else ""
+        errors.print(f"error: {place}{error.strerror or error}{full}", markup=False, soft_wrap=True)
+        sys.exit(2)

@@ -15,9 +15,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-console = Console(highlight=False)
+console = Console(highlight=False, emoji=False)
 """Everything keylm tells goes here (standard output); errors go to `errors`."""
-errors = Console(stderr=True, highlight=False)
+errors = Console(stderr=True, highlight=False, emoji=False)
 
 LINE_SECONDS = 15.0
 """Seconds between two lines where no terminal is listening."""
@@ -30,7 +30,8 @@ class Status:
         """Show `label`, and how much of `total` is done where a total is known (`start` of it already)."""
         self._label, self._total, self._quiet = label, total, quiet
         self._live = console.is_terminal and not quiet
-        self._last = time.monotonic()
+        self._begun = self._last = time.monotonic()
+        self._start = start
         if self._live:
             columns: list[ProgressColumn] = [
                 SpinnerColumn(),
@@ -60,8 +61,14 @@ class Status:
             self._progress.update(self._task, completed=completed, facts=facts)
         elif not self._quiet and time.monotonic() - self._last >= LINE_SECONDS:
             self._last = time.monotonic()
-            share = f" {completed / self._total:4.0%}" if self._total else ""
-            console.print(f"{self._label}{share}  {facts}", markup=False, soft_wrap=True)
+            say(f"{self._label}{self._outlook(completed)}  {facts}")
+
+    def _outlook(self, completed: int) -> str:
+        """Return the share that is done and the time that is left, where a total is known."""
+        if not self._total or completed <= self._start:
+            return ""
+        each = (self._last - self._begun) / (completed - self._start)
+        return f" {completed / self._total:4.0%}, {seconds(each * (self._total - completed))} left"
 
 
 def say(text: str, *, quiet: bool = False) -> None:

@@ -129,6 +129,8 @@ def _disk(recipe: Recipe, run_dir: Path) -> str:
     files = [file for name, source in recipe.used_sources.items() for file in source_inputs(name, source)]
     text = sum(size * (4 if name.endswith(COMPRESSED) else 1) for name, size, _ in files)
     shards = text / 4 * (2 + 1 / 8)  # about 4 bytes of text a token; 2 bytes and a mask bit on disk
+    if run_dir.exists() and not run_dir.is_dir():
+        raise KeylmError(f"--run-dir: {run_dir} is a file; accepted: a folder, or a name that is free")
     there = next(folder for folder in (run_dir.absolute(), *run_dir.absolute().parents) if folder.exists())
     free = shutil.disk_usage(there).free
     parts = f"{checkpoints / 1e9:.2f} checkpoints and models, {shards / 1e9:.2f} shards"

@@ -17,3 +17,7 @@ class Interrupted(KeylmError):
     """SIGTERM or Ctrl-C came; a checkpoint was written and the same command goes on from it."""
 
     exit_code = 130
+
+
+class FailedElsewhere(KeylmError):
+    """The leading process failed and has said why; the others stop without a word."""

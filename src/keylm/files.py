@@ -13,6 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
+from keylm.errors import KeylmError
+
 TEMPORARY = ".tmp-"
 
 
@@ -26,6 +30,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
         flush(temporary)
         temporary.replace(path)
         flush(path.parent)
+    except SafetensorError as error:  # what that library makes of a full disk
+        raise KeylmError(f"{path}: cannot be written: {error}") from None
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -54,6 +60,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         else:
             temporary.replace(path)
         flush(path.parent)
+    except SafetensorError as error:
+        raise KeylmError(f"{path}: cannot be written: {error}") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from keylm.errors import KeylmError
 from keylm.release.huggingface import silence_transformers
 
 Message = dict[str, str]
+GREEDY_BELOW = 0.01
+"""Temperatures under this overflow the logits and mean the likeliest token anyway."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ class Generator:
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(folder)
             model = AutoModelForCausalLM.from_pretrained(folder)
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
             raise KeylmError(f"{folder}: transformers cannot open it: {error}") from None
         self.device = device or torch.device("cpu")
         # A CPU computes fp32 faster than bf16, and the weights are small.
@@ -56,6 +59,7 @@ class Generator:
 
     def complete(self, prompt: str, sampling: Sampling, emit: Callable[[str], None] | None = None) -> str:
         """Return what the model writes after `prompt`; `emit` gets it piece by piece as it comes."""
+        check_unicode(prompt)
         ids = self.tokenizer(prompt, return_tensors="pt", add_special_tokens=False)["input_ids"]
         if not ids.shape[1]:
             ids = torch.tensor([[self.tokenizer.eos_token_id]])
@@ -63,6 +67,7 @@ class Generator:
 
     def answer(self, messages: list[Message], sampling: Sampling, emit: Callable[[str], None] | None = None) -> str:
         """Return the assistant's next turn. Raises KeylmError where the model has no chat template."""
+        check_unicode(messages[-1]["content"])
         if not self.tokenizer.chat_template:
             raise KeylmError("this model has no chat template; accepted: a model that was tuned to chat")
         ids = self.tokenizer.apply_chat_template(
@@ -132,6 +137,14 @@ class Chat:
     def _length(self) -> int:
         ids = self._generator.tokenizer.apply_chat_template(self.messages, add_generation_prompt=True, return_dict=True)
         return len(ids["input_ids"])
+
+
+def check_unicode(text: str) -> None:
+    """Raise KeylmError where `text` came from bytes that are not valid UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise KeylmError(f"the prompt {text[:40]!a} is not valid UTF-8; accepted: Unicode text") from None
 
 
 def _check_model_folder(folder: Path) -> None:

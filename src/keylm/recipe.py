@@ -5,12 +5,9 @@ again from there. Every error names the file, the field, the value and what is a
 """
 
 import copy
-import difflib
 import json
 import math
 import tomllib
-import types
-import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -19,17 +16,26 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from keylm.errors import KeylmError
+from keylm.recipe_errors import explain, near
 
 EMBEDDED = "embedded:"
 CORPUS_FOLDER = Path(__file__).parent / "corpus"
 PATTERN_WINDOWS = 1000
 """The mixture is exact in every run of this many consecutive windows (see data/curriculum.py)."""
 
-PositiveInt = Annotated[int, Field(gt=0)]
-NonNegativeFloat = Annotated[float, Field(ge=0)]
+MOST_WINDOWS = 1 << 16
+"""Windows in a batch, at most; the largest published runs use a few thousand."""
+
+PositiveInt = Annotated[int, Field(gt=0, lt=2**53)]
+Dimension = Annotated[int, Field(gt=0, le=1 << 20)]
 PositiveFloat = Annotated[float, Field(gt=0)]
+Weight = Annotated[float, Field(ge=0, le=1e6)]
+Rate = Annotated[float, Field(gt=0, le=1e3)]
+Decay = Annotated[float, Field(ge=0, le=1e3)]
 Share = Annotated[float, Field(ge=0, le=1)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=80)]
+Beta = Annotated[float, Field(ge=0, lt=1)]
+PathText = Annotated[str, Field(min_length=1)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=80)]
 
 
 class Section(BaseModel):
@@ -41,13 +47,13 @@ class Section(BaseModel):
 class Model(Section):
     """The decoder's shape, in the names of Hugging Face's Qwen3Config."""
 
-    hidden_size: PositiveInt
-    num_hidden_layers: PositiveInt
-    num_attention_heads: PositiveInt
-    num_key_value_heads: PositiveInt
-    head_dim: PositiveInt
-    intermediate_size: PositiveInt
-    max_position_embeddings: PositiveInt
+    hidden_size: Dimension
+    num_hidden_layers: Dimension
+    num_attention_heads: Dimension
+    num_key_value_heads: Dimension
+    head_dim: Dimension
+    intermediate_size: Dimension
+    max_position_embeddings: Dimension
     rope_theta: PositiveFloat = 10_000.0
     rms_norm_eps: PositiveFloat = 1e-6
 
@@ -68,13 +74,13 @@ class Tokenizer(Section):
 
     vocab_size: Annotated[int, Field(ge=276, le=65_536)] = 12_020
     sample_bytes: PositiveInt = 70_000_000
-    path: str | None = None
+    path: PathText | None = None
 
 
 class Source(Section):
     """One body of text: files (`path`), a data set on the hub (`hub`), or typos made from other sources."""
 
-    path: str | None = None
+    path: PathText | None = None
     hub: str | None = None
     config: str | None = None
     split: str = "train"
@@ -103,8 +109,8 @@ class Stage(Section):
     """
 
     tokens: PositiveInt
-    weights: dict[str, NonNegativeFloat]
-    peak: PositiveFloat = 1.0
+    weights: dict[str, Weight]
+    peak: Rate = 1.0
     final: Share = 0.0
     warmup: Share = 0.0
     decay: Share = 0.0
@@ -129,10 +135,10 @@ class Training(Section):
     """The loop: how many tokens a step has and how they are computed."""
 
     batch_tokens: PositiveInt
-    context: PositiveInt
-    micro_batch_windows: PositiveInt = 8
+    context: Dimension
+    micro_batch_windows: Dimension = 8
     clip_norm: PositiveFloat = 1.0
-    z_loss: NonNegativeFloat = 1e-4
+    z_loss: Decay = 1e-4
     document_masks: bool = True
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     compile: bool = False
@@ -145,6 +151,10 @@ class Training(Section):
             accepted = " or ".join(str(n) for n in (below, below + self.context) if n)
             raise ValueError(
                 f"batch_tokens = {self.batch_tokens} is no multiple of context = {self.context}; try {accepted}"
+            )
+        if self.batch_windows > MOST_WINDOWS:
+            raise ValueError(
+                f"batch_tokens = {self.batch_tokens} is {self.batch_windows} windows; accepted: at most {MOST_WINDOWS}"
             )
         return self
 
@@ -161,15 +171,15 @@ class Optimizer(Section):
     sqrt(max(1, rows/columns))), where 0.02 is usual; not in the RMS-matched units of 1.5e-3 … 3e-3.
     """
 
-    muon_learning_rate: PositiveFloat = 0.02
-    muon_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.95
-    muon_momentum_start: Annotated[float, Field(ge=0, lt=1)] = 0.85
+    muon_learning_rate: Rate = 0.02
+    muon_momentum: Beta = 0.95
+    muon_momentum_start: Beta = 0.85
     muon_momentum_steps: Annotated[int, Field(ge=0)] = 300
-    muon_weight_decay: NonNegativeFloat = 0.0
-    embedding_learning_rate: PositiveFloat = 0.245
-    head_learning_rate: PositiveFloat = 0.0049
-    norm_learning_rate: PositiveFloat = 0.01
-    adam_betas: tuple[Share, Share] = (0.8, 0.95)
+    muon_weight_decay: Decay = 0.0
+    embedding_learning_rate: Rate = 0.245
+    head_learning_rate: Rate = 0.0049
+    norm_learning_rate: Rate = 0.01
+    adam_betas: tuple[Beta, Beta] = (0.8, 0.95)
     adam_eps: PositiveFloat = 1e-10
 
 
@@ -227,7 +237,7 @@ class Recipe(Section):
     def _known(self, source: str, where: str) -> None:
         if source not in self.sources:
             raise ValueError(
-                f"{where} names {source!r}; sources are: {', '.join(self.sources)}{_near(source, self.sources)}"
+                f"{where} names {source!r}; sources are: {', '.join(self.sources)}{near(source, self.sources)}"
             )
 
     @property
@@ -252,7 +262,7 @@ def load_recipe(path: Path | str, overrides: list[str] | None = None) -> Recipe:
     Raises KeylmError naming the field, the value and what is accepted.
     """
     file = find_recipe(path)
-    data = _read_toml(file)
+    data = read_toml(file)
     for override in overrides or []:
         _apply(data, override)
     recipe = parse_recipe(data, str(file))
@@ -266,8 +276,10 @@ def parse_recipe(data: Mapping[str, Any], where: str) -> Recipe:
         # field takes, goes in as a list, so that it is refused.
         return Recipe.model_validate_json(json.dumps(data, default=lambda value: [str(value)]), strict=True)
     except ValidationError as error:
-        lines = [_explain(problem) for problem in error.errors()]
+        lines = [explain(problem, Recipe) for problem in error.errors()]
         raise KeylmError("\n".join(f"{where}: {line}" for line in lines)) from None
+    except (ValueError, UnicodeError) as error:
+        raise KeylmError(f"{where}: {str(error)[:200]}; accepted: valid Unicode and numbers of usual size") from None
 
 
 def find_recipe(path: Path | str) -> Path:
@@ -278,6 +290,8 @@ def find_recipe(path: Path | str) -> Path:
         return path
     if str(path) in packaged:
         return packaged[str(path)]
+    if path.is_dir():
+        raise KeylmError(f"recipe {path}: is a folder; accepted: a recipe's TOML file")
     raise KeylmError(f"recipe {path}: no such file; packaged recipes: {', '.join(sorted(packaged)) or 'none'}")
 
 
@@ -290,7 +304,8 @@ def packaged_recipes() -> dict[str, Path]:
     return {}
 
 
-def _read_toml(file: Path) -> dict[str, Any]:
+def read_toml(file: Path) -> dict[str, Any]:
+    """Return a TOML file's content. Raises KeylmError where it cannot be read or is none."""
     try:
         return tomllib.loads(file.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -306,12 +321,13 @@ def _apply(data: dict[str, Any], override: str) -> None:
     if not equals or not all(parts):
         raise KeylmError(f"--set {override!r}: accepted is dotted.key=value, such as training.batch_tokens=65536")
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        parsed = tomllib.loads(f"value = {text}")
+        value = parsed["value"] if len(parsed) == 1 else text
+    except (tomllib.TOMLDecodeError, ValueError):
         value = text
     if isinstance(value, dict) and "path" in value:
         value["path"] = _from_here(value["path"])
-    table = data
+    table: Any = data
     for part in parts[:-1]:
         table = table.setdefault(part, {})
         if not isinstance(table, dict):
@@ -333,7 +349,10 @@ def _resolve_paths(recipe: Recipe, file: Path) -> Recipe:
         if "path" in source:
             source["path"] = str(_existing(source["path"], file, f"sources.{name}.path"))
     if "path" in data["tokenizer"]:
-        data["tokenizer"]["path"] = str(_existing(data["tokenizer"]["path"], file, "tokenizer.path"))
+        folder = Path(_existing(data["tokenizer"]["path"], file, "tokenizer.path"))
+        if not (folder / "tokenizer.json").is_file():
+            raise KeylmError(f"{file}: tokenizer.path: {folder} has no tokenizer.json; accepted: a tokenizer's folder")
+        data["tokenizer"]["path"] = str(folder)
     return parse_recipe(data, str(file))
 
 
@@ -348,38 +367,6 @@ def _existing(text: str, recipe_file: Path, field: str) -> Path | str:
     if not path.exists():
         raise KeylmError(f"{recipe_file}: {field}: got {text!r}, but {path} does not exist; accepted: a file or folder")
     return path
-
-
-def _explain(problem: Any) -> str:
-    """Return one pydantic error as `field: got value; accepted: …`."""
-    field = ".".join(str(part) for part in problem["loc"]) or "recipe"
-    if problem["type"] == "extra_forbidden":
-        accepted = _accepted_keys(problem["loc"][:-1])
-        return f"{field}: unknown key{_near(str(problem['loc'][-1]), accepted)}; accepted: {', '.join(accepted)}"
-    if problem["type"] == "missing":
-        return f"{field}: is missing; it has no default"
-    if problem["type"] == "value_error":
-        return f"{field}: {problem['ctx']['error']!s}"
-    message = problem["msg"].removeprefix("Input should be ")
-    return f"{field}: got {json.dumps(problem['input'], ensure_ascii=False, default=str)}; accepted: {message}"
-
-
-def _accepted_keys(location: tuple[int | str, ...]) -> list[str]:
-    """Return the keys that the table at `location` takes."""
-    kind: Any = Recipe
-    for part in location:
-        if isinstance(kind, type) and issubclass(kind, Section):
-            kind = kind.model_fields[str(part)].annotation
-        elif typing.get_origin(kind) is dict:
-            kind = typing.get_args(kind)[1]
-        if typing.get_origin(kind) in (typing.Union, types.UnionType):
-            kind = typing.get_args(kind)[0]
-    return [info.alias or key for key, info in kind.model_fields.items()]
-
-
-def _near(word: str, accepted: typing.Iterable[str]) -> str:
-    match = difflib.get_close_matches(word, list(accepted), n=1)
-    return f" (did you mean {match[0]!r}?)" if match else ""
 
 
 def stage_steps(recipe: Recipe) -> dict[str, int]:

@@ -1,13 +1,19 @@
 """What lies where in a run folder, and which stages are done with which inputs."""
 
-import tomllib
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from keylm.errors import KeylmError
-from keylm.files import read_json, write_json
-from keylm.recipe import Recipe, parse_recipe
+from keylm.files import read_json, sha256_file, write_json
+from keylm.recipe import Recipe, parse_recipe, read_toml
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks
+    fcntl = None  # type: ignore[assignment]
 
 
 @dataclass(frozen=True)
@@ -74,18 +80,43 @@ class RunFolder:
         """Return the recipe that the run was begun with. Raises KeylmError where this is no run folder."""
         if not self.recipe.is_file():
             raise KeylmError(f"{self.path}: no recipe.toml in it; accepted: a run folder such as runs/nano")
-        return parse_recipe(tomllib.loads(self.recipe.read_text(encoding="utf-8")), str(self.recipe))
+        return parse_recipe(read_toml(self.recipe), str(self.recipe))
 
     def done(self) -> dict[str, Any]:
-        """Return, for each finished stage, the hash of its inputs and the seconds it took."""
-        path = self.path / "stages.json"
-        return dict(read_json(path)) if path.is_file() else {}
+        """Return, for each finished stage, the hash of its inputs, its outputs' hashes and the seconds it took."""
+        try:
+            return dict(read_json(self.path / "stages.json"))
+        except (FileNotFoundError, ValueError, TypeError):
+            return {}  # not there yet, or damaged: then the stages look at their outputs anew
 
-    def is_done(self, stage: str, inputs: str) -> bool:
-        """Return whether `stage` was finished with exactly these inputs."""
-        return bool(self.done().get(stage, {}).get("inputs") == inputs)
+    def is_done(self, stage: str, inputs: str | None = None) -> bool:
+        """Return whether `stage` was finished, with exactly these inputs if given, and its outputs are intact."""
+        entry = self.done().get(stage)
+        if not isinstance(entry, dict) or inputs not in (None, entry.get("inputs")):
+            return False
+        return all(_hash(self.path / name) == digest for name, digest in entry["outputs"].items())
 
-    def mark_done(self, stage: str, inputs: str, seconds: float) -> None:
-        """Record that `stage` is finished."""
-        entry = {"inputs": inputs, "seconds": round(seconds, 2)}
+    def mark_done(self, stage: str, inputs: str, outputs: list[Path], seconds: float) -> None:
+        """Record that `stage` is finished; `outputs` are files and folders of this run."""
+        files = [file for output in outputs for file in ([output] if output.is_file() else sorted(output.iterdir()))]
+        hashes = {file.relative_to(self.path).as_posix(): _hash(file) for file in files}
+        entry = {"inputs": inputs, "outputs": hashes, "seconds": round(seconds, 2)}
         write_json(self.path / "stages.json", {**self.done(), stage: entry})
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep the run to this process. Raises KeylmError where another one has it."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / ".lock").open("w") as file:
+            if fcntl:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    raise KeylmError(
+                        f"{self.path}: another keylm is at work in it; accepted: wait for it, or another --run-dir"
+                    ) from None
+            yield
+
+
+def _hash(file: Path) -> str:
+    return sha256_file(file) if file.is_file() else ""

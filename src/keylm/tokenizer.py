@@ -15,7 +15,7 @@ import numpy.typing as npt
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from keylm.errors import KeylmError
-from keylm.files import atomic_folder, write_json
+from keylm.files import atomic_folder, atomic_write, write_json
 
 END_OF_TEXT, IM_START, IM_END, PAD, TYPO, FIX = range(6)
 SPECIAL_TOKENS = (
@@ -68,7 +68,7 @@ def train_tokenizer(texts: Iterator[str], vocab_size: int, folder: Path, context
 
 def _save(tokenizer: Tokenizer, folder: Path, context: int) -> None:
     with atomic_folder(folder) as temporary:
-        tokenizer.save(str(temporary / "tokenizer.json"))
+        atomic_write(temporary / "tokenizer.json", tokenizer.to_str(pretty=True))
         write_json(temporary / "tokenizer_config.json", tokenizer_config(context))
 
 

@@ -63,7 +63,7 @@ def documents(folder: Path, source: str, split: str) -> dict[tuple[str, int], li
     found: dict[tuple[str, int], list[int]] = defaultdict(list)
     for index in range(store.windows(source, split)):
         window = store.window(source, index, split)
-        for number, (file, line, _) in enumerate(window.origins):
+        for number, (file, line, _) in enumerate(store.origins(source, index, split)):
             tokens = window.tokens[window.documents == number].tolist()
             if file:
                 found[file, line] += tokens
@@ -300,7 +300,7 @@ def test_a_conversation_that_just_fits_is_neither_cut_nor_counted(tokenizer: Pat
 def test_a_conversation_never_crosses_a_windows_edge(tokenizer: Path, tmp_path: Path) -> None:
     make(tiny_recipe(tmp_path), tokenizer, tmp_path)
     store = ShardStore(tmp_path / "shards")
-    origins = [place[:2] for n in range(store.windows("chat")) for place in store.window("chat", n).origins if place[0]]
+    origins = [place[:2] for n in range(store.windows("chat")) for place in store.origins("chat", n) if place[0]]
     assert len(origins) == len(set(origins)) == store.manifest["sources"]["chat"]["train"]["documents"]
 
 

@@ -171,11 +171,12 @@ SAMPLES = [
         ],
     },
 ]
+TIMES = {"tokenizer": 3.1, "shards": 4.0, "train": 241.0, "export": 3.2, "samples": 8.0}
+STAGES = {name: {"inputs": "…", "outputs": {}, "seconds": value} for name, value in TIMES.items()}
 SUMMARY = {
     "keylm": "0.1.0", "torch": "2.13.0", "python": "3.11.7", "device": "cpu", "device_name": "AMD EPYC 7763",
     "world_size": 1, "parameters": 2150000, "command": "keylm run recipes/nano.toml", "date": "2026-11-22",
-    "seconds": {"tokenizer": 3.1, "shards": 4.0, "train": 241.0, "export": 3.2, "samples": 8.0},
-    "trained_tokens": 2400000,
+    "tokens_seen": 2400000,
 }  # fmt: skip
 
 
@@ -190,7 +191,7 @@ def fake_run(folder: Path, steps: int = 300) -> Path:
     (folder / "recipe.toml").write_text(RECIPE)
     for name, rows in (("metrics.jsonl", metric_rows(steps)), ("timing.jsonl", timing)):
         (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
-    values = {"shards/manifest.json": MANIFEST, "samples.json": SAMPLES, "summary.json": SUMMARY}
+    values = {"shards/manifest.json": MANIFEST, "samples.json": SAMPLES, "summary.json": SUMMARY, "stages.json": STAGES}
     for name, value in values.items():
         (folder / name).write_text(json.dumps(value))
     return folder
@@ -282,8 +283,9 @@ def test_nothing_from_the_run_is_markup(tmp_path: Path) -> None:
     bad = {"stage": evil, "prompt": evil, "text": evil, "messages": None}
     chat = {"stage": "chat", "prompt": None, "messages": [{"role": '"><script>', "content": evil}]}
     (run / "samples.json").write_text(json.dumps([bad, chat]))
-    summary = SUMMARY | {"command": evil, "device_name": evil, "seconds": {evil: 3.0}}
+    summary = SUMMARY | {"command": evil, "device_name": evil}
     (run / "summary.json").write_text(json.dumps(summary))
+    (run / "stages.json").write_text(json.dumps({evil: {"seconds": 3.0}}))
     text = write_report(run).read_text()
     assert "<script" not in text
     assert "<!--" not in text

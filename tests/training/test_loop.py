@@ -15,6 +15,7 @@ from conftest import tiny_recipe
 from safetensors.torch import load_file
 
 from keylm.errors import Interrupted, KeylmError, TrainingDiverged
+from keylm.files import sha256_json
 from keylm.recipe import Recipe
 from keylm.run import run
 from keylm.run_folder import RunFolder
@@ -214,7 +215,7 @@ def test_a_batch_without_a_trained_token_changes_nothing_and_gives_no_nan(prepar
     trainer = Trainer(prepared[0], copy_run(prepared, "untrained"), CPU, quiet=True)
     batch = trainer._loader.batch(0)
     batch.labels[:] = -100
-    sums = trainer._gradients(batch, stop=False)
+    sums = trainer._gradients(batch)
     assert sum(sums["loss"]) == 0 == sum(sums["tokens"])
     assert all(not parameter.grad.any() for parameter in trainer._bare_model.parameters())
 
@@ -222,7 +223,7 @@ def test_a_batch_without_a_trained_token_changes_nothing_and_gives_no_nan(prepar
 def test_gradients_are_those_of_the_mean_over_all_trained_tokens(prepared):
     trainer = Trainer(prepared[0], copy_run(prepared, "mean"), CPU, quiet=True)
     batch = trainer._loader.batch(17)  # a chat step, where windows carry very different numbers of tokens
-    trainer._gradients(batch, stop=False)
+    trainer._gradients(batch)
     found = trainer._bare_model.lm_head.weight.grad.clone()
     trainer._bare_model.zero_grad()
     logits = trainer._bare_model(torch.from_numpy(batch.tokens), torch.from_numpy(batch.documents))
@@ -238,13 +239,13 @@ def test_a_loss_that_is_not_finite_stops_training_and_leaves_the_checkpoints(pre
     trainer = Trainer(prepared[0], folder, CPU, quiet=True)
     trainer._saved_at = time.monotonic()
     for _ in range(3):
-        trainer._train_step(False)
+        trainer._train_step()
     trainer._save()
     before = final_files(folder.path)
     with torch.no_grad():
         trainer._bare_model.lm_head.weight[5] = float("inf")
     with pytest.raises(TrainingDiverged, match=r"step 3 .*loss nan.*checkpoint"):
-        trainer._train_step(False)
+        trainer._train_step()
     assert final_files(folder.path) == before
     weights = load_file(checkpoint_paths(folder.checkpoints)[-1] / "model.safetensors")
     assert all(value.isfinite().all() for value in weights.values())
@@ -253,7 +254,41 @@ def test_a_loss_that_is_not_finite_stops_training_and_leaves_the_checkpoints(pre
 def test_a_checkpoint_of_other_data_is_refused(prepared, uninterrupted):
     folder = copy_run(prepared, "foreign")
     shutil.copytree(uninterrupted / "checkpoints", folder.checkpoints)
-    state = checkpoint_paths(folder.checkpoints)[-1] / "state.json"
-    state.write_text(json.dumps({**json.loads(state.read_text()), "manifest": "0" * 64}))
-    with pytest.raises(KeylmError, match="was trained on other data"):
+    for path in checkpoint_paths(folder.checkpoints):
+        state = json.loads((path / "state.json").read_text()) | {"manifest": "0" * 64}
+        del state["hash"]
+        (path / "state.json").write_text(json.dumps({**state, "hash": sha256_json(state)}))
+    with pytest.raises(KeylmError, match="was trained with another manifest"):
         Trainer(prepared[0], folder, CPU, quiet=True)
+
+
+def test_a_checkpoint_of_another_recipe_is_refused(prepared, uninterrupted):
+    folder = copy_run(prepared, "other-recipe")
+    shutil.copytree(uninterrupted / "checkpoints", folder.checkpoints)
+    other = tiny_recipe(prepared[1], [*SETTINGS, "optimizer.muon_learning_rate=0.01"])
+    with pytest.raises(KeylmError, match="was trained with another recipe"):
+        Trainer(other, folder, CPU, quiet=True)
+
+
+def test_a_step_without_a_trained_token_leaves_the_weights(prepared, monkeypatch):
+    trainer = Trainer(prepared[0], copy_run(prepared, "still"), CPU, quiet=True)
+    trainer._train_step()
+    before = [parameter.detach().clone() for parameter in trainer._bare_model.parameters()]
+    batch = trainer._loader.batch(1)
+    batch.labels[:] = -100
+    monkeypatch.setattr(trainer._loader, "batch", lambda *_: batch)
+    row, _ = trainer._train_step()
+    assert row["loss"] == 0
+    assert trainer._step == 2
+    assert all(torch.equal(a, b) for a, b in zip(before, trainer._bare_model.parameters(), strict=True))
+
+
+def test_a_checkpoint_that_leads_to_divergence_does_not_cost_the_one_before(prepared):
+    trainer = Trainer(prepared[0], copy_run(prepared, "pruned"), CPU, quiet=True)
+    trainer._saved_at = time.monotonic()
+    for _ in range(3):
+        trainer._train_step()
+        trainer._save()
+    assert [path.name[-1] for path in checkpoint_paths(trainer._folder.checkpoints)] == ["1", "2", "3"]
+    trainer._train_step()
+    assert [path.name[-1] for path in checkpoint_paths(trainer._folder.checkpoints)] == ["2", "3"]

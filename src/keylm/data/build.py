@@ -74,11 +74,10 @@ class SourceBuilder:
         """Return the source's manifest entry, building its shards unless they stand there already."""
         fingerprint = sha256_json([self._settings, str(self._source.path), source_inputs(self._name, self._source)])
         done = self._folder / "source.json"
-        if done.is_file():
-            finished = read_json(done)
-            if finished["fingerprint"] == fingerprint and self._all_there(finished["entry"]):
-                return dict(finished["entry"])
-            done.unlink()
+        finished = self._finished(done)
+        if finished.get("fingerprint") == fingerprint and self._all_there(finished["entry"]):
+            return dict(finished["entry"])
+        done.unlink(missing_ok=True)
         self._folder.mkdir(parents=True, exist_ok=True)
         sweep(self._folder)
         for stale in self._folder.glob("*.safetensors"):
@@ -86,6 +85,13 @@ class SourceBuilder:
         entry = self._build(quiet=quiet)
         write_json(done, {"fingerprint": fingerprint, "entry": entry})
         return entry
+
+    def _finished(self, done: Path) -> dict[str, Any]:
+        """Return what an earlier build of this source left; nothing where there was none or it is damaged."""
+        try:
+            return dict(read_json(done))
+        except (FileNotFoundError, ValueError, TypeError):
+            return {}
 
     def _all_there(self, entry: dict[str, Any]) -> bool:
         records = entry["train"]["shards"] + entry["validation"]["shards"]

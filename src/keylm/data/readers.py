@@ -54,7 +54,11 @@ def read_documents(path: Path) -> Iterator[Document | Fault]:
         name = name_within(path, file)
         try:
             yield from _READERS[_format(file)](file, name)
-        except (OSError, EOFError, UnicodeDecodeError, zlib.error, zstandard.ZstdError, pa.ArrowException) as error:
+        except OSError as error:
+            if error.errno is not None:
+                raise  # the system's trouble, not the file's: it may pass, and must not be taken for the data
+            yield Fault(name, 0, "unreadable_file", ascii(str(error))[:200])
+        except (EOFError, UnicodeDecodeError, zlib.error, zstandard.ZstdError, pa.ArrowException) as error:
             yield Fault(name, 0, "unreadable_file", ascii(str(error))[:200])
 
 
@@ -180,7 +184,7 @@ class _ZstdReader(io.RawIOBase):
             if not packed:
                 raise EOFError("ends in the middle of a zstandard frame")
             if ended:
-                self._frame = zstandard.ZstdDecompressor().decompressobj()
+                self._frame = zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj()
             self._ready = self._frame.decompress(packed)
         size = min(len(buffer), len(self._ready))
         buffer[:size], self._ready = self._ready[:size], self._ready[size:]

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -27,8 +27,10 @@ from keylm.errors import KeylmError
 from keylm.files import atomic_path, read_json, sha256_file, sha256_json
 from keylm.tokenizer import PAD, Mask, Tokens
 
-SHARD_TOKENS = 1 << 24
-"""Tokens in a full shard, about: rounded down to whole windows."""
+SHARD_TOKENS = 1 << 25
+"""Tokens in a full shard, about: rounded down to whole windows. 18 billion tokens are 540 shards."""
+OPEN_SHARDS = 600
+"""Shards mapped at a time, a file descriptor each; systems commonly allow 1,024."""
 NO_FILE = 2**32 - 1
 """Stands in `file` for padding, which came from nowhere."""
 
@@ -133,8 +135,6 @@ class Window:
     """int64 [context]: the next token, or -100 where it carries no loss"""
     documents: npt.NDArray[np.int32]
     """int32 [context]: which document each token belongs to, counted from 0 in this window"""
-    origins: list[tuple[str, int, int]]
-    """(file, line, first token in the window) of each document; the file of padding is empty"""
 
 
 class Shard:
@@ -155,19 +155,27 @@ class Shard:
         tokens = np.asarray(self._arrays["tokens"][begin : end + 1])
         bits = self._arrays["trained"][begin // 8 : (end + 8) // 8]
         trained = np.unpackbits(np.asarray(bits))[begin % 8 :][: len(tokens)].astype(np.bool_)
-        first = int(np.searchsorted(self._starts, begin, side="right")) - 1
-        last = int(np.searchsorted(self._starts, end, side="right"))
+        first, last = self._documents(begin, end + 1)
         starts = self._starts[first:last].astype(np.int64) - begin
         documents = np.zeros(len(tokens), dtype=np.int32)
-        documents[starts[starts > 0]] = 1
+        documents[starts[(starts > 0) & (starts < len(tokens))]] = 1
         documents = np.cumsum(documents, dtype=np.int32)
         # A token is learnt only from what stands before it in its own document.
         learnt = trained[1:] & (documents[1:] == documents[:-1])
         labels = np.full(self._context, -100, dtype=np.int64)
         labels[: len(learnt)] = np.where(learnt, tokens[1:].astype(np.int64), -100)
-        inside = starts < self._context
-        origins = [self._origin(first + n, max(0, int(start))) for n, start in enumerate(starts[inside])]
-        return Window(tokens[: self._context], labels, documents[: self._context], origins)
+        return Window(tokens[: self._context], labels, documents[: self._context])
+
+    def origins(self, index: int) -> list[tuple[str, int, int]]:
+        """Return (file, line, first token in the window) of each document; the file of padding is empty."""
+        begin = index * self._context
+        first, last = self._documents(begin, begin + self._context)
+        return [self._origin(number, max(0, int(self._starts[number]) - begin)) for number in range(first, last)]
+
+    def _documents(self, begin: int, end: int) -> tuple[int, int]:
+        """Return the range of documents that have tokens in [begin, end)."""
+        first = int(np.searchsorted(self._starts, begin, side="right")) - 1
+        return first, int(np.searchsorted(self._starts, end, side="left"))
 
     def _origin(self, document: int, start: int) -> tuple[str, int, int]:
         file = int(self._arrays["file"][document])
@@ -175,33 +183,40 @@ class Shard:
         return name, int(self._arrays["line"][document]), start
 
 
-def memory_map(path: Path) -> dict[str, np.memmap[Any, Any]]:
-    """Return the tensors of a safetensors file as read-only memory maps (format: huggingface.co/docs/safetensors)."""
+def memory_map(path: Path) -> dict[str, npt.NDArray[Any]]:
+    """Return the tensors of a safetensors file as views of one read-only memory map.
+
+    The format is documented at huggingface.co/docs/safetensors.
+    """
     kinds = {"U8": np.uint8, "U16": np.uint16, "U32": np.uint32}
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(length))
+    content = np.memmap(path, np.uint8, "r")
+    length = int.from_bytes(content[:8].tobytes(), "little")
+    header = json.loads(content[8 : 8 + length].tobytes())
     header.pop("__metadata__", None)
-    return {
-        name: np.memmap(path, kinds[entry["dtype"]], "r", 8 + length + entry["data_offsets"][0], tuple(entry["shape"]))
-        for name, entry in header.items()
-    }
+    arrays = {}
+    for name, entry in header.items():
+        begin, end = (8 + length + offset for offset in entry["data_offsets"])
+        arrays[name] = np.frombuffer(content[begin:end], kinds[entry["dtype"]])
+    return arrays
 
 
 class ShardStore:
     """All windows of all sources of a built corpus, by split, source and index."""
 
-    def __init__(self, folder: Path, *, verify: bool = True) -> None:
+    def __init__(self, folder: Path, *, verify: Literal["all", "opened", "none"] = "all") -> None:
         """Open the shards that `folder/manifest.json` lists.
 
-        Raises KeylmError where one is missing or its SHA-256 is not the manifest's (unless `verify` is False).
+        Raises KeylmError where one is missing or its SHA-256 is not the manifest's: at once for "all", when it is
+        first read from for "opened", never for "none" (another process has looked).
         """
         self.folder = folder
         self.manifest = read_manifest(folder)
         self.context: int = self.manifest["context"]
-        if verify:
-            self._verify()
+        self._checks_opened = verify == "opened"
         self._open: dict[Path, Shard] = {}
+        if verify == "all":
+            with ThreadPoolExecutor() as pool:
+                list(pool.map(lambda record: _verify(*record), self._records()))
 
     def windows(self, source: str, split: str = "train") -> int:
         """Return how many windows a source has."""
@@ -209,28 +224,31 @@ class ShardStore:
 
     def window(self, source: str, index: int, split: str = "train") -> Window:
         """Return a source's window `index`, counted over all its shards."""
+        shard, within = self._find(source, index, split)
+        return shard.window(within)
+
+    def origins(self, source: str, index: int, split: str = "train") -> list[tuple[str, int, int]]:
+        """Return (file, line, first token in the window) of each document of a window."""
+        shard, within = self._find(source, index, split)
+        return shard.origins(within)
+
+    def _find(self, source: str, index: int, split: str) -> tuple[Shard, int]:
+        """Return the shard that holds a source's window, and the window's number in it."""
         entry = self.manifest["sources"][source]
         for record in entry[split]["shards"]:
             if index < record["windows"]:
-                return self._shard(self.folder / source / record["file"], entry["files"]).window(index)
+                return self._shard(self.folder / source / record["file"], record["sha256"], entry["files"]), index
             index -= record["windows"]
         raise IndexError(f"{source} has no {split} window {index} beyond its end")
 
-    def _shard(self, path: Path, files: list[str]) -> Shard:
+    def _shard(self, path: Path, digest: str, files: list[str]) -> Shard:
         if path not in self._open:
+            if self._checks_opened:
+                _verify(path, digest)
+            if len(self._open) >= OPEN_SHARDS:
+                del self._open[next(iter(self._open))]
             self._open[path] = Shard(path, self.context, files)
         return self._open[path]
-
-    def _verify(self) -> None:
-        expected = dict(self._records())
-        with ThreadPoolExecutor() as pool:
-            for path, digest in zip(expected, pool.map(_hash_or_none, expected), strict=True):
-                if digest != expected[path]:
-                    found = f"SHA-256 is {digest[:16]}…" if digest else "it is missing"
-                    raise KeylmError(
-                        f"{path}: the manifest says SHA-256 {expected[path][:16]}…, but {found}; "
-                        "put the shard back, or delete the run's shards folder to build it anew"
-                    )
 
     def _records(self) -> Iterator[tuple[Path, str]]:
         for name, entry in self.manifest["sources"].items():
@@ -239,8 +257,15 @@ class ShardStore:
                     yield self.folder / name / record["file"], record["sha256"]
 
 
-def _hash_or_none(path: Path) -> str:
-    return sha256_file(path) if path.is_file() else ""
+def _verify(path: Path, digest: str) -> None:
+    """Raise KeylmError unless the file at `path` is there and has this SHA-256."""
+    found = sha256_file(path) if path.is_file() else None
+    if found != digest:
+        state = f"its SHA-256 is {found[:16]}…" if found else "it is missing"
+        raise KeylmError(
+            f"{path}: the manifest says SHA-256 {digest[:16]}…, but {state}; put the shard back, or "
+            "start anew with --fresh"
+        )
 
 
 def split_entry(records: list[ShardRecord]) -> dict[str, Any]:

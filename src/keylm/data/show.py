@@ -18,7 +18,7 @@ def show_batch(run_dir: Path, step: int, windows: int, characters: int) -> None:
     """
     folder = RunFolder(run_dir)
     recipe = folder.saved_recipe()
-    store = ShardStore(folder.shards, verify=False)
+    store = ShardStore(folder.shards, verify="opened")
     curriculum = Curriculum(recipe, {name: store.windows(name) for name in recipe.used_sources})
     if step >= curriculum.total_steps:
         raise KeylmError(f"--step: got {step}; accepted: 0 to {curriculum.total_steps - 1}")
@@ -29,14 +29,17 @@ def show_batch(run_dir: Path, step: int, windows: int, characters: int) -> None:
     tokenizer = DocumentTokenizer(folder.tokenizer)
     for number, pick in enumerate(picks[:windows]):
         console.rule(f"window {number}: {pick.source}, epoch {pick.epoch}, its window {pick.window}", align="left")
-        _show_window(store.window(pick.source, pick.window), tokenizer, characters)
+        origins = store.origins(pick.source, pick.window)
+        _show_window(store.window(pick.source, pick.window), origins, tokenizer, characters)
     if len(picks) > windows:
         say(f"… and {len(picks) - windows} more windows (--windows {len(picks)} shows all)")
 
 
-def _show_window(window: Window, tokenizer: DocumentTokenizer, characters: int) -> None:
-    bounds = [start for _, _, start in window.origins] + [len(window.tokens)]
-    for (file, line, start), end in zip(window.origins, bounds[1:], strict=True):
+def _show_window(
+    window: Window, origins: list[tuple[str, int, int]], tokenizer: DocumentTokenizer, characters: int
+) -> None:
+    bounds = [start for _, _, start in origins] + [len(window.tokens)]
+    for (file, line, start), end in zip(origins, bounds[1:], strict=True):
         trained = int((window.labels[start:end] >= 0).sum())
         where = f"{file}:{line}" if file else "padding"
         say(f"[{where}] tokens {start}–{end - 1}, {trained} carry loss")

@@ -28,6 +28,7 @@ FILES = (
     "timing.jsonl",
     "samples.json",
     "summary.json",
+    "stages.json",
 )
 MANY_EPOCHS = 4
 """Repeats up to which text is worth about as much as new text (Muennighoff et al. 2023)."""
@@ -48,6 +49,7 @@ class Run:
     timing: list[Row]
     samples: list[Row]
     summary: Row
+    stages: Row
     missing: dict[str, str]
 
     @property
@@ -125,6 +127,7 @@ def read_run(folder: Path) -> Run:
         timing=_latest(read("timing.jsonl", _rows, list)),
         samples=[row for row in read("samples.json", json.loads, list) if isinstance(row, dict)],
         summary=read("summary.json", json.loads, dict),
+        stages=read("stages.json", json.loads, dict),
         missing={name: missing[name] for name in FILES if name in missing},
     )
 
@@ -306,7 +309,7 @@ def _charts(run: Run) -> dict[str, Chart]:
     elapsed, speed = np.nan_to_num(_column(run.timing, "seconds")), _column(run.timing, "tokens_per_second")
     speed = charts.thin(speed, elapsed, charts.MOST_POINTS)
     clock = charts.thin(np.cumsum(elapsed), np.ones(len(elapsed)), charts.MOST_POINTS)
-    phases = {name: _number(value) for name, value in _table(run.summary, "seconds").items()}
+    phases = {name: _number(_table(run.stages, name).get("seconds")) for name in run.stages if name != "report"}
     bars = [Bar(name, (Part(charts.ACCENT, value),), duration(value)) for name, value in phases.items() if value >= 0]
     time = charts.bar_chart("time", "Time by phase", bars, charts.HALF.width, max([1e-9, *phases.values()]) * 1.3)
     mixture, registers = _mixtures(run)
@@ -333,7 +336,7 @@ def _tiles(run: Run) -> list[tuple[str, str, str]]:
     planned = sum(_number(stage.get("tokens")) for stage in _table(run.recipe, "stages").values())
     seen = _last(_column(run.train, "tokens"))
     bits = _table(run.validation[-1], "bits_per_byte") if run.validation else {}
-    trained = _number(_table(summary, "seconds").get("train", np.nansum(seconds)))
+    trained = float(np.nansum(seconds))
     pace = float(np.nansum(speed * seconds) / max(1e-9, np.nansum(seconds)))
     values = [
         ("Parameters", human(_number(summary.get("parameters"))), ""),

@@ -1,4 +1,4 @@
-"""Validation: loss and bits per byte of each source's held-out windows.
+"""Validation: loss and bits per byte of a fixed draw of each source's held-out windows.
 
 Bits per byte is the code length of the text under the model, over its length in UTF-8 bytes; it does not depend
 on the tokenizer. Special tokens stand for no text and are counted on neither side.
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from keylm.data.curriculum import Batch, stack
+from keylm.data.curriculum import Batch, permute, stack
 from keylm.data.shards import ShardStore
 from keylm.training.distributed import Ranks
 
@@ -38,17 +38,19 @@ def validate(
     ranks: Ranks,
     autocast: torch.autocast,
 ) -> dict[str, dict[str, float]]:
-    """Return {"loss": {source: nats per token}, "bits_per_byte": {source: …}} over the first held-out windows.
+    """Return {"loss": {source: nats per token}, "bits_per_byte": {source: …}} over up to `windows` windows a source.
 
+    Documents never see each other here, however the model is trained, so that figures compare.
     byte_lengths: int64 [V] on the ranks' device. Sources without held-out documents are left out.
     """
     result: dict[str, dict[str, float]] = {"loss": {}, "bits_per_byte": {}}
     for source in store.manifest["sources"]:
-        count = min(windows, store.windows(source, "validation"))
-        if not count:
+        held_out = store.windows(source, "validation")
+        if not held_out:
             continue
         sums = torch.zeros(4, dtype=torch.float64)
-        mine = list(range(count))[ranks.rank :: ranks.world_size]
+        drawn = [permute(index, held_out, f"validation/{source}") for index in range(min(windows, held_out))]
+        mine = drawn[ranks.rank :: ranks.world_size]
         for start in range(0, len(mine), micro_batch):
             some = [store.window(source, index, "validation") for index in mine[start : start + micro_batch]]
             with autocast:

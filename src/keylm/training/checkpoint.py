@@ -1,8 +1,8 @@
 """Checkpoints: everything that training needs to go on as if it had never stopped.
 
 `checkpoints/step-00000123/` holds model.safetensors (fp32 master weights), optimizer.safetensors, and state.json
-(step, how long the metrics file was, hashes of recipe, data and the two files). The state at step K has done K
-updates; the next batch is batch K.
+(step, how long the metrics files were, hashes of recipe, data, the two files and itself). The state at step K has
+done K updates; the next batch is batch K.
 
 Invariants: a checkpoint appears under its name complete; one that is truncated or altered is refused by name and
 the one before it is used (the bad one is put aside, not deleted); the last ones and every stage's end stay, others go.
@@ -17,7 +17,8 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from keylm.files import atomic_folder, read_json, sha256_file, sweep, write_json
+from keylm.errors import KeylmError
+from keylm.files import atomic_folder, read_json, sha256_file, sha256_json, sweep, write_json
 
 PREFIX, REFUSED = "step-", "refused-"
 FILES = ("model.safetensors", "optimizer.safetensors")
@@ -53,7 +54,8 @@ def save_checkpoint(
         for name, tensors in zip(FILES, (model, optimizer), strict=True):
             save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, temporary / name)
         hashes = {name: sha256_file(temporary / name) for name in FILES}
-        write_json(temporary / "state.json", {"step": step, **state, "sha256": hashes})
+        whole = {"step": step, **state, "sha256": hashes}
+        write_json(temporary / "state.json", {**whole, "hash": sha256_json(whole)})
     return path
 
 
@@ -68,21 +70,31 @@ def checkpoint_paths(folder: Path) -> list[Path]:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Return the checkpoint at `path`. Raises DamagedCheckpoint where anything in it is not as it was written."""
+    """Return the checkpoint at `path`.
+
+    Raises DamagedCheckpoint where anything in it is not as it was written; other trouble of the system's (OSError)
+    may pass and is not taken for damage.
+    """
     try:
-        state = read_json(path / "state.json")
+        state = dict(read_json(path / "state.json"))
+        if state.pop("hash", None) != sha256_json(state) or checkpoint_path(path.parent, state["step"]) != path:
+            raise DamagedCheckpoint(f"{path / 'state.json'} was altered (its hash or its step does not fit)")
         for name in FILES:
             if sha256_file(path / name) != state["sha256"][name]:
                 raise DamagedCheckpoint(f"{path / name} is truncated or altered (its SHA-256 is not the recorded one)")
-        return Checkpoint(path, int(state["step"]), state)
     except FileNotFoundError as error:
         raise DamagedCheckpoint(f"{error.filename} is missing") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, TypeError) as error:
         raise DamagedCheckpoint(f"{path / 'state.json'} cannot be read: {error}") from None
+    return Checkpoint(path, int(state["step"]), state)
 
 
 def latest_checkpoint(folder: Path, warn: Callable[[str], None]) -> Checkpoint | None:
-    """Return the newest sound checkpoint, or None; `warn` is told of each newer one that is not sound."""
+    """Return the newest sound checkpoint, or None where there never was one.
+
+    `warn` is told of each newer one that is not sound. Raises KeylmError where there were some and none is sound:
+    starting over would be a choice, and it is the user's.
+    """
     sweep(folder)
     for path in reversed(checkpoint_paths(folder)):
         try:
@@ -91,7 +103,13 @@ def latest_checkpoint(folder: Path, warn: Callable[[str], None]) -> Checkpoint |
             aside = folder / f"{REFUSED}{path.name}"
             shutil.rmtree(aside, ignore_errors=True)
             path.replace(aside)
-            warn(f"checkpoint refused and put aside as {aside.name}: {damage}; using the one before it")
+            warn(f"checkpoint refused and put aside as {aside.name}: {damage}; looking at the one before it")
+    refused = sorted(aside.name for aside in folder.glob(f"{REFUSED}*"))
+    if refused:
+        raise KeylmError(
+            f"{folder}: no sound checkpoint is left ({', '.join(refused)} put aside); accepted: a sound one put back, "
+            "--fresh, or deleting them to train from the start"
+        )
     return None
 
 

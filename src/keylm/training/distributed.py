@@ -5,17 +5,19 @@ Without torchrun everything here is the identity, so the loop is written once.
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from keylm.errors import KeylmError
+from keylm.errors import FailedElsewhere, KeylmError
 
+T = TypeVar("T")
 PATIENCE = timedelta(hours=6)
 """How long ranks wait for each other: rank 0 may build shards for hours before training starts."""
 
@@ -27,6 +29,7 @@ class Ranks:
     rank: int
     world_size: int
     device: torch.device
+    local_rank: int = 0
 
     @property
     def leads(self) -> bool:
@@ -38,13 +41,27 @@ class Ranks:
         """Where small sums over ranks are made: NCCL wants them on the GPU, everything else on the CPU."""
         return self.device if self.device.type == "cuda" else torch.device("cpu")
 
-    def from_leader(self, value: str | None) -> str | None:
-        """Return rank 0's `value` on every rank."""
+    def lead(self, work: Callable[[], T]) -> T:
+        """Do `work` on rank 0 and return its (small) result on every rank.
+
+        Raises what it raises there, and FailedElsewhere on the other ranks, so that none waits for ever.
+        """
         if self.world_size == 1:
-            return value
-        box = [value]
+            return work()
+        box: list[Any] = [None, None]
+        error: BaseException | None = None
+        if self.leads:
+            try:
+                box[0] = work()
+            except BaseException as caught:  # also Ctrl-C: the others must hear of it
+                error, box[1] = caught, str(caught) or type(caught).__name__
         dist.broadcast_object_list(box, src=0)
-        return box[0]
+        if error is not None:
+            raise error
+        if box[1] is not None:
+            raise FailedElsewhere(box[1])
+        result: T = box[0]
+        return result
 
     def sum(self, values: Tensor) -> Tensor:
         """Return `values` summed over all ranks (in place)."""
@@ -78,7 +95,7 @@ def join(device: str) -> Iterator[Ranks]:
         torch.cuda.set_device(place)
     dist.init_process_group("nccl" if place.type == "cuda" else "gloo", timeout=PATIENCE)
     try:
-        yield Ranks(rank, world_size, place)
+        yield Ranks(rank, world_size, place, local_rank)
     finally:
         dist.destroy_process_group()
 

@@ -1,9 +1,9 @@
 """The loop: one for pretraining, annealing and chat; stages differ in data, loss mask and schedule alone.
 
 Invariants: the loss is divided by the number of trained tokens of the whole global batch, never a mean of means,
-so micro-batches and ranks change nothing; a step without a trained token changes nothing and gives no NaN; the
-state after step K depends on recipe and data only, so killing and resuming leaves no trace; a checkpoint is
-written before anything that could fail after it.
+so micro-batches and ranks change nothing; a step without a trained token leaves the weights as they are
+and gives no NaN; the state after step K depends on recipe and data only, so killing and resuming leaves no trace;
+a checkpoint is written before anything that could fail after it.
 """
 
 import contextlib
@@ -23,11 +23,12 @@ from keylm.data.shards import ShardStore
 from keylm.errors import Interrupted, KeylmError, TrainingDiverged
 from keylm.evaluation.validation import token_losses, validate
 from keylm.files import sha256_file
-from keylm.model import Decoder, initialise
+from keylm.identity import identity_hash
+from keylm.model import Decoder, count_parameters, initialise
 from keylm.recipe import Recipe
 from keylm.run_folder import RunFolder
 from keylm.tokenizer import DocumentTokenizer
-from keylm.training.checkpoint import Checkpoint, latest_checkpoint, prune, read_checkpoint, save_checkpoint
+from keylm.training.checkpoint import latest_checkpoint, prune, read_checkpoint, save_checkpoint
 from keylm.training.distributed import Ranks
 from keylm.training.metrics import JsonLines
 from keylm.training.optimizer import Optimizers
@@ -46,10 +47,10 @@ class Trainer:
         self._recipe, self._folder, self._ranks = recipe, folder, ranks
         self._quiet = quiet or not ranks.leads
         self._settings = recipe.training
+        self._signals = StopSignals()
+        self._may_prune = False
         self._open_data()
-        self._bare_model = Decoder(recipe.model, recipe.tokenizer.vocab_size)
-        initialise(self._bare_model, recipe.seed)
-        self._bare_model.to(ranks.device)
+        self._bare_model = self._build_model()
         self._optimizers = Optimizers(self._bare_model, recipe.optimizer)
         self._step = 0
         self._open_logs(self._resume())
@@ -62,24 +63,39 @@ class Trainer:
         self._saved_at = time.monotonic()
         total, evaluate_every = self._curriculum.total_steps, self._recipe.evaluation.every_steps
         stage_ends = set(self._curriculum.stage_ends().values())
-        with StopSignals() as signals, Status("train", total, start=self._step, quiet=self._quiet) as status:
+        with StopSignals() as self._signals, Status("train", total, start=self._step, quiet=self._quiet) as status:
             while self._step < total:
                 if self._step % evaluate_every == 0 or self._step in stage_ends:
                     self._validate()
                 started = time.perf_counter()
-                row, stop = self._train_step(signals.received)
+                row, stop = self._train_step()
                 self._record(row, time.perf_counter() - started, status)
                 if stop or self._step in stage_ends or self._checkpoint_due():
                     self._save()
-                if stop and self._step < total:
+                if stop:
+                    self._ranks.wait()  # nobody leaves while the checkpoint is being written
                     raise Interrupted(
                         f"stopped after step {self._step} of {total}; the same command goes on from there"
                     )
             self._validate()
+            self._prune()
+
+    def _build_model(self) -> Decoder:
+        """Return the model with its initial weights. Raises KeylmError where it does not fit into memory."""
+        recipe = self._recipe
+        try:
+            model = Decoder(recipe.model, recipe.tokenizer.vocab_size)
+            initialise(model, recipe.seed)
+            return model.to(self._ranks.device)
+        except (RuntimeError, MemoryError) as error:
+            size = count_parameters(recipe.model, recipe.tokenizer.vocab_size)
+            reason = str(error).splitlines()[0][:160]
+            raise KeylmError(f"model: {size:,} parameters do not fit into memory ({reason}); try fewer") from None
 
     def _open_data(self) -> None:
         recipe, folder = self._recipe, self._folder
-        self._store = ShardStore(folder.shards)
+        # One process a machine reads all shards through; the others rely on it.
+        self._store = ShardStore(folder.shards, verify="none" if self._ranks.local_rank else "all")
         if self._store.manifest["tokenizer_sha256"] != sha256_file(folder.tokenizer / "tokenizer.json"):
             raise KeylmError(f"{folder.shards}: the shards were made with another tokenizer; build them again")
         windows = {name: self._store.windows(name) for name in recipe.used_sources}
@@ -95,52 +111,62 @@ class Trainer:
 
     def _resume(self) -> dict[str, Any]:
         """Take up the newest sound checkpoint, if there is one, and return its state."""
-        checkpoint = self._agree_on_checkpoint()
-        if checkpoint is None:
+        path = self._ranks.lead(self._find_checkpoint)
+        if path is None:
             return {}
-        manifest_hash = self._store.manifest["hash"]
-        if checkpoint.state["manifest"] != manifest_hash:
-            raise KeylmError(
-                f"{checkpoint.folder}: was trained on other data (manifest {checkpoint.state['manifest'][:16]}…, "
-                f"now {manifest_hash[:16]}…); put the old sources back, or start anew with --fresh"
-            )
+        checkpoint = read_checkpoint(path)
         self._bare_model.load_state_dict(checkpoint.model())
         self._optimizers.load_state_tensors(checkpoint.optimizer())
         self._step = checkpoint.step
         say(f"train  going on from step {self._step} of {self._curriculum.total_steps}", quiet=self._quiet)
         return checkpoint.state
 
-    def _agree_on_checkpoint(self) -> Checkpoint | None:
-        """Return the checkpoint that rank 0 found sound, on every rank."""
-        found = None
-        if self._ranks.leads:
-            found = latest_checkpoint(self._folder.checkpoints, lambda text: errors.print(text, markup=False))
-        path = self._ranks.from_leader(str(found.folder) if found else None)
-        return found if found or path is None else read_checkpoint(Path(path))
+    def _find_checkpoint(self) -> Path | None:
+        """Return the newest sound checkpoint. Raises KeylmError where it is of another recipe or other data."""
+        checkpoint = latest_checkpoint(self._folder.checkpoints, lambda text: errors.print(text, markup=False))
+        if checkpoint is None:
+            return None
+        for what, ours in self._belongs_to().items():
+            theirs = checkpoint.state.get(what)
+            if theirs != ours:
+                raise KeylmError(
+                    f"{checkpoint.folder}: was trained with another {what} (SHA-256 {str(theirs)[:16]}…, here "
+                    f"{ours[:16]}…); put that back, or start anew with --fresh"
+                )
+        return checkpoint.folder
+
+    def _belongs_to(self) -> dict[str, str]:
+        """Return the hashes that a checkpoint of this run carries."""
+        return {"recipe": identity_hash(self._recipe), "manifest": self._store.manifest["hash"]}
 
     def _open_logs(self, state: dict[str, Any]) -> None:
         if self._ranks.leads:
             self._metrics = JsonLines(self._folder.metrics, state.get("metrics_bytes", 0))
             self._timing = JsonLines(self._folder.timing, state.get("timing_bytes", 0))
 
-    def _train_step(self, stop: bool) -> tuple[dict[str, Any], bool]:
+    def _train_step(self) -> tuple[dict[str, Any], bool]:
         """Do one update and return its metrics row, and whether any rank wants to stop."""
         name, within, steps = self._curriculum.place(self._step)
         batch = self._loader.batch(self._step, self._ranks.rank, self._ranks.world_size)
-        sums = self._gradients(batch, stop)
+        sums = self._gradients(batch)
         norm = torch.nn.utils.clip_grad_norm_(self._bare_model.parameters(), self._settings.clip_norm).item()
         row = self._row(name, sums, norm)
         if not (math.isfinite(row["loss"]) and math.isfinite(norm)):
             raise TrainingDiverged(
-                f"step {self._step} ({name}): loss {row['loss']}, gradient norm {norm}: training stopped; the last "
-                f"checkpoint in {self._folder.checkpoints} is untouched. Lower the learning rates or raise warmup"
+                f"step {self._step} ({name}): loss {row['loss']}, gradient norm {norm}: training stopped; the "
+                f"checkpoints in {self._folder.checkpoints} are untouched. Lower the learning rates or raise warmup. "
+                "If it stops here again, delete the newest checkpoint to go on from the one before it"
             )
+        self._prune()
         row["learning_rate_scale"] = multiplier(self._recipe.stages[name], within, steps)
-        self._optimizers.step(self._step, row["learning_rate_scale"])
+        if sum(sums["tokens"]):
+            self._optimizers.step(self._step, row["learning_rate_scale"])
+        else:
+            self._optimizers.skip()
         self._step += 1
         return row, bool(sums["stop"])
 
-    def _gradients(self, batch: Batch, stop: bool) -> dict[str, Any]:
+    def _gradients(self, batch: Batch) -> dict[str, Any]:
         """Leave the global batch's gradients in the model and return sums over the global batch."""
         device, ranks = self._ranks.device, self._ranks
         tokens, labels, documents, sources = (
@@ -165,17 +191,15 @@ class Trainer:
                 ((losses.sum() + z_loss) * scale).backward()  # type: ignore[no-untyped-call]
             window_losses.append(losses.detach().sum(dim=1))
             z_losses.append(z_loss.detach())
-        return self._global_sums(torch.cat(window_losses), torch.stack(z_losses).sum(), labels, sources, stop)
+        return self._global_sums(torch.cat(window_losses), torch.stack(z_losses).sum(), labels, sources)
 
-    def _global_sums(
-        self, window_losses: Tensor, z_loss: Tensor, labels: Tensor, sources: Tensor, stop: bool
-    ) -> dict[str, Any]:
+    def _global_sums(self, window_losses: Tensor, z_loss: Tensor, labels: Tensor, sources: Tensor) -> dict[str, Any]:
         """Return the step's sums over all ranks; one reduction for all of them."""
         count = len(self._curriculum.sources)
         sizes = (self._byte_lengths[labels.clamp(min=0)] * (labels >= 0)).sum()
         # Added up on the CPU in fp64: the order is fixed there, and Apple's GPUs have no fp64.
         packed = torch.zeros(3 + 2 * count, dtype=torch.float64)
-        packed[0], packed[1], packed[2] = z_loss.item(), sizes.item(), float(stop)
+        packed[0], packed[1], packed[2] = z_loss.item(), sizes.item(), float(self._signals.received)
         of_window = sources.cpu()
         packed[3 : 3 + count].index_add_(0, of_window, window_losses.cpu().double())
         packed[3 + count :].index_add_(0, of_window, (labels >= 0).sum(dim=1).cpu().double())
@@ -243,14 +267,20 @@ class Trainer:
         if not self._ranks.leads:
             return
         state = {
-            "manifest": self._store.manifest["hash"],
+            **self._belongs_to(),
             "metrics_bytes": self._metrics.length(),
             "timing_bytes": self._timing.length(),
         }
-        folder, keep = self._folder.checkpoints, self._recipe.checkpoints.keep_last
-        save_checkpoint(folder, self._step, self._bare_model.state_dict(), self._optimizers.state_tensors(), state)
-        prune(folder, keep, set(self._curriculum.stage_ends().values()))
-        self._saved_at = time.monotonic()
+        tensors = self._bare_model.state_dict(), self._optimizers.state_tensors()
+        save_checkpoint(self._folder.checkpoints, self._step, *tensors, state)
+        self._saved_at, self._may_prune = time.monotonic(), True
+
+    def _prune(self) -> None:
+        """Remove old checkpoints once a step after the newest has shown that it did not diverge."""
+        if self._may_prune:
+            stage_ends = set(self._curriculum.stage_ends().values())
+            prune(self._folder.checkpoints, self._recipe.checkpoints.keep_last, stage_ends)
+            self._may_prune = False
 
     def autocast(self) -> torch.autocast:
         """Return the context in which the model computes: bf16 where the recipe or the device wants it."""

@@ -46,13 +46,13 @@ class JsonLines:
 
 
 def read_rows(path: Path, kind: str | None = None) -> list[dict[str, Any]]:
-    """Return the rows of a JSON-lines file, of one kind where `kind` is given; a half-written last line is left out."""
+    """Return the rows of a JSON-lines file, of one kind where `kind` is given; half-written lines are left out."""
     rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
         try:
             row = json.loads(line)
         except ValueError:
             continue
-        if kind is None or row.get("kind") == kind:
+        if isinstance(row, dict) and (kind is None or row.get("kind") == kind):
             rows.append(row)
     return rows

@@ -41,7 +41,8 @@ class Muon(torch.optim.Optimizer):
         """Update parameters of one shape together."""
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         for parameter in parameters:
-            self.state[parameter].setdefault("momentum", torch.zeros_like(parameter))
+            if "momentum" not in self.state[parameter]:
+                self.state[parameter]["momentum"] = torch.zeros_like(parameter)
         momenta = [self.state[parameter]["momentum"] for parameter in parameters]
         torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
         nesterov = torch._foreach_lerp(gradients, momenta, group["momentum"])
@@ -104,6 +105,11 @@ class Optimizers:
             for group, rate in zip(optimizer.param_groups, self._base_rates[name], strict=True):
                 group["lr"] = rate * multiplier
             optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+    def skip(self) -> None:
+        """Forget the gradients of a step that trained nothing."""
+        for optimizer in self._all.values():
             optimizer.zero_grad(set_to_none=True)
 
     def state_tensors(self) -> dict[str, Tensor]:

@@ -1,10 +1,16 @@
-"""SIGTERM and Ctrl-C: the first asks training to stop after this step, a second one stops at once."""
+"""SIGTERM and Ctrl-C: the first asks training to stop after this step, a later one stops at once.
+
+Copies within GRACE_SECONDS count as the first: torchrun and a terminal may both pass one signal on, and the second
+must not cut short the checkpoint that the first asked for.
+"""
 
 import signal
+import time
 from types import FrameType, TracebackType
 from typing import Any, Self
 
 WATCHED = (signal.SIGINT, signal.SIGTERM)
+GRACE_SECONDS = 2.0
 
 
 class StopSignals:
@@ -26,6 +32,8 @@ class StopSignals:
             signal.signal(number, handler)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        self.received = True
-        for watched, handler in self._before.items():
-            signal.signal(watched, handler)
+        if not self.received:
+            self.received, self._first = True, time.monotonic()
+        elif time.monotonic() - self._first > GRACE_SECONDS:
+            self.__exit__(None, None, None)
+            signal.raise_signal(number)
