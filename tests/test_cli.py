@@ -1,6 +1,7 @@
 """The command line as a user types it: exit codes, messages, no tracebacks."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -37,6 +38,15 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
         (["run", "RECIPE", "--set", "training.batch_tokens=many"], 'training.batch_tokens: got "many"; accepted: '),
         (["run", "RECIPE", "--set", "sources.tales.path=nowhere"], "does not exist; accepted: a file or folder"),
         (["run", "RECIPE", "--set", "training.device=cuda:9"], "training.device: got"),
+        (["run", "RECIPE", "--run-dir", "notes.jsonl"], "notes.jsonl: File exists"),
+        (["run", "RECIPE", "--set", "tokenizer.path=."], "has no tokenizer.json; accepted: a tokenizer's folder"),
+        (["run", "RECIPE", "--set", "sources.tales.path="], "sources.tales.path: got"),
+        (
+            ["run", "RECIPE", "--set", "model.hidden_size=1048576", "--set", "model.intermediate_size=1048576"],
+            "model: needs",
+        ),
+        (["run", "RECIPE", "--set", "training.batch_tokens=32000000000000"], "windows; accepted: at most 65536"),
+        (["run", "."], "is a folder; accepted: a recipe's TOML file"),
         (["run", "RECIPE", "--until", "lunch"], "--until: got 'lunch'; accepted: tokenizer, shards"),
         (["run", "RECIPE", "--set", "tokenizer.vocab_size=60000"], "tokenizer.vocab_size: got 60000"),
         (["run", "keylm-75m"], "cannot be read by this version of keylm yet"),
@@ -53,6 +63,33 @@ def test_bad_input_is_one_clear_error_with_exit_code_2(tmp_path: Path, arguments
     assert says in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stderr.count("error:") == 1
+
+
+def test_a_damaged_model_and_a_prompt_that_is_no_text_are_told(finished: RunFolder, tmp_path: Path):
+    not_text = subprocess.run(
+        [sys.executable.encode(), b"-m", b"keylm", b"generate", os.fsencode(finished.model), b"\xff"],
+        capture_output=True,
+    )
+    assert (not_text.returncode, b"not valid UTF-8; accepted: Unicode text" in not_text.stderr) == (2, True)
+    shutil.copytree(finished.model, tmp_path / "model")
+    os.truncate(tmp_path / "model" / "model.safetensors", 500)
+    damaged = keylm("generate", str(tmp_path / "model"), "the")
+    assert damaged.returncode == 2
+    assert "transformers cannot open it" in damaged.stderr
+
+
+def test_under_torchrun_one_process_speaks(tmp_path: Path):
+    tiny_recipe(tmp_path)
+    command = ["--nproc-per-node", "2", "--master-port", "29531", "-m", "keylm", "run", str(tmp_path / "recipe.toml")]
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", *command, "--set", "tokenizer.vocab_size=60000"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode != 0
+    assert done.stderr.count("error: tokenizer.vocab_size: got 60000") == 1
+    assert "Connection closed" not in done.stderr
 
 
 def test_help_lists_the_verbs():

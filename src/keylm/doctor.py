@@ -17,6 +17,7 @@ from rich.table import Table
 from keylm.console import console, say, seconds
 from keylm.data.sources import source_inputs, token_shares
 from keylm.errors import KeylmError
+from keylm.machine import device_name, free_memory
 from keylm.model import count_parameters
 from keylm.recipe import Recipe, parse_recipe, stage_steps
 from keylm.run import run
@@ -59,7 +60,7 @@ def examine(recipe: Recipe, run_dir: Path, processes: int) -> bool:
 def _device(recipe: Recipe) -> str:
     device = choose_device(recipe.training.device)
     if device.type == "cuda":
-        return f"{torch.cuda.get_device_name(device)} ({torch.cuda.device_count()} here)"
+        return f"{device_name(device)} ({torch.cuda.device_count()} here)"
     return f"{device.type}, {torch.get_num_threads()} threads"
 
 
@@ -75,23 +76,12 @@ def _memory(recipe: Recipe) -> str:
     per_layer = 10 * shape.hidden_size + 4 * shape.intermediate_size
     logits = 3 * 4 * recipe.tokenizer.vocab_size
     moving = tokens * (half * per_layer * shape.num_hidden_layers + logits)
-    free = _free_memory(choose_device(settings.device))
+    free = free_memory(choose_device(settings.device))
     parts = f"{fixed / GIB:.2f} model and optimizer, {moving / GIB:.2f} a micro-batch"
     text = f"about {(fixed + moving) / GIB:.2f} GiB ({parts})"
     if free is not None and fixed + moving > free:
         raise KeylmError(f"{text}, but {free / GIB:.1f} GiB are free; lower training.micro_batch_windows")
     return text if free is None else f"{text}; {free / GIB:.1f} GiB free"
-
-
-def _free_memory(device: torch.device) -> int | None:
-    """Return free bytes on the device, where the system tells."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    meminfo = Path("/proc/meminfo")
-    for line in meminfo.read_text().splitlines() if meminfo.is_file() else []:
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return None
 
 
 def _steps(recipe: Recipe, processes: int) -> str:

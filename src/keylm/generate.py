@@ -31,11 +31,10 @@ class Sampling:
 
     def arguments(self) -> dict[str, Any]:
         """Return the arguments of transformers' generate; temperature 0 is greedy."""
+        if self.temperature < GREEDY_BELOW:
+            return {"do_sample": False, "repetition_penalty": self.repetition_penalty}
         drawn = {"do_sample": True, "temperature": self.temperature, "top_p": self.top_p}
-        return {
-            **(drawn if self.temperature else {"do_sample": False}),
-            "repetition_penalty": self.repetition_penalty,
-        }
+        return {**drawn, "repetition_penalty": self.repetition_penalty}
 
 
 class Generator:

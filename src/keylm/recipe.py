@@ -337,7 +337,7 @@ def _apply(data: dict[str, Any], override: str) -> None:
 
 def _from_here(path: object) -> object:
     """Return a path of the command line as the user means it: from the working folder, not from the recipe's."""
-    if not isinstance(path, str) or path.startswith(EMBEDDED):
+    if not isinstance(path, str) or not path or path.startswith(EMBEDDED):
         return path
     return str(Path.cwd() / Path(path).expanduser())
 

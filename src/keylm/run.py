@@ -26,6 +26,7 @@ from keylm.evaluation.report import write_report
 from keylm.files import atomic_write, sha256_file, sha256_json, sweep, write_json
 from keylm.generate import Generator, Sampling
 from keylm.identity import differences, identity_hash
+from keylm.machine import device_name
 from keylm.model import count_parameters
 from keylm.recipe import Recipe, stage_steps
 from keylm.release.huggingface import export_model
@@ -229,7 +230,7 @@ def _summary(recipe: Recipe, folder: RunFolder, ranks: Ranks) -> dict[str, Any]:
         "torch": torch.__version__,
         "python": platform.python_version(),
         "device": device.type,
-        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        "device_name": device_name(device),
         "world_size": ranks.world_size,
         "parameters": count_parameters(recipe.model, recipe.tokenizer.vocab_size),
         "command": " ".join(["keylm", *sys.argv[1:]]),
@@ -237,11 +238,3 @@ def _summary(recipe: Recipe, folder: RunFolder, ranks: Ranks) -> dict[str, Any]:
         "tokens_seen": sum(stage_steps(recipe).values()) * recipe.training.batch_tokens,
         "manifest": read_manifest(folder.shards)["hash"],
     }
-
-
-def _processor() -> str:
-    """Return the processor's name, where the system tells it."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0]} ({len(names)} threads)" if names else platform.processor() or platform.machine()

@@ -5,6 +5,7 @@ Without torchrun everything here is the identity, so the loop is written once.
 
 import contextlib
 import os
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -18,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from keylm.errors import FailedElsewhere, KeylmError
 
 T = TypeVar("T")
+LEAVE_SECONDS = 10.0
 PATIENCE = timedelta(hours=6)
 """How long ranks wait for each other: rank 0 may build shards for hours before training starts."""
 
@@ -59,6 +61,8 @@ class Ranks:
         if error is not None:
             raise error
         if box[1] is not None:
+            # The leader speaks and leaves; torchrun then ends this process, which it would otherwise blame.
+            time.sleep(LEAVE_SECONDS)
             raise FailedElsewhere(box[1])
         result: T = box[0]
         return result

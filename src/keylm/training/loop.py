@@ -24,6 +24,7 @@ from keylm.errors import Interrupted, KeylmError, TrainingDiverged
 from keylm.evaluation.validation import token_losses, validate
 from keylm.files import sha256_file
 from keylm.identity import identity_hash
+from keylm.machine import free_memory
 from keylm.model import Decoder, count_parameters, initialise
 from keylm.recipe import Recipe
 from keylm.run_folder import RunFolder
@@ -81,16 +82,18 @@ class Trainer:
             self._prune()
 
     def _build_model(self) -> Decoder:
-        """Return the model with its initial weights. Raises KeylmError where it does not fit into memory."""
-        recipe = self._recipe
-        try:
-            model = Decoder(recipe.model, recipe.tokenizer.vocab_size)
-            initialise(model, recipe.seed)
-            return model.to(self._ranks.device)
-        except (RuntimeError, MemoryError) as error:
-            size = count_parameters(recipe.model, recipe.tokenizer.vocab_size)
-            reason = str(error).splitlines()[0][:160]
-            raise KeylmError(f"model: {size:,} parameters do not fit into memory ({reason}); try fewer") from None
+        """Return the model with its initial weights. Raises KeylmError where it cannot fit into memory."""
+        shape, vocab_size = self._recipe.model, self._recipe.tokenizer.vocab_size
+        # fp32 weights, gradients and at least one moment; asked first, because a system may promise what it lacks.
+        needed, free = 12 * count_parameters(shape, vocab_size), free_memory(self._ranks.device)
+        if free is not None and needed > free:
+            raise KeylmError(
+                f"model: needs at least {needed / 1e9:.1f} GB to train, {free / 1e9:.1f} GB are free; accepted: a "
+                "smaller shape"
+            )
+        model = Decoder(shape, vocab_size)
+        initialise(model, self._recipe.seed)
+        return model.to(self._ranks.device)
 
     def _open_data(self) -> None:
         recipe, folder = self._recipe, self._folder
