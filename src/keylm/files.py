@@ -27,7 +27,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     temporary = path.parent / f"{TEMPORARY}{os.getpid()}-{path.name}"
     try:
         yield temporary
-        flush(temporary)
+        _finish(temporary)
         temporary.replace(path)
         flush(path.parent)
     except SafetensorError as error:  # what that library makes of a full disk
@@ -50,7 +50,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         for file in sorted(temporary.rglob("*")):
-            flush(file)
+            _finish(file)
         flush(temporary)
         if path.exists():
             old = path.parent / f"{TEMPORARY}{os.getpid()}-old-{path.name}"
@@ -80,6 +80,13 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """Return what `path` holds as JSON."""
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _finish(path: Path) -> None:
+    """Make a written file readable to all (safetensors leaves it to its owner alone) and push it to the disk."""
+    if path.is_file():
+        path.chmod(0o644)
+    flush(path)
 
 
 def flush(path: Path) -> None:
