@@ -9,12 +9,16 @@ from safetensors.torch import save_file
 from keylm.files import atomic_folder, atomic_path, atomic_write, sha256_json, sweep
 
 
+def write_half_and_fail(file: Path) -> None:
+    file.write_text("half")
+    file.parent.write_text("a folder is no file")
+
+
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path):
     target = tmp_path / "a.txt"
     atomic_write(target, "old")
-    with pytest.raises(RuntimeError), atomic_path(target) as temporary:
-        temporary.write_text("half")
-        raise RuntimeError
+    with pytest.raises(IsADirectoryError), atomic_path(target) as temporary:
+        write_half_and_fail(temporary)
     assert target.read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]
 
@@ -24,9 +28,8 @@ def test_a_failed_folder_leaves_the_old_one_and_a_finished_one_replaces_it(tmp_p
     for content in ("one", "two"):
         with atomic_folder(target) as temporary:
             (temporary / "a").write_text(content)
-    with pytest.raises(RuntimeError), atomic_folder(target) as temporary:
-        (temporary / "b").write_text("half")
-        raise RuntimeError
+    with pytest.raises(IsADirectoryError), atomic_folder(target) as temporary:
+        write_half_and_fail(temporary / "b")
     assert [(file.name, file.read_text()) for file in target.iterdir()] == [("a", "two")]
     assert list(tmp_path.iterdir()) == [target]
 
