@@ -9,12 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hypothesis import settings
 
 from keylm.recipe import Recipe, load_recipe
 
 # One thread a test process: pytest-xdist runs several side by side, and the models here are tiny.
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
+
+# A busy machine is no fault of the code's.
+settings.register_profile("keylm", deadline=None)
+settings.load_profile("keylm")
 
 WORDS = "the a old red fox cat sea man user assistant saw told ran and in on to by hill rain night was"
 

@@ -80,7 +80,7 @@ def test_a_damaged_model_and_a_prompt_that_is_no_text_are_told(finished: RunFold
 
 def test_under_torchrun_one_process_speaks(tmp_path: Path):
     tiny_recipe(tmp_path)
-    command = ["--nproc-per-node", "2", "--master-port", "29531", "-m", "keylm", "run", str(tmp_path / "recipe.toml")]
+    command = ["--standalone", "--nproc-per-node", "2", "-m", "keylm", "run", str(tmp_path / "recipe.toml")]
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", *command, "--set", "tokenizer.vocab_size=60000"],
         cwd=tmp_path,

@@ -238,7 +238,7 @@ def test_training_on_a_sample_of_the_shared_corpus_through_a_second_epoch(tmp_pa
 
 def test_torchrun_runs_the_whole_job(tmp_path: Path):
     tiny_recipe(tmp_path)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29519"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command += ["-m", "keylm", "run", str(tmp_path / "recipe.toml"), "--run-dir", str(tmp_path / "run")]
     done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -179,7 +179,7 @@ def test_a_stop_signal_writes_a_checkpoint_exits_and_resume_leaves_no_trace(prep
 
 def test_two_processes_see_the_same_batches_and_losses(prepared, uninterrupted):
     copy_run(prepared, "two")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29517"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run([*torchrun, *command(prepared, "two")[1:]], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     one, two = read_rows(uninterrupted / "metrics.jsonl"), read_rows(prepared[1] / "two" / "metrics.jsonl")
