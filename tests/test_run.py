@@ -199,6 +199,15 @@ def test_stages_in_another_order_are_another_recipe(tmp_path: Path):
         run(load_recipe(swapped), folder.path, quiet=True)
 
 
+def test_a_run_goes_on_with_smaller_micro_batches_and_other_checkpoints(tmp_path: Path):
+    folder = run(tiny_recipe(tmp_path), tmp_path / "run", until="shards", quiet=True)
+    changed = ["training.micro_batch_windows=2", "checkpoints.every_steps=1", 'evaluation.prompts=["the sea"]']
+    run(tiny_recipe(tmp_path, changed), folder.path, quiet=True)
+    assert [sample["prompt"] for sample in json.loads(folder.samples.read_text())][:1] == ["the sea"]
+    with pytest.raises(KeylmError, match=r"training\.clip_norm was 1\.0, is 2\.0"):
+        run(tiny_recipe(tmp_path, ["training.clip_norm=2.0"]), folder.path, quiet=True)
+
+
 def test_two_at_work_in_one_folder_are_kept_apart(tmp_path: Path):
     recipe = tiny_recipe(tmp_path)
     with RunFolder(tmp_path / "run").locked(), pytest.raises(KeylmError, match="another keylm is at work"):

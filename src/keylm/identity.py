@@ -14,8 +14,9 @@ MAY_CHANGE = (
     "evaluation.sample_tokens",
     "training.device",
     "training.compile",
+    "training.micro_batch_windows",
 )
-"""Fields that a run may change between two starts."""
+"""Fields that a run may change between two starts: they decide nothing, or rounding alone, as the world size does."""
 
 
 def identity(recipe: Recipe) -> dict[str, Any]:
