@@ -21,7 +21,7 @@ from keylm.machine import device_name, free_memory
 from keylm.model import count_parameters
 from keylm.recipe import Recipe, parse_recipe, stage_steps
 from keylm.run import run
-from keylm.training.distributed import choose_device
+from keylm.training.distributed import check_share, choose_device
 from keylm.training.metrics import read_rows
 
 GIB = 1 << 30
@@ -67,16 +67,15 @@ def _device(recipe: Recipe) -> str:
 def _memory(recipe: Recipe) -> str:
     """Return an estimate of what one process holds while training. Raises KeylmError where it can't fit."""
     shape, settings = recipe.model, recipe.training
-    parameters = count_parameters(shape, recipe.tokenizer.vocab_size)
-    # fp32 weights, gradients and Muon's momentum or (for the two vocabulary matrices) AdamW's two moments.
-    tables = 2 * recipe.tokenizer.vocab_size * shape.hidden_size
-    fixed = 4 * (3 * parameters + tables)
+    device = choose_device(settings.device)
+    gradients = 4 * count_parameters(shape, recipe.tokenizer.vocab_size)
+    fixed = _checkpoint_bytes(recipe) + gradients
     tokens = settings.micro_batch_windows * settings.context
-    half = 2 if settings.precision == "bf16" or choose_device(settings.device).type == "cuda" else 4
+    width = 2 if settings.computes_in_bf16(device.type) else 4
     per_layer = 10 * shape.hidden_size + 4 * shape.intermediate_size
     logits = 3 * 4 * recipe.tokenizer.vocab_size
-    moving = tokens * (half * per_layer * shape.num_hidden_layers + logits)
-    free = free_memory(choose_device(settings.device))
+    moving = tokens * (width * per_layer * shape.num_hidden_layers + logits)
+    free = free_memory(device)
     parts = f"{fixed / GIB:.2f} model and optimizer, {moving / GIB:.2f} a micro-batch"
     text = f"about {(fixed + moving) / GIB:.2f} GiB ({parts})"
     if free is not None and fixed + moving > free:
@@ -84,11 +83,16 @@ def _memory(recipe: Recipe) -> str:
     return text if free is None else f"{text}; {free / GIB:.1f} GiB free"
 
 
+def _checkpoint_bytes(recipe: Recipe) -> int:
+    """Return the bytes of fp32 weights, and Muon's momentum or (for the two vocabulary matrices) AdamW's moments."""
+    tables = 2 * recipe.tokenizer.vocab_size * recipe.model.hidden_size
+    return 4 * (2 * count_parameters(recipe.model, recipe.tokenizer.vocab_size) + tables)
+
+
 def _steps(recipe: Recipe, processes: int) -> str:
     """Return steps per stage and micro-batches per step. Raises KeylmError where the batch can't be shared."""
     windows = recipe.training.batch_windows
-    if windows < processes:
-        raise KeylmError(f"training.batch_tokens: {windows} windows cannot be shared by {processes} processes")
+    check_share(windows, processes)
     micro = math.ceil(math.ceil(windows / processes) / recipe.training.micro_batch_windows)
     uneven = "" if windows % processes == 0 else f", shared unevenly by {processes} processes"
     steps = ", ".join(f"{name} {number:,}" for name, number in stage_steps(recipe).items())
@@ -112,10 +116,9 @@ def _data(recipe: Recipe) -> str:
 
 def _disk(recipe: Recipe, run_dir: Path) -> str:
     """Return what the run folder will take. Raises KeylmError where the disk has less."""
-    parameters = count_parameters(recipe.model, recipe.tokenizer.vocab_size)
-    tables = 2 * recipe.tokenizer.vocab_size * recipe.model.hidden_size
     kept = recipe.checkpoints.keep_last + len(recipe.stages) + 1
-    checkpoints = kept * 4 * (2 * parameters + tables) + len(recipe.stages) * 2 * parameters
+    models = len(recipe.stages) * 2 * count_parameters(recipe.model, recipe.tokenizer.vocab_size)
+    checkpoints = kept * _checkpoint_bytes(recipe) + models
     files = [file for name, source in recipe.used_sources.items() for file in source_inputs(name, source)]
     text = sum(size * (4 if name.endswith(COMPRESSED) else 1) for name, size, _ in files)
     shards = text / 4 * (2 + 1 / 8)  # about 4 bytes of text a token; 2 bytes and a mask bit on disk

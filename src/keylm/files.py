@@ -82,6 +82,14 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+def read_table(path: Path) -> dict[str, Any]:
+    """Return the JSON object in `path`; an empty one where the file is missing or damaged."""
+    try:
+        return dict(read_json(path))
+    except (FileNotFoundError, ValueError, TypeError):
+        return {}
+
+
 def _finish(path: Path) -> None:
     """Make a written file readable to all (safetensors leaves it to its owner alone) and push it to the disk."""
     if path.is_file():

@@ -4,7 +4,6 @@ Invariant: what runs is exactly what the resolved recipe says; it is saved in th
 again from there. Every error names the file, the field, the value and what is accepted.
 """
 
-import copy
 import json
 import math
 import tomllib
@@ -100,6 +99,11 @@ class Source(Section):
             raise ValueError(f"give exactly one of path, hub, typos_of; got {' and '.join(given) or 'none'}")
         return self
 
+    @property
+    def is_embedded(self) -> bool:
+        """Whether the text comes inside the package."""
+        return self.path is not None and self.path.startswith(EMBEDDED)
+
 
 class Stage(Section):
     """A stretch of training with its own mixture and learning-rate course.
@@ -162,6 +166,10 @@ class Training(Section):
     def batch_windows(self) -> int:
         """Windows in one global batch."""
         return self.batch_tokens // self.context
+
+    def computes_in_bf16(self, device: str) -> bool:
+        """Whether the model computes in bf16 on a `device` of this type ("cpu", "cuda", "mps")."""
+        return self.precision == "bf16" or (self.precision == "auto" and device == "cuda")
 
 
 class Optimizer(Section):
@@ -278,7 +286,7 @@ def parse_recipe(data: Mapping[str, Any], where: str) -> Recipe:
     except ValidationError as error:
         lines = [explain(problem, Recipe) for problem in error.errors()]
         raise KeylmError("\n".join(f"{where}: {line}" for line in lines)) from None
-    except (ValueError, UnicodeError) as error:
+    except ValueError as error:
         raise KeylmError(f"{where}: {str(error)[:200]}; accepted: valid Unicode and numbers of usual size") from None
 
 
@@ -323,7 +331,7 @@ def _apply(data: dict[str, Any], override: str) -> None:
     try:
         parsed = tomllib.loads(f"value = {text}")
         value = parsed["value"] if len(parsed) == 1 else text
-    except (tomllib.TOMLDecodeError, ValueError):
+    except ValueError:
         value = text
     if isinstance(value, dict) and "path" in value:
         value["path"] = _from_here(value["path"])
@@ -344,7 +352,7 @@ def _from_here(path: object) -> object:
 
 def _resolve_paths(recipe: Recipe, file: Path) -> Recipe:
     """Return the recipe with paths made absolute (relative ones count from the recipe's folder)."""
-    data = copy.deepcopy(recipe.to_data())
+    data = recipe.to_data()
     for name, source in data["sources"].items():
         if "path" in source:
             source["path"] = str(_existing(source["path"], file, f"sources.{name}.path"))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from keylm.errors import KeylmError
-from keylm.files import read_json, sha256_file, write_json
+from keylm.files import read_table, sha256_file, write_json
 from keylm.recipe import Recipe, parse_recipe, read_toml
 
 try:
@@ -84,10 +84,7 @@ class RunFolder:
 
     def done(self) -> dict[str, Any]:
         """Return, for each finished stage, the hash of its inputs, its outputs' hashes and the seconds it took."""
-        try:
-            return dict(read_json(self.path / "stages.json"))
-        except (FileNotFoundError, ValueError, TypeError):
-            return {}  # not there yet, or damaged: then the stages look at their outputs anew
+        return read_table(self.path / "stages.json")
 
     def is_done(self, stage: str, inputs: str | None = None) -> bool:
         """Return whether `stage` was finished, with exactly these inputs if given, and its outputs are intact."""

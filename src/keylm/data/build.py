@@ -17,7 +17,7 @@ from keylm.data.documents import Document, Fault
 from keylm.data.shards import ShardWriter, manifest_hash, split_entry
 from keylm.data.sources import content_hash, document_bytes, is_held_out, read_source, source_inputs
 from keylm.errors import KeylmError
-from keylm.files import atomic_path, read_json, sha256_file, sha256_json, sweep, write_json
+from keylm.files import atomic_path, read_table, sha256_file, sha256_json, sweep, write_json
 from keylm.recipe import Recipe, Source
 from keylm.tokenizer import END_OF_TEXT, DocumentTokenizer, Mask, Tokens
 
@@ -51,6 +51,8 @@ def build_shards(recipe: Recipe, tokenizer_folder: Path, folder: Path, *, quiet:
 class SourceBuilder:
     """Builds one source's shards in its own folder."""
 
+    _log: IO[str]
+
     def __init__(
         self,
         recipe: Recipe,
@@ -74,7 +76,7 @@ class SourceBuilder:
         """Return the source's manifest entry, building its shards unless they stand there already."""
         fingerprint = sha256_json([self._settings, str(self._source.path), source_inputs(self._name, self._source)])
         done = self._folder / "source.json"
-        finished = self._finished(done)
+        finished = read_table(done)
         if finished.get("fingerprint") == fingerprint and self._all_there(finished["entry"]):
             return dict(finished["entry"])
         done.unlink(missing_ok=True)
@@ -85,13 +87,6 @@ class SourceBuilder:
         entry = self._build(quiet=quiet)
         write_json(done, {"fingerprint": fingerprint, "entry": entry})
         return entry
-
-    def _finished(self, done: Path) -> dict[str, Any]:
-        """Return what an earlier build of this source left; nothing where there was none or it is damaged."""
-        try:
-            return dict(read_json(done))
-        except (FileNotFoundError, ValueError, TypeError):
-            return {}
 
     def _all_there(self, entry: dict[str, Any]) -> bool:
         records = entry["train"]["shards"] + entry["validation"]["shards"]
@@ -108,9 +103,9 @@ class SourceBuilder:
         with atomic_path(self._folder / "faults.jsonl") as path, path.open("w", encoding="utf-8") as log:
             self._log = log
             with Status(f"shards  {self._name}", quiet=quiet) as status:
-                for batch in self._batches():
+                for batch, size in self._batches():
                     self._add(batch)
-                    read += sum(map(document_bytes, batch))
+                    read += size
                     documents += len(batch)
                     status.update(0, f"{documents:,} documents, {read / 1e6:,.1f} MB")
         splits = {split: split_entry(writer.close()) for split, writer in self._writers.items()}
@@ -133,8 +128,8 @@ class SourceBuilder:
             quiet=quiet,
         )
 
-    def _batches(self) -> Iterator[list[Document]]:
-        """Yield the source's documents in batches of about BATCH_BYTES, counting faults on the way."""
+    def _batches(self) -> Iterator[tuple[list[Document], int]]:
+        """Yield the source's documents in batches of about BATCH_BYTES and their bytes, counting faults."""
         batch: list[Document] = []
         size = 0
         for item in read_source(self._name, self._source):
@@ -144,17 +139,15 @@ class SourceBuilder:
             batch.append(item)
             size += document_bytes(item)
             if size >= BATCH_BYTES:
-                yield batch
+                yield batch, size
                 batch, size = [], 0
         if batch:
-            yield batch
+            yield batch, size
 
     def _count(self, fault: Fault) -> None:
         self._faults[fault.kind] += 1
         line = {"file": fault.file, "line": fault.line, "kind": fault.kind, "detail": fault.detail}
         self._log.write(json.dumps(line) + "\n")  # ASCII: a file name need not be valid Unicode
-
-    _log: IO[str]
 
     def _add(self, batch: list[Document]) -> None:
         texts = iter(self._tokenizer.encode_texts([item.text for item in batch if item.text is not None]))

@@ -54,11 +54,9 @@ def read_documents(path: Path) -> Iterator[Document | Fault]:
         name = name_within(path, file)
         try:
             yield from _READERS[_format(file)](file, name)
-        except OSError as error:
-            if error.errno is not None:
+        except (OSError, EOFError, UnicodeDecodeError, zlib.error, zstandard.ZstdError, pa.ArrowException) as error:
+            if isinstance(error, OSError) and error.errno is not None:
                 raise  # the system's trouble, not the file's: it may pass, and must not be taken for the data
-            yield Fault(name, 0, "unreadable_file", ascii(str(error))[:200])
-        except (EOFError, UnicodeDecodeError, zlib.error, zstandard.ZstdError, pa.ArrowException) as error:
             yield Fault(name, 0, "unreadable_file", ascii(str(error))[:200])
 
 

@@ -17,7 +17,7 @@ from keylm.recipe import CORPUS_FOLDER, EMBEDDED, Recipe, Source
 
 def source_path(name: str, source: Source) -> Path:
     """Return the file or folder that a source reads. Raises KeylmError where this version cannot read it."""
-    if source.path is not None and source.path.startswith(EMBEDDED):
+    if source.path is not None and source.is_embedded:
         return CORPUS_FOLDER / source.path.removeprefix(EMBEDDED)
     if source.path is not None:
         return Path(source.path)
@@ -34,9 +34,12 @@ def source_inputs(name: str, source: Source) -> list[tuple[str, int, int | str]]
     The stamp is the time of the last change in ns; of embedded files, whose times the installer sets, the SHA-256.
     """
     path = source_path(name, source)
-    embedded = source.path is not None and source.path.startswith(EMBEDDED)
     return [
-        (name_within(path, file), file.stat().st_size, sha256_file(file) if embedded else file.stat().st_mtime_ns)
+        (
+            name_within(path, file),
+            file.stat().st_size,
+            sha256_file(file) if source.is_embedded else file.stat().st_mtime_ns,
+        )
         for file in source_files(path)
     ]
 
@@ -45,9 +48,9 @@ def read_source(name: str, source: Source) -> Iterator[Document | Fault]:
     """Yield a source's documents and faults, up to its `max_bytes` of text."""
     taken = 0
     for item in read_documents(source_path(name, source)):
-        if isinstance(item, Document):
+        if source.max_bytes is not None and isinstance(item, Document):
             taken += document_bytes(item)
-            if source.max_bytes is not None and taken > source.max_bytes:
+            if taken > source.max_bytes:
                 return
         yield item
 

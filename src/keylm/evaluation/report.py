@@ -20,6 +20,7 @@ from markupsafe import Markup
 from keylm.evaluation import charts
 from keylm.evaluation.charts import Array, Bar, Line, Part, Plot, Span, duration, human, source_colour
 from keylm.files import atomic_write
+from keylm.training.metrics import parse_rows
 
 FILES = (
     "recipe.toml",
@@ -117,32 +118,19 @@ def read_run(folder: Path) -> Run:
         return kind()
 
     recipe_text = read("recipe.toml", str, str)
-    metrics = read("metrics.jsonl", _rows, list)
+    metrics = read("metrics.jsonl", parse_rows, list)
     return Run(
         recipe_text=recipe_text,
         recipe=read("recipe.toml", tomllib.loads, dict),
         manifest=read("shards/manifest.json", json.loads, dict),
         train=_latest(row for row in metrics if row.get("kind") == "train"),
         validation=_latest(row for row in metrics if row.get("kind") == "validation"),
-        timing=_latest(read("timing.jsonl", _rows, list)),
+        timing=_latest(read("timing.jsonl", parse_rows, list)),
         samples=[row for row in read("samples.json", json.loads, list) if isinstance(row, dict)],
         summary=read("summary.json", json.loads, dict),
         stages=read("stages.json", json.loads, dict),
         missing={name: missing[name] for name in FILES if name in missing},
     )
-
-
-def _rows(text: str) -> list[Row]:
-    """Rows of JSON lines; a line that was cut off while being written is left out."""
-    rows = []
-    for line in text.splitlines():
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict):
-            rows.append(row)
-    return rows
 
 
 def _latest(rows: Any) -> list[Row]:

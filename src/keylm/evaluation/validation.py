@@ -6,7 +6,6 @@ on the tokenizer. Special tokens stand for no text and are counted on neither si
 
 import math
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -26,6 +25,11 @@ def token_losses(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     denominators = logits.logsumexp(dim=-1)
     chosen = logits.gather(-1, labels.clamp(min=0)[..., None])[..., 0]
     return (denominators - chosen) * trained, denominators * trained
+
+
+def label_bytes(labels: Tensor, byte_lengths: Tensor) -> Tensor:
+    """Return how many UTF-8 bytes of text each label stands for, int64 like `labels`; 0 where it is -100."""
+    return byte_lengths[labels.clamp(min=0)] * (labels >= 0)
 
 
 @torch.no_grad()
@@ -67,6 +71,6 @@ def _sums(model: nn.Module, batch: Batch, byte_lengths: Tensor, device: torch.de
     labels = torch.from_numpy(batch.labels).to(device)
     tokens = torch.from_numpy(batch.tokens).to(device)
     losses, _ = token_losses(model(tokens, torch.from_numpy(batch.documents).to(device)), labels)
-    sizes = byte_lengths[labels.clamp(min=0)] * (labels >= 0)
+    sizes = label_bytes(labels, byte_lengths)
     parts = [losses.sum(), (labels >= 0).sum(), (losses * (sizes > 0)).sum(), sizes.sum()]
-    return torch.tensor(np.array([part.item() for part in parts]))
+    return torch.tensor([part.item() for part in parts], dtype=torch.float64)

@@ -104,6 +104,15 @@ def join(device: str) -> Iterator[Ranks]:
         dist.destroy_process_group()
 
 
+def check_share(windows: int, processes: int) -> None:
+    """Raise KeylmError where a batch of `windows` leaves one of the `processes` without any."""
+    if windows < processes:
+        raise KeylmError(
+            f"training.batch_tokens: {windows} windows a batch cannot be shared by {processes} processes; give at "
+            "least as many windows as processes"
+        )
+
+
 def choose_device(device: str, local_rank: int = 0) -> torch.device:
     """Return the device that `training.device` means. Raises KeylmError where it is not there."""
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}

@@ -10,7 +10,6 @@ import contextlib
 import math
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,7 +20,7 @@ from keylm.console import Status, errors, say
 from keylm.data.curriculum import Batch, BatchLoader, Curriculum
 from keylm.data.shards import ShardStore
 from keylm.errors import Interrupted, KeylmError, TrainingDiverged
-from keylm.evaluation.validation import token_losses, validate
+from keylm.evaluation.validation import label_bytes, token_losses, validate
 from keylm.files import sha256_file
 from keylm.identity import identity_hash
 from keylm.machine import free_memory
@@ -29,8 +28,8 @@ from keylm.model import Decoder, count_parameters, initialise
 from keylm.recipe import Recipe
 from keylm.run_folder import RunFolder
 from keylm.tokenizer import DocumentTokenizer
-from keylm.training.checkpoint import latest_checkpoint, prune, read_checkpoint, save_checkpoint
-from keylm.training.distributed import Ranks
+from keylm.training.checkpoint import Checkpoint, latest_checkpoint, prune, save_checkpoint
+from keylm.training.distributed import Ranks, check_share
 from keylm.training.metrics import JsonLines
 from keylm.training.optimizer import Optimizers
 from keylm.training.schedule import multiplier
@@ -64,7 +63,7 @@ class Trainer:
         self._saved_at = time.monotonic()
         total, evaluate_every = self._curriculum.total_steps, self._recipe.evaluation.every_steps
         stage_ends = set(self._curriculum.stage_ends().values())
-        with StopSignals() as self._signals, Status("train", total, start=self._step, quiet=self._quiet) as status:
+        with self._signals, Status("train", total, start=self._step, quiet=self._quiet) as status:
             while self._step < total:
                 if self._step % evaluate_every == 0 or self._step in stage_ends:
                     self._validate()
@@ -103,28 +102,23 @@ class Trainer:
             raise KeylmError(f"{folder.shards}: the shards were made with another tokenizer; build them again")
         windows = {name: self._store.windows(name) for name in recipe.used_sources}
         self._curriculum = Curriculum(recipe, windows)
-        if recipe.training.batch_windows < self._ranks.world_size:
-            raise KeylmError(
-                f"training.batch_tokens: {recipe.training.batch_windows} windows a batch cannot be shared by "
-                f"{self._ranks.world_size} processes; give at least as many windows as processes"
-            )
+        check_share(recipe.training.batch_windows, self._ranks.world_size)
         self._loader = BatchLoader(self._curriculum, self._store)
         lengths = DocumentTokenizer(folder.tokenizer).byte_lengths()
         self._byte_lengths = torch.from_numpy(lengths).to(self._ranks.device)
 
     def _resume(self) -> dict[str, Any]:
         """Take up the newest sound checkpoint, if there is one, and return its state."""
-        path = self._ranks.lead(self._find_checkpoint)
-        if path is None:
+        checkpoint = self._ranks.lead(self._find_checkpoint)
+        if checkpoint is None:
             return {}
-        checkpoint = read_checkpoint(path)
         self._bare_model.load_state_dict(checkpoint.model())
         self._optimizers.load_state_tensors(checkpoint.optimizer())
         self._step = checkpoint.step
         say(f"train  going on from step {self._step} of {self._curriculum.total_steps}", quiet=self._quiet)
         return checkpoint.state
 
-    def _find_checkpoint(self) -> Path | None:
+    def _find_checkpoint(self) -> Checkpoint | None:
         """Return the newest sound checkpoint. Raises KeylmError where it is of another recipe or other data."""
         checkpoint = latest_checkpoint(self._folder.checkpoints, lambda text: errors.print(text, markup=False))
         if checkpoint is None:
@@ -136,7 +130,7 @@ class Trainer:
                     f"{checkpoint.folder}: was trained with another {what} (SHA-256 {str(theirs)[:16]}…, here "
                     f"{ours[:16]}…); put that back, or start anew with --fresh"
                 )
-        return checkpoint.folder
+        return checkpoint
 
     def _belongs_to(self) -> dict[str, str]:
         """Return the hashes that a checkpoint of this run carries."""
@@ -186,7 +180,7 @@ class Trainer:
             part = slice(start, start + size)
             mask = documents[part] if self._settings.document_masks else None
             with self._synchronised(last=start == starts[-1]):
-                with self.autocast():
+                with self._autocast():
                     logits = self._model(tokens[part], mask)
                 losses, denominators = token_losses(logits, labels[part])
                 # The z-loss keeps the softmax's denominator near 1 (PaLM, arXiv 2204.02311).
@@ -199,7 +193,7 @@ class Trainer:
     def _global_sums(self, window_losses: Tensor, z_loss: Tensor, labels: Tensor, sources: Tensor) -> dict[str, Any]:
         """Return the step's sums over all ranks; one reduction for all of them."""
         count = len(self._curriculum.sources)
-        sizes = (self._byte_lengths[labels.clamp(min=0)] * (labels >= 0)).sum()
+        sizes = label_bytes(labels, self._byte_lengths).sum()
         # Added up on the CPU in fp64: the order is fixed there, and Apple's GPUs have no fp64.
         packed = torch.zeros(3 + 2 * count, dtype=torch.float64)
         packed[0], packed[1], packed[2] = z_loss.item(), sizes.item(), float(self._signals.received)
@@ -251,7 +245,7 @@ class Trainer:
             self._recipe.evaluation.windows_per_source,
             self._settings.micro_batch_windows,
             self._ranks,
-            self.autocast(),
+            self._autocast(),
         )
         stage = self._curriculum.place(max(0, self._step - 1))[0]
         if self._ranks.leads:
@@ -285,11 +279,10 @@ class Trainer:
             prune(self._folder.checkpoints, self._recipe.checkpoints.keep_last, stage_ends)
             self._may_prune = False
 
-    def autocast(self) -> torch.autocast:
+    def _autocast(self) -> torch.autocast:
         """Return the context in which the model computes: bf16 where the recipe or the device wants it."""
         device = self._ranks.device.type
-        half = self._settings.precision == "bf16" or (self._settings.precision == "auto" and device == "cuda")
-        return torch.autocast(device, dtype=torch.bfloat16, enabled=half)
+        return torch.autocast(device, dtype=torch.bfloat16, enabled=self._settings.computes_in_bf16(device))
 
     @contextlib.contextmanager
     def _synchronised(self, *, last: bool) -> Iterator[None]:

@@ -46,13 +46,19 @@ class JsonLines:
 
 
 def read_rows(path: Path, kind: str | None = None) -> list[dict[str, Any]]:
-    """Return the rows of a JSON-lines file, of one kind where `kind` is given; half-written lines are left out."""
+    """Return the rows of a JSON-lines file, of one kind where `kind` is given."""
+    rows = parse_rows(path.read_text(encoding="utf-8", errors="replace")) if path.is_file() else []
+    return [row for row in rows if kind is None or row.get("kind") == kind]
+
+
+def parse_rows(text: str) -> list[dict[str, Any]]:
+    """Return the rows of JSON lines; half-written lines are left out."""
     rows = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
+    for line in text.splitlines():
         try:
             row = json.loads(line)
         except ValueError:
             continue
-        if isinstance(row, dict) and (kind is None or row.get("kind") == kind):
+        if isinstance(row, dict):
             rows.append(row)
     return rows
