@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from keylm.model import Decoder, count_parameters, initialise
-from keylm.recipe import Model
+from keylm.recipe_sections import Model
 from keylm.release.huggingface import qwen3_config
 
 SMALL = Model(

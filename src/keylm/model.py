@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from keylm.recipe import Model as Shape
+from keylm.recipe_sections import Model as Shape
 
 
 class Decoder(nn.Module):

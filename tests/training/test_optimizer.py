@@ -8,7 +8,7 @@ import torch
 
 from keylm.errors import KeylmError
 from keylm.model import Decoder, initialise
-from keylm.recipe import Model, Optimizer, Stage
+from keylm.recipe_sections import Model, Optimizer, Stage
 from keylm.training.optimizer import NEWTON_SCHULZ, Muon, Optimizers, orthogonalise
 from keylm.training.schedule import multiplier
 

@@ -18,7 +18,8 @@ from keylm.data.shards import ShardWriter, manifest_hash, split_entry
 from keylm.data.sources import content_hash, document_bytes, is_held_out, read_source, source_inputs
 from keylm.errors import KeylmError
 from keylm.files import atomic_path, read_table, sha256_file, sha256_json, sweep, write_json
-from keylm.recipe import Recipe, Source
+from keylm.recipe import Recipe
+from keylm.recipe_sections import Source
 from keylm.tokenizer import END_OF_TEXT, DocumentTokenizer, Mask, Tokens
 
 BATCH_BYTES = 1 << 20

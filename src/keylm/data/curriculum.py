@@ -25,7 +25,8 @@ import numpy as np
 import numpy.typing as npt
 
 from keylm.data.shards import ShardStore, Window
-from keylm.recipe import PATTERN_WINDOWS, Recipe, Stage, stage_steps
+from keylm.recipe import Recipe, stage_steps
+from keylm.recipe_sections import PATTERN_WINDOWS, Stage
 
 FEISTEL_ROUNDS = 6
 

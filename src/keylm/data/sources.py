@@ -12,7 +12,8 @@ from keylm.data.documents import Document, Fault
 from keylm.data.readers import name_within, read_documents, source_files
 from keylm.errors import KeylmError
 from keylm.files import sha256_file
-from keylm.recipe import CORPUS_FOLDER, EMBEDDED, Recipe, Source
+from keylm.recipe import CORPUS_FOLDER, Recipe
+from keylm.recipe_sections import EMBEDDED, Source
 
 
 def source_path(name: str, source: Source) -> Path:

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from keylm.files import atomic_folder, read_json, write_json
-from keylm.recipe import Model, Recipe
+from keylm.recipe import Recipe
+from keylm.recipe_sections import Model
 from keylm.tokenizer import END_OF_TEXT, IM_END, PAD, tokenizer_config
 
 SHARD_SIZE = "45MB"

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from keylm.errors import KeylmError
-from keylm.recipe import Optimizer as Settings
+from keylm.recipe_sections import Optimizer as Settings
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Jordan's quintic: steep at zero, so five steps bring singular values from 0.01 up to about 0.7 … 1.2."""
