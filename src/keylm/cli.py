@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import keylm
+from keylm import cli_data
+from keylm.cli_options import ExecutorOption, QuietOption, RecipeArgument, RunDirOption, SetOption, WorkersOption
 from keylm.console import console, errors, say, seconds
 from keylm.errors import FailedElsewhere, Interrupted, KeylmError, TrainingDiverged
 from keylm.recipe import load_recipe
@@ -25,15 +27,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-data_app = typer.Typer(help="Look at the data of a run.", no_args_is_help=True)
-app.add_typer(data_app, name="data")
+app.add_typer(cli_data.app, name="data")
 
-RecipeArgument = Annotated[str, typer.Argument(help="A recipe's TOML file, or the name of a packaged one (nano).")]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="Override a field: dotted.key=value, e.g. training.batch_tokens=65536. Repeatable."),
-]
-RunDirOption = Annotated[Path | None, typer.Option(help="The run folder; by default runs/NAME of the recipe.")]
 ModelArgument = Annotated[Path, typer.Argument(help="A model folder, such as runs/nano/model.")]
 TokensOption = Annotated[int, typer.Option(min=1, help="Most tokens to write.")]
 TemperatureOption = Annotated[float, typer.Option(min=0.0, help="0 is greedy; higher is freer.")]
@@ -55,14 +50,16 @@ def run(
         bool,
         typer.Option("--resume/--no-resume", help="Go on where the run folder stands; --no-resume refuses to."),
     ] = True,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
+    workers: WorkersOption = None,
+    executor: ExecutorOption = "local",
+    quiet: QuietOption = False,
 ) -> None:
     """Make a model: tokenizer, shards, training, export, samples, report.
 
     A run that was stopped goes on where it was. With several GPUs:
     torchrun --nproc-per-node 2 -m keylm run RECIPE
     """
-    from keylm.run import STAGES
+    from keylm.preparation import STAGES
     from keylm.run import run as run_recipe
 
     if until not in STAGES:
@@ -75,7 +72,7 @@ def run(
         )
     started = time.monotonic()
     try:
-        folder = run_recipe(parsed, path, until=until, fresh=fresh, quiet=quiet)
+        folder = run_recipe(parsed, path, until=until, workers=workers, executor=executor, fresh=fresh, quiet=quiet)
     except KeyboardInterrupt:
         raise Interrupted("stopped; the same command goes on from what is finished") from None
     if until == "report" and not quiet and is_leader():
@@ -150,19 +147,6 @@ def converse(conversation: "Chat") -> None:
             except KeylmError as error:
                 errors.print(str(error), markup=False)
             emit("\n")
-
-
-@data_app.command("show")
-def data_show(
-    run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, such as runs/nano.")],
-    step: Annotated[int, typer.Option(min=0, help="Which batch.")] = 0,
-    windows: Annotated[int, typer.Option(min=1, help="How many of its windows to print.")] = 8,
-    characters: Annotated[int, typer.Option(min=0, help="How much of each document's text to print.")] = 240,
-) -> None:
-    """Print what a step trains on: its sources, documents and text, recomputed from the manifest."""
-    from keylm.data.show import show_batch
-
-    show_batch(run_dir, step, windows, characters)
 
 
 @app.command()

@@ -15,20 +15,21 @@ import torch
 from rich.table import Table
 
 from keylm.console import console, say, seconds
-from keylm.data.sources import source_inputs, token_shares
+from keylm.data.plan import plan
+from keylm.data.sources import input_bytes, source_inputs
 from keylm.errors import KeylmError
+from keylm.json_lines import read_rows
 from keylm.machine import device_name, free_memory
 from keylm.model import count_parameters
 from keylm.recipe import Recipe, parse_recipe, stage_steps
+from keylm.recipe_sections import Source
 from keylm.run import run
+from keylm.run_folder import RunFolder
 from keylm.training.distributed import check_share, choose_device
-from keylm.training.metrics import read_rows
 
 GIB = 1 << 30
 SAMPLE_BYTES = 2_000_000
 """Text of each source that the trial reads."""
-COMPRESSED = (".zst", ".gz", ".parquet")
-"""Endings of files that hold about four times their size in text."""
 TRIAL_STEPS = 3
 """Steps of each stage in the trial; the first of a stage warms up and is not timed."""
 
@@ -104,14 +105,24 @@ def _data(recipe: Recipe) -> str:
     found, missing = [], []
     for name, source in recipe.used_sources.items():
         try:
-            files = source_inputs(name, source)
+            found.append(f"{name}: {_origin(name, source)}")
         except KeylmError as error:
             missing.append(str(error))
-            continue
-        found.append(f"{name}: {len(files)} file{'s' * (len(files) != 1)}, {sum(f[1] for f in files) / 1e6:,.1f} MB")
     if missing:
         raise KeylmError("\n".join(missing))
     return "\n".join(found)
+
+
+def _origin(name: str, source: Source) -> str:
+    """Return what a source reads. Raises KeylmError where that cannot be had."""
+    if source.typos_of:
+        return f"typos in {', '.join(source.typos_of)}"
+    if source.hub:
+        from keylm.data.hub import HubRows
+
+        return f"{source.hub} at revision {HubRows(name, source).revision[:12]}"
+    files = source_inputs(name, source)
+    return f"{len(files)} file{'s' * (len(files) != 1)}, {sum(size for _, size, _ in files) / 1e6:,.1f} MB"
 
 
 def _disk(recipe: Recipe, run_dir: Path) -> str:
@@ -119,16 +130,16 @@ def _disk(recipe: Recipe, run_dir: Path) -> str:
     kept = recipe.checkpoints.keep_last + len(recipe.stages) + 1
     models = len(recipe.stages) * 2 * count_parameters(recipe.model, recipe.tokenizer.vocab_size)
     checkpoints = kept * _checkpoint_bytes(recipe) + models
-    files = [file for name, source in recipe.used_sources.items() for file in source_inputs(name, source)]
-    text = sum(size * (4 if name.endswith(COMPRESSED) else 1) for name, size, _ in files)
-    shards = text / 4 * (2 + 1 / 8)  # about 4 bytes of text a token; 2 bytes and a mask bit on disk
+    tokens = sum(min(share.tokens, share.size or share.tokens) for share in plan(recipe, RunFolder(run_dir)))
+    shards = tokens * (2 + 1 / 8)  # two bytes and a mask bit
+    curated = sum(input_bytes(name, source) / 4 for name, source in recipe.read_sources.items() if recipe.curation)
     if run_dir.exists() and not run_dir.is_dir():
         raise KeylmError(f"--run-dir: {run_dir} is a file; accepted: a folder, or a name that is free")
     there = next(folder for folder in (run_dir.absolute(), *run_dir.absolute().parents) if folder.exists())
     free = shutil.disk_usage(there).free
-    parts = f"{checkpoints / 1e9:.2f} checkpoints and models, {shards / 1e9:.2f} shards"
-    needs = f"about {(checkpoints + shards) / 1e9:.2f} GB ({parts})"
-    if checkpoints + shards > free:
+    parts = f"{checkpoints / 1e9:.2f} checkpoints and models, {(shards + curated) / 1e9:.2f} data"
+    needs = f"about {(checkpoints + shards + curated) / 1e9:.2f} GB ({parts})"
+    if checkpoints + shards + curated > free:
         raise KeylmError(f"{needs}, but {free / 1e9:.2f} GB are free at {there}")
     return f"{needs}; {free / 1e9:.1f} GB free"
 
@@ -155,8 +166,7 @@ def _trial_recipe(recipe: Recipe) -> Recipe:
     data = recipe.to_data()
     windows = min(recipe.training.micro_batch_windows, recipe.training.batch_windows)
     data["training"]["batch_tokens"] = windows * recipe.training.context
-    shares = token_shares(recipe)
-    for source in shares:
+    for source in {**recipe.used_sources, **recipe.read_sources}:
         data["sources"][source]["max_bytes"] = min(SAMPLE_BYTES, recipe.sources[source].max_bytes or SAMPLE_BYTES)
     for stage in data["stages"].values():
         stage["tokens"] = TRIAL_STEPS * data["training"]["batch_tokens"]

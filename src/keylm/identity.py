@@ -8,6 +8,10 @@ from keylm.recipe import Recipe
 MAY_CHANGE = (
     "name",
     "description",
+    "paths",
+    "data.stream",
+    "data.shards",
+    "data.cache_bytes",
     "checkpoints",
     "evaluation.prompts",
     "evaluation.chats",

@@ -66,6 +66,8 @@ class Recipe(Section):
         for source_name, origin in self.sources.items():
             for source in origin.typos_of:
                 self._known(source, f"sources.{source_name}.typos_of")
+                if self.sources[source].typos_of:
+                    raise ValueError(f"sources.{source_name}.typos_of names {source!r}, which is made of typos itself")
         if self.training.context > self.model.max_position_embeddings:
             raise ValueError(
                 f"training.context = {self.training.context} is over "
@@ -84,6 +86,12 @@ class Recipe(Section):
         """The sources that some stage gives a positive weight, in the recipe's order."""
         used = {name for stage in self.stages.values() for name, weight in stage.weights.items() if weight > 0}
         return {name: source for name, source in self.sources.items() if name in used}
+
+    @property
+    def read_sources(self) -> dict[str, Source]:
+        """The sources that are read: those used, and those that a used typo source is made from."""
+        read = {name for used, source in self.used_sources.items() for name in source.typos_of or (used,)}
+        return {name: source for name, source in self.sources.items() if name in read}
 
     def to_data(self) -> dict[str, Any]:
         """Return the resolved recipe as plain values (every default written out, None left out)."""

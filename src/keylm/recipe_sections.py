@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 EMBEDDED = "embedded:"
 PATTERN_WINDOWS = 1000
@@ -105,9 +105,23 @@ class Source(Section):
 
 
 class Data(Section):
-    """How documents become shards."""
+    """How documents become shards, and where shards come from.
+
+    With `stream` training begins while later shards are still being built; with `shards` (a path or URL of a
+    published build: manifest.json, tokenizer/, shards) they are fetched as they are needed, and as many kept as
+    `cache_bytes` allow.
+    """
 
     shard_tokens: Annotated[int, Field(ge=1, le=1 << 28)] = 1 << 24
+    stream: bool = False
+    shards: PathText | None = None
+    cache_bytes: PositiveInt = 20_000_000_000
+
+    @model_validator(mode="after")
+    def _one_supply(self) -> Self:
+        if self.stream and self.shards is not None:
+            raise ValueError("give stream = true or shards, not both: fetched shards need no build")
+        return self
 
 
 class Typos(Section):
@@ -117,10 +131,51 @@ class Typos(Section):
     word_lists: tuple[PathText, ...] = ()
 
 
-class Curation(Section):
-    """What is filtered, masked and de-duplicated before documents become shards; see data/curate/."""
+QualityFilter = Literal["gopher_quality", "gopher_repetition", "c4", "fineweb"]
+"""datatrove's quality filters; see data/curate/filters.py."""
+DEFAULT_FILTERS: dict[Register, tuple[QualityFilter, ...]] = {
+    "formal": ("gopher_quality", "gopher_repetition", "c4", "fineweb"),
+    "casual": ("gopher_repetition",),
+    "conversational": (),
+    "structured": ("gopher_quality",),
+    "synthetic": ("gopher_quality", "gopher_repetition", "fineweb"),
+}
+"""The reasons stand in docs/curation.md."""
 
+
+class Curation(Section):
+    """What is filtered, masked and de-duplicated before documents become shards; see data/curate/.
+
+    `filters` names the quality filters of each register; a register that is left out has the default ones.
+    Near-duplicates are found by MinHash: word n-grams of `minhash_words`, `minhash_buckets` times `minhash_hashes`
+    hashes; documents count as the same above a similarity of about (1 / buckets) ** (1 / hashes), by default 0.72.
+    """
+
+    languages: tuple[Annotated[str, Field(min_length=2, max_length=3)], ...] = ("en",)
+    language_threshold: Share = 0.3
+    minimum_characters: Annotated[int, Field(ge=0)] = 20
+    maximum_characters: PositiveInt = 10_000_000
+    filters: dict[Register, tuple[QualityFilter, ...]] = Field(default_factory=dict, validate_default=True)
+    mask_pii: bool = True
+    exact_duplicates: bool = True
+    near_duplicates: bool = True
+    minhash_words: Annotated[int, Field(ge=1, le=50)] = 5
+    minhash_buckets: Annotated[int, Field(ge=1, le=200)] = 14
+    minhash_hashes: Annotated[int, Field(ge=1, le=50)] = 8
     decontaminate: tuple[PathText, ...] = ()
+
+    @field_validator("filters")
+    @classmethod
+    def _complete(cls, filters: dict[Register, tuple[QualityFilter, ...]]) -> dict[Register, tuple[QualityFilter, ...]]:
+        return {**DEFAULT_FILTERS, **filters}
+
+    @model_validator(mode="after")
+    def _bounds_in_order(self) -> Self:
+        if self.minimum_characters > self.maximum_characters:
+            raise ValueError(
+                f"minimum_characters = {self.minimum_characters} is over maximum_characters = {self.maximum_characters}"
+            )
+        return self
 
 
 class Stage(Section):
@@ -161,6 +216,7 @@ class Training(Section):
     micro_batch_windows: Dimension = 8
     clip_norm: PositiveFloat = 1.0
     z_loss: Decay = 1e-4
+    pair_weight: Decay = 0.5
     document_masks: bool = True
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     compile: bool = False

@@ -16,81 +16,79 @@ from typing import Any
 import torch
 
 import keylm
-from keylm.console import errors, say, seconds
-from keylm.data.build import build_shards
-from keylm.data.curriculum import Curriculum
+from keylm.console import errors, say
+from keylm.data.curated import Executor
+from keylm.data.curriculum import Curriculum, fixed
 from keylm.data.shards import read_manifest
-from keylm.data.sources import source_inputs, token_shares, tokenizer_sample
+from keylm.data.streaming import BackgroundBuild
 from keylm.errors import KeylmError
 from keylm.evaluation.report import write_report
-from keylm.files import atomic_write, sha256_file, sha256_json, sweep, write_json
+from keylm.files import sha256_file, sha256_json, write_json
 from keylm.generate import Generator, Sampling
-from keylm.identity import differences, identity_hash
+from keylm.identity import identity_hash
+from keylm.json_lines import read_rows
 from keylm.machine import device_name
 from keylm.model import count_parameters
+from keylm.preparation import STAGES, Manner, prepare
 from keylm.recipe import Recipe, stage_steps
 from keylm.release.huggingface import export_model
 from keylm.run_folder import RunFolder
-from keylm.tokenizer import DocumentTokenizer, train_tokenizer
-from keylm.training.checkpoint import DamagedCheckpoint, checkpoint_path, checkpoint_paths, read_checkpoint
+from keylm.training.checkpoint import DamagedCheckpoint, checkpoint_path, read_checkpoint
 from keylm.training.distributed import Ranks, join
 from keylm.training.loop import Trainer
-from keylm.training.metrics import read_rows
-
-CHAT_MARKS = 8
-"""Tokens that the chat template puts around one question, about."""
-STAGES = ("tokenizer", "shards", "train", "export", "samples", "report")
 
 
-def run(recipe: Recipe, path: Path, *, until: str = STAGES[-1], fresh: bool = False, quiet: bool = False) -> RunFolder:
+def run(
+    recipe: Recipe,
+    path: Path,
+    *,
+    until: str = STAGES[-1],
+    workers: int | None = None,
+    executor: Executor = "local",
+    fresh: bool = False,
+    quiet: bool = False,
+) -> RunFolder:
     """Bring the run at `path` through all stages up to `until` and return its folder.
 
-    `fresh` puts an earlier run at `path` aside first. Raises KeylmError; Interrupted and TrainingDiverged from
-    training.
+    `workers` and `executor` are for the data (see `Manner`); `fresh` puts an earlier run at `path` aside first.
+    Raises KeylmError; Interrupted and TrainingDiverged from training.
     """
-    folder = RunFolder(path)
-    wanted = STAGES[: STAGES.index(until) + 1]
+    folder, manner = RunFolder(path), Manner(until, workers, executor, quiet)
     with join(recipe.training.device) as ranks, contextlib.ExitStack() as held:
         if ranks.leads and fresh and path.exists():
             aside = path.with_name(f"{path.name}.old-{time.strftime('%Y%m%d-%H%M%S')}")
             path.rename(aside)
             say(f"the earlier run is now {aside}", quiet=quiet)
         ranks.lead(lambda: held.enter_context(folder.locked()))
-        ranks.lead(lambda: _prepare(recipe, folder, wanted, quiet=quiet))
-        if "train" in wanted:
-            _train(recipe, folder, ranks, quiet=quiet)
+        builds: list[BackgroundBuild | None] = []
+        ranks.lead(lambda: builds.append(held.enter_context(prepare(recipe, folder, manner))))
+        if "train" in manner.stages:
+            _train(recipe, folder, ranks, builds[0] if builds else None, quiet=quiet)
         if ranks.leads:
-            _finish(recipe, folder, ranks, wanted, quiet=quiet)
+            _finish(recipe, folder, ranks, manner.stages, quiet=quiet)
     return folder
 
 
-def _prepare(recipe: Recipe, folder: RunFolder, wanted: tuple[str, ...], *, quiet: bool) -> None:
-    """Make tokenizer and shards, unless training on them has begun: then they stay as they are."""
-    sweep(folder.path)
-    _claim(recipe, folder)
-    if checkpoint_paths(folder.checkpoints) and folder.is_done("tokenizer") and folder.is_done("shards"):
-        return
-    inputs = _tokenizer_inputs(recipe)
-    _stage(folder, "tokenizer", inputs, [folder.tokenizer], lambda: _make_tokenizer(recipe, folder), quiet=quiet)
-    _check_prompts(recipe, folder)
-    if "shards" in wanted:
-        started = time.monotonic()
-        manifest = build_shards(recipe, folder.tokenizer, folder.shards, quiet=quiet)
-        if not folder.is_done("shards", manifest["hash"]):
-            folder.mark_done("shards", manifest["hash"], [folder.shards / "manifest.json"], time.monotonic() - started)
-
-
-def _train(recipe: Recipe, folder: RunFolder, ranks: Ranks, *, quiet: bool) -> None:
+def _train(recipe: Recipe, folder: RunFolder, ranks: Ranks, build: BackgroundBuild | None, *, quiet: bool) -> None:
     """Train, unless the run's last checkpoint is there and sound."""
-    inputs = sha256_json([identity_hash(recipe), read_manifest(folder.shards)["hash"]])
     last = checkpoint_path(folder.checkpoints, sum(stage_steps(recipe).values())) / "state.json"
-    if ranks.lead(lambda: folder.is_done("train", inputs) and _is_sound(last.parent)):
+    if ranks.lead(lambda: build is None and _is_trained(recipe, folder, last)):
         return
-    Trainer(recipe, folder, ranks, quiet=quiet).run()
+    Trainer(recipe, folder, ranks, build=build, quiet=quiet).run()
     if ranks.leads:
+        if build is not None:
+            build.wait(folder.shards)
         spent = sum(row["seconds"] for row in read_rows(folder.timing))
-        folder.mark_done("train", inputs, [folder.metrics, last], spent)
+        folder.mark_done("train", _train_inputs(recipe, folder), [folder.metrics, last], spent)
         write_json(folder.summary, _summary(recipe, folder, ranks))
+
+
+def _is_trained(recipe: Recipe, folder: RunFolder, last: Path) -> bool:
+    return folder.is_done("train", _train_inputs(recipe, folder)) and _is_sound(last.parent)
+
+
+def _train_inputs(recipe: Recipe, folder: RunFolder) -> str:
+    return sha256_json([identity_hash(recipe), read_manifest(folder.shards)["hash"]])
 
 
 def _finish(recipe: Recipe, folder: RunFolder, ranks: Ranks, wanted: tuple[str, ...], *, quiet: bool) -> None:
@@ -101,52 +99,13 @@ def _finish(recipe: Recipe, folder: RunFolder, ranks: Ranks, wanted: tuple[str, 
     if "samples" in wanted:
         models = [sha256_file(file) for file in sorted(folder.path.glob("model*/*.safetensors"))]
         inputs = sha256_json([models, evaluation.prompts, evaluation.chats, evaluation.sample_tokens])
-        _stage(folder, "samples", inputs, [folder.samples], lambda: _sample(recipe, folder), quiet=quiet)
+        folder.stage("samples", inputs, [folder.samples], lambda: _sample(recipe, folder), quiet=quiet)
     if "report" in wanted:
         if not folder.summary.is_file():
             write_json(folder.summary, _summary(recipe, folder, ranks))
         shown = [folder.metrics, folder.samples, folder.summary, folder.shards / "manifest.json", folder.recipe]
         inputs = sha256_json([keylm.__version__, *map(sha256_file, shown)])
-        _stage(folder, "report", inputs, [folder.report], lambda: write_report(folder.path), quiet=quiet)
-
-
-def _stage(
-    folder: RunFolder, name: str, inputs: str, outputs: list[Path], work: Callable[[], object], *, quiet: bool
-) -> None:
-    """Do `work` unless it was done with the same inputs and its outputs are still as it left them."""
-    if folder.is_done(name, inputs):
-        return
-    started = time.monotonic()
-    work()
-    spent = time.monotonic() - started
-    folder.mark_done(name, inputs, outputs, spent)
-    say(f"{name}  done in {seconds(spent)}", quiet=quiet)
-
-
-def _claim(recipe: Recipe, folder: RunFolder) -> None:
-    """Save the resolved recipe in the run folder. Raises KeylmError where the run was begun with another one."""
-    if folder.recipe.is_file():
-        changed = differences(folder.saved_recipe(), recipe)
-        if changed:
-            raise KeylmError(
-                f"{folder.path}: was begun with another recipe: {'; '.join(changed[:5])}; accepted: the same recipe, "
-                "another --run-dir, or --fresh, which puts the old run aside"
-            )
-        if folder.recipe.read_text(encoding="utf-8") == recipe.to_toml():
-            return
-    atomic_write(folder.recipe, recipe.to_toml())
-
-
-def _check_prompts(recipe: Recipe, folder: RunFolder) -> None:
-    """Raise KeylmError where a prompt will not fit into the context, before anything is trained."""
-    tokenizer, context = DocumentTokenizer(folder.tokenizer), recipe.model.max_position_embeddings
-    for field, texts in (("prompts", recipe.evaluation.prompts), ("chats", recipe.evaluation.chats)):
-        for text, tokens in zip(texts, tokenizer.encode_texts(texts), strict=True):
-            if len(tokens) + CHAT_MARKS >= context:
-                raise KeylmError(
-                    f"evaluation.{field}: {text[:40]!r}… has {len(tokens)} tokens; accepted: fewer than the context "
-                    f"of {context} less {CHAT_MARKS}"
-                )
+        folder.stage("report", inputs, [folder.report], lambda: write_report(folder.path), quiet=quiet)
 
 
 def _is_sound(checkpoint: Path) -> bool:
@@ -157,30 +116,9 @@ def _is_sound(checkpoint: Path) -> bool:
     return True
 
 
-def _tokenizer_inputs(recipe: Recipe) -> str:
-    if recipe.tokenizer.path is not None:
-        return sha256_file(Path(recipe.tokenizer.path) / "tokenizer.json")
-    sources = {name: [str(source.path), source_inputs(name, source)] for name, source in recipe.used_sources.items()}
-    return sha256_json([recipe.tokenizer.model_dump(), sources, token_shares(recipe), recipe.evaluation.holdout])
-
-
-def _make_tokenizer(recipe: Recipe, folder: RunFolder) -> None:
-    context = recipe.model.max_position_embeddings
-    if recipe.tokenizer.path is None:
-        train_tokenizer(tokenizer_sample(recipe), recipe.tokenizer.vocab_size, folder.tokenizer, context)
-        return
-    given = DocumentTokenizer(Path(recipe.tokenizer.path))
-    if given.vocab_size != recipe.tokenizer.vocab_size:
-        raise KeylmError(
-            f"tokenizer.vocab_size: got {recipe.tokenizer.vocab_size}, but {recipe.tokenizer.path} has "
-            f"{given.vocab_size} entries; accepted: that number"
-        )
-    given.save(folder.tokenizer, context)
-
-
 def _export_all(recipe: Recipe, folder: RunFolder, *, quiet: bool) -> None:
     """Export the model at the end of each stage, the run's own first; a lost earlier one does not cost the last."""
-    ends = Curriculum(recipe, dict.fromkeys(recipe.used_sources, 1)).stage_ends()
+    ends = Curriculum(recipe, fixed({})).stage_ends()
     tokenizer = sha256_file(folder.tokenizer / "tokenizer.json")
     for stage, step in reversed(ends.items()):
         target = _model_folder(recipe, folder, stage)
@@ -196,7 +134,7 @@ def _export_all(recipe: Recipe, folder: RunFolder, *, quiet: bool) -> None:
         def work(target: Path = target, weights: Callable[[], Any] = checkpoint.model) -> None:
             export_model(recipe, weights(), folder.tokenizer, target)
 
-        _stage(folder, f"export {target.name}", inputs, [target], work, quiet=quiet)
+        folder.stage(f"export {target.name}", inputs, [target], work, quiet=quiet)
 
 
 def _model_folder(recipe: Recipe, folder: RunFolder, stage: str) -> Path:

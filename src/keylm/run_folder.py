@@ -1,11 +1,13 @@
 """What lies where in a run folder, and which stages are done with which inputs."""
 
 import contextlib
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from keylm.console import say, seconds
 from keylm.errors import KeylmError
 from keylm.files import read_table, sha256_file, write_json
 from keylm.recipe import Recipe, parse_recipe, read_toml
@@ -31,6 +33,11 @@ class RunFolder:
     def tokenizer(self) -> Path:
         """Folder: tokenizer.json, tokenizer_config.json."""
         return self.path / "tokenizer"
+
+    @property
+    def curated(self) -> Path:
+        """Folder: report.json, and a folder of curated documents per source, where the recipe curates."""
+        return self.path / "curated"
 
     @property
     def shards(self) -> Path:
@@ -99,6 +106,18 @@ class RunFolder:
         hashes = {file.relative_to(self.path).as_posix(): _hash(file) for file in files}
         entry = {"inputs": inputs, "outputs": hashes, "seconds": round(seconds, 2)}
         write_json(self.path / "stages.json", {**self.done(), stage: entry})
+
+    def stage(
+        self, name: str, inputs: str, outputs: list[Path], work: Callable[[], object], *, quiet: bool = False
+    ) -> None:
+        """Do `work` unless it was done with the same inputs and its outputs are still as it left them."""
+        if self.is_done(name, inputs):
+            return
+        started = time.monotonic()
+        work()
+        spent = time.monotonic() - started
+        self.mark_done(name, inputs, outputs, spent)
+        say(f"{name}  done in {seconds(spent)}", quiet=quiet)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:

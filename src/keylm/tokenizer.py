@@ -16,6 +16,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from keylm.errors import KeylmError
 from keylm.files import atomic_folder, atomic_write, write_json
+from keylm.pretokens import WordTable
 
 END_OF_TEXT, IM_START, IM_END, PAD, TYPO, FIX = range(6)
 SPECIAL_TOKENS = (
@@ -105,6 +106,7 @@ class DocumentTokenizer:
         for index, token in enumerate(SPECIAL_TOKENS):
             if self._tokenizer.token_to_id(token) != index:
                 raise KeylmError(f"{file}: token {token} is not id {index}; accepted: a tokenizer made by keylm")
+        self._table = WordTable(self._tokenizer)
         self._newline = self._tokenizer.encode("\n").ids
 
     def save(self, folder: Path, context: int) -> None:
@@ -113,8 +115,14 @@ class DocumentTokenizer:
 
     def encode_texts(self, texts: Sequence[str]) -> list[Tokens]:
         """Return each text's ids (uint16 [tokens]), without special tokens."""
-        encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
-        return [np.array(encoding.ids, dtype=np.uint16) for encoding in encodings]
+        return self._table.encode(texts)
+
+    def encode_words(self, text: str) -> tuple[Tokens, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Return a text's ids (uint16 [tokens]), and where each word (pre-token) of it ends.
+
+        Ends are int64 [words], once counted in characters and once in tokens.
+        """
+        return self._table.encode_words(text)
 
     def encode_chat(self, messages: Sequence[dict[str, str]]) -> tuple[Tokens, Mask, list[int]]:
         """Return a conversation as the chat template renders it.
@@ -125,17 +133,23 @@ class DocumentTokenizer:
         ids: list[int] = []
         answer: list[bool] = []
         ends: list[int] = []
-        headers = [f"{message['role']}\n" for message in messages]
-        bodies = [header + message["content"] for header, message in zip(headers, messages, strict=True)]
-        encodings = self._tokenizer.encode_batch(bodies, add_special_tokens=False)
-        for message, header, encoding in zip(messages, headers, encodings, strict=True):
+        for message in messages:
+            body, header = self._turn(message["role"], message["content"])
             trained = message["role"] == "assistant"
-            ids += [IM_START, *encoding.ids, IM_END, *self._newline]
-            # A token that straddles header and content (a newline and what follows) counts as content.
-            answer += [False, *(trained and end > len(header) for _, end in encoding.offsets), trained]
-            answer += [False] * len(self._newline)
+            ids += [IM_START, *body, IM_END, *self._newline]
+            answer += [False] * (1 + header) + [trained] * (len(body) - header + 1) + [False] * len(self._newline)
             ends.append(len(ids))
         return np.array(ids, dtype=np.uint16), np.array(answer, dtype=np.bool_), ends
+
+    def _turn(self, role: str, content: str) -> tuple[list[int], int]:
+        """Return the ids of `role`, a newline and `content`, and how many of them are the header's."""
+        header = f"{role}\n"
+        if not content[:1].isspace():  # then no word, and so no token, straddles header and content
+            first, rest = self._table.encode([header, content])
+            return [*first.tolist(), *rest.tolist()], len(first)
+        encoding = self._tokenizer.encode(header + content, add_special_tokens=False)
+        # A token that straddles header and content (a newline and what follows) counts as content.
+        return encoding.ids, sum(end <= len(header) for _, end in encoding.offsets)
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of `ids`, special tokens spelled out; incomplete UTF-8 becomes U+FFFD."""

@@ -22,7 +22,7 @@ from keylm.run_folder import RunFolder
 from keylm.training.checkpoint import checkpoint_paths
 from keylm.training.distributed import Ranks
 from keylm.training.loop import Trainer
-from keylm.training.metrics import read_rows
+from keylm.json_lines import read_rows
 
 CPU = Ranks(0, 1, torch.device("cpu"))
 STEPS = 24

@@ -6,17 +6,21 @@ How a window of the run is found, without having looked at any window before it:
    and spreads it evenly; as it repeats, every run of 1,000 consecutive windows holds the exact proportions;
 3. counting that source's places before it (whole patterns times the count, plus a table look-up, plus what
    earlier stages gave) numbers the window within its source;
-4. that number, divided by the source's windows, gives epoch and place; the place goes through the epoch's
-   seeded permutation, a Feistel network that can be asked at any index (Black & Rogaway, "Ciphers with Arbitrary
-   Finite Domains", CT-RSA 2002).
+4. that number, divided by the source's windows, gives epoch and place. In the first epoch the source's shards come
+   in the order in which they are built, in later ones in a seeded order; the place gives the shard;
+5. the place within the shard goes through a seeded permutation, a Feistel network that can be asked at any index
+   (Black & Rogaway, "Ciphers with Arbitrary Finite Domains", CT-RSA 2002).
 
-So resuming is a number, the world size does not change the batches, and anyone with the manifest can recompute
-any batch. The cost is about 20 microseconds of host time a window.
+So resuming is a number, the world size does not change the batches, anyone with the manifest can recompute any
+batch, and a window of the first epoch is known as soon as its shard is: training can begin while later shards are
+still being built, and gives the same batches. The cost is about 20 microseconds of host time a window.
 """
 
 import hashlib
-from bisect import bisect_right
-from collections.abc import Mapping
+import heapq
+import math
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
@@ -24,11 +28,17 @@ from itertools import accumulate
 import numpy as np
 import numpy.typing as npt
 
-from keylm.data.shards import ShardStore, Window
+from keylm.data.shards import Window
+from keylm.data.store import ShardStore
 from keylm.recipe import Recipe, stage_steps
 from keylm.recipe_sections import PATTERN_WINDOWS, Stage
 
 FEISTEL_ROUNDS = 6
+
+
+Layout = Callable[[str, int], Sequence[int]]
+"""(source, number) → the windows of each of the source's training shards, in order: of all of them, or, while they
+are being built, of enough to hold window `number` of the first epoch."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +47,9 @@ class Pick:
 
     source: str
     epoch: int
+    shard: int
     window: int
+    """its number within the shard"""
 
 
 @dataclass(frozen=True)
@@ -52,17 +64,19 @@ class Batch:
     """int32 [windows, context]: which document of its window a token belongs to"""
     sources: npt.NDArray[np.int64]
     """int64 [windows]: index into `Curriculum.sources`"""
+    partners: npt.NDArray[np.int64] | None = None
+    """int64 [windows, context]: the position whose prediction this one's is drawn to, -1: none; None: none at all"""
 
 
 class Curriculum:
     """The order of all windows of a run."""
 
-    def __init__(self, recipe: Recipe, windows: Mapping[str, int]) -> None:
-        """Plan `recipe` over sources that have `windows` training windows each."""
+    def __init__(self, recipe: Recipe, layout: Layout) -> None:
+        """Plan `recipe` over the shards of `layout`."""
         self.sources = list(recipe.used_sources)
         self.batch_windows = recipe.training.batch_windows
         self._seed = recipe.seed
-        self._windows = windows
+        self._layout = layout
         self._steps = stage_steps(recipe)
         self._patterns = [_Pattern(stage, self.sources) for stage in recipe.stages.values()]
         self._names = list(recipe.stages)
@@ -105,8 +119,50 @@ class Curriculum:
         index = pattern.source(place)
         source = self.sources[index]
         number = self._given[stage][index] + pattern.count_before(index, place)
-        epoch, position = divmod(number, self._windows[source])
-        return Pick(source, epoch, permute(position, self._windows[source], f"{self._seed}/{source}/{epoch}"))
+        epoch, shard, within, size = self._locate(source, number)
+        return Pick(source, epoch, shard, permute(within, size, f"{self._seed}/{source}/{epoch}/{shard}"))
+
+    def _locate(self, source: str, number: int) -> tuple[int, int, int, int]:
+        """Return window `number`'s epoch and shard, its place in that shard's turn, and the shard's windows."""
+        shards = tuple(self._layout(source, number))
+        epoch, position = divmod(number, sum(shards))
+        key = f"{self._seed}/{source}/{epoch}" if epoch else ""
+        ends = _shard_ends(shards, key)
+        turn = bisect_right(ends, position)
+        shard = permute(turn, len(shards), key) if epoch else turn
+        return epoch, shard, position - (ends[turn - 1] if turn else 0), shards[shard]
+
+    def needed_at(self, source: str, window: int) -> float:
+        """Return the first step that takes more than `window` windows of a source; infinity if none does."""
+        low, high = 0, self.total_steps
+        if self.given(high)[source] <= window:
+            return math.inf
+        while low < high:
+            middle = (low + high) // 2
+            if self.given(middle + 1)[source] > window:
+                high = middle
+            else:
+                low = middle + 1
+        return low
+
+    def upcoming(self, step: int) -> Iterator[tuple[float, str, int]]:
+        """Yield (step, source, shard) in the order in which shards are needed, from those in use at `step` on."""
+        given = self.given(step)
+        return heapq.merge(*(self._upcoming(source, given[source]) for source in self.sources))
+
+    def _upcoming(self, source: str, number: int) -> Iterator[tuple[float, str, int]]:
+        while (needed := self.needed_at(source, number)) < math.inf:
+            _, shard, within, size = self._locate(source, number)
+            yield needed, source, shard
+            number += size - within
+
+    def shards_begun(self, step: int) -> dict[str, int]:
+        """Return how many of each source's shards were read from before `step`."""
+        begun = {}
+        for source, number in self.given(step).items():
+            shards = self._layout(source, number - 1) if number else ()
+            begun[source] = min(bisect_left(list(accumulate(shards)), number) + 1, len(shards)) if number else 0
+        return begun
 
     def _given_before_stages(self) -> list[list[int]]:
         """Return, for each stage, how many windows each source gave in the stages before it."""
@@ -115,6 +171,18 @@ class Curriculum:
             counts = pattern.counts_before(self._steps[name] * self.batch_windows)
             given.append([before + int(count) for before, count in zip(given[-1], counts, strict=True)])
         return given
+
+
+def fixed(shards: Mapping[str, Sequence[int]]) -> Layout:
+    """Return the layout of finished sources: each one's windows per shard."""
+    return lambda source, number: shards[source]
+
+
+@lru_cache(maxsize=1024)
+def _shard_ends(shards: tuple[int, ...], key: str) -> list[int]:
+    """Return where each shard ends in an epoch: in order, or in the order of the permutation that `key` names."""
+    order = (permute(place, len(shards), key) for place in range(len(shards))) if key else range(len(shards))
+    return list(accumulate(shards[shard] for shard in order))
 
 
 class _Pattern:
@@ -185,7 +253,7 @@ class BatchLoader:
         """Return rank `rank`'s share of `step`'s global batch: the shares, in order, are the global batch."""
         picks = self.curriculum.picks(step)
         share = picks[rank * len(picks) // world_size : (rank + 1) * len(picks) // world_size]
-        windows = [self._store.window(pick.source, pick.window) for pick in share]
+        windows = [self._store.window(pick.source, pick.shard, pick.window) for pick in share]
         return stack(windows, [self.curriculum.sources.index(pick.source) for pick in share])
 
 
@@ -196,4 +264,12 @@ def stack(windows: list[Window], sources: list[int]) -> Batch:
         labels=np.stack([window.labels for window in windows]),
         documents=np.stack([window.documents for window in windows]),
         sources=np.array(sources, dtype=np.int64),
+        partners=_stacked_partners(windows),
     )
+
+
+def _stacked_partners(windows: list[Window]) -> npt.NDArray[np.int64] | None:
+    if all(window.partners is None for window in windows):
+        return None
+    nobody = np.full(len(windows[0].tokens), -1, dtype=np.int64)
+    return np.stack([nobody if window.partners is None else window.partners for window in windows])

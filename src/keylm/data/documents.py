@@ -34,19 +34,31 @@ class Fault:
     detail: str = ""
 
 
-def read_line(raw: bytes, file: str, line: int) -> Iterator[Document | Fault]:
-    """Yield what one line of JSON is: a document, several pieces of a long one, or a fault."""
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What stands at one place of a file: a line of JSON, a row, or what a reader has made of it already."""
+
+    file: str
+    line: int
+    content: "bytes | Mapping[str, Any] | Document | Fault"
+    source: str = ""
+    """Where a source is made from others: which of them this comes from."""
+    epoch: int = 0
+    """Where a source goes over its origins several times: which time this is."""
+
+
+def parse_line(raw: bytes, file: str, line: int) -> object:
+    """Return the value that a line of JSON holds, or a Fault."""
+    if not raw.strip():
+        return Fault(file, line, "empty")
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        yield Fault(file, line, "invalid_utf8", str(error))
-        return
+        return Fault(file, line, "invalid_utf8", str(error))
     try:
-        record = json.loads(text)
+        return json.loads(text)
     except (ValueError, RecursionError) as error:
-        yield Fault(file, line, "malformed_json", str(error)[:200])
-        return
-    yield from read_record(record, file, line)
+        return Fault(file, line, "malformed_json", str(error)[:200])
 
 
 def read_record(record: object, file: str, line: int) -> Iterator[Document | Fault]:

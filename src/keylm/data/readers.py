@@ -1,14 +1,15 @@
-"""Readers: .jsonl(.zst|.gz), .parquet and .txt(.zst|.gz) files to documents, one by one in constant memory.
+"""Readers: .jsonl(.zst|.gz), .parquet and .txt(.zst|.gz) files to records, one by one in constant memory.
 
-Invariant: nothing in a file can stop the reading. A damaged archive gives what stood before the damage, and a
-fault; the next file goes on.
+Invariants: nothing in a file can stop the reading. A damaged archive gives what stood before the damage, and a
+fault; the next file goes on. A reader that is opened at the state of an earlier one goes on exactly there.
 """
 
 import codecs
 import gzip
 import io
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -17,7 +18,7 @@ import pyarrow.parquet as pq
 import zstandard
 
 from keylm.data import documents
-from keylm.data.documents import Document, Fault, piece_end, read_line, read_record, split_text
+from keylm.data.documents import Document, Fault, Record, piece_end, split_text
 from keylm.errors import KeylmError
 
 SUFFIXES = (".jsonl", ".jsonl.zst", ".jsonl.gz", ".parquet", ".txt", ".txt.zst", ".txt.gz")
@@ -48,19 +49,48 @@ def name_within(path: Path, file: Path) -> str:
     return file.name if path == file else file.relative_to(path).as_posix()
 
 
-def read_documents(path: Path) -> Iterator[Document | Fault]:
-    """Yield the documents and faults of a file or folder, in order."""
-    for file in source_files(path):
-        name = name_within(path, file)
+class FileRecords:
+    """The records of a file or folder, in order."""
+
+    def __init__(self, path: Path, columns: Sequence[str] = (), state: Mapping[str, Any] | None = None) -> None:
+        """Open `path`, at the `state` that an earlier reader gave; of parquet files read `columns` (or all)."""
+        self._path, self._columns = path, columns
+        self._file, self._given = (int(state["file"]), int(state["records"])) if state else (0, 0)
+
+    def state(self) -> dict[str, Any]:
+        """Return where the next record stands: a file's number, and how many of its records are given."""
+        return {"file": self._file, "records": self._given}
+
+    def __iter__(self) -> Iterator[Record]:
+        files = source_files(self._path)
+        while self._file < len(files):
+            for record in self._records(files[self._file], self._given):
+                self._given += 1
+                yield record
+            self._file, self._given = self._file + 1, 0
+
+    def _records(self, file: Path, skip: int) -> Iterator[Record]:
+        """Yield a file's records behind the first `skip`."""
+        name = name_within(self._path, file)
+        seen = 0
         try:
-            yield from _READERS[_format(file)](file, name)
+            if _format(file) == ".parquet":
+                records, seen = _read_parquet(file, name, self._columns, skip), skip
+            else:
+                records = (_read_jsonl if _format(file) == ".jsonl" else _read_text)(file, name)
+            for record in records:
+                seen += 1
+                if seen > skip:
+                    yield record
         except (OSError, EOFError, UnicodeDecodeError, zlib.error, zstandard.ZstdError, pa.ArrowException) as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise  # the system's trouble, not the file's: it may pass, and must not be taken for the data
-            yield Fault(name, 0, "unreadable_file", ascii(str(error))[:200])
+            if seen >= skip:  # else this fault, too, was given before
+                yield Record(name, 0, Fault(name, 0, "unreadable_file", ascii(str(error))[:200]))
 
 
-def _read_jsonl(file: Path, name: str) -> Iterator[Document | Fault]:
+def _read_jsonl(file: Path, name: str) -> Iterator[Record]:
+    """Yield a file's lines; whether they are sound JSON is seen when they are parsed."""
     with _open(file) as stream:
         line = 0
         while raw := stream.readline(LINE_BYTES):
@@ -68,35 +98,55 @@ def _read_jsonl(file: Path, name: str) -> Iterator[Document | Fault]:
             if line == 1:
                 raw = raw.removeprefix(codecs.BOM_UTF8)
             if len(raw) == LINE_BYTES and not raw.endswith(b"\n"):
-                yield Fault(name, line, "line_too_long", f"over {LINE_BYTES} bytes")
+                yield Record(name, line, Fault(name, line, "line_too_long", f"over {LINE_BYTES} bytes"))
                 while raw and not raw.endswith(b"\n"):
                     raw = stream.readline(LINE_BYTES)
-            elif raw.strip():
-                yield from read_line(raw, name, line)
             else:
-                yield Fault(name, line, "empty")
+                yield Record(name, line, raw)
 
 
-def _read_parquet(file: Path, name: str) -> Iterator[Document | Fault]:
-    """Yield a parquet file's rows; a row's number stands for the line."""
+def _read_parquet(file: Path, name: str, wanted: Sequence[str], skip: int) -> Iterator[Record]:
+    """Yield a parquet file's rows behind the first `skip`; a row's number stands for the line."""
     with pq.ParquetFile(file) as table:
-        columns = [column for column in ("text", "messages") if column in table.schema_arrow.names]
+        columns = [column for column in table.schema_arrow.names if column in wanted or not wanted]
         if not columns:
-            yield Fault(name, 0, "no_text_or_messages", f"columns: {table.schema_arrow.names!a}"[:200])
+            detail = f"columns: {table.schema_arrow.names!a}"[:200]
+            yield from islice([Record(name, 0, Fault(name, 0, "no_text_or_messages", detail))], skip, None)
             return
-        row = 0
-        for batch in table.iter_batches(batch_size=256, columns=columns):
-            for index in range(len(batch)):
-                row += 1
-                try:
-                    [record] = batch.slice(index, 1).to_pylist()
-                except UnicodeDecodeError as error:
-                    yield Fault(name, row, "invalid_utf8", str(error))
-                    continue
-                yield from read_record(record, name, row)
+        first = 1
+        for group in range(table.num_row_groups):
+            rows = table.metadata.row_group(group).num_rows
+            if first + rows <= skip + 1:  # nothing of this group is wanted, and it need not be unpacked
+                first += rows
+                continue
+            for row, record in _read_group(table, group, columns, name, first):
+                if row > skip:
+                    yield record
+            first += rows
 
 
-def _read_text(file: Path, name: str) -> Iterator[Document | Fault]:
+def _read_group(
+    table: pq.ParquetFile, group: int, columns: list[str], name: str, first: int
+) -> Iterator[tuple[int, Record]]:
+    """Yield (row, record) of one row group whose first row is `first`."""
+    row = first
+    for batch in table.iter_batches(batch_size=256, row_groups=[group], columns=columns):
+        for index in range(len(batch)):
+            try:
+                [content] = batch.slice(index, 1).to_pylist()
+            except UnicodeDecodeError as error:
+                content = Fault(name, row, "invalid_utf8", str(error))
+            yield row, Record(name, row, content)
+            row += 1
+
+
+def _read_text(file: Path, name: str) -> Iterator[Record]:
+    """Yield a plain text's documents and faults, each as a record."""
+    for item in _text_documents(file, name):
+        yield Record(name, item.line, item)
+
+
+def _text_documents(file: Path, name: str) -> Iterator[Document | Fault]:
     """Yield a plain text's documents: parted by lines of `<|endoftext|>`, and cut where they grow too long."""
     held: list[str] = []
     size, start, cut = 0, 1, False
@@ -191,10 +241,3 @@ class _ZstdReader(io.RawIOBase):
 
 def _format(file: Path) -> str:
     return Path(file.name.removesuffix(".zst").removesuffix(".gz")).suffix
-
-
-_READERS: dict[str, Callable[[Path, str], Iterator[Document | Fault]]] = {
-    ".jsonl": _read_jsonl,
-    ".parquet": _read_parquet,
-    ".txt": _read_text,
-}

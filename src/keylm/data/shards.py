@@ -5,32 +5,30 @@ A shard is one safetensors file with
     trained     uint8  [windows * context/8] a bit a token: does it carry loss when it is the next token?
     starts      uint32 [documents]           where each document begins; the first is 0
     file, line  uint32 [documents]           where each document came from (file: index into the manifest's list)
+    partners    uint16 [windows * context]   only with typo pairs: how many tokens back the position stands whose
+                                             next-word distribution this one's is drawn to; 0: none
 
 Invariants: a shard appears under its name complete; its SHA-256 stands in the manifest; the same documents and
-tokenizer give the same bytes. Memory is bounded by one shard, whatever the corpus's size. A conversation never
-crosses the edge of a window, so no turn is cut; texts run on from window to window.
+tokenizer give the same bytes. Memory is bounded by one shard, whatever the corpus's size. A shard begins with a
+document and ends with one, so each can be built and read alone. A conversation never crosses the edge of a window,
+so no turn is cut; texts run on from window to window.
 """
 
 import json
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import save_file
 
+from keylm.data.pieces import Partners, Piece
 from keylm.errors import KeylmError
 from keylm.files import atomic_path, read_json, sha256_file, sha256_json
 from keylm.tokenizer import PAD, Mask, Tokens
 
-SHARD_TOKENS = 1 << 25
-"""Tokens in a full shard, about: rounded down to whole windows. 18 billion tokens are 540 shards."""
-OPEN_SHARDS = 600
-"""Shards mapped at a time, a file descriptor each; systems commonly allow 1,024."""
 NO_FILE = 2**32 - 1
 """Stands in `file` for padding, which came from nowhere."""
 
@@ -49,80 +47,71 @@ class ShardRecord:
 
 
 class ShardWriter:
-    """Packs one split of one source into shards; give documents with `add`, then `close`."""
+    """Packs pieces into one shard; give them with `add`, then `close`."""
 
-    def __init__(self, folder: Path, split: str, context: int, byte_lengths: npt.NDArray[np.int64]) -> None:
-        self._folder, self._split, self._context = folder, split, context
-        self._byte_lengths = byte_lengths
-        self._capacity = max(1, SHARD_TOKENS // context) * context
+    def __init__(self, context: int) -> None:
+        """Pack into windows of `context` tokens."""
+        self._context = context
         self._tokens: list[Tokens] = []
         self._trained: list[Mask] = []
+        self._partners: list[tuple[int, Partners]] = []
         self._starts: list[tuple[int, int, int]] = []
-        self._size = 0
         self._documents = 0
-        self._records: list[ShardRecord] = []
+        self.size = 0
+        """tokens so far"""
 
-    def add(self, tokens: Tokens, trained: Mask, file: int, line: int, *, whole: bool) -> None:
-        """Append a document; `whole` keeps it within one window (it must be no longer than one)."""
-        left = -self._size % self._context
-        if whole and left < len(tokens) and left:
-            self._append(np.full(left, PAD, np.uint16), np.zeros(left, np.bool_), NO_FILE, 0)
-        self._documents += 1
-        self._append(tokens, trained, file, line)
+    def add(self, piece: Piece, file: int, line: int, *, new_document: bool = True) -> None:
+        """Append a piece that comes from this line of the manifest's file number `file`."""
+        left = -self.size % self._context
+        if piece.whole and left < len(piece.tokens) and left:
+            self._pad(left)
+        if piece.partners is not None:
+            self._partners.append((self.size, piece.partners))
+        self._starts += [(self.size + start, file, line) for start in piece.starts]
+        self._tokens.append(piece.tokens)
+        self._trained.append(piece.trained)
+        self._documents += new_document
+        self.size += len(piece.tokens)
 
-    def close(self) -> list[ShardRecord]:
-        """Write what is left, padded to a whole window, and return all records in order."""
-        left = -self._size % self._context
+    def close(self, path: Path, byte_lengths: npt.NDArray[np.int64]) -> ShardRecord:
+        """Write the shard to `path`, padded to a whole window, and return its record.
+
+        byte_lengths: int64 [vocabulary], UTF-8 bytes of each id.
+        """
+        left = -self.size % self._context
         if left:
-            self._append(np.full(left, PAD, np.uint16), np.zeros(left, np.bool_), NO_FILE, 0)
-        if self._size:
-            self._write(self._size)
-        return self._records
-
-    def _append(self, tokens: Tokens, trained: Mask, file: int, line: int) -> None:
-        self._starts.append((self._size, file, line))
-        self._tokens.append(tokens)
-        self._trained.append(trained)
-        self._size += len(tokens)
-        while self._size >= self._capacity:
-            self._write(self._capacity)
-
-    def _write(self, size: int) -> None:
-        """Write the first `size` tokens as a shard and keep the rest."""
+            self._pad(left)
         tokens, trained = np.concatenate(self._tokens), np.concatenate(self._trained)
-        rest = [start for start in self._starts if start[0] >= size]
-        here = [start for start in self._starts if start[0] < size]
-        path = self._folder / f"{self._split}-{len(self._records):05d}.safetensors"
-        columns = np.array(here, dtype=np.uint32)
+        columns = np.array(self._starts, dtype=np.uint32)
+        arrays: dict[str, npt.NDArray[Any]] = {
+            "tokens": tokens,
+            "trained": np.packbits(trained),
+            "starts": np.ascontiguousarray(columns[:, 0]),
+            "file": np.ascontiguousarray(columns[:, 1]),
+            "line": np.ascontiguousarray(columns[:, 2]),
+        }
+        if self._partners:
+            arrays["partners"] = np.zeros(len(tokens), np.uint16)
+            for start, partners in self._partners:
+                arrays["partners"][start : start + len(partners)] = partners
         with atomic_path(path) as temporary:
-            save_file(
-                {
-                    "tokens": tokens[:size],
-                    "trained": np.packbits(trained[:size]),
-                    "starts": np.ascontiguousarray(columns[:, 0]),
-                    "file": np.ascontiguousarray(columns[:, 1]),
-                    "line": np.ascontiguousarray(columns[:, 2]),
-                },
-                temporary,
-            )
+            save_file(arrays, temporary)
             digest = sha256_file(temporary)
-        self._records.append(
-            ShardRecord(
-                file=path.name,
-                sha256=digest,
-                windows=size // self._context,
-                tokens=int((tokens[:size] != PAD).sum()),
-                trained_tokens=int(trained[:size].sum()),
-                documents=self._documents,
-                bytes=int(self._byte_lengths[tokens[:size]].sum()),
-            )
+        return ShardRecord(
+            file=path.name,
+            sha256=digest,
+            windows=len(tokens) // self._context,
+            tokens=int((tokens != PAD).sum()),
+            trained_tokens=int(trained.sum()),
+            documents=self._documents,
+            bytes=int(byte_lengths[tokens].sum()),
         )
-        self._documents = 0
-        self._tokens, self._trained = [tokens[size:]], [trained[size:]]
-        self._size -= size
-        self._starts = [(start - size, file, line) for start, file, line in rest]
-        if self._size and (not self._starts or self._starts[0][0]):
-            self._starts.insert(0, (0, *here[-1][1:]))  # the last document runs on into the next shard
+
+    def _pad(self, count: int) -> None:
+        self._starts.append((self.size, NO_FILE, 0))
+        self._tokens.append(np.full(count, PAD, np.uint16))
+        self._trained.append(np.zeros(count, np.bool_))
+        self.size += count
 
 
 @dataclass(frozen=True)
@@ -135,6 +124,8 @@ class Window:
     """int64 [context]: the next token, or -100 where it carries no loss"""
     documents: npt.NDArray[np.int32]
     """int32 [context]: which document each token belongs to, counted from 0 in this window"""
+    partners: npt.NDArray[np.int64] | None = None
+    """int64 [context]: the position in this window whose prediction each one's should equal, -1: none"""
 
 
 class Shard:
@@ -164,7 +155,14 @@ class Shard:
         learnt = trained[1:] & (documents[1:] == documents[:-1])
         labels = np.full(self._context, -100, dtype=np.int64)
         labels[: len(learnt)] = np.where(learnt, tokens[1:].astype(np.int64), -100)
-        return Window(tokens[: self._context], labels, documents[: self._context])
+        return Window(tokens[: self._context], labels, documents[: self._context], self._partners(begin, end))
+
+    def _partners(self, begin: int, end: int) -> npt.NDArray[np.int64] | None:
+        """Return the positions within the window [begin, end) that its tokens point back to."""
+        if "partners" not in self._arrays:
+            return None
+        back = self._arrays["partners"][begin:end].astype(np.int64)
+        return np.where(back > 0, np.arange(end - begin) - back, -1)
 
     def origins(self, index: int) -> list[tuple[str, int, int]]:
         """Return (file, line, first token in the window) of each document; the file of padding is empty."""
@@ -198,74 +196,6 @@ def memory_map(path: Path) -> dict[str, npt.NDArray[Any]]:
         begin, end = (8 + length + offset for offset in entry["data_offsets"])
         arrays[name] = np.frombuffer(content[begin:end], kinds[entry["dtype"]])
     return arrays
-
-
-class ShardStore:
-    """All windows of all sources of a built corpus, by split, source and index."""
-
-    def __init__(self, folder: Path, *, verify: Literal["all", "opened", "none"] = "all") -> None:
-        """Open the shards that `folder/manifest.json` lists.
-
-        Raises KeylmError where one is missing or its SHA-256 is not the manifest's: at once for "all", when it is
-        first read from for "opened", never for "none" (another process has looked).
-        """
-        self.folder = folder
-        self.manifest = read_manifest(folder)
-        self.context: int = self.manifest["context"]
-        self._checks_opened = verify == "opened"
-        self._open: dict[Path, Shard] = {}
-        if verify == "all":
-            with ThreadPoolExecutor() as pool:
-                list(pool.map(lambda record: _verify(*record), self._records()))
-
-    def windows(self, source: str, split: str = "train") -> int:
-        """Return how many windows a source has."""
-        return int(self.manifest["sources"][source][split]["windows"])
-
-    def window(self, source: str, index: int, split: str = "train") -> Window:
-        """Return a source's window `index`, counted over all its shards."""
-        shard, within = self._find(source, index, split)
-        return shard.window(within)
-
-    def origins(self, source: str, index: int, split: str = "train") -> list[tuple[str, int, int]]:
-        """Return (file, line, first token in the window) of each document of a window."""
-        shard, within = self._find(source, index, split)
-        return shard.origins(within)
-
-    def _find(self, source: str, index: int, split: str) -> tuple[Shard, int]:
-        """Return the shard that holds a source's window, and the window's number in it."""
-        entry = self.manifest["sources"][source]
-        for record in entry[split]["shards"]:
-            if index < record["windows"]:
-                return self._shard(self.folder / source / record["file"], record["sha256"], entry["files"]), index
-            index -= record["windows"]
-        raise IndexError(f"{source} has no {split} window {index} beyond its end")
-
-    def _shard(self, path: Path, digest: str, files: list[str]) -> Shard:
-        if path not in self._open:
-            if self._checks_opened:
-                _verify(path, digest)
-            if len(self._open) >= OPEN_SHARDS:
-                del self._open[next(iter(self._open))]
-            self._open[path] = Shard(path, self.context, files)
-        return self._open[path]
-
-    def _records(self) -> Iterator[tuple[Path, str]]:
-        for name, entry in self.manifest["sources"].items():
-            for split in ("train", "validation"):
-                for record in entry[split]["shards"]:
-                    yield self.folder / name / record["file"], record["sha256"]
-
-
-def _verify(path: Path, digest: str) -> None:
-    """Raise KeylmError unless the file at `path` is there and has this SHA-256."""
-    found = sha256_file(path) if path.is_file() else None
-    if found != digest:
-        state = f"its SHA-256 is {found[:16]}…" if found else "it is missing"
-        raise KeylmError(
-            f"{path}: the manifest says SHA-256 {digest[:16]}…, but {state}; put the shard back, or "
-            "start anew with --fresh"
-        )
 
 
 def split_entry(records: list[ShardRecord]) -> dict[str, Any]:

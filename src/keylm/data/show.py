@@ -5,7 +5,8 @@ from pathlib import Path
 
 from keylm.console import console, say
 from keylm.data.curriculum import Curriculum
-from keylm.data.shards import ShardStore, Window
+from keylm.data.shards import Window
+from keylm.data.store import finished_store
 from keylm.errors import KeylmError
 from keylm.run_folder import RunFolder
 from keylm.tokenizer import DocumentTokenizer
@@ -18,19 +19,21 @@ def show_batch(run_dir: Path, step: int, windows: int, characters: int) -> None:
     """
     folder = RunFolder(run_dir)
     recipe = folder.saved_recipe()
-    store = ShardStore(folder.shards, verify="opened")
-    curriculum = Curriculum(recipe, {name: store.windows(name) for name in recipe.used_sources})
+    store = finished_store(folder.shards, verify="opened")
+    curriculum = Curriculum(recipe, store.layout)
     if step >= curriculum.total_steps:
         raise KeylmError(f"--step: got {step}; accepted: 0 to {curriculum.total_steps - 1}")
     stage, within, steps = curriculum.place(step)
     picks = curriculum.picks(step)
     counts = ", ".join(f"{name} {number}" for name, number in Counter(pick.source for pick in picks).items())
-    say(f"step {step}: stage {stage} ({within + 1} of {steps}), {len(picks)} windows of {store.context}: {counts}")
+    size = f"{len(picks)} windows of {recipe.training.context}"
+    say(f"step {step}: stage {stage} ({within + 1} of {steps}), {size}: {counts}")
     tokenizer = DocumentTokenizer(folder.tokenizer)
     for number, pick in enumerate(picks[:windows]):
-        console.rule(f"window {number}: {pick.source}, epoch {pick.epoch}, its window {pick.window}", align="left")
-        origins = store.origins(pick.source, pick.window)
-        _show_window(store.window(pick.source, pick.window), origins, tokenizer, characters)
+        where = f"{pick.source}, epoch {pick.epoch}, shard {pick.shard}, window {pick.window}"
+        console.rule(f"window {number}: {where}", align="left")
+        origins = store.origins(pick.source, pick.shard, pick.window)
+        _show_window(store.window(pick.source, pick.shard, pick.window), origins, tokenizer, characters)
     if len(picks) > windows:
         say(f"… and {len(picks) - windows} more windows (--windows {len(picks)} shows all)")
 

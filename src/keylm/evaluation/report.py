@@ -20,7 +20,7 @@ from markupsafe import Markup
 from keylm.evaluation import charts
 from keylm.evaluation.charts import Array, Bar, Line, Part, Plot, Span, duration, human, source_colour
 from keylm.files import atomic_write
-from keylm.training.metrics import parse_rows
+from keylm.json_lines import parse_rows
 
 FILES = (
     "recipe.toml",

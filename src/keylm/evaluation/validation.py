@@ -5,12 +5,13 @@ on the tokenizer. Special tokens stand for no text and are counted on neither si
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from keylm.data.curriculum import Batch, permute, stack
-from keylm.data.shards import ShardStore
+from keylm.data.store import ShardStore
 from keylm.training.distributed import Ranks
 
 
@@ -27,6 +28,21 @@ def token_losses(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     return (denominators - chosen) * trained, denominators * trained
 
 
+def partner_loss(logits: Tensor, partners: Tensor | None, part: slice) -> Tensor:
+    """Return the sum over pairs of KL(next token behind the clean word || behind its noisy twin), in nats; fp32 [].
+
+    logits [B, L, V]; partners int64 [windows, L], of which `part` belongs to these logits: the clean position, -1
+    where there is none. No gradient flows to the clean side, which is the teacher (Kojima et al., TACL 2025).
+    """
+    if partners is None:
+        return logits.new_zeros((), dtype=torch.float32)
+    rows, noisy = torch.nonzero(partners[part] >= 0, as_tuple=True)
+    clean = partners[part][rows, noisy]
+    teacher = logits[rows, clean].detach().float().log_softmax(dim=-1)
+    student = logits[rows, noisy].float().log_softmax(dim=-1)
+    return (teacher.exp() * (teacher - student)).sum()
+
+
 def label_bytes(labels: Tensor, byte_lengths: Tensor) -> Tensor:
     """Return how many UTF-8 bytes of text each label stands for, int64 like `labels`; 0 where it is -100."""
     return byte_lengths[labels.clamp(min=0)] * (labels >= 0)
@@ -36,6 +52,7 @@ def label_bytes(labels: Tensor, byte_lengths: Tensor) -> Tensor:
 def validate(
     model: nn.Module,
     store: ShardStore,
+    sources: Sequence[str],
     byte_lengths: Tensor,
     windows: int,
     micro_batch: int,
@@ -48,15 +65,15 @@ def validate(
     byte_lengths: int64 [V] on the ranks' device. Sources without held-out documents are left out.
     """
     result: dict[str, dict[str, float]] = {"loss": {}, "bits_per_byte": {}}
-    for source in store.manifest["sources"]:
-        held_out = store.windows(source, "validation")
+    for source in sources:
+        held_out = store.held_out(source)
         if not held_out:
             continue
         sums = torch.zeros(4, dtype=torch.float64)
         drawn = [permute(index, held_out, f"validation/{source}") for index in range(min(windows, held_out))]
         mine = drawn[ranks.rank :: ranks.world_size]
         for start in range(0, len(mine), micro_batch):
-            some = [store.window(source, index, "validation") for index in mine[start : start + micro_batch]]
+            some = [store.window(source, 0, index, "validation") for index in mine[start : start + micro_batch]]
             with autocast:
                 sums += _sums(model, stack(some, [0] * len(some)), byte_lengths, ranks.device)
         loss, tokens, text_loss, size = ranks.sum(sums.to(ranks.reduce_device)).tolist()

@@ -18,10 +18,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from keylm.console import Status, errors, say
 from keylm.data.curriculum import Batch, BatchLoader, Curriculum
-from keylm.data.shards import ShardStore
+from keylm.data.streaming import BackgroundBuild, open_store
 from keylm.errors import Interrupted, KeylmError, TrainingDiverged
-from keylm.evaluation.validation import label_bytes, token_losses, validate
-from keylm.files import sha256_file
+from keylm.evaluation.validation import label_bytes, partner_loss, token_losses, validate
 from keylm.identity import identity_hash
 from keylm.machine import free_memory
 from keylm.model import Decoder, count_parameters, initialise
@@ -30,7 +29,7 @@ from keylm.run_folder import RunFolder
 from keylm.tokenizer import DocumentTokenizer
 from keylm.training.checkpoint import Checkpoint, latest_checkpoint, prune, save_checkpoint
 from keylm.training.distributed import Ranks, check_share
-from keylm.training.metrics import JsonLines
+from keylm.json_lines import JsonLines
 from keylm.training.optimizer import Optimizers
 from keylm.training.schedule import multiplier
 from keylm.training.signals import StopSignals
@@ -39,8 +38,16 @@ from keylm.training.signals import StopSignals
 class Trainer:
     """A run's training, from its last checkpoint or from the start."""
 
-    def __init__(self, recipe: Recipe, folder: RunFolder, ranks: Ranks, *, quiet: bool = False) -> None:
-        """Open the data, build the model, take up the newest sound checkpoint.
+    def __init__(
+        self,
+        recipe: Recipe,
+        folder: RunFolder,
+        ranks: Ranks,
+        *,
+        build: BackgroundBuild | None = None,
+        quiet: bool = False,
+    ) -> None:
+        """Open the data (those that `build` is still making too), build the model, take up the newest sound checkpoint.
 
         Raises KeylmError where data, tokenizer or checkpoint do not belong to this recipe.
         """
@@ -49,7 +56,7 @@ class Trainer:
         self._settings = recipe.training
         self._signals = StopSignals()
         self._may_prune = False
-        self._open_data()
+        self._open_data(build)
         self._bare_model = self._build_model()
         self._optimizers = Optimizers(self._bare_model, recipe.optimizer)
         self._step = 0
@@ -94,14 +101,11 @@ class Trainer:
         initialise(model, self._recipe.seed)
         return model.to(self._ranks.device)
 
-    def _open_data(self) -> None:
+    def _open_data(self, build: BackgroundBuild | None) -> None:
         recipe, folder = self._recipe, self._folder
         # One process a machine reads all shards through; the others rely on it.
-        self._store = ShardStore(folder.shards, verify="none" if self._ranks.local_rank else "all")
-        if self._store.manifest["tokenizer_sha256"] != sha256_file(folder.tokenizer / "tokenizer.json"):
-            raise KeylmError(f"{folder.shards}: the shards were made with another tokenizer; build them again")
-        windows = {name: self._store.windows(name) for name in recipe.used_sources}
-        self._curriculum = Curriculum(recipe, windows)
+        self._store = open_store(recipe, folder.shards, reads_all=self._ranks.local_rank == 0, build=build)
+        self._curriculum = Curriculum(recipe, self._store.layout)
         check_share(recipe.training.batch_windows, self._ranks.world_size)
         self._loader = BatchLoader(self._curriculum, self._store)
         lengths = DocumentTokenizer(folder.tokenizer).byte_lengths()
@@ -123,7 +127,7 @@ class Trainer:
         checkpoint = latest_checkpoint(self._folder.checkpoints, lambda text: errors.print(text, markup=False))
         if checkpoint is None:
             return None
-        for what, ours in self._belongs_to().items():
+        for what, ours in self._belongs_to(checkpoint.step).items():
             theirs = checkpoint.state.get(what)
             if theirs != ours:
                 raise KeylmError(
@@ -132,9 +136,10 @@ class Trainer:
                 )
         return checkpoint
 
-    def _belongs_to(self) -> dict[str, str]:
-        """Return the hashes that a checkpoint of this run carries."""
-        return {"recipe": identity_hash(self._recipe), "manifest": self._store.manifest["hash"]}
+    def _belongs_to(self, step: int) -> dict[str, str]:
+        """Return the hashes that a checkpoint of this run at `step` carries: its recipe's, its shards' so far."""
+        shards = self._store.prefix_hash(self._curriculum.shards_begun(step))
+        return {"recipe": identity_hash(self._recipe), "shards": shards}
 
     def _open_logs(self, state: dict[str, Any]) -> None:
         if self._ranks.leads:
@@ -144,6 +149,7 @@ class Trainer:
     def _train_step(self) -> tuple[dict[str, Any], bool]:
         """Do one update and return its metrics row, and whether any rank wants to stop."""
         name, within, steps = self._curriculum.place(self._step)
+        self._store.expect(self._step)
         batch = self._loader.batch(self._step, self._ranks.rank, self._ranks.world_size)
         sums = self._gradients(batch)
         norm = torch.nn.utils.clip_grad_norm_(self._bare_model.parameters(), self._settings.clip_norm).item()
@@ -170,10 +176,11 @@ class Trainer:
             torch.from_numpy(array).to(device, non_blocking=True)
             for array in (batch.tokens, batch.labels, batch.documents, batch.sources)
         )
+        partners = None if batch.partners is None else torch.from_numpy(batch.partners).to(device)
         trained = ranks.sum(torch.tensor([(batch.labels >= 0).sum()], dtype=torch.int64, device=ranks.reduce_device))
         # DistributedDataParallel averages over ranks; the loss is a sum over all of them.
         scale = ranks.world_size / max(1, int(trained.item()))
-        window_losses, z_losses = [], []
+        window_losses, other_losses = [], []
         size = self._settings.micro_batch_windows
         starts = range(0, len(tokens), size)
         for start in starts:
@@ -185,28 +192,31 @@ class Trainer:
                 losses, denominators = token_losses(logits, labels[part])
                 # The z-loss keeps the softmax's denominator near 1 (PaLM, arXiv 2204.02311).
                 z_loss = self._settings.z_loss * denominators.square().sum()
-                ((losses.sum() + z_loss) * scale).backward()  # type: ignore[no-untyped-call]
+                pair_loss = self._settings.pair_weight * partner_loss(logits, partners, part)
+                ((losses.sum() + z_loss + pair_loss) * scale).backward()  # type: ignore[no-untyped-call]
             window_losses.append(losses.detach().sum(dim=1))
-            z_losses.append(z_loss.detach())
-        return self._global_sums(torch.cat(window_losses), torch.stack(z_losses).sum(), labels, sources)
+            other_losses.append(torch.stack([z_loss.detach(), pair_loss.detach()]))
+        return self._global_sums(torch.cat(window_losses), torch.stack(other_losses).sum(dim=0), labels, sources)
 
-    def _global_sums(self, window_losses: Tensor, z_loss: Tensor, labels: Tensor, sources: Tensor) -> dict[str, Any]:
-        """Return the step's sums over all ranks; one reduction for all of them."""
+    def _global_sums(self, window_losses: Tensor, others: Tensor, labels: Tensor, sources: Tensor) -> dict[str, Any]:
+        """Return the step's sums over all ranks; one reduction for all of them. others: [z-loss, pair loss]."""
         count = len(self._curriculum.sources)
         sizes = label_bytes(labels, self._byte_lengths).sum()
         # Added up on the CPU in fp64: the order is fixed there, and Apple's GPUs have no fp64.
-        packed = torch.zeros(3 + 2 * count, dtype=torch.float64)
-        packed[0], packed[1], packed[2] = z_loss.item(), sizes.item(), float(self._signals.received)
+        packed = torch.zeros(4 + 2 * count, dtype=torch.float64)
+        packed[:2] = others.cpu().double()
+        packed[2], packed[3] = sizes.item(), float(self._signals.received)
         of_window = sources.cpu()
-        packed[3 : 3 + count].index_add_(0, of_window, window_losses.cpu().double())
-        packed[3 + count :].index_add_(0, of_window, (labels >= 0).sum(dim=1).cpu().double())
+        packed[4 : 4 + count].index_add_(0, of_window, window_losses.cpu().double())
+        packed[4 + count :].index_add_(0, of_window, (labels >= 0).sum(dim=1).cpu().double())
         values = self._ranks.sum(packed.to(self._ranks.reduce_device)).tolist()
         return {
             "z_loss": values[0],
-            "bytes": values[1],
-            "stop": values[2],
-            "loss": values[3 : 3 + count],
-            "tokens": values[3 + count :],
+            "pair_loss": values[1],
+            "bytes": values[2],
+            "stop": values[3],
+            "loss": values[4 : 4 + count],
+            "tokens": values[4 + count :],
         }
 
     def _row(self, stage: str, sums: dict[str, Any], norm: float) -> dict[str, Any]:
@@ -220,6 +230,7 @@ class Trainer:
             "tokens": (self._step + 1) * self._settings.batch_tokens,
             "loss": loss / tokens,
             "z_loss": sums["z_loss"] / tokens,
+            "pair_loss": sums["pair_loss"] / tokens,
             "bits_per_byte": loss / math.log(2) / max(1.0, sums["bytes"]),
             "gradient_norm": norm,
             "source_loss": {name: value / number for name, value, number in per_source if number},
@@ -241,6 +252,7 @@ class Trainer:
         result = validate(
             self._bare_model,
             self._store,
+            self._curriculum.sources,
             self._byte_lengths,
             self._recipe.evaluation.windows_per_source,
             self._settings.micro_batch_windows,
@@ -264,7 +276,7 @@ class Trainer:
         if not self._ranks.leads:
             return
         state = {
-            **self._belongs_to(),
+            **self._belongs_to(self._step),
             "metrics_bytes": self._metrics.length(),
             "timing_bytes": self._timing.length(),
         }

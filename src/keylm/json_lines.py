@@ -5,7 +5,7 @@ same bytes as one that was not; wall-clock figures stand in timing.jsonl. A chec
 files were, and resuming cuts off what was written after it.
 
 Rows of metrics.jsonl ("step" is the batch's index, from 0; losses in nats per trained token):
-    {"kind": "train", "step", "stage", "tokens", "loss", "z_loss", "bits_per_byte", "gradient_norm",
+    {"kind": "train", "step", "stage", "tokens", "loss", "z_loss", "pair_loss", "bits_per_byte", "gradient_norm",
      "learning_rate_scale", "source_loss": {source: loss}}
     {"kind": "validation", "step", "stage", "tokens", "loss": {source: …}, "bits_per_byte": {source: …}}
 A validation row of step K was measured after K updates.

@@ -1,0 +1,60 @@
+"""How fast the typo generator makes noise, in megabytes of UTF-8 text a second of processor time, on one core.
+
+    python benchmarks/typos.py ../shared/corpus/formal/wikipedia.jsonl.zst [--megabytes 20]
+
+Prints one line for each rate, best of three passes, the reading left out.
+"""
+
+import argparse
+import io
+import json
+import time
+from pathlib import Path
+
+import zstandard
+
+from keylm.data.typos import TypoModel
+from keylm.recipe_sections import Typos
+
+
+def read_texts(path: Path, size: int) -> list[str]:
+    """Return the texts of a .jsonl.zst file up to `size` bytes."""
+    texts: list[str] = []
+    with path.open("rb") as raw:
+        for line in io.TextIOWrapper(zstandard.ZstdDecompressor().stream_reader(raw), encoding="utf-8"):
+            texts.append(json.loads(line)["text"])
+            size -= len(texts[-1].encode())
+            if size <= 0:
+                break
+    return texts
+
+
+def measure(model: TypoModel, texts: list[str], rate: float | None) -> tuple[float, int]:
+    """Return the seconds of processor time that one pass takes, and its errors."""
+    started = time.process_time()
+    errors = sum(len(model.corrupt(text, 1, number, 0, rate).edits) for number, text in enumerate(texts))
+    return time.process_time() - started, errors
+
+
+def main() -> None:
+    """Measure at the documents' own rates and at three fixed ones."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--megabytes", type=float, default=20)
+    arguments = parser.parse_args()
+    texts = read_texts(arguments.file, round(arguments.megabytes * 1e6))
+    size = sum(len(text.encode()) for text in texts)
+    words = sum(len(text.split()) for text in texts)
+    model = TypoModel(Typos())
+    print(f"{len(texts)} documents, {size / 1e6:.1f} MB, {words} words")
+    for rate in (None, 0.01, 0.05, 0.2):
+        seconds, errors = min(measure(model, texts, rate) for _ in range(3))
+        name = "default" if rate is None else f"{rate:g}"
+        print(
+            f"rate {name:>7}: {size / 1e6 / seconds:6.1f} MB/s, {errors / words:.2%} of words, "
+            f"{seconds / errors * 1e6:.2f} µs an error"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""`keylm data …`: build, plan, verify and look at the data of a recipe."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from keylm.cli_options import ExecutorOption, QuietOption, RecipeArgument, RunDirOption, SetOption, WorkersOption
+from keylm.console import say
+from keylm.errors import Interrupted
+from keylm.recipe import load_recipe
+
+app = typer.Typer(help="Build, plan, verify and look at data.", no_args_is_help=True)
+
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, such as runs/nano.")]
+
+
+@app.command()
+def build(
+    recipe: RecipeArgument,
+    overrides: SetOption = None,
+    run_dir: RunDirOption = None,
+    workers: WorkersOption = None,
+    executor: ExecutorOption = "local",
+    quiet: QuietOption = False,
+) -> None:
+    """Curate and tokenize the sources into shards, without training. Can be stopped and started at any time."""
+    from keylm.data.shards import read_manifest
+    from keylm.run import run
+
+    parsed = load_recipe(recipe, overrides)
+    try:
+        folder = run(
+            parsed,
+            run_dir or Path("runs") / parsed.name,
+            until="shards",
+            workers=workers,
+            executor=executor,
+            quiet=quiet,
+        )
+    except KeyboardInterrupt:
+        raise Interrupted("stopped; the same command goes on from the shards that are finished") from None
+    manifest = read_manifest(folder.shards)
+    tokens = sum(entry["train"]["tokens"] for entry in manifest["sources"].values())
+    say(
+        f"manifest  {folder.shards / 'manifest.json'}: {tokens:,} tokens to train on, hash {manifest['hash']}",
+        quiet=quiet,
+    )
+
+
+@app.command()
+def plan(
+    recipe: RecipeArgument,
+    overrides: SetOption = None,
+    run_dir: RunDirOption = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the plan to this .svg, .png or .pdf as well.")] = None,
+) -> None:
+    """Show how many tokens and epochs each source gives in each stage. Exact once the shards are built."""
+    from keylm.data.plan import show_plan
+    from keylm.run_folder import RunFolder
+
+    parsed = load_recipe(recipe, overrides)
+    show_plan(parsed, RunFolder(run_dir or Path("runs") / parsed.name), plot)
+
+
+@app.command()
+def verify(
+    run_dir: RunArgument,
+    recipe: Annotated[
+        str | None, typer.Option(help="A recipe whose sources to read; by default the one in the run folder.")
+    ] = None,
+    overrides: SetOption = None,
+    step: Annotated[int | None, typer.Option(min=0, help="Prove this batch only; by default all of them.")] = None,
+    workers: WorkersOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Build shards anew from the sources, compare them with the manifest, and print the SHA-256 of a batch."""
+    from keylm.data.verify import verify as verify_data
+    from keylm.run_folder import RunFolder
+
+    folder = RunFolder(run_dir)
+    parsed = load_recipe(recipe or str(folder.recipe), overrides)
+    say(f"batch SHA-256 {verify_data(parsed, folder, step, workers=workers, quiet=quiet)}")
+
+
+@app.command()
+def show(
+    run_dir: RunArgument,
+    step: Annotated[int, typer.Option(min=0, help="Which batch.")] = 0,
+    windows: Annotated[int, typer.Option(min=1, help="How many of its windows to print.")] = 8,
+    characters: Annotated[int, typer.Option(min=0, help="How much of each document's text to print.")] = 240,
+) -> None:
+    """Print what a step trains on: its sources, documents and text, recomputed from the manifest."""
+    from keylm.data.show import show_batch
+
+    show_batch(run_dir, step, windows, characters)

@@ -1,0 +1,269 @@
+# mypy: disable-error-code="import-untyped"
+"""Curation: a recipe's sources, cleaned, de-duplicated and decontaminated through datatrove, to files of records.
+
+Invariants: the files and their bytes depend on the sources' documents, the settings and the versions of the packages
+alone, not on the workers, the executor or how often the run was killed; a folder without report.json is not finished.
+
+The stages, each a datatrove pipeline run for every rank (a rank is a part of a source; see steps.py):
+
+    clean        read → language → quality → length → mask → content hashes → intermediate files
+    exact        one task: which hashes stood before
+    signatures   MinHash signatures of what is no exact duplicate (Broder 1997)
+    buckets      one task a bucket: pairs with the same signature
+    clusters     one task: pairs to clusters; keep the first of each
+    final        drop both kinds of duplicates → decontamination → records
+"""
+
+import errno
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from keylm.console import say
+from keylm.data.curate.decontamination import Decontaminator
+from keylm.data.curate.report import REPORT, make_report, settings_of, tell_report
+from keylm.data.readers import source_files
+from keylm.data.sources import source_adapter, source_inputs, source_path
+from keylm.errors import KeylmError
+from keylm.files import flush, read_table, sha256_json, write_json
+from keylm.recipe import Recipe
+from keylm.recipe_sections import Curation, Source
+
+if TYPE_CHECKING:
+    from keylm.data.curate.executors import ExecutorKind, Stage
+    from keylm.data.curate.steps import Unit
+
+PART_BYTES = 8 << 20
+"""Bytes on disk of a unit of work; larger files are read by several tasks, each of which takes its share."""
+MOST_PARTS = 32
+
+
+def curate(
+    recipe: Recipe, folder: Path, *, workers: int, executor: "ExecutorKind" = "local", quiet: bool = False
+) -> dict[str, Any]:
+    """Curate the recipe's sources into folder/SOURCE/*.jsonl.zst and return the report (also folder/report.json).
+
+    What is done and unchanged is not done again; what was begun goes on. Raises KeylmError where a source cannot be
+    read, a source is left without a document, a package is missing or the disk is full.
+    """
+    curation = recipe.curation or Curation()
+    sources = curated_sources(recipe)
+    settings = settings_of(curation)
+    inputs = {name: [source.model_dump(mode="json"), source_inputs(name, source)] for name, source in sources.items()}
+    fingerprint = sha256_json([settings, inputs])
+    finished = read_table(folder / REPORT)
+    if finished.get("fingerprint") == fingerprint and _all_there(finished, folder):
+        return _usable(finished)
+    _need_datatrove()
+    from keylm.data.curate.executors import sole_run
+
+    try:
+        with sole_run(folder / "work", lambda text: say(text, quiet=quiet)):
+            _begin(folder, fingerprint)
+            report = _curate(curation, sources, settings, folder, executor, workers, quiet=quiet)
+            write_json(folder / REPORT, {**report, "fingerprint": fingerprint})
+        shutil.rmtree(folder / "work")
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise KeylmError(
+                f"{folder}: the disk is full; free some space, the same command goes on from here"
+            ) from None
+        raise
+    tell_report(report, quiet=quiet)
+    return _usable({**report, "fingerprint": fingerprint})
+
+
+def curated_sources(recipe: Recipe) -> dict[str, Source]:
+    """Return the sources that are curated: used by a stage, or by a typo source of one, and not switched out."""
+    used = set(recipe.used_sources)
+    for source in recipe.used_sources.values():
+        used.update(source.typos_of)
+    return {
+        name: source
+        for name, source in recipe.sources.items()
+        if name in used and source.curate and not source.typos_of
+    }
+
+
+def _need_datatrove() -> None:
+    try:
+        import datatrove  # noqa: F401
+        import orjson  # noqa: F401
+        import py3langid  # noqa: F401
+    except ImportError as error:
+        raise KeylmError(
+            f"curation: {error.name} is not installed; install it with: pip install 'keylm[curate]'"
+        ) from None
+
+
+def _all_there(report: dict[str, Any], folder: Path) -> bool:
+    entries = report["sources"].items()
+    return all((folder / name / file).is_file() for name, entry in entries for file in entry["files"])
+
+
+def _usable(report: dict[str, Any]) -> dict[str, Any]:
+    """Return the report. Raises KeylmError where a source was left without a document."""
+    for name, entry in report["sources"].items():
+        if not entry["kept"]["documents"]:
+            worst = max(entry["steps"], key=lambda step: int(step["dropped"]), default={"step": "reading"})["step"]
+            raise KeylmError(
+                f"sources.{name}: curation left none of {entry['read']['documents']} documents, most dropped by {worst}"
+                f" (report.json has samples); change [curation], or set sources.{name}.curate=false"
+            )
+    return report
+
+
+def _begin(folder: Path, fingerprint: str) -> None:
+    """Make `folder` ready: as an interrupted run of the same fingerprint left it, or empty."""
+    (folder / REPORT).unlink(missing_ok=True)
+    begun = folder / "work" / "fingerprint.json"
+    if read_table(begun).get("fingerprint") == fingerprint:
+        return
+    for old in folder.glob("*/*.jsonl.zst"):
+        old.unlink()
+    for old in (folder / "work").iterdir():
+        if old.is_dir():
+            shutil.rmtree(old)  # the locks stay
+    write_json(begun, {"fingerprint": fingerprint})
+
+
+def _curate(
+    curation: Curation,
+    sources: dict[str, Source],
+    settings: dict[str, Any],
+    folder: Path,
+    executor: "ExecutorKind",
+    workers: int,
+    *,
+    quiet: bool,
+) -> dict[str, Any]:
+    from keylm.data.curate.executors import run_stage, silenced
+
+    work = (folder / "work").absolute()
+    if curation.decontaminate and not (work / "evaluation.npz").is_file():
+        paths = [Path(path) for path in curation.decontaminate]
+        Decontaminator.from_paths(paths).save(work / "evaluation.npz")
+    units = make_units(sources)
+    with silenced():
+        stages = make_stages(curation, units, work)
+    for stage in stages:
+        run_stage(stage, work, executor, workers, quiet=quiet)
+    ranks = {name: [rank for rank, unit in enumerate(units) if unit.name == name] for name in sources}
+    _publish(work / "final", folder, sources)
+    return make_report(work, folder, sources, ranks, settings)
+
+
+def make_units(sources: dict[str, Source]) -> list["Unit"]:
+    """Return the tasks' shares of the sources in the recipe's order: a fixed list, whatever the workers."""
+    units = []
+    for name, source in sources.items():
+        own = [part for unit in _files(name, source) for part in _parts(unit)]
+        units += [replace(unit, number=number) for number, unit in enumerate(own)]
+    return units
+
+
+def _files(name: str, source: Source) -> list[tuple["Unit", int]]:
+    """Return a unit for each file of a folder, or one for the source, and their bytes on disk."""
+    from keylm.data.curate.steps import Unit
+
+    inputs = source_inputs(name, source)
+    path = source_path(source) if source.path else None
+    one_by_one = path and path.is_dir() and source.max_bytes is None and not source_adapter(source).group
+    if not path or not one_by_one:
+        return [(Unit(name, source, 0), sum(size for _, size, _ in inputs))]
+    files = zip(inputs, source_files(path), strict=True)
+    return [
+        (Unit(name, source.model_copy(update={"path": str(file)}), 0, file=inside), size)
+        for (inside, size, _), file in files
+    ]
+
+
+def _parts(sized: tuple["Unit", int]) -> list["Unit"]:
+    unit, size = sized
+    parts = min(MOST_PARTS, max(1, -(-size // PART_BYTES)))
+    return [replace(unit, part=part, parts=parts) for part in range(parts)]
+
+
+def make_stages(curation: Curation, units: list["Unit"], work: Path) -> list["Stage"]:
+    """Return the stages in order; what the recipe switches off has no step, or no stage."""
+    from keylm.data.curate.executors import Stage
+    from keylm.data.curate.steps import FindExact
+
+    stages = [Stage("clean", _clean_steps(curation, units, work), len(units))]
+    if curation.exact_duplicates:
+        stages.append(Stage("exact", [FindExact(work / "hashes", work / "exact")], 1))
+    if curation.near_duplicates:
+        stages += _near_stages(curation, len(units), work)
+    return [*stages, Stage("final", _final_steps(curation, work), len(units))]
+
+
+def _clean_steps(curation: Curation, units: list["Unit"], work: Path) -> list[Any]:
+    from keylm.data.curate.filters import LanguageFilter, LengthFilter
+    from keylm.data.curate.steps import Counted, HashRecorder, MaskPii, QualityFilters, SourceReader, clean_writer
+
+    tallies = work / "tallies" / "clean"
+    length = LengthFilter(curation.minimum_characters, curation.maximum_characters)
+    return [
+        SourceReader(units, tallies),
+        Counted("language", LanguageFilter(curation.languages, curation.language_threshold), tallies),
+        QualityFilters(units, curation, tallies),
+        Counted("length", length, tallies),
+        *([MaskPii(tallies)] if curation.mask_pii else []),
+        HashRecorder(work / "hashes"),
+        clean_writer(work / "clean"),
+    ]
+
+
+def _near_stages(curation: Curation, ranks: int, work: Path) -> list["Stage"]:
+    from datatrove.pipeline.dedup import MinhashDedupBuckets, MinhashDedupCluster
+
+    from keylm.data.curate.executors import Stage
+    from keylm.data.curate.steps import KeepFirst, minhash_config, signature
+
+    config = minhash_config(curation)
+    signatures, buckets, clusters = (str(work / name) for name in ("signatures", "buckets", "clusters"))
+    pairs = MinhashDedupBuckets(signatures, buckets, config=config, lines_to_buffer=4096)
+    cluster = MinhashDedupCluster(buckets, clusters, config=config, save_cluster_id=True, lines_to_buffer=4096)
+    return [
+        Stage("signatures", [*_without_exact(curation, work), signature(work / "signatures", curation)], ranks),
+        Stage("buckets", [pairs], config.num_buckets),
+        Stage("clusters", [cluster], 1),
+        Stage("firsts", [KeepFirst(work / "clusters", work / "near", ranks)], 1),
+    ]
+
+
+def _without_exact(curation: Curation, work: Path) -> list[Any]:
+    """Return the steps that read what the first stage kept, without exact duplicates."""
+    from datatrove.pipeline.dedup import MinhashDedupFilter
+
+    from keylm.data.curate.steps import CleanReader
+
+    reader = CleanReader(work / "clean")
+    return [reader, MinhashDedupFilter(str(work / "exact"))] if curation.exact_duplicates else [reader]
+
+
+def _final_steps(curation: Curation, work: Path) -> list[Any]:
+    from datatrove.pipeline.dedup import MinhashDedupFilter
+
+    from keylm.data.curate.filters import DecontaminationFilter
+    from keylm.data.curate.steps import CleanReader, Counted, record_writer
+
+    tallies = work / "tallies" / "final"
+    steps: list[Any] = [CleanReader(work / "clean")]
+    for kind in ("exact", "near"):
+        if getattr(curation, f"{kind}_duplicates"):
+            steps.append(Counted(f"{kind}_duplicates", MinhashDedupFilter(str(work / kind)), tallies))
+    if curation.decontaminate:
+        steps.append(Counted("decontamination", DecontaminationFilter(work / "evaluation.npz"), tallies))
+    return [*steps, record_writer(work / "final")]
+
+
+def _publish(final: Path, folder: Path, sources: dict[str, Source]) -> None:
+    """Move the finished files to their places; a run that is killed here goes on with those that are left."""
+    for name in sources:
+        (folder / name).mkdir(exist_ok=True)
+        for file in sorted((final / name).glob("*.jsonl.zst")):
+            flush(file)
+            file.replace(folder / name / file.name)
+        flush(folder / name)

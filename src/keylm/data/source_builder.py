@@ -1,0 +1,282 @@
+"""One source's shards: read, encoded by the workers, packed, and recorded shard by shard.
+
+Invariants: `source.json` names only shards that are complete on disk, and where the next one begins; a build that
+was killed goes on there and leaves the same bytes as one that was not.
+"""
+
+import json
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from dataclasses import asdict
+from itertools import groupby, islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from keylm.data.documents import Document, Fault, Record
+from keylm.data.encode import Encoded, PieceFacts
+from keylm.data.pieces import Piece
+from keylm.data.shards import ShardRecord, ShardWriter, split_entry
+from keylm.data.sources import Records, document_bytes, open_records, source_inputs, source_path
+from keylm.data.typos import TypoModel
+from keylm.data.workers import Workers
+from keylm.errors import KeylmError
+from keylm.files import read_table, sha256_file, sha256_json, sweep, write_json
+from keylm.json_lines import JsonLines
+from keylm.recipe import Recipe
+from keylm.tokenizer import DocumentTokenizer
+
+BATCH_BYTES = 1 << 20
+"""Text that a worker encodes in one go, about."""
+BATCH_RECORDS = 4096
+SPLITS = ("train", "validation")
+
+Told = Callable[[int, str], None]
+"""Called with the bytes of text read so far, and facts for a person."""
+
+
+class Row(NamedTuple):
+    """One record when it is encoded, and where the one behind it stands."""
+
+    state: dict[str, Any]
+    """the reader's, at the beginning of the batch"""
+    skip: int
+    """records of the batch up to and with this one"""
+    pieces: list[tuple[PieceFacts, Piece]]
+    faults: list[Fault]
+
+
+class SourceBuilder:
+    """Builds one source's shards in its own folder."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        name: str,
+        tokenizer_folder: Path,
+        folder: Path,
+        settings: dict[str, Any],
+        workers: Workers,
+    ) -> None:
+        """Take up what an earlier build of the same source with the same settings left in `folder`."""
+        self._recipe, self._name, self._folder, self._workers = recipe, name, folder, workers
+        self._source = recipe.sources[name]
+        self._context = recipe.training.context
+        self._capacity = max(1, recipe.data.shard_tokens // self._context) * self._context
+        self._lengths = DocumentTokenizer(tokenizer_folder).byte_lengths()
+        self._fingerprint = sha256_json([settings, self._own_settings(), self._inputs()])
+        self._progress = self._saved_progress() or self._begin_anew()
+        self._files = {file: number for number, file in enumerate(self._progress["files"])}
+        self._faults = Counter(self._progress["faults"])
+        self._shards = {
+            split: [ShardRecord(**record) for record in self._progress["shards"][split]] for split in SPLITS
+        }
+        self._rows: Iterator[Row] | None = None
+        self._log: JsonLines | None = None
+
+    @property
+    def shards(self) -> int:
+        """Training shards that are built."""
+        return len(self._shards["train"])
+
+    @property
+    def windows(self) -> int:
+        """Training windows that are built."""
+        return sum(record.windows for record in self._shards["train"])
+
+    @property
+    def text_bytes(self) -> int:
+        """UTF-8 bytes of the documents that are built."""
+        return int(self._progress["text_bytes"])
+
+    def is_done(self, windows: int) -> bool:
+        """Return whether `windows` windows are built, or as many as there are."""
+        return bool(self._progress["exhausted"]) or (self.windows >= windows and self.shards > 0)
+
+    def build_shard(self, tell: Told) -> None:
+        """Build the next shard and record it. Raises KeylmError where the source gives nothing to train on."""
+        rows = self._open()
+        train, validation = ShardWriter(self._context), ShardWriter(self._context)
+        progress = {**self._progress, "exhausted": True}
+        for row in rows:
+            if not self._add(row, train, validation, progress):
+                break  # max_bytes is reached
+            progress |= {"state": row.state, "skip": row.skip}
+            tell(progress["text_bytes"] - self.text_bytes, self._facts(progress))
+            if train.size >= self._capacity:
+                progress["exhausted"] = False
+                break
+        number = self.shards  # of both, so that a validation shard tells with which training shard it came
+        for split, writer in (("train", train), ("validation", validation)):
+            if writer.size:
+                path = self._folder / f"{split}-{number:05d}.safetensors"
+                self._shards[split].append(writer.close(path, self._lengths))
+        self._save(progress)
+
+    def finish(self) -> None:
+        """Let go of the source. Raises KeylmError where it gave nothing to train on."""
+        self._rows = None
+        if self._log:
+            self._log.close()
+        trained = sum(record.trained_tokens for record in self._shards["train"])
+        if not trained:
+            why = "gives no answer to train on" if self.windows else "gives no document to train on"
+            raise KeylmError(
+                f"sources.{self._name}: {why} with loss = {self._source.loss!r} "
+                f"(faults: {dict(self._faults) or 'none'}); see {self._folder / 'faults.jsonl'}"
+            )
+
+    def entry(self) -> dict[str, Any]:
+        """Return the source's manifest entry."""
+        return {
+            "origin": self._origin(),
+            "settings": self._own_settings(),
+            **{split: split_entry(self._shards[split]) for split in SPLITS},
+            "exhausted": self._progress["exhausted"],
+            "files": list(self._files),
+            "faults": dict(sorted(self._faults.items())),
+        }
+
+    def summary(self) -> str:
+        """Return what a person wants to know of the built source."""
+        entry = self.entry()
+        train, faults = entry["train"], entry["faults"]
+        told = f", {sum(faults.values())} faults {faults}" if faults else ""
+        return (
+            f"shards  {self._name}: {train['documents']:,} documents, {train['tokens']:,} tokens"
+            f" ({train['bytes'] / max(1, train['tokens']):.2f} bytes each),"
+            f" {entry['validation']['tokens']:,} held out{told}"
+        )
+
+    def _own_settings(self) -> dict[str, Any]:
+        source = self._source
+        settings: dict[str, Any] = {"loss": source.loss, "max_bytes": source.max_bytes, "adapter": source.adapter}
+        if source.typos_of:
+            noise = TypoModel(self._recipe.typos).fingerprint()
+            settings |= {"forms": dict(source.forms), "passes": source.passes, "noise": noise}
+        return settings
+
+    def _inputs(self) -> list[Any]:
+        names = self._source.typos_of or (self._name,)
+        return [source_inputs(name, self._recipe.sources[name]) for name in names]
+
+    def _origin(self) -> dict[str, Any]:
+        """Return what the source is, in words that are the same on every machine."""
+        source = self._source
+        if source.typos_of:
+            return {"typos_of": list(source.typos_of)}
+        if source.hub:
+            revision = (self._progress["state"] or {}).get("revision", source.revision)
+            return {"hub": source.hub, "config": source.config, "split": source.split, "revision": revision}
+        path = source_path(source)
+        files = [(name, size, path if path.is_file() else path / name) for name, size, _ in self._inputs()[0]]
+        return {"files": [{"name": name, "bytes": size, "sha256": sha256_file(file)} for name, size, file in files]}
+
+    def _saved_progress(self) -> dict[str, Any] | None:
+        progress = read_table(self._folder / "source.json")
+        if progress.get("fingerprint") != self._fingerprint:
+            return None
+        files = [record["file"] for split in SPLITS for record in progress["shards"][split]]
+        return progress if all((self._folder / file).is_file() for file in files) else None
+
+    def _begin_anew(self) -> dict[str, Any]:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        sweep(self._folder)
+        (self._folder / "source.json").unlink(missing_ok=True)
+        for stale in self._folder.glob("*.safetensors"):
+            stale.unlink()
+        return {
+            "fingerprint": self._fingerprint,
+            "shards": {split: [] for split in SPLITS},
+            "files": [],
+            "faults": {},
+            "faults_bytes": 0,
+            "text_bytes": 0,
+            "documents": 0,
+            "exhausted": False,
+            "state": None,
+            "skip": 0,
+        }
+
+    def _save(self, progress: dict[str, Any]) -> None:
+        assert self._log is not None
+        self._progress = {
+            **progress,
+            "shards": {split: [asdict(record) for record in self._shards[split]] for split in SPLITS},
+            "files": list(self._files),
+            "faults": dict(self._faults),
+            "faults_bytes": self._log.length(),
+        }
+        write_json(self._folder / "source.json", self._progress)
+
+    def _open(self) -> Iterator[Row]:
+        """Return the rows that are left, opening the source where the last recorded shard ended."""
+        if self._rows is None:
+            self._log = JsonLines(self._folder / "faults.jsonl", self._progress["faults_bytes"])
+            records = open_records(self._recipe.sources, self._name, self._progress["state"])
+            self._rows = islice(self._encoded(records), self._progress["skip"], None)
+        return self._rows
+
+    def _encoded(self, records: Records) -> Iterator[Row]:
+        """Yield each record's pieces, with the workers a few batches ahead."""
+        pending: deque[tuple[dict[str, Any], Future[Encoded]]] = deque()
+        for state, batch in _batches(records):
+            pending.append((state, self._workers.submit(self._name, batch)))
+            if len(pending) > 2 * self._workers.count:
+                yield from self._collect(*pending.popleft())
+        while pending:
+            yield from self._collect(*pending.popleft())
+
+    def _collect(self, state: dict[str, Any], future: "Future[Encoded]") -> Iterator[Row]:
+        encoded = self._workers.result(future)
+        pieces = {number: list(group) for number, group in groupby(encoded.split(), lambda item: item[0].record)}
+        faults = {number: [fault for _, fault in group] for number, group in groupby(encoded.faults, lambda f: f[0])}
+        for number in range(encoded.records):
+            yield Row(state, number + 1, pieces.get(number, []), faults.get(number, []))
+
+    def _add(self, row: Row, train: ShardWriter, validation: ShardWriter, progress: dict[str, Any]) -> bool:
+        """Pack a record's pieces; return False where `max_bytes` ends the source before them."""
+        size = sum(facts.text_bytes for facts, _ in row.pieces)
+        if self._source.max_bytes is not None and progress["text_bytes"] + size > self._source.max_bytes:
+            return False
+        for fault in row.faults:
+            self._count(fault)
+        for facts, piece in row.pieces:
+            file = self._files.setdefault(facts.file, len(self._files))
+            writer = validation if facts.held_out else train
+            writer.add(piece, file, facts.line, new_document=facts.text_bytes > 0)
+            progress["documents"] += facts.text_bytes > 0
+        progress["text_bytes"] += size
+        return True
+
+    def _count(self, fault: Fault) -> None:
+        assert self._log is not None
+        self._faults[fault.kind] += 1
+        self._log.write({"file": fault.file, "line": fault.line, "kind": fault.kind, "detail": fault.detail})
+
+    def _facts(self, progress: dict[str, Any]) -> str:
+        return f"{self._name}: {progress['documents']:,} documents, {progress['text_bytes'] / 1e6:,.1f} MB"
+
+
+def _batches(records: Records) -> Iterator[tuple[dict[str, Any], list[Record]]]:
+    """Yield batches of about BATCH_BYTES, each with the reader's state at its beginning."""
+    state = records.state()
+    batch: list[Record] = []
+    size = 0
+    for record in records:
+        batch.append(record)
+        size += _size(record.content)
+        if size >= BATCH_BYTES or len(batch) >= BATCH_RECORDS:
+            yield state, batch
+            state, batch, size = records.state(), [], 0
+    if batch:
+        yield state, batch
+
+
+def _size(content: object) -> int:
+    """Return about how many bytes of text a record's content holds."""
+    if isinstance(content, bytes | str):
+        return len(content)
+    if isinstance(content, Document):
+        return document_bytes(content)
+    return len(json.dumps(content, default=str)) if isinstance(content, dict) else 64

@@ -1,0 +1,285 @@
+"""Training that begins before all shards are there: they are still being built, or fetched as they are needed.
+
+Invariants: a batch is the same as with all shards present; the disk holds no more fetched shards than the recipe
+allows, but for those in use; a build in the background ends with the process that began it.
+"""
+
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import fsspec
+
+from keylm.console import say
+from keylm.data.build import build_shards
+from keylm.data.curriculum import Curriculum, fixed
+from keylm.data.shards import read_manifest
+from keylm.data.store import FIRST_HELD_OUT, ShardStore, check_shard, finished_store
+from keylm.data.workers import exit_with
+from keylm.errors import KeylmError
+from keylm.files import atomic_path, atomic_write, read_table
+from keylm.recipe import Recipe
+
+POLL_SECONDS = 0.1
+TRIES = 5
+"""Attempts to fetch a shard, with 1, 2, 4 … seconds between them."""
+FAILED = "failed.txt"
+"""What the build in the background could not do, in words."""
+
+
+class Growing:
+    """Shards that another process is building; it records each in its source's source.json."""
+
+    def __init__(self, folder: Path, build: "BackgroundBuild | None") -> None:
+        """Read from `folder`; ask `build`, where this process has begun it, whether it still lives."""
+        self._folder, self._build = folder, build
+        self._entries: dict[str, Mapping[str, Any]] = {}
+        self._told = False
+
+    def entry(self, source: str, shard: int) -> Mapping[str, Any]:
+        """Return a source's records as soon as shard number `shard` is among them, or the source has fewer."""
+        while not self._has(source, shard):
+            progress = read_table(self._folder / source / "source.json")
+            if progress:
+                shards = progress["shards"]
+                splits = {split: {"shards": shards[split]} for split in ("train", "validation")}
+                self._entries[source] = {**splits, "files": progress["files"], "all": progress["exhausted"]}
+            if not self._has(source, shard):
+                self._wait(source, shard)
+        return self._entries[source]
+
+    def file(self, source: str, record: Mapping[str, Any]) -> Path:
+        """Return the file of a shard; it was there before it was recorded."""
+        return self._folder / source / str(record["file"])
+
+    def expect(self, step: int) -> None:
+        """Do nothing: the build knows the order."""
+
+    def _has(self, source: str, shard: int) -> bool:
+        entry = self._entries.get(source)
+        return entry is not None and (len(entry["train"]["shards"]) > shard or entry["all"])
+
+    def _wait(self, source: str, shard: int) -> None:
+        if not self._told:
+            say(f"train  waiting for shard {shard} of {source} to be built")
+            self._told = True
+        failed = self._folder / FAILED
+        if failed.is_file():
+            raise KeylmError(failed.read_text(encoding="utf-8"))
+        if self._build is not None and not self._build.is_alive() and not (self._folder / "manifest.json").is_file():
+            raise KeylmError("the build of the shards was killed; the same command goes on from what is built")
+        time.sleep(POLL_SECONDS)
+
+
+class BackgroundBuild:
+    """The build of a recipe's shards in a process of its own."""
+
+    def __init__(
+        self, recipe: Recipe, tokenizer: Path, folder: Path, workers: int | None, curation: str | None
+    ) -> None:
+        """Begin it; the arguments are those of `build_shards`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / FAILED).unlink(missing_ok=True)
+        arguments = (recipe, tokenizer, folder, workers, curation, os.getpid())
+        self._process = multiprocessing.get_context("spawn").Process(target=_build, args=arguments)
+        self._process.start()
+
+    def is_alive(self) -> bool:
+        """Return whether it is still at work."""
+        return self._process.is_alive()
+
+    def stop(self) -> None:
+        """End it; what it has built stays."""
+        self._process.terminate()
+        self._process.join()
+
+    def wait(self, folder: Path) -> None:
+        """Wait until all is built. Raises KeylmError where it could not be."""
+        self._process.join()
+        if self._process.exitcode:
+            failed = folder / FAILED
+            raise KeylmError(
+                failed.read_text(encoding="utf-8")
+                if failed.is_file()
+                else "the build of the shards was killed; the same command goes on from what is built"
+            )
+
+
+def _build(
+    recipe: Recipe, tokenizer: Path, folder: Path, workers: int | None, curation: str | None, parent: int
+) -> None:
+    """Build the shards; the body of the process in the background."""
+    exit_with(parent)
+    try:
+        build_shards(recipe, tokenizer, folder, workers=workers, curation=curation, quiet=True)
+    except (KeylmError, OSError) as error:
+        atomic_write(folder / FAILED, str(error))
+        raise SystemExit(2) from None
+
+
+@contextmanager
+def background_build(
+    recipe: Recipe, tokenizer: Path, folder: Path, workers: int | None, curation: str | None
+) -> Iterator[BackgroundBuild]:
+    """Build in the background while the body runs; end it where the body fails."""
+    build = BackgroundBuild(recipe, tokenizer, folder, workers, curation)
+    try:
+        yield build
+        build.wait(folder)
+    except BaseException:
+        build.stop()
+        raise
+
+
+class Fetched:
+    """The shards of a published build, fetched in the order in which training needs them, and let go after it."""
+
+    def __init__(self, recipe: Recipe, folder: Path, *, fetches: bool = True) -> None:
+        """Keep shards of `recipe.data.shards` in `folder`, which holds their manifest.
+
+        `fetches` is False in processes that share the folder with the one that does the fetching.
+        """
+        self._folder, self._base = folder, str(recipe.data.shards).rstrip("/")
+        self._allowed = recipe.data.cache_bytes
+        self.manifest = read_manifest(folder)
+        shards = {
+            name: [record["windows"] for record in entry["train"]["shards"]]
+            for name, entry in self.manifest["sources"].items()
+        }
+        self._curriculum = Curriculum(recipe, fixed(shards))
+        self._pinned = {folder / name / FIRST_HELD_OUT for name in shards}
+        self._step = 0
+        self._changed = threading.Condition()
+        self._error: BaseException | None = None
+        if fetches:
+            threading.Thread(target=self._work, daemon=True).start()
+
+    def entry(self, source: str, shard: int) -> Mapping[str, Any]:
+        """Return a source's manifest entry."""
+        found: Mapping[str, Any] = self.manifest["sources"][source]
+        return found
+
+    def file(self, source: str, record: Mapping[str, Any]) -> Path:
+        """Return the file of a shard as soon as it is fetched. Raises KeylmError where that fails."""
+        path = self._folder / source / str(record["file"])
+        while not path.is_file():
+            if self._error is not None:
+                raise KeylmError(str(self._error))
+            time.sleep(POLL_SECONDS)
+        return path
+
+    def expect(self, step: int) -> None:
+        """Hear that training has come to `step`: what lies behind it may go, what comes may be fetched."""
+        with self._changed:
+            self._step = step
+            self._changed.notify()
+
+    def _work(self) -> None:
+        """Fetch what is needed next, for as long as the process lives."""
+        try:
+            for path in sorted(self._pinned):
+                self._fetch(path)
+            while True:
+                step = self._step
+                wanted = self._wanted(step)
+                missing = [path for path in wanted if not path.is_file()]
+                if missing:
+                    self._make_room(wanted)
+                    self._fetch(missing[0])
+                    continue
+                with self._changed:
+                    if self._step == step:
+                        self._changed.wait(timeout=1.0)
+        except BaseException as error:  # told to whoever waits for a shard
+            self._error = error
+
+    def _wanted(self, step: int) -> list[Path]:
+        """Return the files needed next, in order: those in use at `step`, and as many more as the disk may hold."""
+        wanted: dict[Path, None] = {}
+        size = 0
+        for needed, source, shard in self._curriculum.upcoming(min(step, self._curriculum.total_steps - 1)):
+            path = self._path(source, shard)
+            if path in wanted:
+                continue
+            size += self._size(path)
+            if needed > step and size > self._allowed:
+                break
+            wanted[path] = None
+        return list(wanted)
+
+    def _make_room(self, wanted: list[Path]) -> None:
+        """Delete fetched shards that are not among the next ones."""
+        keep = {*wanted, *self._pinned}
+        for file in self._folder.glob("*/*.safetensors"):
+            if file not in keep:
+                file.unlink()
+
+    def _path(self, source: str, shard: int) -> Path:
+        return self._folder / source / str(self.manifest["sources"][source]["train"]["shards"][shard]["file"])
+
+    def _size(self, path: Path) -> int:
+        record = self._record(path)
+        return int(record["windows"]) * int(self.manifest["context"]) * 17 // 8  # two bytes and a bit a token
+
+    def _record(self, path: Path) -> Mapping[str, Any]:
+        entry = self.manifest["sources"][path.parent.name]
+        records = [*entry["train"]["shards"], *entry["validation"]["shards"]]
+        [record] = [record for record in records if record["file"] == path.name] or [{}]
+        return dict(record)
+
+    def _fetch(self, path: Path) -> None:
+        """Bring one shard here, unless the source has none of that name. Raises KeylmError."""
+        record = self._record(path)
+        if not record or path.is_file():
+            return
+        with atomic_path(path) as temporary:
+            fetch(f"{self._base}/{path.parent.name}/{path.name}", temporary)
+            check_shard(temporary, record["sha256"])
+
+
+def fetch(url: str, path: Path) -> None:
+    """Copy a file from anything fsspec opens (a path, https://, hf://, s3://). Raises KeylmError after TRIES."""
+    for attempt in range(TRIES):
+        try:
+            with fsspec.open(url, "rb") as source, path.open("wb") as target:
+                while block := source.read(1 << 22):
+                    target.write(block)
+            return
+        except (FileNotFoundError, PermissionError, ImportError, ValueError) as error:
+            raise KeylmError(f"data.shards: {url} cannot be fetched: {error}") from None
+        except OSError as error:
+            if error.filename == str(path) or attempt == TRIES - 1:
+                raise KeylmError(f"data.shards: {url} cannot be fetched: {error}") from None
+            time.sleep(2**attempt)
+
+
+def fetch_manifest(base: str, folder: Path, tokenizer: Path) -> dict[str, Any]:
+    """Fetch the manifest and the tokenizer of a published build, unless they are here. Raises KeylmError."""
+    base = base.rstrip("/")
+    wanted = {
+        folder / "manifest.json": f"{base}/manifest.json",
+        tokenizer / "tokenizer.json": f"{base}/tokenizer/tokenizer.json",
+    }
+    for path, url in wanted.items():
+        if not path.is_file():
+            with atomic_path(path) as temporary:
+                fetch(url, temporary)
+    return read_manifest(folder)
+
+
+def open_store(recipe: Recipe, folder: Path, *, reads_all: bool, build: BackgroundBuild | None = None) -> ShardStore:
+    """Return the store that training reads from: `folder`'s finished, growing or fetched shards.
+
+    `reads_all` is true in one process a machine, which looks the shards through (or fetches them) for the others.
+    """
+    context = recipe.training.context
+    if recipe.data.shards is not None:
+        return ShardStore(Fetched(recipe, folder, fetches=reads_all), context)
+    if build is not None or not (folder / "manifest.json").is_file():
+        return ShardStore(Growing(folder, build), context)
+    return finished_store(folder, verify="all" if reads_all else "none")
