@@ -1,9 +1,11 @@
 """Report which evaluation items a corpus holds: a table of sources and sets, and samples of what was found.
 
-Usage: python scripts/contamination_report.py --eval PATH … --corpus PATH [--sample-mb N] [--out FILE]
+Usage: python scripts/contamination_report.py --eval PATH … --corpus PATH [--sample-mb N] [--plant N] [--out FILE]
 
 `--eval` and `--corpus` take files or folders; of each file of the corpus, the first N million characters are read.
-The table counts texts with a hit for each file, and items for each set; samples show the text of a match.
+The table counts texts with a hit for each file, and items for each set; samples show the text of a match. With
+`--plant N` it is also tried how many of N items a set are found that are put into texts of the corpus: word for word,
+and with one word in ten, but at least one, replaced by words of the corpus; with the right answer, and without it.
 
 Invariant: the report depends on the files alone; which samples are shown is drawn with a fixed seed.
 """
@@ -16,10 +18,13 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 from keylm.data.curate.decontamination import Decontaminator, Match
-from keylm.data.curate.evaluation_items import evaluation_files, open_lines
+from keylm.data.curate.evaluation_index import MATCHABLE_WORDS
+from keylm.data.curate.evaluation_items import Item, evaluation_files, open_lines, read_items
+from keylm.data.curate.evaluation_words import word_spans
 from keylm.errors import KeylmError
 
 BATCH = 256
@@ -46,11 +51,17 @@ def main() -> None:
     arguments.add_argument("--corpus", type=Path, required=True, help="file or folder of texts or conversations")
     arguments.add_argument("--sample-mb", type=float, default=float("inf"), help="million characters of each file")
     arguments.add_argument("--samples", type=int, default=3, help="samples to show of each file and set")
+    arguments.add_argument("--plant", type=int, default=0, help="items of each set to put into texts and look for")
     arguments.add_argument("--out", type=Path, help="file to write the report to, instead of printing it")
     options = arguments.parse_args()
     started = time.perf_counter()
     decontaminator = Decontaminator.from_paths(options.eval)
     lines = [f"index ready after {time.perf_counter() - started:.1f} s", *items_table(decontaminator)]
+    if options.plant:
+        lines += [
+            "",
+            *recall_table(decontaminator, options.eval, clean_texts(decontaminator, options.corpus), options.plant),
+        ]
     findings = {}
     for file in evaluation_files(options.corpus):
         found = search(decontaminator, file, options.sample_mb * 1e6)
@@ -64,12 +75,12 @@ def main() -> None:
 
 
 def search(decontaminator: Decontaminator, file: Path, characters: float) -> Findings:
-    """Return what the first `characters` of a file hold; `seconds` are those of the search, not of the reading."""
+    """Return what the first `characters` of a file hold; `seconds` are processor time of the search alone."""
     findings = Findings()
     for texts in batches(file, characters):
-        started = time.perf_counter()
+        started = time.process_time()
         verdicts = decontaminator.check_many(texts)
-        findings.seconds += time.perf_counter() - started
+        findings.seconds += time.process_time() - started
         findings.texts += len(texts)
         findings.characters += sum(map(len, texts))
         for text, verdict in zip(texts, verdicts, strict=True):
@@ -98,6 +109,52 @@ def batches(file: Path, characters: float) -> Iterator[list[str]]:
                 break
     if batch:
         yield batch
+
+
+def clean_texts(decontaminator: Decontaminator, corpus: Path, count: int = 80) -> list[str]:
+    """Return beginnings, of 3,000 … 20,000 characters, of texts that hold no item, spread over the corpus's files."""
+    files = evaluation_files(corpus)
+    most = -(-count // len(files))
+    clean = []
+    for file in files:
+        texts = (text[:20_000] for batch in batches(file, 1e6) for text in batch if len(text) >= 3_000)
+        clean += list(islice((text for text in texts if not decontaminator.check(text).hit), most))
+    return clean
+
+
+def recall_table(decontaminator: Decontaminator, paths: list[Path], carriers: list[str], count: int) -> list[str]:
+    choice = random.Random(3)
+    vocabulary = [word for carrier in carriers for word in carrier.split()]
+    head = "| set | with the answer | changed | the question alone | changed |"
+    lines = [head, "| --- | --: | --: | --: | --: |"]
+    for name, items in read_items(paths).items():
+        drawn = choice.sample(list(enumerate(items)), min(4 * count, len(items)))
+        cells = []
+        for planted in (written_out, lambda item: "" if item.inside else item.stem):
+            tried = [(n, planted(item)) for n, item in drawn if len(word_spans(planted(item))) >= MATCHABLE_WORDS]
+            for share in (0.0, 0.1):
+                texts = [plant(text, share, vocabulary, carriers, choice) for _, text in tried[:count]]
+                verdicts = zip(tried, decontaminator.check_many(texts), strict=False)
+                found = sum(any((m.set, m.item) == (name, n) for m in verdict.matches) for (n, _), verdict in verdicts)
+                cells.append(f"{found} of {len(texts)}" if texts else "")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return lines
+
+
+def written_out(item: Item) -> str:
+    """Return an item as a text would hold it: the question, the right answer, and what follows that."""
+    space = "" if item.inside and item.stem[-1:] in " \"'(" else " "
+    return f"{item.stem}{space}{item.answer}{item.tail}"
+
+
+def plant(text: str, share: float, vocabulary: list[str], carriers: list[str], choice: random.Random) -> str:
+    """Return one of `carriers` with `text` in it, of whose words `share` (but at least one, unless 0) are replaced."""
+    words = text.split()
+    for place in choice.sample(range(len(words)), max(1, round(len(words) * share)) if share else 0):
+        words[place] = choice.choice(vocabulary)
+    around = choice.choice(carriers).split(" ")
+    place = choice.randrange(len(around) + 1)
+    return " ".join([*around[:place], "\n", *words, "\n", *around[place:]])
 
 
 def shown(text: str, match: Match) -> str:

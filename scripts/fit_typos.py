@@ -39,7 +39,7 @@ FLOORS = {"case": 0.01, "taps": 0.01, "neighbour": 0.002}
 LETTER_KINDS = ("transposition", "omission", "insertion", "doubling", "neighbour", "vowel", "substitution")
 GROUPS = (1, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 5, 6)
 """Token lengths 1 … LENGTH_CLASSES that share a figure: single ones have too few errors of the rarer kinds."""
-HIGHEST_RATIO = 2.5
+HIGHEST_RATIO = 5.0
 """A hazard is at most this many times the mean of its kind's others: no cure for words that hardly occur."""
 ROUNDS, ERRORS = 12, 40_000
 
@@ -102,7 +102,9 @@ def letter_figures(errors: list[Error]) -> dict[str, Any]:
             nearby += near
             pairs["inserted"][right] += 0 if near else 1
         elif kind in ("vowel", "neighbour", "substitution", "confusion"):
-            name = {"vowel": "vowels", "neighbour": "neighbours", "substitution": "substitutions"}.get(kind, "confusions")
+            name = {"vowel": "vowels", "neighbour": "neighbours", "substitution": "substitutions"}.get(
+                kind, "confusions"
+            )
             pairs[name][f"{left or clean}>{right or noisy}"] += 1
         elif kind == "inflection":
             pairs["endings"].update(_endings(noisy, clean))
@@ -218,12 +220,19 @@ def _model(figures: dict[str, Any]) -> TypoModel:
 def uniform_errors(sentences: list[str], count: int) -> Iterator[Error]:
     """Yield errors as random characters make them: any word, any place; a letter more, less, another, or swapped."""
     rng = random.Random(5)
-    words = [(word, token) for line in sentences for token in line.split() if PLAIN.fullmatch(word := token.strip(EDGES))]
+    words = [
+        (word, token) for line in sentences for token in line.split() if PLAIN.fullmatch(word := token.strip(EDGES))
+    ]
     while count:
         word, token = rng.choice(words)
         at, letter = rng.randrange(len(word)), rng.choice("abcdefghijklmnopqrstuvwxyz")
         swapped = word[:at] + word[at + 1 : at + 2] + word[at] + word[at + 2 :]
-        forms = (word[:at] + letter + word[at:], word[:at] + word[at + 1 :], word[:at] + letter + word[at + 1 :], swapped)
+        forms = (
+            word[:at] + letter + word[at:],
+            word[:at] + word[at + 1 :],
+            word[:at] + letter + word[at + 1 :],
+            swapped,
+        )
         noisy = rng.choice(forms)
         if noisy and noisy != word:
             count -= 1
@@ -237,7 +246,9 @@ def views(errors: list[Error]) -> dict[str, Counter[Any]]:
         "kind": Counter(e.finding.kind for e in errors if e.finding.kind in KINDS),
         "token length": Counter(e.length for e in errors),
         "place in word": Counter(position_class(e.finding.place or 0, len(e.clean)) for e in letters),
-        "letters": Counter(f"{e.finding.clean}>{e.finding.noisy}" for e in letters if e.finding.kind != "transposition"),
+        "letters": Counter(
+            f"{e.finding.clean}>{e.finding.noisy}" for e in letters if e.finding.kind != "transposition"
+        ),
     }
 
 

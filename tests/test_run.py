@@ -14,12 +14,12 @@ from conftest import tiny_recipe
 
 from keylm.errors import KeylmError
 from keylm.generate import Chat, Generator, Sampling
+from keylm.json_lines import read_rows
 from keylm.model import Decoder
 from keylm.recipe import load_recipe
 from keylm.run import run
 from keylm.run_folder import RunFolder
 from keylm.training.checkpoint import checkpoint_path, checkpoint_paths, read_checkpoint
-from keylm.json_lines import read_rows
 
 SHARED_CORPUS = Path(__file__).parents[2] / "shared" / "corpus"
 NANO = Path(__file__).parents[1] / "recipes" / "nano.toml"

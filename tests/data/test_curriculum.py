@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keylm.data.build import build_shards
-from keylm.data.curriculum import BatchLoader, Curriculum, permute, proportions
-from keylm.data.shards import ShardStore
+from keylm.data.curriculum import BatchLoader, Curriculum, fixed, permute, proportions
 from keylm.data.sources import tokenizer_sample
+from keylm.data.store import finished_store
 from keylm.recipe import Recipe, parse_recipe
 from keylm.tokenizer import train_tokenizer
 
-WINDOWS = {"a": 700, "b": 90, "c": 13}
+SHARDS = {"a": [300, 250, 150], "b": [90], "c": [7, 6]}
 
 
 def recipe_with(stages: dict[str, dict[str, float]], batch_windows: int = 7, seed: int = 5) -> Recipe:
@@ -28,7 +28,7 @@ def recipe_with(stages: dict[str, dict[str, float]], batch_windows: int = 7, see
         "name": "order",
         "seed": seed,
         "model": shape,
-        "sources": {name: {"path": "x"} for name in WINDOWS},
+        "sources": {name: {"path": "x"} for name in SHARDS},
         "stages": {name: {"tokens": 16 * 2000, "weights": weights} for name, weights in stages.items()},
         "training": {"batch_tokens": 16 * batch_windows, "context": 16},
     }
@@ -39,7 +39,7 @@ STAGES = {"first": {"a": 0.6, "b": 0.3, "c": 0.1}, "second": {"a": 1.0, "c": 2.0
 
 
 def all_picks(recipe: Recipe) -> dict[str, list]:
-    curriculum = Curriculum(recipe, WINDOWS)
+    curriculum = Curriculum(recipe, fixed(SHARDS))
     by_stage: dict[str, list] = {}
     for step in range(curriculum.total_steps):
         by_stage.setdefault(curriculum.place(step)[0], []).extend(curriculum.picks(step))
@@ -60,21 +60,24 @@ def test_sources_are_spread_evenly_and_not_in_blocks():
 
 def test_an_epoch_shows_every_window_once_and_the_next_in_another_order_across_stages():
     picks = [pick for stage in all_picks(recipe_with(STAGES)).values() for pick in stage]
-    for source, size in WINDOWS.items():
+    for source, shards in SHARDS.items():
         of_source = [pick for pick in picks if pick.source == source]
-        epochs = {number: [p.window for p in of_source if p.epoch == number] for number in range(of_source[-1].epoch)}
+        epochs = {
+            number: [(p.shard, p.window) for p in of_source if p.epoch == number]
+            for number in range(of_source[-1].epoch)
+        }
         assert of_source == sorted(of_source, key=lambda pick: pick.epoch)
         for shown in epochs.values():
-            assert sorted(shown) == list(range(size))
+            assert sorted(shown) == [(shard, n) for shard, size in enumerate(shards) for n in range(size)]
         if len(epochs) > 1:
             assert epochs[0] != epochs[1]
 
 
 def test_given_counts_what_the_picks_gave():
-    curriculum = Curriculum(recipe_with(STAGES), WINDOWS)
+    curriculum = Curriculum(recipe_with(STAGES), fixed(SHARDS))
     shown: Counter[str] = Counter()
     for step in range(curriculum.total_steps):
-        assert curriculum.given(step) == {name: shown[name] for name in WINDOWS}
+        assert curriculum.given(step) == {name: shown[name] for name in SHARDS}
         shown.update(pick.source for pick in curriculum.picks(step))
     assert curriculum.given(curriculum.total_steps) == dict(shown)
 
@@ -83,7 +86,7 @@ def test_a_late_step_costs_no_more_than_the_first():
     recipe = recipe_with({"long": {"a": 1.0}})
     data = recipe.to_data()
     data["stages"]["long"]["tokens"] = 10**15
-    curriculum = Curriculum(parse_recipe(data, "test"), {**WINDOWS, "a": 10**9})
+    curriculum = Curriculum(parse_recipe(data, "test"), fixed({**SHARDS, "a": [10**7] * 100}))
     started = time.perf_counter()
     assert len(curriculum.picks(curriculum.total_steps - 1)) == 7
     assert time.perf_counter() - started < 0.1
@@ -111,7 +114,7 @@ def test_proportions_sum_to_a_thousand_and_are_within_one(weights: list[float]):
 def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Recipe, Path]:
     folder = tmp_path_factory.mktemp("built")
     recipe = tiny_recipe(folder)
-    train_tokenizer(tokenizer_sample(recipe), recipe.tokenizer.vocab_size, folder / "tokenizer", 32)
+    train_tokenizer(tokenizer_sample(recipe, recipe.sources), recipe.tokenizer.vocab_size, folder / "tokenizer", 32)
     build_shards(recipe, folder / "tokenizer", folder / "shards", quiet=True)
     return recipe, folder
 
@@ -119,8 +122,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Recipe, Path]:
 @given(step=st.integers(0, 3), world_size=st.integers(1, 8))
 def test_the_global_batch_is_the_same_on_any_number_of_ranks(built: tuple[Recipe, Path], step: int, world_size: int):
     recipe, folder = built
-    store = ShardStore(folder / "shards", verify=False)
-    loader = BatchLoader(Curriculum(recipe, {name: store.windows(name) for name in recipe.used_sources}), store)
+    store = finished_store(folder / "shards", verify="none")
+    loader = BatchLoader(Curriculum(recipe, store.layout), store)
     whole = loader.batch(step)
     shares = [loader.batch(step, rank, world_size) for rank in range(world_size)]
     for name in ("tokens", "labels", "documents", "sources"):
@@ -129,7 +132,32 @@ def test_the_global_batch_is_the_same_on_any_number_of_ranks(built: tuple[Recipe
 
 
 def test_steps_outside_the_run_are_refused():
-    curriculum = Curriculum(recipe_with(STAGES), WINDOWS)
+    curriculum = Curriculum(recipe_with(STAGES), fixed(SHARDS))
     for step in (-1, curriculum.total_steps):
         with pytest.raises(IndexError, match=f"step {step} is not in"):
             curriculum.place(step)
+
+
+def test_the_first_epoch_reads_shard_after_shard_and_needs_no_later_one():
+    recipe = recipe_with({"only": {"a": 1.0}})
+    whole = Curriculum(recipe, fixed(SHARDS))
+    early = Curriculum(recipe, lambda source, number: SHARDS[source][: 1 + (number >= 300) + (number >= 550)])
+    picks = [pick for step in range(100) for pick in whole.picks(step)]
+    assert picks == [pick for step in range(100) for pick in early.picks(step)]
+    assert [pick.shard for pick in picks] == [0] * 300 + [1] * 250 + [2] * 150
+
+
+def test_what_is_needed_when_agrees_with_a_count_over_all_picks():
+    curriculum = Curriculum(recipe_with(STAGES), fixed(SHARDS))
+    first: dict[tuple[str, int, int], int] = {}
+    for step in range(curriculum.total_steps):
+        begun = {name: len({key[2] for key in first if key[0] == name}) for name in SHARDS}
+        assert curriculum.shards_begun(step) == begun
+        for pick in curriculum.picks(step):
+            first.setdefault((pick.source, pick.epoch, pick.shard), step)
+    for step in (0, 40, curriculum.total_steps - 1):
+        expected = sorted((needed, source) for (source, _, _), needed in first.items() if needed > step)
+        found = [(needed, source) for needed, source, _ in curriculum.upcoming(step)]
+        assert sorted(found)[-len(expected) :] == expected or not expected
+    assert curriculum.needed_at("b", 0) == min(step for (source, _, _), step in first.items() if source == "b")
+    assert curriculum.needed_at("b", 10**9) == float("inf")

@@ -18,15 +18,16 @@ from hypothesis import strategies as st
 
 from keylm.data import documents, readers
 from keylm.data.documents import Document, Fault, split_text
-from keylm.data.readers import read_documents
+from keylm.data.sources import read_source
 from keylm.errors import KeylmError
+from keylm.recipe_sections import Source
 
 TEXTS = ["One line.\n", "Two\n\nparagraphs, žluté.\n", "日本語 👋🏽 and\ttabs\r\n", '"quoted" \\ {}\n']
 TALK = [chat("Hi?", "Ho!"), chat("A", "B", "C", "D")]
 
 
 def read(path: Path) -> tuple[list[Document], list[Fault]]:
-    items = list(read_documents(path))
+    items = list(read_source("s", Source(path=str(path))))
     return [item for item in items if isinstance(item, Document)], [i for i in items if isinstance(i, Fault)]
 
 
@@ -160,7 +161,7 @@ def test_a_50_megabyte_line_is_cut_into_pieces_in_bounded_memory(tmp_path: Path)
     file = write(tmp_path / "a.jsonl", lines([{"text": text}, {"text": "after"}]))
     expected, position = len(text), 0
     tracemalloc.start()
-    for item in read_documents(file):
+    for item in read_source("s", Source(path=str(file))):
         if isinstance(item, Document) and item.line == 1:
             assert text.startswith(item.text, position)
             assert len(item.text.encode()) <= documents.PIECE_BYTES
@@ -179,7 +180,7 @@ def test_a_long_text_file_is_read_in_constant_memory(tmp_path: Path) -> None:
     file = write(tmp_path / "a.txt.gz", gzip.compress(content.encode(), 1))
     position = 0
     tracemalloc.start()
-    for item in read_documents(file):
+    for item in read_source("s", Source(path=str(file))):
         if isinstance(item, Document):
             assert content.startswith(item.text, position)
             position += len(item.text)
@@ -275,9 +276,9 @@ def test_a_parquet_row_of_invalid_utf8_stops_nothing(tmp_path: Path) -> None:
     assert [fault.file for fault in faults] == ["a.parquet"]
 
 
-def test_a_parquet_file_without_our_columns_is_a_fault_that_names_them(tmp_path: Path) -> None:
+def test_a_parquet_row_without_our_columns_is_a_fault_that_names_them(tmp_path: Path) -> None:
     pq.write_table(pa.table({"body": ["x"]}), tmp_path / "a.parquet")
-    assert read(tmp_path)[1] == [Fault("a.parquet", 0, "no_text_or_messages", "columns: ['body']")]
+    assert read(tmp_path)[1] == [Fault("a.parquet", 1, "no_text_or_messages", "keys: ['body']")]
 
 
 def test_broken_bytes_in_plain_text_are_replaced_and_counted_by_line(tmp_path: Path) -> None:
@@ -326,4 +327,4 @@ def test_nothing_to_read_is_refused_with_what_would_be_accepted(name: str | None
     file = write(tmp_path / name, b"x") if name else tmp_path
     for path in (file, tmp_path):
         with pytest.raises(KeylmError, match=rf"{path}: nothing to read; accepted: .jsonl, .*\.parquet, .txt"):
-            list(read_documents(path))
+            list(read_source("s", Source(path=str(path))))

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from keylm.data import shards
-from keylm.data.shards import ShardStore, ShardWriter, Window, manifest_hash, read_manifest, split_entry
+from keylm.data import pieces as packed
+from keylm.data.shards import Shard, ShardWriter, Window, manifest_hash, read_manifest, split_entry
+from keylm.data.store import ShardStore, finished_store
 from keylm.errors import KeylmError
 from keylm.files import read_json, write_json
 from keylm.tokenizer import PAD
@@ -31,7 +32,7 @@ class Piece:
 
 @st.composite
 def corpora(draw: st.DrawFn) -> tuple[int, int, list[Piece]]:
-    """Draw (context, SHARD_TOKENS, documents); every token of a corpus is another one."""
+    """Draw (context, tokens in a full shard, documents); every token of a corpus is another one."""
     context = draw(st.sampled_from([4, 5, 8, 13, 16]))
     pieces: list[Piece] = []
     first = 20
@@ -46,28 +47,39 @@ def corpora(draw: st.DrawFn) -> tuple[int, int, list[Piece]]:
 
 
 def build(folder: Path, context: int, shard_tokens: int, pieces: list[Piece]) -> ShardStore:
-    """Write `pieces` as source `s` and return the opened store."""
+    """Write `pieces` as source `s`, a new shard whenever one is full, and return the opened store."""
     (folder / "s").mkdir(parents=True)
     byte_lengths = np.arange(VOCABULARY) % 7
     byte_lengths[PAD] = 0
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shards, "SHARD_TOKENS", shard_tokens)
-        writer = ShardWriter(folder / "s", "train", context, byte_lengths)
-        for piece in pieces:
+    records = []
+    for number, group in enumerate(grouped(context, shard_tokens, pieces)):
+        writer = ShardWriter(context)
+        for piece in group:
             tokens, trained = np.array(piece.tokens, np.uint16), np.array(piece.trained, np.bool_)
-            writer.add(tokens, trained, piece.file, piece.line, whole=piece.whole)
-        records = writer.close()
+            writer.add(packed.Piece(tokens, trained, whole=piece.whole), piece.file, piece.line)
+        records.append(writer.close(folder / "s" / f"train-{number:05d}.safetensors", byte_lengths))
     manifest = {"context": context, "sources": {"s": {"train": split_entry(records), "validation": split_entry([])}}}
     manifest["sources"]["s"]["files"] = FILES
     write_json(folder / "manifest.json", {**manifest, "hash": manifest_hash(manifest)})
-    return ShardStore(folder)
+    return finished_store(folder)
+
+
+def grouped(context: int, shard_tokens: int, pieces: list[Piece]) -> list[list[Piece]]:
+    """Part pieces into shards: one that holds `shard_tokens`, or its last piece more, is full."""
+    groups: list[list[Piece]] = [[]]
+    for piece in pieces:
+        if len(laid_out(context, groups[-1], last=False)) >= shard_tokens:
+            groups.append([])
+        groups[-1].append(piece)
+    return groups
 
 
 def windows(store: ShardStore) -> list[Window]:
-    return [store.window("s", index) for index in range(store.windows("s"))]
+    shards = store.layout("s", 10**9)
+    return [store.window("s", shard, index) for shard, size in enumerate(shards) for index in range(size)]
 
 
-def laid_out(context: int, pieces: list[Piece]) -> list[tuple[int, bool, int, Piece]]:
+def laid_out(context: int, pieces: list[Piece], *, last: bool = True) -> list[tuple[int, bool, int, Piece]]:
     """Return (token, trained, number of its piece, piece) of every place, in order, padding included."""
     places: list[tuple[int, bool, int, Piece]] = []
     number = 0
@@ -87,12 +99,13 @@ def laid_out(context: int, pieces: list[Piece]) -> list[tuple[int, bool, int, Pi
         if piece.whole and len(places) % context + len(piece.tokens) > context:
             pad()
         put(piece)
-    pad()
+    if last:
+        pad()
     return places
 
 
 def expected_window(
-    context: int, capacity: int, places: list[tuple[int, bool, int, Piece]], index: int
+    context: int, places: list[tuple[int, bool, int, Piece]], index: int
 ) -> tuple[Window, list[tuple[str, int, int]]]:
     """Read one window and its documents' origins off all places, token by token."""
     tokens, labels, documents, origins = [], [], [], []
@@ -104,7 +117,7 @@ def expected_window(
         tokens.append(token)
         documents.append(len(origins) - 1)
         # The last place of a shard has nothing behind it in its file, so it carries no loss.
-        ends_shard = (place + 1) % capacity == 0 or place + 1 == len(places)
+        ends_shard = place + 1 == len(places)
         following, trained, next_number, _ = places[0] if ends_shard else places[place + 1]
         labels.append(following if trained and next_number == number and not ends_shard else -100)
     return Window(np.array(tokens), np.array(labels), np.array(documents)), origins
@@ -116,18 +129,19 @@ def test_every_window_is_what_a_slow_reading_of_all_documents_gives(
     corpus: tuple[int, int, list[Piece]], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     context, shard_tokens, pieces = corpus
-    store = build(tmp_path_factory.mktemp("shards"), context, shard_tokens, pieces)
-    places = laid_out(context, pieces)
-    capacity = max(1, shard_tokens // context) * context
-    found = windows(store)
-    assert len(found) == len(places) // context
-    for index, window in enumerate(found):
-        expected, origins = expected_window(context, capacity, places, index)
-        assert window.tokens.tolist() == expected.tokens.tolist()
-        assert window.labels.tolist() == expected.labels.tolist()
-        assert window.documents.tolist() == expected.documents.tolist()
-        assert store.origins("s", index) == origins
-    entry = store.manifest["sources"]["s"]["train"]
+    folder = tmp_path_factory.mktemp("shards")
+    store = build(folder, context, shard_tokens, pieces)
+    for shard, group in enumerate(grouped(context, shard_tokens, pieces)):
+        places = laid_out(context, group)
+        assert store.layout("s", 10**9)[shard] == len(places) // context
+        for index in range(len(places) // context):
+            expected, origins = expected_window(context, places, index)
+            window = store.window("s", shard, index)
+            assert window.tokens.tolist() == expected.tokens.tolist()
+            assert window.labels.tolist() == expected.labels.tolist()
+            assert window.documents.tolist() == expected.documents.tolist()
+            assert store.origins("s", shard, index) == origins
+    entry = read_manifest(folder)["sources"]["s"]["train"]
     assert entry["documents"] == len(pieces)
     assert entry["tokens"] == sum(len(piece.tokens) for piece in pieces)
     assert entry["trained_tokens"] == sum(sum(piece.trained) for piece in pieces)
@@ -153,19 +167,33 @@ def text(first: int, length: int, line: int = 1) -> Piece:
     return Piece(list(range(first, first + length)), [True] * length, False, 0, line)
 
 
-def test_a_document_runs_on_over_several_shards_and_keeps_its_origin(tmp_path: Path) -> None:
-    store = build(tmp_path, 4, 8, [text(20, 3), text(23, 30, line=9)])
-    assert len(store.manifest["sources"]["s"]["train"]["shards"]) == 5
+def test_a_shard_begins_and_ends_with_a_document(tmp_path: Path) -> None:
+    store = build(tmp_path, 4, 8, [text(20, 3), text(23, 30, line=9), text(53, 2, line=10)])
+    assert store.layout("s", 10**9) == [9, 1]
     found = windows(store)
-    assert np.concatenate([window.tokens for window in found]).tolist() == [*range(20, 53), PAD, PAD, PAD]
-    assert [store.origins("s", index) for index in range(3)] == [
-        [("a.jsonl", 1, 0), ("a.jsonl", 9, 3)],
-        [("a.jsonl", 9, 0)],
-        [("a.jsonl", 9, 0)],
-    ]
-    assert store.origins("s", len(found) - 1) == [("a.jsonl", 9, 0), ("", 0, 1)]
+    tokens = [*range(20, 53), PAD, PAD, PAD, 53, 54, PAD, PAD]
+    assert np.concatenate([window.tokens for window in found]).tolist() == tokens
+    assert store.origins("s", 0, 0) == [("a.jsonl", 1, 0), ("a.jsonl", 9, 3)]
+    assert store.origins("s", 0, 1) == [("a.jsonl", 9, 0)]
+    assert store.origins("s", 0, 8) == [("a.jsonl", 9, 0), ("", 0, 1)]
+    assert store.origins("s", 1, 0) == [("a.jsonl", 10, 0), ("", 0, 2)]
     assert found[0].labels.tolist() == [21, 22, -100, 24], "nothing is learnt across the documents' edge"
-    assert found[1].labels.tolist() == [25, 26, 27, -100], "the shard ends here"
+    assert found[9].labels.tolist() == [54, -100, -100, -100]
+
+
+def test_partners_point_back_within_their_window(tmp_path: Path) -> None:
+    (tmp_path / "s").mkdir()
+    writer = ShardWriter(8)
+    back = np.array([0, 0, 0, 0, 3, 0], np.uint16)
+    ones = np.ones(6, np.bool_)
+    writer.add(packed.Piece(np.arange(20, 26, dtype=np.uint16), ones), 0, 1)
+    writer.add(packed.Piece(np.arange(30, 36, dtype=np.uint16), ones, (0, 3), whole=True, partners=back), 0, 2)
+    path = tmp_path / "s" / "train-00000.safetensors"
+    writer.close(path, np.ones(99, np.int64))
+    shard = Shard(path, 8, FILES)
+    assert shard.window(0).partners.tolist() == [-1] * 8
+    assert shard.window(1).partners.tolist() == [-1, -1, -1, -1, 1, -1, -1, -1]
+    assert shard.window(1).documents.tolist() == [0, 0, 0, 1, 1, 1, 2, 2]
 
 
 def test_the_same_documents_give_the_same_bytes(tmp_path: Path) -> None:
@@ -177,40 +205,39 @@ def test_the_same_documents_give_the_same_bytes(tmp_path: Path) -> None:
     assert all((tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes() for file in files)
 
 
-def test_there_is_no_window_beyond_the_last(tmp_path: Path) -> None:
+def test_there_is_no_shard_beyond_the_last(tmp_path: Path) -> None:
     store = build(tmp_path, 4, 8, [text(20, 12)])
-    assert store.windows("s") == 3
-    with pytest.raises(IndexError, match="s has no train window"):
-        store.window("s", 3)
-    with pytest.raises(IndexError, match="s has no validation window"):
-        store.window("s", 0, "validation")
+    with pytest.raises(IndexError, match="s has no train shard 1"):
+        store.window("s", 1, 0)
+    with pytest.raises(IndexError, match="s has no validation shard 0"):
+        store.window("s", 0, 0, "validation")
 
 
 @pytest.mark.parametrize("place", [0.0, 0.5, 1.0])
 def test_one_altered_byte_is_refused_with_the_files_name(place: float, tmp_path: Path) -> None:
-    build(tmp_path, 8, 16, [text(20, 50)])
+    build(tmp_path, 8, 16, [text(20 + 9 * n, 9, n) for n in range(9)])
     file = tmp_path / "s" / "train-00001.safetensors"
     content = bytearray(file.read_bytes())
     content[int(place * (len(content) - 1))] ^= 1
     file.write_bytes(content)
     with pytest.raises(KeylmError, match=rf"{file}: the manifest says SHA-256 .* put the shard back"):
-        ShardStore(tmp_path)
+        finished_store(tmp_path)
 
 
 def test_a_missing_shard_is_refused_with_its_name(tmp_path: Path) -> None:
-    build(tmp_path, 8, 16, [text(20, 50)])
+    build(tmp_path, 8, 16, [text(20 + 9 * n, 9, n) for n in range(9)])
     (tmp_path / "s" / "train-00002.safetensors").unlink()
     with pytest.raises(KeylmError, match=r"train-00002.safetensors: .* but it is missing"):
-        ShardStore(tmp_path)
+        finished_store(tmp_path)
 
 
 def test_an_altered_manifest_is_refused(tmp_path: Path) -> None:
-    build(tmp_path, 8, 16, [text(20, 50)])
+    build(tmp_path, 8, 16, [text(20 + 9 * n, 9, n) for n in range(9)])
     manifest = read_json(tmp_path / "manifest.json")
     manifest["sources"]["s"]["train"]["shards"][0]["windows"] += 1
     write_json(tmp_path / "manifest.json", manifest)
     with pytest.raises(KeylmError, match=r"manifest.json: .*altered"):
-        ShardStore(tmp_path)
+        finished_store(tmp_path)
 
 
 def test_a_missing_manifest_is_refused(tmp_path: Path) -> None:

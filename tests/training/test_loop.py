@@ -16,13 +16,13 @@ from safetensors.torch import load_file
 
 from keylm.errors import Interrupted, KeylmError, TrainingDiverged
 from keylm.files import sha256_json
+from keylm.json_lines import read_rows
 from keylm.recipe import Recipe
 from keylm.run import run
 from keylm.run_folder import RunFolder
 from keylm.training.checkpoint import checkpoint_paths
 from keylm.training.distributed import Ranks
 from keylm.training.loop import Trainer
-from keylm.json_lines import read_rows
 
 CPU = Ranks(0, 1, torch.device("cpu"))
 STEPS = 24
@@ -255,10 +255,10 @@ def test_a_checkpoint_of_other_data_is_refused(prepared, uninterrupted):
     folder = copy_run(prepared, "foreign")
     shutil.copytree(uninterrupted / "checkpoints", folder.checkpoints)
     for path in checkpoint_paths(folder.checkpoints):
-        state = json.loads((path / "state.json").read_text()) | {"manifest": "0" * 64}
+        state = json.loads((path / "state.json").read_text()) | {"shards": "0" * 64}
         del state["hash"]
         (path / "state.json").write_text(json.dumps({**state, "hash": sha256_json(state)}))
-    with pytest.raises(KeylmError, match="was trained with another manifest"):
+    with pytest.raises(KeylmError, match="other data.*shards: SHA-256"):
         Trainer(prepared[0], folder, CPU, quiet=True)
 
 
@@ -266,7 +266,7 @@ def test_a_checkpoint_of_another_recipe_is_refused(prepared, uninterrupted):
     folder = copy_run(prepared, "other-recipe")
     shutil.copytree(uninterrupted / "checkpoints", folder.checkpoints)
     other = tiny_recipe(prepared[1], [*SETTINGS, "optimizer.muon_learning_rate=0.01"])
-    with pytest.raises(KeylmError, match="was trained with another recipe"):
+    with pytest.raises(KeylmError, match="another recipe.*recipe: SHA-256"):
         Trainer(other, folder, CPU, quiet=True)
 
 

@@ -119,9 +119,6 @@ def _open_chat(row: Row, file: str, line: int) -> Items:
         yield from _turns(row.get("conversation"), file, line)
 
 
-THOUGHT = re.compile(r"<think>.*?</think>\s*", re.DOTALL)
-
-
 def _smoltalk2(row: Row, file: str, line: int) -> Items:
     """Yield a conversation without its reasoning; custom instructions lead as the system's turn; no tool use."""
     messages, options = row.get("messages"), row.get("chat_template_kwargs")
@@ -145,10 +142,18 @@ def _smoltalk2(row: Row, file: str, line: int) -> Items:
 
 def _without_thought(turn: object) -> object:
     """Return a turn without what stands between <think> and </think>; None where that does not end."""
-    if isinstance(turn, Mapping) and turn.get("role") == "assistant" and isinstance(turn.get("content"), str):
-        answer = THOUGHT.sub("", turn["content"])
-        return None if "<think>" in answer else {"role": "assistant", "content": answer}
-    return turn if turn is not None else ""
+    if not (isinstance(turn, Mapping) and turn.get("role") == "assistant" and isinstance(turn.get("content"), str)):
+        return turn if turn is not None else ""
+    text, kept, start = turn["content"], [], 0
+    while (opening := text.find("<think>", start)) >= 0:
+        kept.append(text[start:opening])
+        closing = text.find("</think>", opening)
+        if closing < 0:
+            return None
+        start = closing + len("</think>")
+        while text[start : start + 1].isspace():
+            start += 1
+    return {"role": "assistant", "content": "".join(kept) + text[start:]}
 
 
 def _trees(rows: Iterator[Row]) -> Iterator[Row]:

@@ -26,7 +26,7 @@ FIRST_TRIES = 3
 """Attempts while the hub has never answered: then there is most likely no network."""
 LONGEST_WAIT = 120.0
 """Seconds between two attempts at most, unless the hub asks for more."""
-TOLD_WAIT = 5.0
+TOLD_WAIT = 10.0
 """Seconds from which on we tell of waits inside huggingface_hub, which repeats a single request by itself."""
 SHA = re.compile(r"[0-9a-f]{40}")
 
@@ -58,8 +58,8 @@ class HubRows:
                 "HF_HUB_OFFLINE forbids to reach the hub; unset it, or give the data as files with `path`"
             )
         self._check_origin(state)
-        self.revision = self._revision(state)
         self._rows: int = state["rows"] if state else 0
+        self.revision = self._revision(state)
         # What datasets wrote at another version of itself may not be readable; then rows are counted instead.
         readable = state is not None and state["datasets"] == _libraries()[0].__version__
         self._position: dict[str, Any] | None = state["stream"] if state and readable else None
@@ -189,7 +189,8 @@ class HubRows:
         """Return what an error that stays is to a person, and what to do."""
         kinds = {type(cause).__name__ for cause in _causes(error)}
         page = f"{os.environ.get('HF_ENDPOINT', 'https://huggingface.co').rstrip('/')}/datasets/{self._hub}"
-        if "GatedRepoError" in kinds or status in (401, 403):
+        # datasets' own error keeps no trace of the hub's but its words.
+        if "GatedRepoError" in kinds or any("gated dataset" in str(cause) for cause in _causes(error)):
             return self._error(
                 f"this data set is gated; accept its terms at {page} and log in with `hf auth login` (or set HF_TOKEN)"
             )
@@ -199,6 +200,10 @@ class HubRows:
             return self._error(
                 f"the hub has no such data set, or it is private; look at {page}, and log in with `hf auth login` "
                 "if it is yours"
+            )
+        if status in (401, 403):
+            return self._error(
+                f"the hub refuses it (HTTP {status}); log in anew with `hf auth login` (or set HF_TOKEN)"
             )
         return self._error(f"its data cannot be read ({_short(error)})")
 
@@ -261,7 +266,7 @@ def _libraries() -> tuple[Any, Any]:
     datasets.config.STREAMING_READ_RATE_LIMIT_RETRY_INTERVAL = 0
     requests = logging.getLogger("huggingface_hub.utils._http")
     requests.propagate = False
-    requests.addHandler(_Waits())
+    requests.handlers[:] = [_Waits()]
     return datasets, hub
 
 

@@ -64,7 +64,8 @@ class SourceBuilder:
         self._context = recipe.training.context
         self._capacity = max(1, recipe.data.shard_tokens // self._context) * self._context
         self._lengths = DocumentTokenizer(tokenizer_folder).byte_lengths()
-        self._fingerprint = sha256_json([settings, self._own_settings(), self._inputs()])
+        shared = {key: value for key, value in settings.items() if key != "seed"}
+        self._fingerprint = sha256_json([shared, self._own_settings(), self._inputs()])
         self._progress = self._saved_progress() or self._begin_anew()
         self._files = {file: number for number, file in enumerate(self._progress["files"])}
         self._faults = Counter(self._progress["faults"])
@@ -154,6 +155,7 @@ class SourceBuilder:
         if source.typos_of:
             noise = TypoModel(self._recipe.typos).fingerprint()
             settings |= {"forms": dict(source.forms), "passes": source.passes, "noise": noise}
+            settings |= {"seed": self._recipe.seed}
         return settings
 
     def _inputs(self) -> list[Any]:

@@ -85,9 +85,9 @@ class ShardStore:
         """Return window `index` of a source's shard."""
         return self._shard(source, shard, split).window(index)
 
-    def origins(self, source: str, shard: int, index: int) -> list[tuple[str, int, int]]:
-        """Return (file, line, first token in the window) of each document of a training window."""
-        return self._shard(source, shard, "train").origins(index)
+    def origins(self, source: str, shard: int, index: int, split: str = "train") -> list[tuple[str, int, int]]:
+        """Return (file, line, first token in the window) of each document of a window."""
+        return self._shard(source, shard, split).origins(index)
 
     def held_out(self, source: str) -> int:
         """Return how many windows are for validation: those that were held out before the first shard was full.
@@ -112,6 +112,8 @@ class ShardStore:
 
     def _shard(self, source: str, shard: int, split: str) -> Shard:
         entry = self._supply.entry(source, shard if split == "train" else 0)
+        if not 0 <= shard < len(entry[split]["shards"]):
+            raise IndexError(f"{source} has no {split} shard {shard}")
         record = entry[split]["shards"][shard]
         path = self._supply.file(source, record)
         if path not in self._open:

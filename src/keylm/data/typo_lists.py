@@ -29,7 +29,8 @@ class Listed:
         """Take up a pair of words if both are plain and differ."""
         noisy, clean = noisy.lower(), clean.lower()
         if noisy != clean and _PLAIN.fullmatch(noisy) and _PLAIN.fullmatch(clean):
-            known = self._by_kind.setdefault(classify(noisy, clean).kind, {}).setdefault(clean, [])
+            kind = classify(noisy, clean).kind.replace("other", "multiple")  # on a list even the oddest is a known one
+            known = self._by_kind.setdefault(kind, {}).setdefault(clean, [])
             if noisy not in known:
                 known.append(noisy)
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from keylm.data.confusions import CONFUSIONS, ENDINGS, PHONETIC_RULES
 from keylm.data.keyboard import CENTRES, TAP_SLOTS, fill, miss_share, misses, neighbours
-from keylm.data.typo_kinds import POSITIONS, VOWELS, position_class
+from keylm.data.typo_kinds import VOWELS, position_class
 
 Slip = Callable[[str, int], str | None]
 """(lower-case word, 52 random bits) to the word with an error, or None."""
@@ -44,6 +44,7 @@ class Slips:
         self._confusions = _confusion_tables(figures["confusions"])
         self._sounds = lru_cache(maxsize=1 << 16)(_sound_table(figures["rules"]))
         self._forms = lru_cache(maxsize=1 << 14)(_form_table(figures["endings"]))
+        self._apostrophes = {w: [o for o in others if "'" in o] for w, others in CONFUSIONS.items() if "'" not in w}
         self._miss = {c: round(miss_share(c) * TAP_SLOTS) for c in LETTERS}
         self.by_kind: dict[str, Slip] = {name: getattr(self, f"_{name}") for name in KINDS_OF_SLIPS}
 
@@ -107,8 +108,11 @@ class Slips:
         return choices[bits % len(choices)] if choices else None
 
     def _inflection(self, word: str, bits: int) -> str | None:
-        choices = self._forms(word)
-        return choices[bits % len(choices)] if choices else None
+        choices = self._forms(word[-3:], min(len(word), 6))
+        if not choices or "'" in word:
+            return None
+        cut, ending = choices[bits % len(choices)]
+        return word[: len(word) - cut] + ending
 
     def _apostrophe(self, word: str, bits: int) -> str | None:
         """Drop or move the apostrophe, or put one before a last s."""
@@ -117,10 +121,10 @@ class Slips:
             if bits & 7 or at < 2:
                 return word[:at] + word[at + 1 :]
             return word[: at - 1] + word[at] + word[at - 1] + word[at + 1 :]
-        choices = [other for other in CONFUSIONS.get(word, ()) if "'" in other]
+        choices = self._apostrophes.get(word)
         if choices:
             return choices[bits % len(choices)]
-        return f"{word[:-1]}'s" if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else None
+        return f"{word[:-1]}'s" if len(word) > 3 and word[-1] == "s" != word[-2] else None
 
     def _space_extra(self, word: str, bits: int) -> str | None:
         if len(word) < 4:
@@ -144,13 +148,14 @@ class Slips:
         """Make two slips of the letters, one after the other."""
         if len(word) < 5:
             return None
+        made = word
         for shift in (0, 24):
             kind = _LETTER_SLIPS[(bits >> shift + 20) % len(_LETTER_SLIPS)]
-            slipped = self.by_kind[kind](word, bits >> shift)
+            slipped = self.by_kind[kind](made, bits >> shift)
             if slipped is None:
                 return None
-            word = slipped
-        return word
+            made = slipped
+        return None if made == word else made
 
 
 KINDS_OF_SLIPS = (
@@ -199,37 +204,37 @@ def _confusion_tables(counts: Mapping[str, float]) -> dict[str, list[str]]:
 
 
 def _sound_table(counts: Mapping[str, float]) -> Callable[[str], list[str]]:
-    """Return the function from a word to what PHONETIC_RULES make of it, as slots."""
-    rules: dict[str, list[tuple[str, float]]] = {}
+    """Return the function from a word to what PHONETIC_RULES make of it, each as often as its rule was counted."""
+    rules: dict[str, list[tuple[str, int]]] = {}
     for clean, noisy in PHONETIC_RULES:
-        rules.setdefault(clean, []).append((noisy, counts.get(f"{clean}>{noisy}", 0) + 0.2))
+        # A fifth of a count for each rule: those that were not seen are not impossible.
+        rules.setdefault(clean, []).append((noisy, 1 + round(5 * counts.get(f"{clean}>{noisy}", 0))))
 
     def choices(word: str) -> list[str]:
-        found: dict[str, float] = {}
+        found: list[str] = []
         for start in range(1, len(word)):
             for end in range(start + 1, min(start + _LONGEST_RULE, len(word)) + 1):
-                for noisy, weight in rules.get(word[start:end], ()):
-                    made = word[:start] + noisy + word[end:]
-                    found[made] = found.get(made, 0.0) + weight
-        found.pop(word, None)
-        return fill(list(found), list(found.values()), SLOTS) if found else []
+                for noisy, count in rules.get(word[start:end], ()):
+                    found += [word[:start] + noisy + word[end:]] * count
+        return found
 
     return choices
 
 
-def _form_table(counts: Mapping[str, float]) -> Callable[[str], list[str]]:
-    """Return the function from a word to its wrong forms by ENDINGS, as slots; seldom counted changes are left out."""
+def _form_table(counts: Mapping[str, float]) -> Callable[[str, int], list[tuple[int, str]]]:
+    """Return the function from a word's last three letters and its length (up to 6) to exchanges of its ending.
 
-    def choices(word: str) -> list[str]:
-        found: dict[str, float] = {}
-        for ending in ENDINGS:
-            stem = word[: len(word) - len(ending)]
-            if word.endswith(ending) and len(stem) >= 3:
-                for other in ENDINGS:
-                    weight = counts.get(f"{ending}>{other}", 0)
-                    if weight:
-                        found[stem + other] = found.get(stem + other, 0.0) + weight
-        found.pop(word, None)
-        return fill(list(found), list(found.values()), SLOTS) if found and "'" not in word else []
+    An exchange is how many letters go and what comes, as often as it was counted.
+    """
+
+    def choices(last: str, length: int) -> list[tuple[int, str]]:
+        return [
+            (len(ending), other)
+            for ending in ENDINGS
+            if last.endswith(ending) and length - len(ending) >= 3
+            for other in ENDINGS
+            if ending or other == "s" or not last.endswith(("ing", "ed", "ly"))  # "writings", not "writinged"
+            for _ in range(round(counts.get(f"{ending}>{other}", 0)))
+        ]
 
     return choices

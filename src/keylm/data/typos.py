@@ -22,12 +22,15 @@ import hashlib
 import json
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib.resources import files
 from random import Random
 from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
 
 from keylm.data.confusions import CONFUSIONS, ENDINGS, PHONETIC_RULES
 from keylm.data.typo_lists import read_lists
@@ -41,9 +44,9 @@ LENGTH_CLASSES = 13
 CALM_SHARE = 0.6
 """Share of documents whose rate is at most a quarter of the highest."""
 HAZARD_SLOTS = 1 << 12
-HAZARD_MASK = HAZARD_SLOTS - 1
 _DRAWS, _ROUNDS = 2, 3
 """Places drawn for each error wanted: in one go, and how often at most."""
+_DRAW = np.dtype([("place", "<u4"), ("bits", "<u8")])
 _MASK = (1 << 64) - 1
 _WORD = re.compile(r"[\"'(\[“‘]*([A-Za-z]+(?:['’][A-Za-z]+)*)[\"')\]”’.,;:!?…]*(?= )")
 _FOLLOWING = re.compile(r" ([a-z]+(?:['’][a-z]+)*)(?=[\"')\]”’.,;:!?…]* )")
@@ -88,9 +91,10 @@ class TypoModel:
         self._settings = settings
         self._highest = settings.highest_rate
         self._listed, self._lists_digest = read_lists(settings.word_lists)
-        self._slips = Slips(self._figures)
-        self._hazards = _hazard_tables(self._figures["hazards"], self._slips)
-        self._kinds = [[hazard for hazard in table if hazard is not None] for table in self._hazards]
+        slips = Slips(self._figures)
+        self._hazards = [(kind, slips.by_kind.get(kind)) for kind in self._figures["hazards"]]
+        self._table = _hazard_table(self._figures["hazards"])
+        self._kinds = [[self._hazards[number] for number in row if number >= 0] for row in self._table]
 
     def corrupt(self, text: str, seed: int, document: int, epoch: int, rate: float | None = None) -> Noisy:
         """Return `text` with errors in a share `rate` of its words.
@@ -108,7 +112,7 @@ class TypoModel:
         wanted = int(rate * words + third / 2**64)
         if not wanted:
             return Noisy(text, ())
-        return _spliced(text, self._find(text, wanted, flat, Random(key)))
+        return _spliced(text, self._find(wanted, flat, Random(key)))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return TypoModel, (self._settings, self._figures)
@@ -126,27 +130,33 @@ class TypoModel:
         }
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
-    def _find(self, text: str, wanted: int, flat: str, random: Random) -> _Found:
-        """Draw places until `wanted` words have an error. `flat` is `text` with all blanks as " ", and one more."""
+    def _find(self, wanted: int, flat: str, random: Random) -> _Found:
+        """Draw places until `wanted` words have an error. `flat` is the text with all blanks as " ", and one more."""
         found: _Found = {}
-        size, hazards, left, right, slipped = len(text), self._hazards, flat.rfind, flat.find, self._slipped
-        for _ in range(_ROUNDS):
-            for place, bits in struct.iter_unpack("<IQ", random.randbytes(12 * _DRAWS * (wanted + 4))):
-                at = place * size >> 32
-                start = left(" ", 0, at) + 1
-                end = right(" ", at)
-                if end - start > LONGEST:
-                    continue
-                hazard = hazards[end - start][bits & HAZARD_MASK]
-                if hazard is None:
-                    continue
-                made = slipped(flat, start, end, hazard, bits >> 12)
-                if made is None or made[0] in found:
-                    continue
+        hazards, slipped = self._hazards, self._slipped
+        for start, end, number, bits in self._candidates(wanted, flat, random):
+            made = slipped(flat, start, end, hazards[number], bits)
+            if made is not None and made[0] not in found:
                 found[made[0]] = made
                 if len(found) == wanted:
-                    return found
+                    break
         return found
+
+    def _candidates(self, wanted: int, flat: str, random: Random) -> Iterator[tuple[int, int, int, int]]:
+        """Yield start and end of a token, the number of the hazard that strikes it, and 52 random bits."""
+        codes = np.frombuffer(flat.encode("utf-32-le", "surrogatepass"), dtype="<u4")
+        edges = np.concatenate(([-1], np.flatnonzero(codes == ord(" "))))
+        for _ in range(_ROUNDS):
+            draws = np.frombuffer(random.randbytes(_DRAW.itemsize * _DRAWS * (wanted + 4)), dtype=_DRAW)
+            at = draws["place"].astype(np.int64) * (len(flat) - 1) >> 32
+            number = np.searchsorted(edges[1:], at)
+            start, end = edges[number] + 1, edges[number + 1]
+            span = end - start
+            span[span > LONGEST] = 0
+            hazard = self._table[span, (draws["bits"] & (HAZARD_SLOTS - 1)).astype(np.int64)]
+            kept = np.flatnonzero(hazard >= 0)
+            bits = draws["bits"][kept] >> 12
+            yield from zip(start[kept].tolist(), end[kept].tolist(), hazard[kept].tolist(), bits.tolist(), strict=True)
 
     def _slipped(self, flat: str, start: int, end: int, hazard: _Hazard, bits: int) -> _Error | None:
         """Return the error that `hazard` makes of the token at [start:end], or None where it is no plain word.
@@ -198,7 +208,8 @@ def _recased(word: str, start: int, end: int, bits: int) -> _Error:
 
 def _spliced(text: str, found: _Found) -> Noisy:
     """Put the errors into the text; one that begins within the span of another is left out."""
-    pieces, edits = [], []
+    pieces: list[str] = []
+    edits: list[Edit] = []
     done = shift = 0
     for start, (_, end, noisy, kind) in sorted(found.items()):
         if start < done:
@@ -217,17 +228,14 @@ def _flatten(text: str) -> str:
     return text.replace("\n", " ").replace("\t", " ").replace("\r", " ") + " "
 
 
-def _hazard_tables(hazards: Mapping[str, list[float]], slips: Slips) -> list[list[_Hazard | None]]:
-    """Return for each length of a token HAZARD_SLOTS kinds of error, or None for none."""
-    tables: list[list[_Hazard | None]] = [[None] * HAZARD_SLOTS]
+def _hazard_table(hazards: Mapping[str, list[float]]) -> npt.NDArray[np.int8]:
+    """Return int8 [LONGEST + 1, HAZARD_SLOTS]: for a token's length the kinds' numbers, as slots; -1 is no error."""
+    table = np.full((LONGEST + 1, HAZARD_SLOTS), -1, dtype=np.int8)
     for length in range(1, LONGEST + 1):
-        table: list[_Hazard | None] = []
-        for kind, by_length in sorted(hazards.items()):
-            share = by_length[min(length, LENGTH_CLASSES) - 1]
-            table += [(kind, slips.by_kind.get(kind))] * round(share * HAZARD_SLOTS)
-        table += [None] * (HAZARD_SLOTS - len(table))
-        tables.append(table[:HAZARD_SLOTS])
-    return tables
+        slots = [round(shares[min(length, LENGTH_CLASSES) - 1] * HAZARD_SLOTS) for shares in hazards.values()]
+        numbers = np.repeat(np.arange(len(slots), dtype=np.int8), slots)[:HAZARD_SLOTS]
+        table[length, : len(numbers)] = numbers
+    return table
 
 
 def packaged_figures() -> dict[str, Any]:

@@ -131,8 +131,8 @@ class Trainer:
             theirs = checkpoint.state.get(what)
             if theirs != ours:
                 raise KeylmError(
-                    f"{checkpoint.folder}: was trained with another {what} (SHA-256 {str(theirs)[:16]}…, here "
-                    f"{ours[:16]}…); put that back, or start anew with --fresh"
+                    f"{checkpoint.folder}: was trained with other data or another recipe ({what}: SHA-256 "
+                    f"{str(theirs)[:16]}…, here {ours[:16]}…); put that back, or start anew with --fresh"
                 )
         return checkpoint
 

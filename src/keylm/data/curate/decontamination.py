@@ -209,7 +209,8 @@ class Decontaminator:
         passing = same.sum(axis=1) >= _PASSING_SHARE * held.sum(axis=1)
         passing |= (same & of_stem).sum(axis=1) >= np.maximum(1, _PASSING_SHARE * of_stem.sum(axis=1))
         passing |= _longest_runs(same) >= index.form_ngram[form]
-        return np.stack([text, form, at - offset], axis=1)[passing]
+        survivors: Integers = np.stack([text, form, at - offset], axis=1)[passing]
+        return survivors
 
     def _align(self, row: Row, form: int, start: int) -> "_Alignment | None":
         """Compare a form, from `start` on in a text's words, over its whole length; None where it is no hit."""

@@ -14,6 +14,7 @@ import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -196,7 +197,7 @@ def _forms(items: Sequence[Item]) -> tuple[list[_Form], list[npt.NDArray[np.uint
     for item in items:
         texts += [item.stem, item.tail, item.answer, *item.choices]
     hashed = hash_words(texts)
-    rows = iter(np.split(hashed.hashes, hashed.bounds[1:-1]))
+    rows = (hashed.hashes[first:last] for first, last in pairwise(hashed.bounds.tolist()))
     forms, answers, inside = [], [], []
     for number, item in enumerate(items):
         stem, tail, answer = next(rows), next(rows), next(rows)

@@ -5,6 +5,7 @@ Invariant: what a task writes depends on its rank's part of the sources alone. A
 the recipe's order, however many workers there are; so of several equal documents the first in that order stays.
 """
 
+import hashlib
 import io
 import re
 import struct
@@ -25,7 +26,7 @@ from datatrove.pipeline.dedup.minhash import MinhashConfig
 from datatrove.pipeline.formatters import PIIFormatter
 from datatrove.pipeline.writers import JsonlWriter
 from datatrove.utils.hashing import HashConfig
-from datatrove.utils.text import TextNormConfig, ngrams, simplify_text
+from datatrove.utils.text import TextNormConfig, simplify_text
 
 from keylm.data.curate.filters import WORDS, quality_filters
 from keylm.data.curate.tally import Tally
@@ -39,6 +40,9 @@ BLOCK_BYTES = 1 << 20
 """Text that goes to one part of a source before the next part's turn comes."""
 SHINGLES_AT_ONCE = 512
 """Word n-grams whose hashes are computed together: as many as stay in the processor's cache."""
+MOST_WORDS = 300_000
+"""Words whose hashes are remembered at a time, about 40 MB; then the table starts anew."""
+_ODD, _HALF = np.uint64(0x9E3779B97F4A7C15), np.uint64(32)
 EMAIL, ADDRESS, PHONE = "email@example.com", "192.0.2.1", "555-0100"
 """What stands in place of what was masked: names and numbers reserved for examples (RFC 2606, RFC 5737, NANPA)."""
 
@@ -307,9 +311,13 @@ class KeepFirst(PipelineStep):
 
 
 class Signature(MinhashDedupSignature):
-    """datatrove's MinHash signatures, the same numbers in less time and memory."""
+    """datatrove's MinHash signatures in less time and memory: an n-gram's hash is made from its words' hashes."""
 
     _ASCII = TextNormConfig(norm_unicode_diacritics=False)
+
+    def __init__(self, folder: Path, config: MinhashConfig) -> None:
+        super().__init__(str(folder), config=config, language=WORDS)
+        self._words: dict[str, int] = {}
 
     def get_shingles(self, text: str) -> npt.NDArray[np.uint64]:
         """Return the hashes of a text's word n-grams, uint64 [n-grams, 1]; ASCII has no diacritics to look for.
@@ -317,9 +325,20 @@ class Signature(MinhashDedupSignature):
         A text of fewer words counts as one n-gram, so that short texts are compared as well.
         """
         words = simplify_text(text, self._ASCII if text.isascii() else self.config.norm_config).split()
-        size = min(self.config.n_grams, max(1, len(words)))
-        hashes = [self._hash_func(" ".join(gram)) for gram in ngrams(words, size)]
-        return np.array(hashes, np.uint64).reshape(-1, 1)
+        hashes = np.array([self._words.get(word) or self._remember(word) for word in words], np.uint64)
+        size = min(self.config.n_grams, len(words))
+        grams = np.zeros(max(0, len(words) - size + 1) if size else 0, np.uint64)
+        for place in range(size):
+            grams = (grams ^ hashes[place : place + len(grams)]) * _ODD
+            grams ^= grams >> _HALF
+        return grams.reshape(-1, 1)
+
+    def _remember(self, word: str) -> int:
+        if len(self._words) >= MOST_WORDS:
+            self._words.clear()
+        number = int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest(), "little")
+        self._words[word] = number
+        return number
 
     def get_signature(self, shingles: npt.NDArray[np.uint64]) -> list[list[int]]:
         """Return a list of hashes for each bucket; piece by piece, or a long text would take 500 MB."""
@@ -329,7 +348,7 @@ class Signature(MinhashDedupSignature):
 
 
 def minhash_config(curation: Curation) -> MinhashConfig:
-    """Return datatrove's settings; SHA-1 because its other hash wants xxhash below 4, and this is in Python."""
+    """Return datatrove's settings; its default hash would need xxhash below 4, and is not used here (see Signature)."""
     return MinhashConfig(
         n_grams=curation.minhash_words,
         num_buckets=curation.minhash_buckets,
@@ -340,7 +359,7 @@ def minhash_config(curation: Curation) -> MinhashConfig:
 
 def signature(folder: Path, curation: Curation) -> Signature:
     """Return the step that writes signatures to `folder`."""
-    return Signature(str(folder), config=minhash_config(curation), language=WORDS)
+    return Signature(folder, minhash_config(curation))
 
 
 def clean_writer(folder: Path) -> JsonlWriter:
