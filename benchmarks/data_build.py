@@ -68,7 +68,7 @@ def _key(file: str) -> str:
 
 
 def measured(command: list[str]) -> tuple[float, float, float]:
-    """Run a command; return CPU seconds of it and its children, wall-clock seconds, peak memory of one process in MB."""
+    """Run a command; return its CPU seconds, its wall-clock seconds, and its largest process's peak memory in MB."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     started = time.monotonic()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=_one_thread())
@@ -117,7 +117,8 @@ def compare(corpus: Path, files: list[str], scratch: Path) -> None:
     theirs, _, their_memory = measured([sys.executable, str(script), str(folder), tokenizer, str(scratch / "out")])
     print(f"{size:.1f} MB of text, {len(files)} files: {', '.join(files)}")
     print(
-        f"keylm data build     {size / ours:6.2f} MB/s per core ({ours:.1f} s, of which {empty:.1f} s start), {memory:.0f} MB"
+        f"keylm data build     {size / ours:6.2f} MB/s per core "
+        f"({ours:.1f} s, of which {empty:.1f} s start), {memory:.0f} MB"
     )
     print(f"datatrove tokenizer  {size / theirs:6.2f} MB/s per core ({theirs:.1f} s), {their_memory:.0f} MB")
     print(f"ratio                {theirs / ours:6.2f}")

@@ -79,6 +79,7 @@ def verify(
     from keylm.run_folder import RunFolder
 
     folder = RunFolder(run_dir)
+    folder.saved_recipe()  # says so where this is no run folder
     parsed = load_recipe(recipe or str(folder.recipe), overrides)
     say(f"batch SHA-256 {verify_data(parsed, folder, step, workers=workers, quiet=quiet)}")
 

@@ -46,7 +46,7 @@ class Manner:
 
 @contextlib.contextmanager
 def prepare(recipe: Recipe, folder: RunFolder, manner: Manner) -> Iterator[BackgroundBuild | None]:
-    """Make curated sources, tokenizer and shards, as far as `manner` goes; yield the build that still goes on, if any."""
+    """Make curated sources, tokenizer and shards, as far as `manner` goes; yield the build that goes on, if any."""
     sweep(folder.path)
     _claim(recipe, folder)
     built = folder.is_done("tokenizer") and folder.is_done("shards")
@@ -83,7 +83,8 @@ def _curated(recipe: Recipe, folder: RunFolder, manner: Manner) -> tuple[Recipe,
     """Return the recipe with curated sources, and the curation's hash; the recipe itself where it asks for none."""
     if recipe.curation is None:
         return recipe, None
-    from keylm.data.curate import curate, curation_hash  # needs an extra
+    from keylm.data.curate.pipeline import curate  # needs an extra
+    from keylm.data.curate.report import curation_hash
 
     workers = manner.workers or os.cpu_count() or 1
     curate(recipe, folder.curated, workers=workers, executor=manner.executor, quiet=manner.quiet)

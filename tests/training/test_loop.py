@@ -258,7 +258,7 @@ def test_a_checkpoint_of_other_data_is_refused(prepared, uninterrupted):
         state = json.loads((path / "state.json").read_text()) | {"shards": "0" * 64}
         del state["hash"]
         (path / "state.json").write_text(json.dumps({**state, "hash": sha256_json(state)}))
-    with pytest.raises(KeylmError, match="other data.*shards: SHA-256"):
+    with pytest.raises(KeylmError, match=r"other data.*shards: SHA-256"):
         Trainer(prepared[0], folder, CPU, quiet=True)
 
 
@@ -266,7 +266,7 @@ def test_a_checkpoint_of_another_recipe_is_refused(prepared, uninterrupted):
     folder = copy_run(prepared, "other-recipe")
     shutil.copytree(uninterrupted / "checkpoints", folder.checkpoints)
     other = tiny_recipe(prepared[1], [*SETTINGS, "optimizer.muon_learning_rate=0.01"])
-    with pytest.raises(KeylmError, match="another recipe.*recipe: SHA-256"):
+    with pytest.raises(KeylmError, match=r"another recipe.*recipe: SHA-256"):
         Trainer(other, folder, CPU, quiet=True)
 
 

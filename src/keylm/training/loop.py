@@ -22,6 +22,7 @@ from keylm.data.streaming import BackgroundBuild, open_store
 from keylm.errors import Interrupted, KeylmError, TrainingDiverged
 from keylm.evaluation.validation import label_bytes, partner_loss, token_losses, validate
 from keylm.identity import identity_hash
+from keylm.json_lines import JsonLines
 from keylm.machine import free_memory
 from keylm.model import Decoder, count_parameters, initialise
 from keylm.recipe import Recipe
@@ -29,7 +30,6 @@ from keylm.run_folder import RunFolder
 from keylm.tokenizer import DocumentTokenizer
 from keylm.training.checkpoint import Checkpoint, latest_checkpoint, prune, save_checkpoint
 from keylm.training.distributed import Ranks, check_share
-from keylm.json_lines import JsonLines
 from keylm.training.optimizer import Optimizers
 from keylm.training.schedule import multiplier
 from keylm.training.signals import StopSignals

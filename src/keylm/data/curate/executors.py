@@ -52,7 +52,7 @@ def run_stage(stage: Stage, work: Path, kind: ExecutorKind, workers: int, *, qui
     left = len(executor.get_incomplete_ranks())
     if not left:
         return
-    with _progress(executor, stage, quiet), silenced(), _one_thread():
+    with _progress(executor, stage, quiet), silenced():
         executor.run()
         if kind == "slurm":
             _await_slurm(executor)
@@ -84,7 +84,7 @@ def _executor(stage: Stage, logs: Path, kind: ExecutorKind, workers: int) -> Pip
         mem_per_cpu_gb=2,
         tasks_per_job=light,
         job_name=f"keylm-{stage.name}",
-        env_command=f'export OMP_NUM_THREADS=1 PATH="{Path(sys.executable).parent}:$PATH"',
+        env_command=f'export PATH="{Path(sys.executable).parent}:$PATH"',
     )
 
 
@@ -173,23 +173,6 @@ def silenced() -> Iterator[None]:
             yield
         finally:
             logger.remove()  # datatrove puts its own back after every task
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """Give each worker process that is started meanwhile one thread for matrices.
-
-    With as many as there are cores, each small product waits for the other workers' (7 times slower on 2 cores).
-    """
-    before = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["OMP_NUM_THREADS"]
-        else:
-            os.environ["OMP_NUM_THREADS"] = before
 
 
 def _last_words(logs: Path, rank: int) -> str:
