@@ -52,7 +52,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
         (["run", "RECIPE", "--set", 'sources.tales={typos_of=["tales"]}'], "which is made of typos itself"),
         (["data", "verify", "nowhere"], "no recipe.toml in it; accepted: a run folder"),
         (["data", "plan", "RECIPE", "--plot", "plan.bmp"], "accepted: a name that ends in .svg, .png or .pdf"),
-        (["data", "build", "RECIPE", "--executor", "nomad"], "'nomad' is not one of 'local', 'ray', 'slurm'"),
         (["generate", "nowhere", "Hello"], "nowhere: no config.json in it; accepted: a model folder"),
         (["chat", "nowhere"], "accepted: a model folder"),
         (["data", "show", "nowhere"], "no recipe.toml in it; accepted: a run folder"),

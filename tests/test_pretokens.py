@@ -47,7 +47,7 @@ texts = st.lists(st.sampled_from(SNIPPETS) | st.sampled_from(SPACES) | unicode, 
 def corpus() -> Iterator[str]:
     """Yield code and English with runs of spaces, and enough of other scripts to merge across their bytes."""
     for module in (argparse, typing):
-        yield from Path(str(module.__file__)).read_text(encoding="utf-8").split("\n\n")
+        yield Path(str(module.__file__)).read_text(encoding="utf-8")  # whole, so that runs of line ends are merged
     yield from [
         "Žluťoučký kůň pěl ódy.",
         "日本語の文章です。",
@@ -151,6 +151,8 @@ def test_the_ends_of_words_part_the_text_and_its_ids_alike(library: Tokenizer, t
 @given(st.sampled_from(["user", "assistant", "system"]), st.sampled_from(SPACES) | st.just(""), texts)
 @example("user", "\r\n", "x")
 @example("assistant", "\x1c", "x")
+@example("user", "\n", "\n\nx")
+@example("assistant", " ", "       x")
 @example("assistant", "\n", "")
 def test_a_turn_that_begins_with_white_space_is_encoded_with_its_header_as_one_text(
     library: Tokenizer, folder: Path, role: str, space: str, text: str

@@ -15,11 +15,11 @@ from keylm.data.curated import Executor, curated_recipe
 from keylm.data.sources import source_inputs, token_shares, tokenizer_sample
 from keylm.data.streaming import BackgroundBuild, background_build, fetch_manifest
 from keylm.errors import KeylmError
-from keylm.files import atomic_write, sha256_file, sha256_json, sweep
+from keylm.files import atomic_write, sha256_file, sha256_json, sweep, write_json
 from keylm.identity import differences
 from keylm.recipe import Recipe
 from keylm.run_folder import RunFolder
-from keylm.tokenizer import DocumentTokenizer, train_tokenizer
+from keylm.tokenizer import DocumentTokenizer, tokenizer_config, train_tokenizer
 from keylm.training.checkpoint import checkpoint_paths
 
 CHAT_MARKS = 8
@@ -56,7 +56,8 @@ def prepare(recipe: Recipe, folder: RunFolder, manner: Manner) -> Iterator[Backg
     if recipe.data.shards is not None:
         manifest = fetch_manifest(recipe.data.shards, folder.shards, folder.tokenizer)
         check_published(recipe, manifest)
-        DocumentTokenizer(folder.tokenizer).save(folder.tokenizer, recipe.model.max_position_embeddings)
+        _check_vocabulary(recipe, DocumentTokenizer(folder.tokenizer), recipe.data.shards)
+        write_json(folder.tokenizer / "tokenizer_config.json", tokenizer_config(recipe.model.max_position_embeddings))
         _check_prompts(recipe, folder)
         yield None
         return
@@ -132,9 +133,13 @@ def _make_tokenizer(recipe: Recipe, folder: RunFolder) -> None:
         )
         return
     given = DocumentTokenizer(Path(recipe.tokenizer.path))
-    if given.vocab_size != recipe.tokenizer.vocab_size:
-        raise KeylmError(
-            f"tokenizer.vocab_size: got {recipe.tokenizer.vocab_size}, but {recipe.tokenizer.path} has "
-            f"{given.vocab_size} entries; accepted: that number"
-        )
+    _check_vocabulary(recipe, given, recipe.tokenizer.path)
     given.save(folder.tokenizer, context)
+
+
+def _check_vocabulary(recipe: Recipe, tokenizer: DocumentTokenizer, where: str) -> None:
+    if tokenizer.vocab_size != recipe.tokenizer.vocab_size:
+        raise KeylmError(
+            f"tokenizer.vocab_size: got {recipe.tokenizer.vocab_size}, but {where} has "
+            f"{tokenizer.vocab_size} entries; accepted: that number"
+        )

@@ -80,9 +80,8 @@ def english(seed: int, sentences: int) -> str:
     return " ".join(sentence(rng, rng.randint(3, 14)) for _ in range(sentences))
 
 
-words = st.sampled_from(
-    "the receive Because don't NASA x1 žluť 日本 👋 http://a.b/c 3.14 (and) \"their\" it's’s".split()
-)
+ODD_WORDS = """the receive Because don't NASA x1 žluť 日本 👋 http://a.b/c 3.14 (and) "their" it's’s"""
+words = st.sampled_from(ODD_WORDS.split())
 gaps = st.sampled_from([" ", " ", " ", ". ", ", ", "\n", "\n\n", "  ", "\t", "! "])
 odd = st.lists(st.tuples(words, gaps), max_size=60).map(lambda parts: "".join(word + gap for word, gap in parts))
 texts = st.tuples(st.integers(0, 10**6), st.integers(1, 12)).map(lambda pair: english(*pair)) | odd
@@ -165,12 +164,7 @@ def test_a_noisy_text_is_whole_and_none_of_its_corrupted_words_is_a_label(
     folder = tmp_path_factory.mktemp("piece")
     label = labelled(windows_of(piece, folder), len(piece.tokens))
     assert not label[: len(wrong)][wrong].any()
-    assert label[1:].sum() == sum(w.trained for w in [piece.trained[1:]][0:0]) + count_learnt(piece)
-
-
-def count_learnt(piece: Piece) -> int:
-    """Return how many of a piece's tokens are labels: all trained ones but the first of all, and of each shard's end."""
-    return int(piece.trained[1:].sum())
+    assert label[1:].tolist() == piece.trained[1:].tolist()
 
 
 @settings(max_examples=60)
@@ -181,12 +175,9 @@ def test_a_correction_is_learnt_on_its_clean_side_alone(
     with pytest.MonkeyPatch.context() as patch:
         recorder = Recorder(patch)
         pieces = only(makers["correction"].pieces(Document("f", 1, text=text), content, 0))
-    assert [len(pieces)] == [len(recorder.made)], "every passage is one"
-    assert (
-        "".join("".join(clean for clean, _ in recorder.made).split())
-        == "".join(part for part in "".join(text.split()).split("\0"))
-        or len(text) > 300
-    )
+    assert len(pieces) == len(recorder.made), "every passage is one"
+    if len(text) < 150:
+        assert unspaced("".join(clean for clean, _ in recorder.made)) == unspaced(text), "short texts are whole"
     for piece, (clean, noisy) in zip(pieces, recorder.made, strict=True):
         assert piece.whole
         assert len(piece.tokens) <= CONTEXT
@@ -195,11 +186,14 @@ def test_a_correction_is_learnt_on_its_clean_side_alone(
         assert piece.tokens[-1] == END_OF_TEXT
         assert tokenizer.decode(piece.tokens[1:fix]) == noisy.text
         assert tokenizer.decode(piece.tokens[fix + 1 : -1]) == clean
-        assert clean in " ".join(text.split()) or clean.replace("\n", " ") in text.replace("\n", " ")
+        assert unspaced(clean) in unspaced(text)
         [window] = windows_of(piece, tmp_path_factory.mktemp("piece"), before=3)
-        learnt = window.labels[window.labels >= 0][4:]  # behind the four of the document before it
-        assert tokenizer.decode(learnt[-(len(piece.tokens) - fix - 1) :]) == f"{clean}<|endoftext|>"
-        assert (window.labels >= 0).sum() == 3 + (len(piece.tokens) - fix - 1) + (window.tokens[0] == END_OF_TEXT)
+        learnt = window.labels[window.labels >= 0][3:]  # three are of the document before it
+        assert tokenizer.decode(learnt) == f"{clean}<|endoftext|>"
+
+
+def unspaced(text: str) -> str:
+    return "".join(text.split())
 
 
 @settings(max_examples=60)
@@ -269,20 +263,23 @@ def test_what_assistants_say_stays_clean_and_users_errors_are_no_labels(
     turns = tokenizer.decode(piece.tokens).split("<|im_end|>\n")
     assert turns.pop() == ""
     assert len(turns) % 2 == 0, "it ends behind an answer"
-    noisy = {clean: made for clean, made in recorder.made}
+    said_by_users = iter(recorder.made)
     ends = np.flatnonzero(piece.tokens == IM_END)
     starts = np.flatnonzero(piece.tokens == IM_START)
     for number, (turn, message) in enumerate(zip(turns, messages, strict=False)):
-        said = message["content"]
-        heard = noisy[said].text if message["role"] == "user" else said
+        clean, noisy = message["content"], Noisy(message["content"], ())
+        if message["role"] == "user":
+            said, noisy = next(said_by_users)
+            assert said == clean
+        heard = noisy.text
         assert turn == f"<|im_start|>{message['role']}\n{heard}"
         trained = piece.trained[starts[number] : ends[number] + 1]
         if message["role"] == "assistant":
             assert trained.all()
         else:
-            wrong = corrupted_mask(tokenizer, noisy[said])
+            wrong = corrupted_mask(tokenizer, noisy)
             assert not trained[-1 - len(wrong) : -1][wrong].any()
-            assert trained.sum() < len(trained) or not noisy[said].edits
+            assert trained.sum() < len(trained) or not noisy.edits
 
 
 def test_a_real_share_of_what_is_made_is_noisy(makers: dict[str, Contrast], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from keylm.data.source_builder import SourceBuilder
 from keylm.data.sources import input_bytes
 from keylm.data.workers import Workers
 from keylm.errors import KeylmError
-from keylm.files import sha256_file, write_json
+from keylm.files import sha256_file, sweep, write_json
 from keylm.recipe import Recipe, stage_steps
 
 FORMAT = 2
@@ -42,6 +42,7 @@ def build_shards(
     as many as the recipe takes, and never more than there are. `curation` is the hash of what the sources' files
     were curated by. Raises KeylmError where a source cannot be read or gives no window to train on.
     """
+    sweep(folder)
     wanted = windows or windows_taken(recipe)
     settings = data_settings(recipe, tokenizer_folder, curation)
     total = sum(input_bytes(name, source) for name, source in recipe.used_sources.items())
@@ -57,6 +58,15 @@ def build_shards(
     manifest["hash"] = manifest_hash(manifest)
     write_json(folder / "manifest.json", manifest)
     return manifest
+
+
+def discard_stale(recipe: Recipe, tokenizer_folder: Path, folder: Path, curation: str | None) -> None:
+    """Delete the shards in `folder` that the next build would not take up, and the manifest, which it writes anew."""
+    (folder / "manifest.json").unlink(missing_ok=True)
+    settings = data_settings(recipe, tokenizer_folder, curation)
+    with Workers(recipe, tokenizer_folder, 1) as nobody:
+        for name in recipe.used_sources:
+            SourceBuilder(recipe, name, tokenizer_folder, folder / name, settings, nobody)
 
 
 def _build_in_order(

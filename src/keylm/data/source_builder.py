@@ -66,6 +66,7 @@ class SourceBuilder:
         self._lengths = DocumentTokenizer(tokenizer_folder).byte_lengths()
         shared = {key: value for key, value in settings.items() if key != "seed"}
         self._fingerprint = sha256_json([shared, self._own_settings(), self._inputs()])
+        sweep(folder)
         self._progress = self._saved_progress() or self._begin_anew()
         self._files = {file: number for number, file in enumerate(self._progress["files"])}
         self._faults = Counter(self._progress["faults"])
@@ -183,7 +184,6 @@ class SourceBuilder:
 
     def _begin_anew(self) -> dict[str, Any]:
         self._folder.mkdir(parents=True, exist_ok=True)
-        sweep(self._folder)
         (self._folder / "source.json").unlink(missing_ok=True)
         for stale in self._folder.glob("*.safetensors"):
             stale.unlink()

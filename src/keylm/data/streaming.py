@@ -16,13 +16,13 @@ from typing import Any
 import fsspec
 
 from keylm.console import say
-from keylm.data.build import build_shards
+from keylm.data.build import build_shards, discard_stale
 from keylm.data.curriculum import Curriculum, fixed
 from keylm.data.shards import read_manifest
 from keylm.data.store import FIRST_HELD_OUT, ShardStore, check_shard, finished_store
 from keylm.data.workers import exit_with
 from keylm.errors import KeylmError
-from keylm.files import atomic_path, atomic_write, read_table
+from keylm.files import atomic_path, atomic_write, read_table, sha256_file
 from keylm.recipe import Recipe
 
 POLL_SECONDS = 0.1
@@ -62,7 +62,8 @@ class Growing:
 
     def _has(self, source: str, shard: int) -> bool:
         entry = self._entries.get(source)
-        return entry is not None and (len(entry["train"]["shards"]) > shard or entry["all"])
+        shards = len(entry["train"]["shards"]) if entry else 0
+        return shards > shard or (shards > 0 and entry is not None and bool(entry["all"]))
 
     def _wait(self, source: str, shard: int) -> None:
         if not self._told:
@@ -85,6 +86,7 @@ class BackgroundBuild:
         """Begin it; the arguments are those of `build_shards`."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / FAILED).unlink(missing_ok=True)
+        discard_stale(recipe, tokenizer, folder, curation)  # before anyone reads there
         arguments = (recipe, tokenizer, folder, workers, curation, os.getpid())
         self._process = multiprocessing.get_context("spawn").Process(target=_build, args=arguments)
         self._process.start()
@@ -272,14 +274,19 @@ def fetch_manifest(base: str, folder: Path, tokenizer: Path) -> dict[str, Any]:
     return read_manifest(folder)
 
 
-def open_store(recipe: Recipe, folder: Path, *, reads_all: bool, build: BackgroundBuild | None = None) -> ShardStore:
+def open_store(
+    recipe: Recipe, folder: Path, tokenizer: Path, *, reads_all: bool, build: BackgroundBuild | None = None
+) -> ShardStore:
     """Return the store that training reads from: `folder`'s finished, growing or fetched shards.
 
     `reads_all` is true in one process a machine, which looks the shards through (or fetches them) for the others.
+    Raises KeylmError where finished shards are not sound or were made with another tokenizer.
     """
-    context = recipe.training.context
+    context, finished = recipe.training.context, folder / "manifest.json"
+    if finished.is_file() and read_manifest(folder)["tokenizer_sha256"] != sha256_file(tokenizer / "tokenizer.json"):
+        raise KeylmError(f"{folder}: the shards were made with another tokenizer; build them again")
     if recipe.data.shards is not None:
         return ShardStore(Fetched(recipe, folder, fetches=reads_all), context)
-    if build is not None or not (folder / "manifest.json").is_file():
+    if build is not None or not finished.is_file():
         return ShardStore(Growing(folder, build), context)
     return finished_store(folder, verify="all" if reads_all else "none")

@@ -104,7 +104,9 @@ class Trainer:
     def _open_data(self, build: BackgroundBuild | None) -> None:
         recipe, folder = self._recipe, self._folder
         # One process a machine reads all shards through; the others rely on it.
-        self._store = open_store(recipe, folder.shards, reads_all=self._ranks.local_rank == 0, build=build)
+        self._store = open_store(
+            recipe, folder.shards, folder.tokenizer, reads_all=self._ranks.local_rank == 0, build=build
+        )
         self._curriculum = Curriculum(recipe, self._store.layout)
         check_share(recipe.training.batch_windows, self._ranks.world_size)
         self._loader = BatchLoader(self._curriculum, self._store)

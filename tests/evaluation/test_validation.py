@@ -1,0 +1,231 @@
+"""Losses against slow and obvious computations; pairs draw the noisy side towards the clean one, not the other way."""
+
+import math
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_recipe
+from torch.nn import functional as F
+
+from keylm.data.curriculum import Batch
+from keylm.evaluation.validation import label_bytes, partner_loss, token_losses, validate
+from keylm.json_lines import read_rows
+from keylm.recipe import Recipe
+from keylm.run import run
+from keylm.run_folder import RunFolder
+from keylm.training.checkpoint import checkpoint_paths
+from keylm.training.distributed import Ranks
+from keylm.training.loop import Trainer
+
+CPU = Ranks(0, 1, torch.device("cpu"))
+WHOLE = slice(0, 2)
+
+
+def some_logits(seed: int = 0) -> torch.Tensor:
+    return torch.randn(2, 6, 11, generator=torch.Generator().manual_seed(seed))
+
+
+def partners_at(*pairs: tuple[int, int, int]) -> torch.Tensor:
+    """Return partners [2, 6] of (window, noisy position, clean position)."""
+    partners = torch.full((2, 6), -1, dtype=torch.int64)
+    for window, noisy, clean in pairs:
+        partners[window, noisy] = clean
+    return partners
+
+
+def test_token_losses_are_cross_entropy_and_the_denominators_logarithm() -> None:
+    logits, labels = some_logits(), torch.tensor([[1, -100, 3, 0, 10, 2], [-100] * 6])
+    losses, denominators = token_losses(logits, labels)
+    expected = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="none")
+    torch.testing.assert_close(losses.flatten(), expected)
+    torch.testing.assert_close(denominators, logits.exp().sum(-1).log() * (labels >= 0))
+
+
+def test_label_bytes_count_labels_alone() -> None:
+    lengths = torch.tensor([0, 1, 5, 2])
+    assert label_bytes(torch.tensor([[2, -100, 3, 0]]), lengths).tolist() == [[5, 0, 2, 0]]
+
+
+def test_the_partner_loss_is_zero_where_both_sides_say_the_same() -> None:
+    logits = some_logits()
+    logits[0, 4] = logits[0, 1] + 3.5  # the same distribution
+    assert partner_loss(logits, partners_at((0, 4, 1)), WHOLE).item() == pytest.approx(0, abs=1e-6)
+    assert partner_loss(logits, partners_at((0, 4, 2)), WHOLE).item() > 0.01
+
+
+def test_the_partner_loss_is_the_divergence_worked_out_by_hand() -> None:
+    pairs = [(0, 4, 1), (0, 5, 1), (1, 3, 0)]
+    logits, total = some_logits(), 0.0
+    for window, noisy, clean in pairs:
+        p, q = (np.exp(logits[window, place].double().numpy()) for place in (clean, noisy))
+        p, q = p / p.sum(), q / q.sum()
+        total += float((p * np.log(p / q)).sum())
+    assert partner_loss(logits, partners_at(*pairs), WHOLE).item() == pytest.approx(total, rel=1e-5)
+
+
+def test_the_partner_loss_of_parts_adds_up_to_that_of_the_whole() -> None:
+    logits, partners = some_logits(), partners_at((0, 4, 1), (1, 3, 0), (1, 5, 2))
+    parts = [partner_loss(logits[n : n + 1], partners, slice(n, n + 1)) for n in range(2)]
+    torch.testing.assert_close(sum(parts), partner_loss(logits, partners, WHOLE))
+
+
+@pytest.mark.parametrize("partners", [None, torch.full((2, 6), -1)])
+def test_without_partners_there_is_no_partner_loss_and_no_nan(partners: torch.Tensor | None) -> None:
+    logits = some_logits().requires_grad_()
+    loss = partner_loss(logits, partners, WHOLE)
+    assert loss.item() == 0
+    (loss + logits.sum() * 0).backward()
+    assert not logits.grad.any()
+
+
+def test_the_gradient_flows_through_the_noisy_side_alone() -> None:
+    logits = some_logits().requires_grad_()
+    partner_loss(logits, partners_at((0, 4, 1), (1, 3, 0)), WHOLE).backward()
+    touched = logits.grad.abs().sum(dim=-1) > 0
+    assert touched.nonzero().tolist() == [[0, 4], [1, 3]]
+    stepped = logits.detach() - 0.5 * logits.grad
+    after = partner_loss(stepped, partners_at((0, 4, 1), (1, 3, 0)), WHOLE)
+    assert after < partner_loss(logits, partners_at((0, 4, 1), (1, 3, 0)), WHOLE)
+
+
+def test_bf16_logits_are_compared_in_fp32() -> None:
+    logits = some_logits().bfloat16()
+    loss = partner_loss(logits, partners_at((0, 4, 1)), WHOLE)
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, partner_loss(logits.float(), partners_at((0, 4, 1)), WHOLE))
+
+
+NOISE = [
+    *("model.max_position_embeddings=256", "training.context=256", "training.batch_tokens=1024"),
+    'sources.noisy={typos_of=["tales", "chat"], forms={masked=1, correction=1, continuation=1, pair=3}}',
+    "stages={noisy={tokens=12288, weights={noisy=3, tales=1}}}",
+    *(
+        "data.shard_tokens=4096",
+        "training.micro_batch_windows=3",
+        "checkpoints.every_steps=2",
+        "training.pair_weight=2",
+    ),
+]
+STEPS = 12
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Recipe, Path]:
+    """A recipe with all forms of typos, and a run whose shards are built."""
+    folder = tmp_path_factory.mktemp("noisy")
+    recipe = tiny_recipe(folder, NOISE)
+    run(recipe, folder / "run", until="shards", quiet=True)
+    return recipe, folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(prepared: tuple[Recipe, Path]) -> RunFolder:
+    folder = RunFolder(Path(shutil.copytree(prepared[1] / "run", prepared[1] / "undisturbed")))
+    Trainer(prepared[0], folder, CPU, quiet=True).run()
+    return folder
+
+
+def trainer(prepared: tuple[Recipe, Path], name: str) -> Trainer:
+    folder = RunFolder(Path(shutil.copytree(prepared[1] / "run", prepared[1] / name)))
+    return Trainer(prepared[0], folder, CPU, quiet=True)
+
+
+def paired_batch(some: Trainer) -> Batch:
+    return next(b for b in map(some._loader.batch, range(STEPS)) if b.partners is not None and (b.partners >= 0).any())
+
+
+def test_training_on_pairs_draws_them_together(undisturbed: RunFolder) -> None:
+    rows = read_rows(undisturbed.metrics, "train")
+    assert len(rows) == STEPS
+    assert sum(row["pair_loss"] > 0 for row in rows) > STEPS / 2
+    assert all(math.isfinite(row["pair_loss"]) and row["pair_loss"] >= 0 for row in rows)
+    [last] = read_rows(undisturbed.metrics, "validation")[-1:]
+    assert last["bits_per_byte"].keys() == {"tales", "noisy"}
+
+
+def test_gradients_are_those_of_both_losses_over_all_trained_tokens(prepared: tuple[Recipe, Path]) -> None:
+    some = trainer(prepared, "gradients")
+    batch = paired_batch(some)
+    sums = some._gradients(batch)
+    weight = some._bare_model.lm_head.weight
+    found = weight.grad.clone()
+    some._bare_model.zero_grad()
+    logits = some._bare_model(torch.from_numpy(batch.tokens), torch.from_numpy(batch.documents))
+    labels = torch.from_numpy(batch.labels)
+    trained = int((labels >= 0).sum())
+    loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100)
+    z = some._settings.z_loss * logits.logsumexp(-1)[labels >= 0].square().mean()
+    pairs = logits.new_zeros(())
+    for window, noisy in np.argwhere(batch.partners >= 0):
+        clean = logits[window, batch.partners[window, noisy]].detach()
+        pairs = pairs + F.kl_div(
+            logits[window, noisy].log_softmax(-1), clean.log_softmax(-1), reduction="sum", log_target=True
+        )
+    (loss + z + 2 * pairs / trained).backward()
+    assert pairs > 0
+    assert sums["pair_loss"] == pytest.approx(2 * pairs.item(), rel=1e-4)
+    torch.testing.assert_close(found, weight.grad, atol=1e-6, rtol=1e-4)
+
+
+def test_twins_do_not_see_each_other(prepared: tuple[Recipe, Path]) -> None:
+    some = trainer(prepared, "twins")
+    batch = paired_batch(some)
+    window, noisy = np.argwhere(batch.partners >= 0)[0]
+    tokens, documents = (torch.from_numpy(array[window : window + 1]) for array in (batch.tokens, batch.documents))
+    before = some._bare_model(tokens, documents)[0, noisy]
+    clean = int(batch.partners[window, noisy])
+    altered = tokens.clone()
+    altered[0, clean] = 300 if altered[0, clean] != 300 else 301
+    torch.testing.assert_close(some._bare_model(altered, documents)[0, noisy], before, rtol=0, atol=0)
+    assert not torch.equal(some._bare_model(altered, documents)[0, clean], before)
+
+
+def test_a_killed_run_with_typos_goes_on_and_leaves_no_trace(
+    prepared: tuple[Recipe, Path], undisturbed: RunFolder
+) -> None:
+    folder = RunFolder(Path(shutil.copytree(prepared[1] / "run", prepared[1] / "killed")))
+    sets = [part for item in NOISE for part in ("--set", item)]
+    recipe, target = str(prepared[1] / "recipe.toml"), str(folder.path)
+    command = [sys.executable, "-m", "keylm", "run", recipe, "--run-dir", target, "--until", "train", *sets]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not checkpoint_paths(folder.checkpoints) or len(read_rows(folder.metrics, "train")) < 5:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    run(prepared[0], folder.path, until="train", quiet=True)
+    assert folder.metrics.read_bytes() == undisturbed.metrics.read_bytes()
+    for name in ("model.safetensors", "optimizer.safetensors"):
+        ours, theirs = (checkpoint_paths(one.checkpoints)[-1] / name for one in (folder, undisturbed))
+        assert ours.read_bytes() == theirs.read_bytes()
+
+
+def test_validation_is_the_mean_over_the_held_out_windows(prepared: tuple[Recipe, Path]) -> None:
+    some = trainer(prepared, "validated")
+    store, model = some._store, some._bare_model
+    names = ["tales", "noisy"]
+    result = validate(model, store, names, some._byte_lengths, 10**6, 3, CPU, some._autocast())
+    for name in names:
+        loss = tokens = text = size = 0.0
+        for index in range(store.held_out(name)):
+            window = store.window(name, 0, index, "validation")
+            with torch.no_grad():
+                logits = model(
+                    torch.from_numpy(window.tokens[None].astype(np.int64)), torch.tensor(window.documents[None])
+                )
+            labels = torch.from_numpy(window.labels)
+            losses = F.cross_entropy(logits[0], labels, ignore_index=-100, reduction="none")
+            sizes = some._byte_lengths[labels.clamp(min=0)] * (labels >= 0)
+            loss, tokens = loss + losses.sum().item(), tokens + (labels >= 0).sum().item()
+            text, size = text + losses[sizes > 0].sum().item(), size + sizes.sum().item()
+        assert result["loss"][name] == pytest.approx(loss / tokens, rel=1e-5)
+        assert result["bits_per_byte"][name] == pytest.approx(text / math.log(2) / size, rel=1e-5)
