@@ -136,28 +136,3 @@ def test_steps_outside_the_run_are_refused():
     for step in (-1, curriculum.total_steps):
         with pytest.raises(IndexError, match=f"step {step} is not in"):
             curriculum.place(step)
-
-
-def test_the_first_epoch_reads_shard_after_shard_and_needs_no_later_one():
-    recipe = recipe_with({"only": {"a": 1.0}})
-    whole = Curriculum(recipe, fixed(SHARDS))
-    early = Curriculum(recipe, lambda source, number: SHARDS[source][: 1 + (number >= 300) + (number >= 550)])
-    picks = [pick for step in range(100) for pick in whole.picks(step)]
-    assert picks == [pick for step in range(100) for pick in early.picks(step)]
-    assert [pick.shard for pick in picks] == [0] * 300 + [1] * 250 + [2] * 150
-
-
-def test_what_is_needed_when_agrees_with_a_count_over_all_picks():
-    curriculum = Curriculum(recipe_with(STAGES), fixed(SHARDS))
-    first: dict[tuple[str, int, int], int] = {}
-    for step in range(curriculum.total_steps):
-        begun = {name: len({key[2] for key in first if key[0] == name}) for name in SHARDS}
-        assert curriculum.shards_begun(step) == begun
-        for pick in curriculum.picks(step):
-            first.setdefault((pick.source, pick.epoch, pick.shard), step)
-    for step in (0, 40, curriculum.total_steps - 1):
-        expected = sorted((needed, source) for (source, _, _), needed in first.items() if needed > step)
-        found = [(needed, source) for needed, source, _ in curriculum.upcoming(step)]
-        assert sorted(found)[-len(expected) :] == expected or not expected
-    assert curriculum.needed_at("b", 0) == min(step for (source, _, _), step in first.items() if source == "b")
-    assert curriculum.needed_at("b", 10**9) == float("inf")
