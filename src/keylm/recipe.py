@@ -179,13 +179,13 @@ def _apply(data: dict[str, Any], override: str) -> None:
         table = table.setdefault(part, {})
         if not isinstance(table, dict):
             raise KeylmError(f"--set {override!r}: {part!r} is a value, not a table")
-    is_path = parts[-1] == "path" or parts[0] == "paths"
+    is_path = parts[-1] == "path" or parts[0] == "paths" or parts == ["data", "shards"]
     table[parts[-1]] = _from_here(value) if is_path else value
 
 
 def _from_here(path: object) -> object:
     """Return a path of the command line as the user means it: from the working folder, not from the recipe's."""
-    if not isinstance(path, str) or not path or path.startswith((EMBEDDED, "{")):
+    if not isinstance(path, str) or not path or path.startswith((EMBEDDED, "{")) or "://" in path:
         return path
     return str(Path.cwd() / Path(path).expanduser())
 
@@ -202,6 +202,9 @@ def _resolve_paths(recipe: Recipe, file: Path) -> Recipe:
     for name, source in data["sources"].items():
         if "path" in source:
             source["path"] = existing(source["path"], f"sources.{name}.path")
+    shards = recipe.data.shards
+    if shards is not None and "://" not in shards:
+        data["data"]["shards"] = str((file.parent / Path(_fill(shards, folders, f"{file}: data.shards"))).resolve())
     data["typos"]["word_lists"] = [existing(text, "typos.word_lists") for text in recipe.typos.word_lists]
     if recipe.curation:
         found = [existing(text, "curation.decontaminate") for text in recipe.curation.decontaminate]

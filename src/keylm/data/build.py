@@ -111,6 +111,11 @@ def data_settings(recipe: Recipe, tokenizer_folder: Path, curation: str | None) 
 
 def check_published(recipe: Recipe, manifest: Mapping[str, Any]) -> None:
     """Raise KeylmError unless a published build has what `recipe` trains on."""
+    if manifest["context"] != recipe.training.context:
+        raise KeylmError(
+            f"training.context: got {recipe.training.context}, the published build has windows of "
+            f"{manifest['context']}; accepted: that number"
+        )
     for name, windows in windows_taken(recipe).items():
         entry = manifest["sources"].get(name)
         if entry is None:
@@ -120,11 +125,6 @@ def check_published(recipe: Recipe, manifest: Mapping[str, Any]) -> None:
                 f"sources.{name}: the published build has {entry['train']['windows']} windows of it, the recipe takes "
                 f"{windows}; accepted: fewer tokens, or a larger build"
             )
-    if manifest["context"] != recipe.training.context:
-        raise KeylmError(
-            f"training.context: got {recipe.training.context}, the published build has windows of "
-            f"{manifest['context']}; accepted: that number"
-        )
 
 
 def order(recipe: Recipe) -> dict[str, Any]:

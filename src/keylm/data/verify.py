@@ -45,9 +45,10 @@ def verify(recipe: Recipe, folder: RunFolder, step: int | None, *, workers: int 
 
 
 def batch_hash(batch: Batch) -> str:
-    """Return the SHA-256 of a batch: tokens, labels and document numbers, little-endian, one after the other."""
+    """Return the SHA-256 of a batch: tokens, labels, document numbers and, if any, partners, little-endian."""
     digest = hashlib.sha256()
-    for array in (batch.tokens, batch.labels, batch.documents):
+    partners = () if batch.partners is None else (batch.partners,)
+    for array in (batch.tokens, batch.labels, batch.documents, *partners):
         digest.update(array.astype(array.dtype.newbyteorder("<")).tobytes())
     return digest.hexdigest()
 
@@ -68,7 +69,10 @@ def _same_shards(rebuilt: dict[str, Any], manifest: dict[str, Any]) -> int:
             if entry[what] != promised[what]:
                 raise KeylmError(f"sources.{name}: its {what} is {entry[what]}, the manifest's {promised[what]}")
         for split in ("train", "validation"):
-            for record, other in zip(entry[split]["shards"], promised[split]["shards"], strict=False):
+            ours, theirs = entry[split]["shards"], promised[split]["shards"]
+            if len(ours) > len(theirs) or (entry["exhausted"] and len(ours) < len(theirs)):
+                raise KeylmError(f"sources.{name}: gives {len(ours)} {split} shards, the manifest says {len(theirs)}")
+            for record, other in zip(ours, theirs, strict=False):
                 if record != other:
                     raise KeylmError(f"sources.{name}: {record['file']} is {record}, the manifest says {other}")
                 compared += 1
