@@ -79,7 +79,9 @@ def test_the_hash_is_that_of_the_batchs_numbers_as_anybody_would_write_them(buil
     store = finished_store(folder.shards)
     batch = BatchLoader(Curriculum(recipe, store.layout), store).batch(3)
     written = batch.tokens.astype("<i8").tobytes() + batch.labels.astype("<i8").tobytes()
-    assert batch_hash(batch) == hashlib.sha256(written + batch.documents.astype("<i4").tobytes()).hexdigest()
+    written += batch.documents.astype("<i4").tobytes()
+    written += b"" if batch.partners is None else batch.partners.astype("<i8").tobytes()
+    assert batch_hash(batch) == hashlib.sha256(written).hexdigest()
     labels = batch.labels.copy()
     labels[0, 0] += 1
     altered = type(batch)(batch.tokens, labels, batch.documents, batch.sources, batch.partners)
