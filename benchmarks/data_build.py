@@ -11,7 +11,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import shutil
 import subprocess
 import sys
@@ -69,12 +68,12 @@ def _key(file: str) -> str:
 
 def measured(command: list[str]) -> tuple[float, float, float]:
     """Run a command; return its CPU seconds, its wall-clock seconds, and its largest process's peak memory in MB."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     started = time.monotonic()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=_one_thread())
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return cpu, time.monotonic() - started, after.ru_maxrss / 1e3
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=_one_thread())
+    _, status, used = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"{' '.join(command)}: failed, status {status}")
+    return used.ru_utime + used.ru_stime, time.monotonic() - started, used.ru_maxrss / 1e3
 
 
 def _one_thread() -> dict[str, str]:

@@ -8,10 +8,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from hypothesis import settings
 
+from keylm.data.sources import tokenizer_sample
 from keylm.recipe import Recipe, load_recipe
+from keylm.tokenizer import train_tokenizer
 
 # One thread a test process: pytest-xdist runs several side by side, and the models here are tiny.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -104,6 +107,16 @@ def chat(*contents: str) -> dict[str, Any]:
         {"role": "assistant" if number % 2 else "user", "content": content} for number, content in enumerate(contents)
     ]
     return {"messages": turns}
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of the tiny recipe's tokenizer."""
+    folder = tmp_path_factory.mktemp("tokenizer")
+    recipe = tiny_recipe(folder)
+    sample = tokenizer_sample(recipe, recipe.sources)
+    train_tokenizer(sample, recipe.tokenizer.vocab_size, folder / "tokenizer", recipe.training.context)
+    return folder / "tokenizer"
 
 
 def tiny_recipe(folder: Path, overrides: Sequence[str] = ()) -> Recipe:

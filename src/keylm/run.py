@@ -18,7 +18,7 @@ import torch
 import keylm
 from keylm.console import errors, say
 from keylm.data.curated import Executor
-from keylm.data.curriculum import Curriculum, fixed
+from keylm.data.curriculum import Curriculum
 from keylm.data.shards import read_manifest
 from keylm.data.streaming import BackgroundBuild
 from keylm.errors import KeylmError
@@ -118,7 +118,7 @@ def _is_sound(checkpoint: Path) -> bool:
 
 def _export_all(recipe: Recipe, folder: RunFolder, *, quiet: bool) -> None:
     """Export the model at the end of each stage, the run's own first; a lost earlier one does not cost the last."""
-    ends = Curriculum(recipe, fixed({})).stage_ends()
+    ends = Curriculum(recipe).stage_ends()
     tokenizer = sha256_file(folder.tokenizer / "tokenizer.json")
     for stage, step in reversed(ends.items()):
         target = _model_folder(recipe, folder, stage)

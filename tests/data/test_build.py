@@ -20,17 +20,9 @@ from keylm.data.sources import content_hash, is_held_out, read_source, tokenizer
 from keylm.data.store import finished_store
 from keylm.errors import KeylmError
 from keylm.recipe import Recipe, load_recipe
-from keylm.tokenizer import END_OF_TEXT, PAD, DocumentTokenizer, Tokens, train_tokenizer
+from keylm.tokenizer import END_OF_TEXT, PAD, DocumentTokenizer, Tokens
 
 ENDINGS = "<|endoftext|>"
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("tokenizer")
-    recipe = tiny_recipe(folder)
-    train_tokenizer(tokenizer_sample(recipe, recipe.sources), recipe.tokenizer.vocab_size, folder / "tokenizer", 32)
-    return folder / "tokenizer"
 
 
 @pytest.fixture(autouse=True)

@@ -21,20 +21,10 @@ from conftest import tiny_recipe
 from keylm import cli, files
 from keylm.data import build, documents, shards, source_builder
 from keylm.data.build import build_shards, windows_taken
-from keylm.data.sources import tokenizer_sample
 from keylm.data.store import finished_store
 from keylm.recipe import Recipe, load_recipe
-from keylm.tokenizer import train_tokenizer
 
 SMALL = ["data.shard_tokens=2048"]
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("tokenizer")
-    recipe = tiny_recipe(folder)
-    train_tokenizer(tokenizer_sample(recipe, recipe.sources), recipe.tokenizer.vocab_size, folder / "tokenizer", 32)
-    return folder / "tokenizer"
 
 
 @pytest.fixture(autouse=True)

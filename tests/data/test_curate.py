@@ -19,6 +19,7 @@ from conftest import chat, tiny_recipe, write_jsonl
 from keylm.data.curate import pipeline
 from keylm.data.curate.pipeline import curate
 from keylm.data.curate.report import curation_hash
+from keylm.data.curated import curated_sources
 from keylm.errors import KeylmError
 from keylm.recipe import Recipe, parse_recipe
 
@@ -267,7 +268,7 @@ def test_one_worker_and_two_give_the_same_bytes_also_of_files_read_in_parts(
     assert one["hash"] == two["hash"]
     assert one["sources"] == two["sources"]
     assert output_bytes(tmp_path / "one") == output_bytes(tmp_path / "two")
-    assert len(pipeline.make_units(pipeline.curated_sources(mixed(tmp_path)))) > 3
+    assert len(pipeline.make_units(curated_sources(mixed(tmp_path)))) > 3
 
 
 def test_files_of_a_folder_keep_their_names(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from keylm.data.workers import Workers
 from keylm.errors import KeylmError
 from keylm.files import sha256_file, sweep, write_json
 from keylm.recipe import Recipe, stage_steps
+from keylm.tokenizer import DocumentTokenizer
 
 FORMAT = 2
 """Of manifest and shards; a change of what the same documents become raises it."""
@@ -48,10 +49,7 @@ def build_shards(
     total = sum(input_bytes(name, source) for name, source in recipe.used_sources.items())
     count = 1 if 0 < total < SMALL_BYTES else workers or os.cpu_count() or 1
     with Workers(recipe, tokenizer_folder, count) as crew, Status("shards", total or None, quiet=quiet) as status:
-        builders = {
-            name: SourceBuilder(recipe, name, tokenizer_folder, folder / name, settings, crew)
-            for name in recipe.used_sources
-        }
+        builders = _take_up(recipe, tokenizer_folder, folder, settings, crew)
         _build_in_order(recipe, builders, wanted, status, quiet=quiet)
     entries = {name: builder.entry() for name, builder in builders.items()}
     manifest: dict[str, Any] = {**settings, "order": order(recipe), "sources": entries}
@@ -65,15 +63,24 @@ def discard_stale(recipe: Recipe, tokenizer_folder: Path, folder: Path, curation
     (folder / "manifest.json").unlink(missing_ok=True)
     settings = data_settings(recipe, tokenizer_folder, curation)
     with Workers(recipe, tokenizer_folder, 1) as nobody:
-        for name in recipe.used_sources:
-            SourceBuilder(recipe, name, tokenizer_folder, folder / name, settings, nobody)
+        _take_up(recipe, tokenizer_folder, folder, settings, nobody)
+
+
+def _take_up(
+    recipe: Recipe, tokenizer_folder: Path, folder: Path, settings: dict[str, Any], workers: Workers
+) -> dict[str, SourceBuilder]:
+    """Return each used source's builder, which has kept what an earlier build left and it can go on from."""
+    lengths = DocumentTokenizer(tokenizer_folder).byte_lengths()
+    return {
+        name: SourceBuilder(recipe, name, folder / name, settings, lengths, workers) for name in recipe.used_sources
+    }
 
 
 def _build_in_order(
     recipe: Recipe, builders: dict[str, SourceBuilder], wanted: Mapping[str, int], status: Status, *, quiet: bool
 ) -> None:
     """Build shard by shard: the first one of every source, then always the one that training needs next."""
-    curriculum = Curriculum(recipe, lambda source, number: [])
+    curriculum = Curriculum(recipe)
     left = {name: builder for name, builder in builders.items() if not builder.is_done(wanted[name])}
     while left:
         name = min(left, key=lambda n: (left[n].shards > 0, curriculum.needed_at(n, left[n].windows)))
@@ -92,7 +99,7 @@ def _told(status: Status, before: int) -> Callable[[int, str], None]:
 
 def windows_taken(recipe: Recipe) -> dict[str, int]:
     """Return how many windows a recipe takes of each used source, all epochs together."""
-    curriculum = Curriculum(recipe, lambda source, number: [])
+    curriculum = Curriculum(recipe)
     return curriculum.given(curriculum.total_steps)
 
 

@@ -11,17 +11,15 @@ Executor = Literal["local", "ray", "slurm"]
 """What runs the tasks of a curation: processes here, a Ray cluster, a Slurm cluster."""
 
 
-def is_curated(source: Source) -> bool:
-    """Return whether a recipe with a `curation` table curates this source."""
-    return source.curate and not source.typos_of
+def curated_sources(recipe: Recipe) -> dict[str, Source]:
+    """Return the sources that are curated: those read, but for those that a recipe leaves out of it."""
+    return {name: source for name, source in recipe.read_sources.items() if source.curate}
 
 
 def curated_recipe(recipe: Recipe, folder: Path) -> Recipe:
     """Return `recipe` with the curated documents in `folder` in the place of each curated source's own."""
     replaced = {
         name: source.model_copy(update={"path": str(folder / name), "hub": None, "adapter": CURATED, "max_bytes": None})
-        if is_curated(source) and name in recipe.read_sources
-        else source
-        for name, source in recipe.sources.items()
+        for name, source in curated_sources(recipe).items()
     }
-    return recipe.model_copy(update={"sources": replaced})
+    return recipe.model_copy(update={"sources": {**recipe.sources, **replaced}})

@@ -35,10 +35,19 @@ from keylm.recipe_sections import PATTERN_WINDOWS, Stage
 
 FEISTEL_ROUNDS = 6
 
-
 Layout = Callable[[str, int], Sequence[int]]
 """(source, number) → the windows of each of the source's training shards, in order: of all of them, or, while they
 are being built, of enough to hold window `number` of the first epoch."""
+
+
+def fixed(shards: Mapping[str, Sequence[int]]) -> Layout:
+    """Return the layout of finished sources: each one's windows per shard."""
+    return lambda source, number: shards[source]
+
+
+def unbuilt(source: str, number: int) -> Sequence[int]:
+    """Return no shards: the layout of sources of which none is known yet."""
+    return []
 
 
 @dataclass(frozen=True)
@@ -71,8 +80,8 @@ class Batch:
 class Curriculum:
     """The order of all windows of a run."""
 
-    def __init__(self, recipe: Recipe, layout: Layout) -> None:
-        """Plan `recipe` over the shards of `layout`."""
+    def __init__(self, recipe: Recipe, layout: Layout = unbuilt) -> None:
+        """Plan `recipe` over the shards of `layout`; without one, all but where a window lies can be asked."""
         self.sources = list(recipe.used_sources)
         self.batch_windows = recipe.training.batch_windows
         self._seed = recipe.seed
@@ -171,11 +180,6 @@ class Curriculum:
             counts = pattern.counts_before(self._steps[name] * self.batch_windows)
             given.append([before + int(count) for before, count in zip(given[-1], counts, strict=True)])
         return given
-
-
-def fixed(shards: Mapping[str, Sequence[int]]) -> Layout:
-    """Return the layout of finished sources: each one's windows per shard."""
-    return lambda source, number: shards[source]
 
 
 @lru_cache(maxsize=1024)

@@ -13,6 +13,9 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+
 from keylm.data.documents import Document, Fault, Record
 from keylm.data.encode import Encoded, PieceFacts
 from keylm.data.pieces import Piece
@@ -24,7 +27,6 @@ from keylm.errors import KeylmError
 from keylm.files import read_table, sha256_file, sha256_json, sweep, write_json
 from keylm.json_lines import JsonLines
 from keylm.recipe import Recipe
-from keylm.tokenizer import DocumentTokenizer
 
 BATCH_BYTES = 1 << 20
 """Text that a worker encodes in one go, about."""
@@ -53,19 +55,22 @@ class SourceBuilder:
         self,
         recipe: Recipe,
         name: str,
-        tokenizer_folder: Path,
         folder: Path,
         settings: dict[str, Any],
+        byte_lengths: npt.NDArray[np.int64],
         workers: Workers,
     ) -> None:
-        """Take up what an earlier build of the same source with the same settings left in `folder`."""
+        """Take up what an earlier build of the same source with the same settings left in `folder`.
+
+        byte_lengths: int64 [vocabulary], how many bytes of text each token stands for.
+        """
         self._recipe, self._name, self._folder, self._workers = recipe, name, folder, workers
         self._source = recipe.sources[name]
         self._context = recipe.training.context
         self._capacity = max(1, recipe.data.shard_tokens // self._context) * self._context
-        self._lengths = DocumentTokenizer(tokenizer_folder).byte_lengths()
+        self._lengths, self._settings = byte_lengths, self._own_settings()
         shared = {key: value for key, value in settings.items() if key != "seed"}
-        self._fingerprint = sha256_json([shared, self._own_settings(), self._inputs()])
+        self._fingerprint = sha256_json([shared, self._settings, self._inputs()])
         sweep(folder)
         self._progress = self._saved_progress() or self._begin_anew()
         self._files = {file: number for number, file in enumerate(self._progress["files"])}
@@ -132,7 +137,7 @@ class SourceBuilder:
         """Return the source's manifest entry."""
         return {
             "origin": self._origin(),
-            "settings": self._own_settings(),
+            "settings": self._settings,
             **{split: split_entry(self._shards[split]) for split in SPLITS},
             "exhausted": self._progress["exhausted"],
             "files": list(self._files),
@@ -141,13 +146,12 @@ class SourceBuilder:
 
     def summary(self) -> str:
         """Return what a person wants to know of the built source."""
-        entry = self.entry()
-        train, faults = entry["train"], entry["faults"]
-        told = f", {sum(faults.values())} faults {faults}" if faults else ""
+        train, validation = (split_entry(self._shards[split]) for split in SPLITS)
+        told = f", {self._faults.total()} faults {dict(sorted(self._faults.items()))}" if self._faults else ""
         return (
             f"shards  {self._name}: {train['documents']:,} documents, {train['tokens']:,} tokens"
             f" ({train['bytes'] / max(1, train['tokens']):.2f} bytes each),"
-            f" {entry['validation']['tokens']:,} held out{told}"
+            f" {validation['tokens']:,} held out{told}"
         )
 
     def _own_settings(self) -> dict[str, Any]:

@@ -14,9 +14,8 @@ from keylm.files import sha256_file, sha256_json
 
 OPEN_SHARDS = 600
 """Shards mapped at a time, a file descriptor each; systems commonly allow 1,024."""
-
-
 FIRST_HELD_OUT = "validation-00000.safetensors"
+"""The shard of held-out documents that came before the first training shard was full."""
 
 
 class Supply(Protocol):

@@ -29,7 +29,7 @@ def verify(recipe: Recipe, folder: RunFolder, step: int | None, *, workers: int 
     curation = manifest["curation"]
     data = curated_recipe(recipe, folder.curated) if curation else recipe
     _same_settings(data, folder, manifest)
-    curriculum = Curriculum(recipe, lambda source, number: [])
+    curriculum = Curriculum(recipe)
     if step is not None and step >= curriculum.total_steps:
         raise KeylmError(f"--step: got {step}; accepted: 0 to {curriculum.total_steps - 1}")
     wanted = windows_taken(recipe) if step is None else curriculum.given(step + 1)

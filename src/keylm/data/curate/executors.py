@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Thread
-from typing import Any, Literal
+from typing import Any
 
 from datatrove.executor.base import PipelineExecutor
 from datatrove.executor.local import LocalPipelineExecutor
@@ -27,9 +27,9 @@ from datatrove.executor.slurm import SlurmPipelineExecutor
 from loguru import logger
 
 from keylm.console import Status
+from keylm.data.curated import Executor
 from keylm.errors import KeylmError
 
-ExecutorKind = Literal["local", "ray", "slurm"]
 POLL_SECONDS = 0.5
 TASK_GIGABYTES = 1.5
 """Memory that a task asks a cluster for."""
@@ -45,7 +45,7 @@ class Stage:
     tasks: int
 
 
-def run_stage(stage: Stage, work: Path, kind: ExecutorKind, workers: int, *, quiet: bool) -> None:
+def run_stage(stage: Stage, work: Path, kind: Executor, workers: int, *, quiet: bool) -> None:
     """Run a stage's tasks that have not been done yet. Raises KeylmError where one of them fails."""
     logs = work / "logs" / stage.name
     executor = _executor(stage, logs, kind, workers)
@@ -64,7 +64,7 @@ def run_stage(stage: Stage, work: Path, kind: ExecutorKind, workers: int, *, qui
         )
 
 
-def _executor(stage: Stage, logs: Path, kind: ExecutorKind, workers: int) -> PipelineExecutor:
+def _executor(stage: Stage, logs: Path, kind: Executor, workers: int) -> PipelineExecutor:
     workers = min(workers, stage.tasks)
     common = {"pipeline": stage.steps, "tasks": stage.tasks, "workers": workers, "logging_dir": str(logs)}
     if kind == "local":

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from keylm.console import say
 from keylm.data.curate.decontamination import Decontaminator
 from keylm.data.curate.report import REPORT, make_report, settings_of, tell_report
+from keylm.data.curated import Executor, curated_sources
 from keylm.data.readers import source_files
 from keylm.data.sources import source_adapter, source_inputs, source_path
 from keylm.errors import KeylmError
@@ -31,7 +32,7 @@ from keylm.recipe import Recipe
 from keylm.recipe_sections import Curation, Source
 
 if TYPE_CHECKING:
-    from keylm.data.curate.executors import ExecutorKind, Stage
+    from keylm.data.curate.executors import Stage
     from keylm.data.curate.steps import Unit
 
 PART_BYTES = 8 << 20
@@ -40,7 +41,7 @@ MOST_PARTS = 32
 
 
 def curate(
-    recipe: Recipe, folder: Path, *, workers: int, executor: "ExecutorKind" = "local", quiet: bool = False
+    recipe: Recipe, folder: Path, *, workers: int, executor: Executor = "local", quiet: bool = False
 ) -> dict[str, Any]:
     """Curate the recipe's sources into folder/SOURCE/*.jsonl.zst and return the report (also folder/report.json).
 
@@ -72,18 +73,6 @@ def curate(
         raise
     tell_report(report, quiet=quiet)
     return _usable({**report, "fingerprint": fingerprint})
-
-
-def curated_sources(recipe: Recipe) -> dict[str, Source]:
-    """Return the sources that are curated: used by a stage, or by a typo source of one, and not switched out."""
-    used = set(recipe.used_sources)
-    for source in recipe.used_sources.values():
-        used.update(source.typos_of)
-    return {
-        name: source
-        for name, source in recipe.sources.items()
-        if name in used and source.curate and not source.typos_of
-    }
 
 
 def _need_datatrove() -> None:
@@ -133,7 +122,7 @@ def _curate(
     sources: dict[str, Source],
     settings: dict[str, Any],
     folder: Path,
-    executor: "ExecutorKind",
+    executor: Executor,
     workers: int,
     *,
     quiet: bool,

@@ -1,0 +1,240 @@
+"""Trains the variants of a study on the same shards and scores them on the same items.
+
+    keylm data build recipes/keylm-75m-hour.toml --run-dir RUN          # curated sources and a tokenizer
+    python benchmarks/ablation_items.py RUN ITEMS.jsonl --corpus … --evaluation …
+    python benchmarks/ablation.py benchmarks/ablations/typos.toml --data RUN --items ITEMS.jsonl --out OUT [--jobs 3]
+
+A study (TOML) names a recipe, what it changes of it, and its variants: shares of registers and of typo sources. Within
+a register a source weighs as its tokens to the power of `power`. The shards of all sources are built once; each variant
+and seed is a run folder under OUT, so a killed study goes on with the same command. Prints the tables of
+docs/ablations.md and writes OUT/results.json.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tomllib
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from keylm.data.curated import curated_recipe
+from keylm.data.shards import read_manifest
+from keylm.evaluation.continuation import continuation_bits
+from keylm.files import write_json
+from keylm.json_lines import read_rows
+from keylm.machine import device_name
+from keylm.recipe import Recipe, load_recipe, parse_recipe
+from keylm.run_folder import RunFolder
+
+BUILD_TOKENS = 10**11
+"""Of the run that only builds shards: more than there are."""
+DRAWS = 2000
+"""Bootstrap samples of the intervals."""
+
+Study = dict[str, Any]
+Shares = dict[str, float]
+
+
+def read_study(file: Path) -> Study:
+    """Return the study, with its recipe's path made whole."""
+    study = tomllib.loads(file.read_text(encoding="utf-8"))
+    return {"power": 0.8, "reference": next(iter(study["variants"])), **study, "recipe": file.parent / study["recipe"]}
+
+
+def study_recipe(study: Study, data: Path) -> Recipe:
+    """Return the study's recipe on the curated sources and the tokenizer of the run `data`."""
+    recipe = load_recipe(study["recipe"], [*study["set"], f"tokenizer.path={data / 'tokenizer'}"])
+    curated = curated_recipe(recipe, data / "curated").to_data()
+    del curated["curation"]
+    for name, source in study["sources"].items():
+        curated["sources"][name] = {"register": "synthetic", **curated["sources"]["typos"], **source}
+    del curated["sources"]["typos"]
+    curated["stages"] = {"all": {"tokens": BUILD_TOKENS, "weights": dict.fromkeys(curated["sources"], 1.0)}}
+    return parse_recipe(curated, study["recipe"].name)
+
+
+def variant_recipe(study: Study, base: Recipe, shards: Path, shares: Shares, seed: int) -> Recipe:
+    """Return the recipe of one variant and seed, on published shards."""
+    data = base.to_data()
+    weights = source_weights(base, shards, shares, study["power"])
+    data["stages"] = {"all": {**study["stage"], "weights": weights}}
+    data["data"] = {"shards": str(shards), "cache_bytes": 1 << 40}
+    return parse_recipe({**data, "seed": seed}, "variant")
+
+
+def variant_shares(study: Study, variant: str) -> Shares:
+    """Return a variant's shares; where it gives none of registers, the study's registers share what is left."""
+    given: Shares = study["variants"][variant]
+    registers = {} if set(given) & set(study["registers"]) else study["registers"]
+    left = 1 - sum(given.values())
+    return {**{name: share * left / sum(registers.values()) for name, share in registers.items()}, **given}
+
+
+def source_weights(recipe: Recipe, shards: Path, shares: Shares, power: float) -> dict[str, float]:
+    """Return each source's weight from the shares of registers and single sources, which sum to 1."""
+    tokens = {name: entry["train"]["tokens"] for name, entry in read_manifest(shards)["sources"].items()}
+    weights: dict[str, float] = {}
+    for key, share in shares.items():
+        inside = [name for name, source in recipe.sources.items() if key in (name, source.register)]
+        total = sum(tokens[name] ** power for name in inside)
+        weights |= {name: round(share * tokens[name] ** power / total, 5) for name in inside if share}
+    return weights
+
+
+def keylm(*arguments: str) -> None:
+    """Run a keylm command in a process of its own, its output going to a file beside the run."""
+    done = subprocess.run([sys.executable, "-m", "keylm", *arguments], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"keylm {' '.join(arguments)}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
+
+
+def build(study: Study, data: Path, out: Path) -> tuple[Recipe, Path]:
+    """Build the shards of all sources once; return the recipe and their folder, ready to be fetched from."""
+    base = study_recipe(study, data)
+    file = out / "build.toml"
+    file.write_text(base.to_toml(), encoding="utf-8")
+    keylm("data", "build", str(file), "--run-dir", str(out / "build"))
+    folder = RunFolder(out / "build")
+    link = folder.shards / "tokenizer"
+    if not link.exists():
+        link.symlink_to(folder.tokenizer)
+    return base, folder.shards
+
+
+def train(
+    study: Study, base: Recipe, shards: Path, out: Path, items: list[dict[str, str]], job: tuple[str, int]
+) -> None:
+    """Train and score one variant with one seed, unless that is done."""
+    variant, seed = job
+    folder = RunFolder(out / f"{variant}-{seed}")
+    if (folder.path / "bits.json").is_file():
+        return
+    recipe = variant_recipe(study, base, shards, variant_shares(study, variant), seed)
+    file = out / f"{variant}-{seed}.toml"
+    file.write_text(recipe.to_toml(), encoding="utf-8")
+    keylm("run", str(file), "--run-dir", str(folder.path), "--until", "export")
+    write_json(folder.path / "bits.json", score(folder.model, items))
+    print(f"{variant}, seed {seed}: done", flush=True)
+
+
+def score(model_folder: Path, items: list[dict[str, str]]) -> list[float]:
+    """Return the bits of each item's continuation, in fp32."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32).to(device).eval()
+    tokenizer = AutoTokenizer.from_pretrained(model_folder)
+    pairs = [(item["prefix"], item["continuation"]) for item in items]
+    return continuation_bits(model, tokenizer, pairs, context=model.config.max_position_embeddings)
+
+
+def register_bits(folder: RunFolder, recipe: Recipe) -> dict[str, float]:
+    """Return the mean of the sources' validation bits per byte, for each register that is no noise."""
+    last = [row for row in read_rows(folder.metrics) if row["kind"] == "validation"][-1]["bits_per_byte"]
+    registers: dict[str, list[float]] = defaultdict(list)
+    for name, bits in last.items():
+        if not recipe.sources[name].typos_of:
+            registers[recipe.sources[name].register].append(bits)
+    return {register: float(np.mean(values)) for register, values in registers.items()}
+
+
+def tables(study: Study, base: Recipe, out: Path, items: list[dict[str, str]]) -> dict[str, Any]:
+    """Return bits per byte by variant and set, with the interval of the difference from the reference variant."""
+    sets = np.array([item["set"] for item in items])
+    sizes = np.array([len(item["continuation"].encode()) for item in items], dtype=float)
+    bits = {
+        variant: np.mean([read_bits(out / f"{variant}-{seed}") for seed in study["seeds"]], axis=0)
+        for variant in study["variants"]
+    }
+    result: dict[str, Any] = {}
+    for variant, values in bits.items():
+        result[variant] = {"items": {}, "registers": {}}
+        for name in dict.fromkeys(sets):
+            mine = sets == name
+            difference = values[mine] - bits[study["reference"]][mine]
+            result[variant]["items"][name] = {
+                "bits_per_byte": float(values[mine].sum() / sizes[mine].sum()),
+                "seeds": [seed_bits(out, variant, seed, mine, sizes) for seed in study["seeds"]],
+                "from_reference": float(difference.sum() / sizes[mine].sum()),
+                "interval": interval(difference, sizes[mine]),
+            }
+        folders = [RunFolder(out / f"{variant}-{seed}") for seed in study["seeds"]]
+        found = [register_bits(folder, base) for folder in folders]
+        result[variant]["registers"] = {key: float(np.mean([row[key] for row in found])) for key in found[0]}
+    return result
+
+
+def read_bits(folder: Path) -> list[float]:
+    """Return the bits of each item under one run's model."""
+    found: list[float] = json.loads((folder / "bits.json").read_text(encoding="utf-8"))
+    return found
+
+
+def seed_bits(out: Path, variant: str, seed: int, mine: Any, sizes: Any) -> float:
+    """Return one seed's bits per byte of one set."""
+    return float(np.array(read_bits(out / f"{variant}-{seed}"))[mine].sum() / sizes[mine].sum())
+
+
+def interval(differences: Any, sizes: Any) -> list[float]:
+    """Return the 95 % bootstrap interval of the difference in bits per byte, items drawn anew."""
+    drawn = np.random.default_rng(1).integers(0, len(sizes), size=(DRAWS, len(sizes)))
+    samples = differences[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
+    return [float(value) for value in np.percentile(samples, [2.5, 97.5])]
+
+
+def markdown(result: dict[str, Any], part: str) -> str:
+    """Return one table: a row a variant; * marks a difference from the reference outside its interval."""
+    columns = list(next(iter(result.values()))[part])
+    lines = ["| variant | " + " | ".join(columns) + " |", "|---|" + "--:|" * len(columns)]
+    for variant, found in result.items():
+        cells = [cell(found[part][column]) for column in columns]
+        lines.append(f"| {variant} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def cell(value: Any) -> str:
+    """Return a figure as the tables show it."""
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    low, high = value["interval"]
+    return f"{value['bits_per_byte']:.4f}{'' if low <= 0 <= high else '*'}"
+
+
+def main() -> None:
+    """Run a study from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", type=Path)
+    parser.add_argument("--data", type=Path, required=True, help="run folder with curated sources and tokenizer")
+    parser.add_argument("--items", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--jobs", type=int, default=1, help="variants that are trained at once")
+    parser.add_argument("--only", nargs="*", help="variants; by default all")
+    arguments = parser.parse_args()
+    study, out = read_study(arguments.study), arguments.out.absolute()
+    study["variants"] = {name: study["variants"][name] for name in arguments.only or study["variants"]}
+    if study["reference"] not in study["variants"]:
+        study["reference"] = next(iter(study["variants"]))
+    out.mkdir(parents=True, exist_ok=True)
+    items = read_rows(arguments.items)
+    base, shards = build(study, arguments.data.absolute(), out)
+    jobs = [(variant, seed) for seed in study["seeds"] for variant in study["variants"]]
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        list(pool.map(lambda job: train(study, base, shards, out, items, job), jobs))
+    result = tables(study, base, out, items)
+    where = {
+        "device": device_name(torch.device("cuda" if torch.cuda.is_available() else "cpu")),
+        "cores": os.cpu_count(),
+    }
+    write_json(out / "results.json", {"torch": torch.__version__, **where, "variants": result})
+    print(markdown(result, "items"), markdown(result, "registers"), sep="\n\n")
+
+
+if __name__ == "__main__":
+    main()
