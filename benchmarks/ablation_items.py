@@ -6,7 +6,8 @@
 RUN is a run folder with curated sources; the passages come from documents that training leaves out. Sets:
 
 - `clean`, `fitted_05` … `fitted_20`: 240 characters, mistyped by our generator in that share of the words, and the
-  160 characters behind them, clean. `textnoisr`, `multypo`: the same with other makers' noise, in 2 % of the characters, in 10 % of the words.
+  160 characters behind them, clean. `textnoisr`, `multypo`: the same with other makers' noise, in 2 % of the
+  characters, in 10 % of the words.
 - `git_clean`, `git_noisy`: sentences up to an error that somebody mended, without and with it, and what follows it.
 - `correction`: `<|typo|>noisy<|fix|>`, and the clean passage.
 - `hellaswag`, `arc_easy`, `arc_challenge`, `piqa`, `openbookqa`: a benchmark's question and its right answer.
