@@ -45,7 +45,13 @@ Shares = dict[str, float]
 def read_study(file: Path) -> Study:
     """Return the study, with its recipe's path made whole."""
     study = tomllib.loads(file.read_text(encoding="utf-8"))
-    return {"power": 0.8, "reference": next(iter(study["variants"])), **study, "recipe": file.parent / study["recipe"]}
+    return {
+        "power": 0.8,
+        "without": [],
+        "reference": next(iter(study["variants"])),
+        **study,
+        "recipe": file.parent / study["recipe"],
+    }
 
 
 def study_recipe(study: Study, data: Path) -> Recipe:
@@ -55,7 +61,8 @@ def study_recipe(study: Study, data: Path) -> Recipe:
     del curated["curation"]
     for name, source in study["sources"].items():
         curated["sources"][name] = {"register": "synthetic", **curated["sources"]["typos"], **source}
-    del curated["sources"]["typos"]
+    for name in ("typos", *study["without"]):
+        del curated["sources"][name]
     curated["stages"] = {"all": {"tokens": BUILD_TOKENS, "weights": dict.fromkeys(curated["sources"], 1.0)}}
     return parse_recipe(curated, study["recipe"].name)
 
@@ -82,7 +89,7 @@ def source_weights(recipe: Recipe, shards: Path, shares: Shares, power: float) -
     tokens = {name: entry["train"]["tokens"] for name, entry in read_manifest(shards)["sources"].items()}
     weights: dict[str, float] = {}
     for key, share in shares.items():
-        inside = [name for name, source in recipe.sources.items() if key in (name, source.register)]
+        inside = [name for name, source in recipe.sources.items() if key in (name, source.text_register)]
         total = sum(tokens[name] ** power for name in inside)
         weights |= {name: round(share * tokens[name] ** power / total, 5) for name in inside if share}
     return weights
@@ -141,7 +148,7 @@ def register_bits(folder: RunFolder, recipe: Recipe) -> dict[str, float]:
     registers: dict[str, list[float]] = defaultdict(list)
     for name, bits in last.items():
         if not recipe.sources[name].typos_of:
-            registers[recipe.sources[name].register].append(bits)
+            registers[recipe.sources[name].text_register].append(bits)
     return {register: float(np.mean(values)) for register, values in registers.items()}
 
 
