@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from keylm.data.curated import curated_recipe
 from keylm.data.shards import read_manifest
@@ -35,6 +36,13 @@ from keylm.run_folder import RunFolder
 
 BUILD_TOKENS = 10**11
 """Of the run that only builds shards: more than there are."""
+LEAST = 0.001
+"""A source's least weight that a recipe takes."""
+NOISES = {
+    **dict.fromkeys(("fitted_05", "fitted_10", "fitted_20", "textnoisr", "multypo"), "clean"),
+    "git_noisy": "git_clean",
+}
+"""Sets with mistyped prefixes, and the same items without."""
 DRAWS = 2000
 """Bootstrap samples of the intervals."""
 
@@ -91,7 +99,7 @@ def source_weights(recipe: Recipe, shards: Path, shares: Shares, power: float) -
     for key, share in shares.items():
         inside = [name for name, source in recipe.sources.items() if key in (name, source.text_register)]
         total = sum(tokens[name] ** power for name in inside)
-        weights |= {name: round(share * tokens[name] ** power / total, 5) for name in inside if share}
+        weights |= {name: max(LEAST, round(share * tokens[name] ** power / total, 5)) for name in inside if share}
     return weights
 
 
@@ -133,8 +141,6 @@ def train(
 
 def score(model_folder: Path, items: list[dict[str, str]]) -> list[float]:
     """Return the bits of each item's continuation, in fp32."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32).to(device).eval()
     tokenizer = AutoTokenizer.from_pretrained(model_folder)
@@ -153,40 +159,54 @@ def register_bits(folder: RunFolder, recipe: Recipe) -> dict[str, float]:
 
 
 def tables(study: Study, base: Recipe, out: Path, items: list[dict[str, str]]) -> dict[str, Any]:
-    """Return bits per byte by variant and set, with the interval of the difference from the reference variant."""
+    """Return {variant: {"items": …, "noise": …, "registers": …}}; variants that are not finished are left out.
+
+    `items` has bits per byte by set, `noise` what a mistyped prefix costs against the clean one, both with each seed's
+    figure and the interval of the difference from the reference; `registers` the means of validation bits per byte.
+    """
     sets = np.array([item["set"] for item in items])
     sizes = np.array([len(item["continuation"].encode()) for item in items], dtype=float)
-    bits = {
-        variant: np.mean([read_bits(out / f"{variant}-{seed}") for seed in study["seeds"]], axis=0)
+    runs = {
+        variant: [folder for seed in study["seeds"] if (folder := out / f"{variant}-{seed}" / "bits.json").is_file()]
         for variant in study["variants"]
     }
+    bits = {variant: np.array([read_bits(file) for file in files]) for variant, files in runs.items() if files}
+    reference = bits[study["reference"]]
     result: dict[str, Any] = {}
-    for variant, values in bits.items():
-        result[variant] = {"items": {}, "registers": {}}
-        for name in dict.fromkeys(sets):
-            mine = sets == name
-            difference = values[mine] - bits[study["reference"]][mine]
-            result[variant]["items"][name] = {
-                "bits_per_byte": float(values[mine].sum() / sizes[mine].sum()),
-                "seeds": [seed_bits(out, variant, seed, mine, sizes) for seed in study["seeds"]],
-                "from_reference": float(difference.sum() / sizes[mine].sum()),
-                "interval": interval(difference, sizes[mine]),
-            }
-        folders = [RunFolder(out / f"{variant}-{seed}") for seed in study["seeds"]]
-        found = [register_bits(folder, base) for folder in folders]
-        result[variant]["registers"] = {key: float(np.mean([row[key] for row in found])) for key in found[0]}
+    for variant, found in bits.items():
+        by_register = [register_bits(RunFolder(file.parent), base) for file in runs[variant]]
+        result[variant] = {
+            "items": {
+                name: compared(found[:, sets == name], reference[:, sets == name], sizes[sets == name])
+                for name in dict.fromkeys(sets.tolist())
+            },
+            "noise": {
+                noisy: compared(
+                    *(each[:, sets == noisy] - each[:, sets == clean] for each in (found, reference)),
+                    sizes[sets == clean],
+                )
+                for noisy, clean in NOISES.items()
+            },
+            "registers": {key: float(np.mean([row[key] for row in by_register])) for key in by_register[0]},
+        }
     return result
 
 
-def read_bits(folder: Path) -> list[float]:
+def compared(bits: Any, reference: Any, sizes: Any) -> dict[str, Any]:
+    """Return bits per byte, of each seed too, and the difference from the reference; bits: [seeds, items]."""
+    difference = bits.mean(axis=0) - reference.mean(axis=0)
+    return {
+        "bits_per_byte": float(bits.mean(axis=0).sum() / sizes.sum()),
+        "seeds": [float(value) for value in bits.sum(axis=1) / sizes.sum()],
+        "from_reference": float(difference.sum() / sizes.sum()),
+        "interval": interval(difference, sizes),
+    }
+
+
+def read_bits(file: Path) -> list[float]:
     """Return the bits of each item under one run's model."""
-    found: list[float] = json.loads((folder / "bits.json").read_text(encoding="utf-8"))
+    found: list[float] = json.loads(file.read_text(encoding="utf-8"))
     return found
-
-
-def seed_bits(out: Path, variant: str, seed: int, mine: Any, sizes: Any) -> float:
-    """Return one seed's bits per byte of one set."""
-    return float(np.array(read_bits(out / f"{variant}-{seed}"))[mine].sum() / sizes[mine].sum())
 
 
 def interval(differences: Any, sizes: Any) -> list[float]:
@@ -240,7 +260,7 @@ def main() -> None:
         "cores": os.cpu_count(),
     }
     write_json(out / "results.json", {"torch": torch.__version__, **where, "variants": result})
-    print(markdown(result, "items"), markdown(result, "registers"), sep="\n\n")
+    print(*(markdown(result, part) for part in ("items", "noise", "registers")), sep="\n\n")
 
 
 if __name__ == "__main__":

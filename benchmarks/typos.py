@@ -2,7 +2,8 @@
 
     python benchmarks/typos.py ../shared/corpus/formal/wikipedia.jsonl.zst [--megabytes 20]
 
-Prints one line for each rate, best of three passes, the reading left out.
+Prints one line for each rate, and for texts of some lengths what one takes among many and alone (default rates). Best
+of three passes, the reading left out.
 """
 
 import argparse
@@ -30,14 +31,22 @@ def read_texts(path: Path, size: int) -> list[str]:
 
 
 def measure(model: TypoModel, texts: list[str], rate: float | None) -> tuple[float, int]:
-    """Return the seconds of processor time that one pass takes, and its errors."""
+    """Return the seconds of processor time that one pass over all texts takes, and its errors."""
     started = time.process_time()
-    errors = sum(len(model.corrupt(text, 1, number, 0, rate).edits) for number, text in enumerate(texts))
+    errors = sum(len(noisy.spans) for noisy in model.corrupt_many(texts, 1, range(len(texts)), 0, rate))
     return time.process_time() - started, errors
 
 
+def measure_alone(model: TypoModel, texts: list[str]) -> float:
+    """Return the seconds of processor time for one call for each text."""
+    started = time.process_time()
+    for number, text in enumerate(texts):
+        model.corrupt(text, 1, number, 0)
+    return time.process_time() - started
+
+
 def main() -> None:
-    """Measure at the documents' own rates and at three fixed ones."""
+    """Measure at the documents' own rates, at three fixed ones, and for texts of three lengths."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path)
     parser.add_argument("--megabytes", type=float, default=20)
@@ -54,6 +63,12 @@ def main() -> None:
             f"rate {name:>7}: {size / 1e6 / seconds:6.1f} MB/s, {errors / words:.2%} of words, "
             f"{seconds / errors * 1e6:.2f} µs an error"
         )
+    for length in (400, 4_000, 40_000):
+        parts = [text[at : at + length] for text in texts for at in range(0, len(text) - length + 1, length)]
+        parts = parts[: 2_000_000 // length]
+        together = min(measure(model, parts, None)[0] for _ in range(3)) / len(parts)
+        alone = min(measure_alone(model, parts) for _ in range(3)) / len(parts)
+        print(f"{length:6} characters: {together * 1e6:6.0f} µs a text together, {alone * 1e6:6.0f} alone")
 
 
 if __name__ == "__main__":
