@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import random
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 
 from keylm.data.keyboard import CENTRES, KEY_HEIGHT, KEY_WIDTH, miss_share, neighbours
 from keylm.data.typo_kinds import KINDS, classify, distance
+from keylm.data.typo_slips import KINDS_MADE
 from keylm.data.typos import Edit, Noisy, TypoModel
 from keylm.errors import KeylmError
 from keylm.recipe_sections import Typos
@@ -34,9 +36,9 @@ PROSE = (
 WORDS = PROSE.split()
 
 GOLDEN = (
-    "The committeeed receive a seperate letter; theyh're sure it's their own. Don't accept the axommodation, "
-    "she said, until yuo're quite certain. In the beinning I believed that necessary changes were possible. "
-    "Writings quickly on a telephne keyboard is diferent from knowing whih words occurred then.",
+    "Then commyttee received sa seperate letter; they're sure it's their own. Don't accept the accommodation, "
+    "she said, until you're quites certayn. In te beginning I believed that necessary change were possible. "
+    "Writing quickly on a telephone key pard is diferent from knowing which wrdds occurred then.",
     11,
 )
 """What test_known_outputs… expects; changes only together with VERSION or the figures."""
@@ -85,9 +87,10 @@ def assert_exact(clean: str, noisy: Noisy) -> None:
 
 def test_the_truth_is_exact_on_ten_thousand_realistic_documents():
     rng = random.Random(0)
-    for document in range(10_000):
-        text = realistic(rng, rng.randint(1, 40))
-        assert_exact(text, MODEL.corrupt(text, 1, document, 0, rng.choice([None, 0.05, 0.2, 0.5])))
+    for rate in (None, 0.05, 0.2, 0.5):
+        texts = [realistic(rng, rng.randint(1, 40)) for _ in range(2500)]
+        for text, noisy in zip(texts, MODEL.corrupt_many(texts, 1, range(2500), 0, rate), strict=True):
+            assert_exact(text, noisy)
 
 
 ALPHABET = st.sampled_from(
@@ -111,6 +114,60 @@ def test_what_is_no_plain_word_stays_as_it_is():
         * 40
     )
     assert MODEL.corrupt(text, 1, 2, 3, 0.5) == Noisy(text, ())
+
+
+@settings(max_examples=200)
+@given(
+    st.lists(
+        st.one_of(st.text(), st.lists(ALPHABET).map("".join), st.lists(st.sampled_from(WORDS)).map(" ".join)),
+        max_size=8,
+    ),
+    st.one_of(st.none(), st.floats(0, 1)),
+)
+def test_many_texts_at_once_get_what_each_gets_alone(texts: list[str], rate: float | None):
+    documents = [2**64 - 1 - number * 7 for number in range(len(texts))]
+    alone = [MODEL.corrupt(text, 3, document, 1, rate) for text, document in zip(texts, documents, strict=True)]
+    assert MODEL.corrupt_many(texts, 3, documents, 1, rate) == alone
+
+
+def test_many_texts_at_once_are_many_batches(monkeypatch: pytest.MonkeyPatch):
+    rng = random.Random(1)
+    texts = [realistic(rng, rng.randint(0, 60)) for _ in range(200)]
+    whole = MODEL.corrupt_many(texts, 1, range(200), 0, 0.2)
+    monkeypatch.setattr("keylm.data.typos.BATCH", 1000)
+    assert MODEL.corrupt_many(texts, 1, range(200), 0, 0.2) == whole
+    assert [MODEL.corrupt(text, 1, number, 0, 0.2) for number, text in enumerate(texts)] == whole
+    for text, noisy in zip(texts, whole, strict=True):
+        assert_exact(text, noisy)
+
+
+def test_lone_surrogates_and_astral_characters_stay_where_they_are():
+    text = "the \ud800 receive🙂 🙂 separate\udfff letter " * 30
+    noisy = MODEL.corrupt(text, 1, 1, 0, 0.5)
+    assert_exact(text, noisy)
+    assert noisy.edits
+    assert not any(re.search("[^a-z ]", text[edit.clean_start : edit.clean_end]) for edit in noisy.edits)
+
+
+def test_words_are_run_together_across_spaces_and_never_across_lines_or_texts():
+    joined = [MODEL.corrupt("maybe so\nmaybe so\n" * 20, 1, document, 0, 0.5) for document in range(100)]
+    spans = [edit for noisy in joined for edit in noisy.edits if edit.kind == "space_missing"]
+    assert spans
+    assert all(edit.clean_end - edit.clean_start == len("maybe so") for edit in spans)
+    alone = MODEL.corrupt_many(["maybe", "so"] * 2000, 1, range(4000), 0, 1.0)
+    assert not any(edit.kind == "space_missing" for noisy in alone for edit in noisy.edits)
+
+
+def test_capitals_stay_in_front_whatever_happens_to_the_first_letter():
+    text = "Their Seller Although Our " * 100
+    words = set()
+    for noisy in MODEL.corrupt_many([text] * 40, 1, range(40), 0, 0.5):
+        for start, end, _, _, kind in noisy.edits:
+            if kind not in ("case", "space_missing"):
+                words.add(noisy.text[start:end])
+    assert all(word[0].isupper() and word[1:] == word[1:].lower() for word in words)
+    assert {"Heir", "Hteir"} <= words, "dropped, swapped"
+    assert any(re.fullmatch("[A-Z](their|seller|although|our)", word) for word in words), "put in front"
 
 
 def test_the_same_in_another_process_whatever_the_hash_seed():
@@ -236,6 +293,20 @@ def test_word_lists_give_their_errors_and_change_the_fingerprint(tmp_path: Path)
     assert copied.corrupt(text, 1, 2, 3) == model.corrupt(text, 1, 2, 3)
 
 
+def test_word_lists_give_half_of_the_errors_of_a_kind_where_they_have_one(tmp_path: Path):
+    listed = {"omission": "probaly", "multiple": "probbally", "phonetic": "probablee"}
+    path = write_list(tmp_path, *(json.dumps({"noisy": noisy, "clean": "probably"}) for noisy in listed.values()))
+    assert [classify(noisy, "probably").kind for noisy in listed.values()] == ["omission", "multiple", "multiple"]
+    model, text = TypoModel(Typos(word_lists=(path,))), "probably " * 1000
+    made = [model.corrupt(text, 1, document, 0, 0.2) for document in range(60)]
+    shares = Counter((edit.kind, noisy.text[edit.start : edit.end]) for noisy in made for edit in noisy.edits)
+    for kind, words in (("omission", {"probaly"}), ("multiple", {"probbally", "probablee"})):
+        total = sum(count for (named, _), count in shares.items() if named == kind)
+        from_list = sum(count for (named, word), count in shares.items() if named == kind and word in words)
+        assert total > 300
+        assert 0.45 < from_list / total < 0.75  # some of the others hit on the same by chance or fail
+
+
 @pytest.mark.parametrize(
     ("line", "words"),
     [
@@ -308,3 +379,6 @@ def test_an_edit_says_where_it_stands_in_both_texts():
     edit = noisy.edits[0]
     assert isinstance(edit, Edit)
     assert (edit.start, edit.end, edit.clean_start, edit.clean_end, edit.kind) == tuple(edit)
+    assert [(*span[:4], KINDS_MADE[span[4]]) for span in noisy.spans.tolist()] == [tuple(edit) for edit in noisy.edits]
+    assert pickle.loads(pickle.dumps(noisy)) == noisy
+    assert noisy != MODEL.corrupt(PROSE, 1, 8, 0, 0.2)

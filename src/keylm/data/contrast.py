@@ -90,9 +90,8 @@ class Contrast:
         kept = self._kept(noisy, left_characters, left_ends, len(left))
         shift = len(right) + 1
         partners = np.zeros(shift + len(left) + 1, dtype=np.uint16)
-        for edit in noisy.edits:
-            twin = shift + _last_token(left_characters, left_ends, edit.end)
-            partners[twin] = twin - _last_token(right_characters, right_ends, edit.clean_end)
+        twins = shift + _last_token(left_characters, left_ends, noisy.spans[:, 1])
+        partners[twins] = twins - _last_token(right_characters, right_ends, noisy.spans[:, 3])
         tokens = _joined(right, [END_OF_TEXT], left, [END_OF_TEXT])
         trained = _joined_mask(np.ones(shift, dtype=np.bool_), kept, [True])
         return Piece(tokens, trained, (0, shift), whole=True, partners=partners)
@@ -129,10 +128,11 @@ class Contrast:
         return tokens, self._kept(noisy, characters, ends, len(tokens))
 
     def _kept(self, noisy: Noisy, characters: npt.NDArray[np.int64], ends: npt.NDArray[np.int64], count: int) -> Mask:
-        kept = np.ones(count, dtype=np.bool_)
-        for edit in noisy.edits:
-            first, last = np.searchsorted(characters, [edit.start, edit.end - 1], side="right")
-            kept[ends[first - 1] if first else 0 : ends[last]] = False
+        """Return for each of `count` tokens whether it belongs to no corrupted word."""
+        first, last = np.searchsorted(characters, noisy.spans[:, :2] - [0, 1], side="right").T
+        begun = np.bincount(np.concatenate(([0], ends))[first], minlength=count + 1)
+        ended = np.bincount(ends[last], minlength=count + 1)
+        kept: Mask = np.cumsum(begun - ended)[:count] == 0
         return kept
 
     def _passages(self, text: str) -> Iterator[str]:
@@ -149,9 +149,11 @@ class Contrast:
             yield held
 
 
-def _last_token(characters: npt.NDArray[np.int64], ends: npt.NDArray[np.int64], end: int) -> int:
-    """Return the position of the last token of the word that holds the character before `end`."""
-    return int(ends[np.searchsorted(characters, end - 1, side="right")]) - 1
+def _last_token(
+    characters: npt.NDArray[np.int64], ends: npt.NDArray[np.int64], end: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
+    """Return the positions of the last tokens of the words that hold the characters before each `end`."""
+    return ends[np.searchsorted(characters, end - 1, side="right")] - 1
 
 
 def _joined(*parts: Tokens | list[int]) -> Tokens:

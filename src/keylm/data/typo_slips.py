@@ -1,103 +1,83 @@
-"""The slips themselves: for each kind of error, what it makes of one word.
+"""Errors of the ear and the memory, which look at a word as a whole: for each kind, what is written for a word.
 
 Invariant: a slip is a pure function of a lower-case word and a number. It returns another word, or None where the word
-offers no such error (no doubled letter to drop, nothing that sounds alike); it never returns the word itself. The
-number's bits are the only chance there is, and all tables are of whole numbers of slots, so that the result is the
-same on every platform.
+offers no such error (nothing that sounds alike); it never returns the word itself. The number's bits are the only
+chance there is, and all tables are of whole numbers of slots, so that the result is the same on every platform.
 
-Cost: about a microsecond each; what sounds alike is looked up once a word and kept for the 65,536 last words.
+Cost: about a microsecond each, so that words without a chance are passed over by a table look-up before; what sounds
+alike is looked up once a word and kept for the 65,536 last words. The slips of the fingers are in typo_letters.py.
 """
 
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from keylm.data.confusions import CONFUSIONS, ENDINGS, PHONETIC_RULES
-from keylm.data.keyboard import CENTRES, TAP_SLOTS, fill, miss_share, misses, neighbours
-from keylm.data.typo_kinds import VOWELS, position_class
+from keylm.data.keyboard import TAP_SLOTS, fill, miss_share, misses
+from keylm.data.typo_letters import FINGER_KINDS, FIRST_ENDING, LETTERS, SHORTEST, SLOTS, Splices, Struck, joined
+from keylm.data.typo_words import LONGEST, Ints, Words
 
 Slip = Callable[[str, int], str | None]
 """(lower-case word, 52 random bits) to the word with an error, or None."""
 
-SLOTS = 256
-LONGEST = 24
-"""Longer words are left alone: few are words."""
-LETTERS = "abcdefghijklmnopqrstuvwxyz"
+WORD_KINDS = ("inflection", "phonetic", "confusion", "apostrophe", "taps")
+KINDS_OF_SLIPS = tuple(kind for kind in (*FINGER_KINDS, *WORD_KINDS) if kind not in ("case", "space_missing"))
+"""The kinds that change one word and not only its case."""
+KINDS_MADE = (*FINGER_KINDS, *WORD_KINDS)
+"""All kinds of errors that are made; arrays have their places in it."""
+_UNDOUBLING, _CONFUSION, _APOSTROPHE = map(KINDS_MADE.index, ("undoubling", "confusion", "apostrophe"))
+_ENDING_LENGTHS = np.array([len(ending) for ending in ENDINGS])
 _MASK = (1 << 64) - 1
-_DOUBLED = re.compile(r"([a-z])\1")
-_LETTER_SLIPS = ("transposition", "omission", "insertion", "doubling", "neighbour", "vowel", "substitution")
 _LONGEST_RULE = max(len(clean) for clean, _ in PHONETIC_RULES)
 
 
-class Slips:
-    """The slips with fitted preferences: places in the word, letters, rules, endings."""
+class WordSlips:
+    """The slips with fitted preferences: words, rules, endings."""
 
     def __init__(self, figures: Mapping[str, Any]) -> None:
         """Make the tables from the figures of typo_rates.json."""
-        self._places = {kind: _place_tables(weights) for kind, weights in figures["positions"].items()}
-        self._inserted = "".join(fill(list(LETTERS), [figures["inserted"].get(c, 0) + 1 for c in LETTERS], SLOTS))
-        self._copied = round(figures["inserted_nearby"] * SLOTS)
-        self._vowels = {c: _letter_table(c, _other_vowels(c), figures["vowels"]) for c in VOWELS}
-        self._neighbours = {c: _letter_table(c, _near(c), figures["neighbours"]) for c in LETTERS}
-        self._others = {c: _letter_table(c, _far(c), figures["substitutions"]) for c in LETTERS}
         self._confusions = _confusion_tables(figures["confusions"])
         self._sounds = lru_cache(maxsize=1 << 16)(_sound_table(figures["rules"]))
-        self._forms = lru_cache(maxsize=1 << 14)(_form_table(figures["endings"]))
+        self._endings, self._forms = _form_tables(figures["endings"])
         self._apostrophes = {w: [o for o in others if "'" in o] for w, others in CONFUSIONS.items() if "'" not in w}
+        self._apostrophes = {word: others for word, others in self._apostrophes.items() if others}
         self._miss = {c: round(miss_share(c) * TAP_SLOTS) for c in LETTERS}
-        self.by_kind: dict[str, Slip] = {name: getattr(self, f"_{name}") for name in KINDS_OF_SLIPS}
+        self._by_kind: dict[str, Slip] = {kind: getattr(self, f"_{kind}") for kind in WORD_KINDS[1:]}
+        self._offers = _offers(self._confusions, self._apostrophes)
 
-    def _transposition(self, word: str, bits: int) -> str | None:
-        if len(word) < 2:
-            return None
-        at = min(self._places["transposition"][len(word)][bits & 255], len(word) - 2)
-        a, b = word[at], word[at + 1]
-        return word[:at] + b + a + word[at + 2 :] if a != b else None
+    def offers(self, words: Words, struck: Struck) -> Ints:
+        """Return for each word which kinds it may offer errors of (bit n for number n); of others it has none."""
+        first, last = words.letters[struck.start], words.letters[struck.start + struck.length - 1]
+        offers: Ints = self._offers[first & 31, last & 31, struck.length]
+        offers &= ~((struck.doubled == 0).astype(np.int64) << _UNDOUBLING)
+        offers |= (struck.apostrophe > 0).astype(np.int64) << _APOSTROPHE
+        return offers
 
-    def _omission(self, word: str, bits: int) -> str | None:
-        if len(word) < 2:
-            return None
-        at = self._places["omission"][len(word)][bits & 255]
-        if word[at] in (word[at - 1 : at], word[at + 1 : at + 2]):
-            return None
-        return word[:at] + word[at + 1 :]
+    def splices(self, words: Words, struck: Struck, rows: Sequence[Ints], made: list[str]) -> Splices:
+        """Return the errors of words; those that offer none have no splice. See `respelled` for `made`.
 
-    def _undoubling(self, word: str, bits: int) -> str | None:
-        found = [match.start() for match in _DOUBLED.finditer(word)]
-        if not found:
-            return None
-        at = found[bits % len(found)]
-        return word[:at] + word[at + 1 :]
+        `rows` are the words of each of WORD_KINDS, as indices in `struck`.
+        """
+        parts = [self._inflected(words, struck, rows[0])]
+        for slip, of_kind in zip(self._by_kind.values(), rows[1:], strict=True):
+            if len(of_kind):
+                parts.append(respelled(slip, words, struck, of_kind, made))
+        return joined(parts)
 
-    def _insertion(self, word: str, bits: int) -> str | None:
-        """Put in a letter that stands nearby (an early or a late finger), or any."""
-        at = self._places["insertion"][len(word)][bits & 255]
-        if (bits >> 16) & 255 < self._copied:
-            letter = word[max(0, at - 2) : at + 3][(bits >> 8) % min(len(word), 3)]
-        else:
-            letter = self._inserted[(bits >> 8) & 255]
-        before, after = word[at - 1 : at], word[at]
-        return None if letter in (before, after) else word[:at] + letter + word[at:]
-
-    def _doubling(self, word: str, bits: int) -> str | None:
-        at = self._places["doubling"][len(word)][bits & 255]
-        letter = word[at]
-        return None if letter == word[at - 1 : at] or letter == "'" else word[:at] + letter + word[at:]
-
-    def _neighbour(self, word: str, bits: int) -> str | None:
-        return self._replaced(word, "neighbour", self._neighbours, bits)
-
-    def _substitution(self, word: str, bits: int) -> str | None:
-        return self._replaced(word, "substitution", self._others, bits)
-
-    def _vowel(self, word: str, bits: int) -> str | None:
-        return self._replaced(word, "vowel", self._vowels, bits)
-
-    def _replaced(self, word: str, kind: str, tables: Mapping[str, str], bits: int) -> str | None:
-        at = self._places[kind][len(word)][bits & 255]
-        table = tables.get(word[at])
-        return word[:at] + table[(bits >> 8) & 255] + word[at + 1 :] if table else None
+    def _inflected(self, words: Words, struck: Struck, rows: Ints) -> Splices:
+        """Exchange the ending."""
+        rows = rows[struck.apostrophe[rows] == 0]
+        length = struck.length[rows]
+        end = struck.start[rows] + length
+        third, second, last = (words.letters[end - back] & 31 for back in (3, 2, 1))
+        form = self._forms[self._endings[third, second, last], np.minimum(length, 6), struck.bits[rows] & (SLOTS - 1)]
+        good = form >= 0
+        form, end = form[good].astype(np.int64), end[good]
+        goes = _ENDING_LENGTHS[form // len(ENDINGS)]
+        return Splices(rows[good], end - goes, goes, FIRST_ENDING + form % len(ENDINGS), end)
 
     def _phonetic(self, word: str, bits: int) -> str | None:
         choices = self._sounds(word)
@@ -106,13 +86,6 @@ class Slips:
     def _confusion(self, word: str, bits: int) -> str | None:
         choices = self._confusions.get(word)
         return choices[bits % len(choices)] if choices else None
-
-    def _inflection(self, word: str, bits: int) -> str | None:
-        choices = self._forms(word[-3:], min(len(word), 6))
-        if not choices or "'" in word:
-            return None
-        cut, ending = choices[bits % len(choices)]
-        return word[: len(word) - cut] + ending
 
     def _apostrophe(self, word: str, bits: int) -> str | None:
         """Drop or move the apostrophe, or put one before a last s."""
@@ -126,12 +99,6 @@ class Slips:
             return choices[bits % len(choices)]
         return f"{word[:-1]}'s" if len(word) > 3 and word[-1] == "s" != word[-2] else None
 
-    def _space_extra(self, word: str, bits: int) -> str | None:
-        if len(word) < 4:
-            return None
-        at = 1 + bits % (len(word) - 1)
-        return f"{word[:at]} {word[at:]}"
-
     def _taps(self, word: str, bits: int) -> str | None:
         """Tap the whole word again: one letter misses its key for certain, each other one by chance."""
         missed = bits % len(word)
@@ -144,53 +111,41 @@ class Slips:
         tapped = "".join(letters)
         return None if tapped == word or tapped != tapped.strip() else tapped
 
-    def _multiple(self, word: str, bits: int) -> str | None:
-        """Make two slips of the letters, one after the other."""
-        if len(word) < 5:
-            return None
-        made = word
-        for shift in (0, 24):
-            kind = _LETTER_SLIPS[(bits >> shift + 20) % len(_LETTER_SLIPS)]
-            slipped = self.by_kind[kind](made, bits >> shift)
-            if slipped is None:
-                return None
-            made = slipped
-        return None if made == word else made
+
+def respelled(slip: Slip, words: Words, struck: Struck, rows: Ints, made: list[str]) -> Splices:
+    """Return splices for those of `rows` that `slip` has another word for.
+
+    The words go to the end of `made`; -1 as `new` is its first, -2 its second …
+    """
+    chosen = struck.at(rows)
+    columns = (rows, chosen.start, chosen.length, chosen.capital, chosen.bits)
+    kept, new = [], []
+    for row, start, length, capital, bits in zip(*(column.tolist() for column in columns), strict=True):
+        noisy = slip(words.row[start : start + length].lower(), bits)
+        if noisy is not None:
+            made.append(noisy[0].upper() + noisy[1:] if capital else noisy)
+            kept.append(row)
+            new.append(-len(made))
+    word = np.array(kept, np.int64)
+    start, length = struck.start[word], struck.length[word]
+    return Splices(word, start, length, np.array(new, np.int64), start + length)
 
 
-KINDS_OF_SLIPS = (
-    *_LETTER_SLIPS,
-    *("undoubling", "phonetic", "confusion", "inflection", "apostrophe", "space_extra", "taps", "multiple"),
-)
-"""The kinds that change one word; case and missing spaces are in typos.py, which sees the text around it."""
+def _offers(confusions: Iterable[str], contractions: Iterable[str]) -> Ints:
+    """Return which kinds words offer (bit n for number n) by their first and last letter and length.
 
-
-def _place_tables(weights: list[float]) -> list[list[int]]:
-    """Return for each word length SLOTS places, shared out by the weights of their position classes."""
-    tables: list[list[int]] = [[], [0] * SLOTS]
-    for length in range(2, LONGEST + 2):
-        classes = [position_class(at, length) for at in range(length)]
-        shares = [weights[c] / classes.count(c) for c in classes]
-        tables.append([int(at) for at in fill([str(n) for n in range(length)], shares, SLOTS)])
-    return tables
-
-
-def _letter_table(clean: str, letters: str, counts: Mapping[str, float]) -> str:
-    """Return SLOTS letters that are written for `clean`: the counted ones, and each of `letters` half a time more."""
-    return "".join(fill(list(letters), [counts.get(f"{clean}>{c}", 0) + 0.5 for c in letters], SLOTS))
-
-
-def _other_vowels(letter: str) -> str:
-    return VOWELS.replace(letter, "")
-
-
-def _near(letter: str) -> str:
-    return "".join(c for c in neighbours(letter) if not (c in VOWELS and letter in VOWELS))
-
-
-def _far(letter: str) -> str:
-    near = neighbours(letter) + letter if letter in CENTRES else ""
-    return "".join(c for c in LETTERS if c not in near and not (c in VOWELS and letter in VOWELS))
+    [32, 32, LONGEST + 1], letters as places in the alphabet. For the kinds that are listed word by word this takes in
+    a few words more: those that begin and end as a listed one does and are as long.
+    """
+    offers = np.zeros((32, 32, LONGEST + 1), np.int64)
+    for number, kind in enumerate(KINDS_MADE):
+        if kind not in ("confusion", "apostrophe"):
+            offers[:, :, SHORTEST.get(kind, 1) :] |= 1 << number
+    offers[:, ord("s") & 31, 4:] |= 1 << _APOSTROPHE
+    for number, listed in ((_CONFUSION, confusions), (_APOSTROPHE, contractions)):
+        for word in listed:
+            offers[ord(word[0]) & 31, ord(word[-1]) & 31, len(word)] |= 1 << number
+    return offers
 
 
 def _confusion_tables(counts: Mapping[str, float]) -> dict[str, list[str]]:
@@ -221,20 +176,33 @@ def _sound_table(counts: Mapping[str, float]) -> Callable[[str], list[str]]:
     return choices
 
 
-def _form_table(counts: Mapping[str, float]) -> Callable[[str, int], list[tuple[int, str]]]:
-    """Return the function from a word's last three letters and its length (up to 6) to exchanges of its ending.
+def _form_tables(counts: Mapping[str, float]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int16]]:
+    """Return which class of endings a word has, by its last three letters, and what is exchanged in that class.
 
-    An exchange is how many letters go and what comes, as often as it was counted.
+    Letters are places in the alphabet, [32, 32, 32]. The second table is for classes, lengths of words up to 6 and
+    SLOTS of chance: the place of what goes in ENDINGS, times their number, plus the place of what comes; or -1.
     """
+    matching = np.zeros((32, 32, 32), np.int64)
+    for number, ending in enumerate(ENDINGS):
+        letters = [slice(None)] * (3 - len(ending)) + [ord(letter) & 31 for letter in ending]
+        matching[tuple(letters)] |= 1 << number
+    sets, classes = np.unique(matching, return_inverse=True)
+    forms = np.full((len(sets), 7, SLOTS), -1, np.int16)
+    for of_class, bits in zip(forms, sets.tolist(), strict=True):
+        endings = [ending for number, ending in enumerate(ENDINGS) if bits >> number & 1]
+        for length in range(3, 7):
+            weights = _exchanges(counts, [ending for ending in endings if length - len(ending) >= 3], endings)
+            if weights:
+                of_class[length] = list(map(int, fill(list(map(str, weights)), list(weights.values()), SLOTS)))
+    return classes.reshape(matching.shape).astype(np.uint8), forms
 
-    def choices(last: str, length: int) -> list[tuple[int, str]]:
-        return [
-            (len(ending), other)
-            for ending in ENDINGS
-            if last.endswith(ending) and length - len(ending) >= 3
-            for other in ENDINGS
-            if ending or other == "s" or not last.endswith(("ing", "ed", "ly"))  # "writings", not "writinged"
-            for _ in range(round(counts.get(f"{ending}>{other}", 0)))
-        ]
 
-    return choices
+def _exchanges(counts: Mapping[str, float], going: Sequence[str], endings: Sequence[str]) -> dict[int, float]:
+    """Return how often one of `going` was exchanged, by what for what; `endings` are all that the word has."""
+    finished = not {"ing", "ed", "ly"}.isdisjoint(endings)  # "writings", not "writinged"
+    return {
+        ENDINGS.index(ending) * len(ENDINGS) + number: count
+        for ending in going
+        for number, other in enumerate(ENDINGS)
+        if (ending or other == "s" or not finished) and (count := counts.get(f"{ending}>{other}", 0))
+    }

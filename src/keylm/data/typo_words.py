@@ -1,0 +1,187 @@
+r"""The words of many texts at once: where tokens stand, which of them are plain words, and draws of them.
+
+Invariant: every answer about a text depends on that text (and its key) alone, never on the others beside it, and all
+arithmetic is of whole numbers, so that the same comes out on every platform.
+
+Each character has a byte of flags (_FLAGS: small letter, capital, apostrophe …). The flags of a token of up to 24
+characters make up masks of 32 bits, one for each flag, in which bit n is the token's n-th character. A few bit
+operations on these then find what this regular expression would, for all tokens at once:
+
+    ["'(\[“‘]*[A-Za-z][a-z]*(['’][a-z]+)*["')\]”’.,;:!?…]*
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+Ints = npt.NDArray[np.int64]
+Bits = npt.NDArray[np.uint64]
+Masks = npt.NDArray[np.uint32]
+Bools = npt.NDArray[np.bool_]
+
+LONGEST = 24
+"""Longer tokens are left alone: few are words."""
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+"""What lies between two numbers that `mixed` makes draws of."""
+_WINDOW = 32
+assert _WINDOW > LONGEST
+_BEFORE = 28
+"""Characters looked at before a place to find where its token begins; of 64 bits 57 are left, so 28 behind it."""
+_BITS_BEFORE, _ONE = np.uint64((1 << _BEFORE) - 1), np.uint64(1)
+_SMALL, _CAPITAL, _APOSTROPHE, _OPENING, _CLOSING, _BLANK = (1 << bit for bit in range(6))
+_WORD_FLAGS = np.array([_SMALL, _CAPITAL, _APOSTROPHE, _OPENING, _CLOSING], np.uint8)
+
+# So that each character is one byte, the marks outside Latin-1 take the places of others that count as they do. A
+# question mark is what all else outside Latin-1 becomes, which must count as no mark: the real ones become "!".
+CURLED = "`"
+"""What stands for ’ in the bytes of `Words`; a real one becomes ~."""
+_STAND_INS = (("?", "!"), (CURLED, "~"), ("’", CURLED), ("“", "("), ("‘", "("), ("”", ")"), ("…", "."))
+
+
+def _flags() -> bytes:
+    flags = [0] * 256
+    for characters, flag in (
+        ("abcdefghijklmnopqrstuvwxyz", _SMALL),
+        ("ABCDEFGHIJKLMNOPQRSTUVWXYZ", _CAPITAL),
+        ("'" + CURLED, _APOSTROPHE),
+        ("\"'([", _OPENING),
+        ("\"')].,;:!" + CURLED, _CLOSING),
+        (" \t\r\n", _BLANK),
+    ):
+        for character in characters:
+            flags[ord(character)] |= flag
+    return bytes(flags)
+
+
+_FLAGS = _flags()
+
+
+class Plain(NamedTuple):
+    """Plain words [n]: which of the tokens asked about they are, and what they are like."""
+
+    token: Ints
+    start: Ints
+    length: Ints
+    capital: Bools
+    """Whether the first letter is one."""
+    apostrophe: Ints
+    """Place of the first apostrophe in the word; 0 where it has none."""
+
+
+class Words:
+    """Some texts in a row, with a line end behind each. Places in all its arrays are characters of that row."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        raw = b"\n".join(map(_narrow, texts)) + b"\n" + bytes(_WINDOW)
+        self.row = "\n".join(texts)
+        self.letters = np.frombuffer(raw.lower(), np.uint8)
+        """In small letters; ’ as CURLED."""
+        self.sizes = np.fromiter(map(len, texts), np.int64, len(texts))
+        """Characters of each text."""
+        self.begins = np.cumsum(self.sizes + 1) - self.sizes - 1
+        """Where each text begins."""
+        self._flags = raw.translate(_FLAGS)
+        blank = np.frombuffer(self._flags, np.uint8) == _BLANK
+        self._blank_bits = np.packbits(np.concatenate((np.ones(_BEFORE, np.bool_), blank)), bitorder="little").tobytes()
+        self._word_ends = blank[1:] > blank[:-1]
+
+    def counts(self) -> list[int]:
+        """Return how many words (or what stands between blanks) each text has."""
+        bounds = zip(self.begins.tolist(), (self.begins + self.sizes).tolist(), strict=True)
+        return [int(np.count_nonzero(self._word_ends[begin:end])) for begin, end in bounds]
+
+    def draw(self, texts: Ints, keys: Bits, first: Ints, counts: Ints) -> tuple[Ints, Ints, Ints, Bits]:
+        """Draw places in `texts`; return for each its text, the start and length of the token there, and 64 bits.
+
+        A place at a blank counts to the token before it. All arguments are [texts]: the text, its key, and which of its
+        endless sequence of draws to make: `counts` from number `first` on. The upper half of the bits chose the place.
+        """
+        text = np.repeat(texts, counts)
+        number = np.arange(len(text)) + np.repeat(first - np.cumsum(counts) + counts, counts)
+        bits = mixed(np.repeat(keys, counts) + number.astype(np.uint64) * GOLDEN)
+        place = (bits >> np.uint64(32)).astype(np.int64) * self.sizes[text] >> 32
+        return text, *self.tokens(self.begins[text] + place), bits
+
+    def tokens(self, place: Ints) -> tuple[Ints, Ints]:
+        """Return start and length of the tokens at places; of those longer than LONGEST only that they are longer."""
+        eights = np.ndarray((len(self._blank_bits) - 7,), "V8", self._blank_bits, strides=(1,))
+        blank = eights[place >> 3].view("<u8") >> (place & 7).astype(np.uint64)  # bit _BEFORE is the place itself
+        before = blank & _BITS_BEFORE
+        after = blank >> np.uint64(_BEFORE)
+        for shift in (1, 2, 4, 8, 16):
+            before |= before >> np.uint64(shift)
+        start = place - _BEFORE + np.bitwise_count(before)
+        end = place + np.bitwise_count((after & (~after + _ONE)) - _ONE)
+        return start, end - start
+
+    def plain(self, start: Ints, length: Ints) -> Plain:
+        """Return the plain words among tokens of 1 to LONGEST characters."""
+        windows = np.ndarray((len(self._flags) - _WINDOW,), f"V{_WINDOW}", self._flags, strides=(1,))
+        flags = windows[start].view(np.uint8)
+        small, capital, apostrophe, opening, closing = masks(flags & _WORD_FLAGS[:, None]).reshape(len(_WORD_FLAGS), -1)
+        token = below(length)
+        letters = (small | capital) & token
+        first = lowest(letters)
+        before = first - np.uint32(1)
+        word = _filled(letters) & ~before
+        faults = before & ~opening
+        faults |= token & ~(before | word | closing)
+        faults |= word & ~(letters | apostrophe)
+        faults |= word & apostrophe & apostrophe >> np.uint32(1)
+        faults |= token & capital & ~first
+        kept = np.flatnonzero((letters != 0) & (faults == 0))
+        before, word = before[kept], word[kept]
+        apostrophe = lowest(apostrophe[kept] & word)
+        skipped = np.bitwise_count(before).astype(np.int64)
+        apostrophes = np.where(apostrophe, np.bitwise_count(apostrophe - np.uint32(1)) - skipped, 0)
+        lengths = np.bitwise_count(word).astype(np.int64)
+        return Plain(kept, start[kept] + skipped, lengths, (capital & first)[kept] != 0, apostrophes)
+
+    def doubled(self, start: Ints, length: Ints) -> Masks:
+        """Return masks of the letters of words that come again right behind."""
+        windows = np.ndarray((len(self.letters) - _WINDOW,), f"V{_WINDOW}", self.letters, strides=(1,))
+        letters = windows[start].view(np.uint8)
+        same = np.zeros(len(letters), np.bool_)
+        np.equal(letters[1:], letters[:-1], out=same[:-1])
+        return masks(same) & below(length - 1)
+
+
+def mixed(numbers: Bits) -> Bits:
+    """Return numbers whose bits all hang on all bits of the given ones.
+
+    The finaliser of SplitMix64 (Steele, Lea & Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014).
+    """
+    numbers = (numbers ^ numbers >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
+    numbers = (numbers ^ numbers >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
+    return numbers ^ numbers >> np.uint64(31)
+
+
+def masks(bits: npt.NDArray[Any]) -> Masks:
+    """Return for each 32 values the mask of those that are not 0."""
+    return np.packbits(bits, bitorder="little").view("<u4")
+
+
+def below(count: Ints) -> Masks:
+    """Return masks of the lowest `count` bits."""
+    return (np.uint32(1) << count.astype(np.uint32)) - np.uint32(1)
+
+
+def lowest(bits: Masks) -> Masks:
+    """Return the lowest bit of each mask alone."""
+    return bits & (~bits + np.uint32(1))
+
+
+def _narrow(text: str) -> bytes:
+    """Return a byte for each character."""
+    for character, other in _STAND_INS:
+        text = text.replace(character, other)
+    return text.encode("latin-1", "replace")
+
+
+def _filled(bits: Masks) -> Masks:
+    """Return the masks with all bits below their highest one."""
+    for shift in (1, 2, 4, 8, 16):
+        bits = bits | bits >> np.uint32(shift)
+    return bits
