@@ -239,13 +239,13 @@ def test_a_loss_that_is_not_finite_stops_training_and_leaves_the_checkpoints(pre
     trainer = Trainer(prepared[0], folder, CPU, quiet=True)
     trainer._saved_at = time.monotonic()
     for _ in range(3):
-        trainer._train_step()
+        trainer.train_step()
     trainer._save()
     before = final_files(folder.path)
     with torch.no_grad():
         trainer._bare_model.lm_head.weight[5] = float("inf")
     with pytest.raises(TrainingDiverged, match=r"step 3 .*loss nan.*checkpoint"):
-        trainer._train_step()
+        trainer.train_step()
     assert final_files(folder.path) == before
     weights = load_file(checkpoint_paths(folder.checkpoints)[-1] / "model.safetensors")
     assert all(value.isfinite().all() for value in weights.values())
@@ -272,12 +272,12 @@ def test_a_checkpoint_of_another_recipe_is_refused(prepared, uninterrupted):
 
 def test_a_step_without_a_trained_token_leaves_the_weights(prepared, monkeypatch):
     trainer = Trainer(prepared[0], copy_run(prepared, "still"), CPU, quiet=True)
-    trainer._train_step()
+    trainer.train_step()
     before = [parameter.detach().clone() for parameter in trainer._bare_model.parameters()]
     batch = trainer._loader.batch(1)
     batch.labels[:] = -100
     monkeypatch.setattr(trainer._loader, "batch", lambda *_: batch)
-    row, _ = trainer._train_step()
+    row, _ = trainer.train_step()
     assert row["loss"] == 0
     assert trainer._step == 2
     assert all(torch.equal(a, b) for a, b in zip(before, trainer._bare_model.parameters(), strict=True))
@@ -287,8 +287,8 @@ def test_a_checkpoint_that_leads_to_divergence_does_not_cost_the_one_before(prep
     trainer = Trainer(prepared[0], copy_run(prepared, "pruned"), CPU, quiet=True)
     trainer._saved_at = time.monotonic()
     for _ in range(3):
-        trainer._train_step()
+        trainer.train_step()
         trainer._save()
     assert [path.name[-1] for path in checkpoint_paths(trainer._folder.checkpoints)] == ["1", "2", "3"]
-    trainer._train_step()
+    trainer.train_step()
     assert [path.name[-1] for path in checkpoint_paths(trainer._folder.checkpoints)] == ["2", "3"]

@@ -75,7 +75,7 @@ class Trainer:
                 if self._step % evaluate_every == 0 or self._step in stage_ends:
                     self._validate()
                 started = time.perf_counter()
-                row, stop = self._train_step()
+                row, stop = self.train_step()
                 self._record(row, time.perf_counter() - started, status)
                 if stop or self._step in stage_ends or self._checkpoint_due():
                     self._save()
@@ -148,7 +148,7 @@ class Trainer:
             self._metrics = JsonLines(self._folder.metrics, state.get("metrics_bytes", 0))
             self._timing = JsonLines(self._folder.timing, state.get("timing_bytes", 0))
 
-    def _train_step(self) -> tuple[dict[str, Any], bool]:
+    def train_step(self) -> tuple[dict[str, Any], bool]:
         """Do one update and return its metrics row, and whether any rank wants to stop."""
         name, within, steps = self._curriculum.place(self._step)
         self._store.expect(self._step)
