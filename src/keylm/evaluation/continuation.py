@@ -33,7 +33,7 @@ def continuation_bits(
     bits = [0.0] * len(items)
     for batch in _batches(order, [len(tokens) for tokens, _ in encoded], batch_tokens):
         tokens, labels = _padded([encoded[index] for index in batch], model.device)
-        losses, _ = token_losses(model(input_ids=tokens).logits, labels)
+        losses = token_losses(model(input_ids=tokens).logits, labels)
         for index, loss in zip(batch, losses.sum(dim=1).tolist(), strict=True):
             bits[index] = loss / math.log(2)
     return bits

@@ -15,32 +15,11 @@ from keylm.data.store import ShardStore
 from keylm.training.distributed import Ranks
 
 
-def token_losses(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Return cross-entropy in nats and the logarithm of the softmax's denominator, both fp32 [B, L].
-
-    logits [B, L, V]; labels int64 [B, L]. Both are 0 where the label is -100. One pass over the logits gives
-    both, where cross_entropy and a separate z-loss would take two.
-    """
-    trained = labels >= 0
+def token_losses(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the cross-entropy in nats, fp32 [B, L], of logits [B, L, V] and labels int64 [B, L]; 0 at -100."""
     logits = logits.float()
-    denominators = logits.logsumexp(dim=-1)
     chosen = logits.gather(-1, labels.clamp(min=0)[..., None])[..., 0]
-    return (denominators - chosen) * trained, denominators * trained
-
-
-def partner_loss(logits: Tensor, partners: Tensor | None, part: slice) -> Tensor:
-    """Return the sum over pairs of KL(next token behind the clean word || behind its noisy twin), in nats; fp32 [].
-
-    logits [B, L, V]; partners int64 [windows, L], of which `part` belongs to these logits: the clean position, -1
-    where there is none. No gradient flows to the clean side, which is the teacher (Kojima et al., TACL 2025).
-    """
-    if partners is None:
-        return logits.new_zeros((), dtype=torch.float32)
-    rows, noisy = torch.nonzero(partners[part] >= 0, as_tuple=True)
-    clean = partners[part][rows, noisy]
-    teacher = logits[rows, clean].detach().float().log_softmax(dim=-1)
-    student = logits[rows, noisy].float().log_softmax(dim=-1)
-    return (teacher.exp() * (teacher - student)).sum()
+    return (logits.logsumexp(dim=-1) - chosen) * (labels >= 0)
 
 
 def label_bytes(labels: Tensor, byte_lengths: Tensor) -> Tensor:
@@ -87,7 +66,7 @@ def _sums(model: nn.Module, batch: Batch, byte_lengths: Tensor, device: torch.de
     """Return [loss, tokens, loss of tokens that are text, their bytes], fp64 on the CPU."""
     labels = torch.from_numpy(batch.labels).to(device)
     tokens = torch.from_numpy(batch.tokens).to(device)
-    losses, _ = token_losses(model(tokens, torch.from_numpy(batch.documents).to(device)), labels)
+    losses = token_losses(model(tokens, torch.from_numpy(batch.documents).to(device)), labels)
     sizes = label_bytes(labels, byte_lengths)
     parts = [losses.sum(), (labels >= 0).sum(), (losses * (sizes > 0)).sum(), sizes.sum()]
     return torch.tensor([part.item() for part in parts], dtype=torch.float64)

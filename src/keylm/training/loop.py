@@ -20,7 +20,7 @@ from keylm.console import Status, errors, say
 from keylm.data.curriculum import Batch, BatchLoader, Curriculum
 from keylm.data.streaming import BackgroundBuild, open_store
 from keylm.errors import Interrupted, KeylmError, TrainingDiverged
-from keylm.evaluation.validation import label_bytes, partner_loss, token_losses, validate
+from keylm.evaluation.validation import label_bytes, validate
 from keylm.identity import identity_hash
 from keylm.json_lines import JsonLines
 from keylm.machine import free_memory
@@ -30,6 +30,7 @@ from keylm.run_folder import RunFolder
 from keylm.tokenizer import DocumentTokenizer
 from keylm.training.checkpoint import Checkpoint, latest_checkpoint, prune, save_checkpoint
 from keylm.training.distributed import Ranks, check_share
+from keylm.training.objective import Objective
 from keylm.training.optimizer import Optimizers
 from keylm.training.schedule import multiplier
 from keylm.training.signals import StopSignals
@@ -61,9 +62,10 @@ class Trainer:
         self._optimizers = Optimizers(self._bare_model, recipe.optimizer)
         self._step = 0
         self._open_logs(self._resume())
+        objective = Objective(self._bare_model, self._settings.z_loss, self._settings.pair_weight)
         if self._settings.compile:
-            self._bare_model.compile()
-        self._model = ranks.wrap(self._bare_model)
+            objective.compile()
+        self._objective = ranks.wrap(objective)
 
     def run(self) -> None:
         """Train to the end of the last stage. Raises TrainingDiverged, Interrupted."""
@@ -190,14 +192,12 @@ class Trainer:
             mask = documents[part] if self._settings.document_masks else None
             with self._synchronised(last=start == starts[-1]):
                 with self._autocast():
-                    logits = self._model(tokens[part], mask)
-                losses, denominators = token_losses(logits, labels[part])
-                # The z-loss keeps the softmax's denominator near 1 (PaLM, arXiv 2204.02311).
-                z_loss = self._settings.z_loss * denominators.square().sum()
-                pair_loss = self._settings.pair_weight * partner_loss(logits, partners, part)
-                ((losses.sum() + z_loss + pair_loss) * scale).backward()  # type: ignore[no-untyped-call]
-            window_losses.append(losses.detach().sum(dim=1))
-            other_losses.append(torch.stack([z_loss.detach(), pair_loss.detach()]))
+                    losses = self._objective(
+                        tokens[part], mask, labels[part], None if partners is None else partners[part]
+                    )
+                (losses.total * scale).backward()
+            window_losses.append(losses.windows)
+            other_losses.append(losses.others)
         return self._global_sums(torch.cat(window_losses), torch.stack(other_losses).sum(dim=0), labels, sources)
 
     def _global_sums(self, window_losses: Tensor, others: Tensor, labels: Tensor, sources: Tensor) -> dict[str, Any]:
@@ -301,8 +301,8 @@ class Trainer:
     @contextlib.contextmanager
     def _synchronised(self, *, last: bool) -> Iterator[None]:
         """Exchange gradients between ranks in the last micro-batch only."""
-        if last or not isinstance(self._model, DistributedDataParallel):
+        if last or not isinstance(self._objective, DistributedDataParallel):
             yield
         else:
-            with self._model.no_sync():
+            with self._objective.no_sync():
                 yield
