@@ -33,15 +33,23 @@ def read_texts(path: Path, size: int) -> list[str]:
 def measure(model: TypoModel, texts: list[str], rate: float | None) -> tuple[float, int]:
     """Return the seconds of processor time that one pass over all texts takes, and its errors."""
     started = time.process_time()
-    errors = sum(len(noisy.spans) for noisy in model.corrupt_many(texts, 1, range(len(texts)), 0, rate))
+    errors = sum(len(noisy.spans) for noisy in model.corrupt_many(texts, 1, range(len(texts)), [0] * len(texts), rate))
     return time.process_time() - started, errors
 
 
+def measure_edits(model: TypoModel, texts: list[str]) -> float:
+    """Return the seconds of processor time with the edits made as tuples, at the default rates."""
+    started = time.process_time()
+    for noisy in model.corrupt_many(texts, 1, range(len(texts)), [0] * len(texts)):
+        len(noisy.edits)
+    return time.process_time() - started
+
+
 def measure_alone(model: TypoModel, texts: list[str]) -> float:
-    """Return the seconds of processor time for one call for each text."""
+    """Return the seconds of processor time for one call for each text, with the edits, at the default rates."""
     started = time.process_time()
     for number, text in enumerate(texts):
-        model.corrupt(text, 1, number, 0)
+        len(model.corrupt(text, 1, number, 0).edits)
     return time.process_time() - started
 
 
@@ -63,10 +71,15 @@ def main() -> None:
             f"rate {name:>7}: {size / 1e6 / seconds:6.1f} MB/s, {errors / words:.2%} of words, "
             f"{seconds / errors * 1e6:.2f} µs an error"
         )
+    for name, measured in (
+        ("default, with tuples of edits", measure_edits),
+        ("default, one call a text", measure_alone),
+    ):
+        print(f"{name}: {size / 1e6 / min(measured(model, texts) for _ in range(3)):.1f} MB/s")
     for length in (400, 4_000, 40_000):
         parts = [text[at : at + length] for text in texts for at in range(0, len(text) - length + 1, length)]
         parts = parts[: 2_000_000 // length]
-        together = min(measure(model, parts, None)[0] for _ in range(3)) / len(parts)
+        together = min(measure_edits(model, parts) for _ in range(3)) / len(parts)
         alone = min(measure_alone(model, parts) for _ in range(3)) / len(parts)
         print(f"{length:6} characters: {together * 1e6:6.0f} µs a text together, {alone * 1e6:6.0f} alone")
 

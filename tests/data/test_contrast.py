@@ -65,14 +65,20 @@ class Recorder:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.made: list[tuple[str, Noisy]] = []
-        corrupt = TypoModel.corrupt
+        corrupt_many = TypoModel.corrupt_many
 
-        def recorded(model: TypoModel, text: str, *rest: Any, **more: Any) -> Noisy:
-            noisy = corrupt(model, text, *rest, **more)
-            self.made.append((text, noisy))
+        def recorded(model: TypoModel, texts: list[str], *rest: Any, **more: Any) -> list[Noisy]:
+            noisy = corrupt_many(model, texts, *rest, **more)
+            self.made += zip(texts, noisy, strict=True)
             return noisy
 
-        monkeypatch.setattr(TypoModel, "corrupt", recorded)
+        monkeypatch.setattr(TypoModel, "corrupt_many", recorded)
+
+
+def pieces_of(maker: Contrast, document: Document, content: int, epoch: int) -> list[Piece | Fault]:
+    """Return what one document becomes."""
+    [made] = maker.pieces([(document, content, epoch)])
+    return made
 
 
 def english(seed: int, sentences: int) -> str:
@@ -146,7 +152,7 @@ def test_a_noisy_text_is_whole_and_none_of_its_corrupted_words_is_a_label(
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         recorder = Recorder(patch)
-        [piece] = only(makers[form].pieces(Document("f", 1, text=text), content, epoch))
+        [piece] = only(pieces_of(makers[form], Document("f", 1, text=text), content, epoch))
     [(clean, noisy)] = recorder.made
     assert text.startswith(clean)
     assert tokenizer.decode(piece.tokens) == noisy.text + text[len(clean) :] + "<|endoftext|>"
@@ -174,7 +180,7 @@ def test_a_correction_is_learnt_on_its_clean_side_alone(
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         recorder = Recorder(patch)
-        pieces = only(makers["correction"].pieces(Document("f", 1, text=text), content, 0))
+        pieces = only(pieces_of(makers["correction"], Document("f", 1, text=text), content, 0))
     assert len(pieces) == len(recorder.made), "every passage is one"
     if len(text) < 150:
         assert unspaced("".join(clean for clean, _ in recorder.made)) == unspaced(text), "short texts are whole"
@@ -208,7 +214,7 @@ def test_the_partner_of_a_corrupted_word_is_the_end_of_the_clean_one(
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         recorder = Recorder(patch)
-        pieces = only(makers["pair"].pieces(Document("f", 1, text=text), content, 0))
+        pieces = only(pieces_of(makers["pair"], Document("f", 1, text=text), content, 0))
     made = [(clean, noisy) for clean, noisy in recorder.made if noisy.edits]
     assert len(pieces) == len(made), "twins without a difference are left out"
     lengths = tokenizer.byte_lengths()
@@ -254,7 +260,7 @@ def test_what_assistants_say_stays_clean_and_users_errors_are_no_labels(
     messages = tuple(chat(*contents)["messages"])
     with pytest.MonkeyPatch.context() as patch:
         recorder = Recorder(patch)
-        [piece] = list(makers[form].pieces(Document("f", 1, messages=messages), content, 0))
+        [piece] = list(pieces_of(makers[form], Document("f", 1, messages=messages), content, 0))
     if isinstance(piece, Fault):
         assert piece.kind == "conversation_too_long"
         return
@@ -262,7 +268,7 @@ def test_what_assistants_say_stays_clean_and_users_errors_are_no_labels(
     assert len(piece.tokens) <= CONTEXT
     turns = tokenizer.decode(piece.tokens).split("<|im_end|>\n")
     assert turns.pop() == ""
-    assert len(turns) % 2 == 0, "it ends behind an answer"
+    assert len(turns) in (len(messages), len(turns) // 2 * 2), "it is whole, or ends behind an answer"
     said_by_users = iter(recorder.made)
     ends = np.flatnonzero(piece.tokens == IM_END)
     starts = np.flatnonzero(piece.tokens == IM_START)
@@ -288,7 +294,7 @@ def test_a_real_share_of_what_is_made_is_noisy(makers: dict[str, Contrast], monk
         before = len(recorder.made)
         for seed in range(40):
             text = english(seed, 8)
-            list(makers[form].pieces(Document("f", 1, text=text), content_hash(Document("f", 1, text=text)), 0))
+            list(pieces_of(makers[form], Document("f", 1, text=text), content_hash(Document("f", 1, text=text)), 0))
         edits = [len(noisy.edits) for _, noisy in recorder.made[before:]]
         assert sum(map(bool, edits)) > len(edits) / 4, form
 
@@ -296,7 +302,9 @@ def test_a_real_share_of_what_is_made_is_noisy(makers: dict[str, Contrast], monk
 def test_each_form_comes_as_often_as_its_weight_says(folder: Path, tokenizer: DocumentTokenizer) -> None:
     maker = Contrast(noisy_recipe(folder, "masked=3, correction=1"), "noisy", tokenizer)
     texts_given = [english(seed, 3) for seed in range(300)]
-    first = [next(iter(maker.pieces(Document("f", 1, text=text), seed, 0))) for seed, text in enumerate(texts_given)]
+    first = [
+        next(iter(pieces_of(maker, Document("f", 1, text=text), seed, 0))) for seed, text in enumerate(texts_given)
+    ]
     corrections = sum(piece.tokens[0] == TYPO for piece in first if isinstance(piece, Piece))
     assert 50 < corrections < 100
 
@@ -304,7 +312,7 @@ def test_each_form_comes_as_often_as_its_weight_says(folder: Path, tokenizer: Do
 def test_another_pass_gives_other_noise_and_the_same_pass_the_same(makers: dict[str, Contrast]) -> None:
     text = english(1, 10)
     passes = [
-        [piece.tokens.tolist() for piece in only(makers["masked"].pieces(Document("f", 1, text=text), 5, epoch))]
+        [piece.tokens.tolist() for piece in only(pieces_of(makers["masked"], Document("f", 1, text=text), 5, epoch))]
         for epoch in (0, 1, 0)
     ]
     assert passes[0] == passes[2] != passes[1]
@@ -313,7 +321,7 @@ def test_another_pass_gives_other_noise_and_the_same_pass_the_same(makers: dict[
 def test_special_tokens_come_from_the_form_alone(makers: dict[str, Contrast]) -> None:
     text = "<|fix|> the receive <|typo|> and <|endoftext|> because <|im_end|>. " * 3
     for form in FORMS:
-        for piece in only(makers[form].pieces(Document("f", 1, text=text), 7, 0)):
+        for piece in only(pieces_of(makers[form], Document("f", 1, text=text), 7, 0)):
             special = [int(token) for token in piece.tokens if token < len(SPECIAL_TOKENS)]
             assert special in ([END_OF_TEXT], [TYPO, FIX, END_OF_TEXT], [END_OF_TEXT, END_OF_TEXT])
 

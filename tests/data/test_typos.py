@@ -89,7 +89,7 @@ def test_the_truth_is_exact_on_ten_thousand_realistic_documents():
     rng = random.Random(0)
     for rate in (None, 0.05, 0.2, 0.5):
         texts = [realistic(rng, rng.randint(1, 40)) for _ in range(2500)]
-        for text, noisy in zip(texts, MODEL.corrupt_many(texts, 1, range(2500), 0, rate), strict=True):
+        for text, noisy in zip(texts, MODEL.corrupt_many(texts, 1, range(2500), [0] * 2500, rate), strict=True):
             assert_exact(text, noisy)
 
 
@@ -127,15 +127,15 @@ def test_what_is_no_plain_word_stays_as_it_is():
 def test_many_texts_at_once_get_what_each_gets_alone(texts: list[str], rate: float | None):
     documents = [2**64 - 1 - number * 7 for number in range(len(texts))]
     alone = [MODEL.corrupt(text, 3, document, 1, rate) for text, document in zip(texts, documents, strict=True)]
-    assert MODEL.corrupt_many(texts, 3, documents, 1, rate) == alone
+    assert MODEL.corrupt_many(texts, 3, documents, [1] * len(texts), rate) == alone
 
 
 def test_many_texts_at_once_are_many_batches(monkeypatch: pytest.MonkeyPatch):
     rng = random.Random(1)
     texts = [realistic(rng, rng.randint(0, 60)) for _ in range(200)]
-    whole = MODEL.corrupt_many(texts, 1, range(200), 0, 0.2)
+    whole = MODEL.corrupt_many(texts, 1, range(200), [0] * 200, 0.2)
     monkeypatch.setattr("keylm.data.typos.BATCH", 1000)
-    assert MODEL.corrupt_many(texts, 1, range(200), 0, 0.2) == whole
+    assert MODEL.corrupt_many(texts, 1, range(200), [0] * 200, 0.2) == whole
     assert [MODEL.corrupt(text, 1, number, 0, 0.2) for number, text in enumerate(texts)] == whole
     for text, noisy in zip(texts, whole, strict=True):
         assert_exact(text, noisy)
@@ -154,14 +154,14 @@ def test_words_are_run_together_across_spaces_and_never_across_lines_or_texts():
     spans = [edit for noisy in joined for edit in noisy.edits if edit.kind == "space_missing"]
     assert spans
     assert all(edit.clean_end - edit.clean_start == len("maybe so") for edit in spans)
-    alone = MODEL.corrupt_many(["maybe", "so"] * 2000, 1, range(4000), 0, 1.0)
+    alone = MODEL.corrupt_many(["maybe", "so"] * 2000, 1, range(4000), [0] * 4000, 1.0)
     assert not any(edit.kind == "space_missing" for noisy in alone for edit in noisy.edits)
 
 
 def test_capitals_stay_in_front_whatever_happens_to_the_first_letter():
     text = "Their Seller Although Our " * 100
     words = set()
-    for noisy in MODEL.corrupt_many([text] * 40, 1, range(40), 0, 0.5):
+    for noisy in MODEL.corrupt_many([text] * 40, 1, range(40), [0] * 40, 0.5):
         for start, end, _, _, kind in noisy.edits:
             if kind not in ("case", "space_missing"):
                 words.add(noisy.text[start:end])

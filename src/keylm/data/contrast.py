@@ -16,20 +16,35 @@ Invariant: no token of a corrupted word is ever a target, in any form.
 
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from keylm.data.documents import Document, Fault
-from keylm.data.pieces import Piece
+from keylm.data.pieces import Piece, fitting_tokens
 from keylm.data.typos import Noisy, TypoModel
 from keylm.recipe import Recipe
-from keylm.tokenizer import END_OF_TEXT, FIX, IM_END, IM_START, TYPO, DocumentTokenizer, Mask, Tokens
+from keylm.tokenizer import END_OF_TEXT, FIX, TYPO, DocumentTokenizer, Mask, Tokens
 
 PASSAGE_CHARACTERS = 400
 """Longest passage of the forms `correction` and `pair`: a few sentences, as they stand on a keyboard's screen."""
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
+TURN_END = 2
+"""Tokens behind what is said in a turn: `<|im_end|>` and a newline."""
+
+Asked = tuple[Document, int, int]
+"""(document, hash of its content, number of the pass)"""
+
+
+class _Plan(NamedTuple):
+    """What a document becomes, and the texts that are to be mistyped for it, each with a name for its noise."""
+
+    form: str
+    texts: list[str]
+    names: list[int]
 
 
 class Contrast:
@@ -44,37 +59,52 @@ class Contrast:
         # A passage has at most one token a byte; `pair` and `correction` hold it twice, with three marks.
         self._longest = min(PASSAGE_CHARACTERS, (self._context - 4) // 3)
 
-    def pieces(self, document: Document, content: int, epoch: int) -> Iterator[Piece | Fault]:
-        """Yield what becomes of a document of this content hash in pass `epoch`."""
+    def pieces(self, asked: Sequence[Asked]) -> Iterator[list[Piece | Fault]]:
+        """Yield what becomes of each document in its pass; together, as noise for many texts costs less a text."""
+        plans = [self._plan(*one) for one in asked]
+        texts = [text for plan in plans for text in plan.texts]
+        names = [name for plan in plans for name in plan.names]
+        epochs = [epoch for plan, (_, _, epoch) in zip(plans, asked, strict=True) for _ in plan.texts]
+        noisy = iter(self._model.corrupt_many(texts, self._seed, names, epochs))
+        for plan, (document, _, _) in zip(plans, asked, strict=True):
+            yield list(self._made(plan, document, list(islice(noisy, len(plan.texts)))))
+
+    def _plan(self, document: Document, content: int, epoch: int) -> _Plan:
         if document.text is None:
-            yield from self._conversation(document, content, epoch)
-            return
+            users = [number for number, turn in enumerate(document.messages) if turn["role"] == "user"]
+            # White space in front would share a token with the header's newline, and with it the mask.
+            said = [document.messages[number]["content"].lstrip() for number in users]
+            return _Plan("conversation", said, [content + number for number in users])
         rng = random.Random(f"{self._seed}/{content}/{epoch}")
         [form] = rng.choices(self._forms, self._weights)
         if form == "masked":
-            yield self._masked(document.text, content, epoch)
-        elif form == "continuation":
-            yield self._continuation(document.text, content, epoch, rng.uniform(0.3, 0.7))
+            return _Plan(form, [document.text], [content])
+        if form == "continuation":
+            cut = document.text.rfind(" ", 0, round(len(document.text) * rng.uniform(0.3, 0.7)))
+            return _Plan(form, [document.text[: max(cut, 0)]], [content])
+        passages = list(self._passages(document.text))
+        return _Plan(form, passages, [content + number for number in range(len(passages))])
+
+    def _made(self, plan: _Plan, document: Document, noisy: list[Noisy]) -> Iterator[Piece | Fault]:
+        """Yield the pieces of a document whose planned texts have become `noisy`."""
+        if plan.form == "conversation":
+            yield self._conversation(document, noisy)
+        elif plan.form == "masked":
+            tokens, kept = self._noisy_tokens(noisy[0])
+            yield Piece(_joined(tokens, [END_OF_TEXT]), _joined_mask(kept, [True]))
+        elif plan.form == "continuation":
+            assert document.text is not None
+            yield self._continuation(noisy[0], document.text[len(plan.texts[0]) :])
         else:
-            for number, passage in enumerate(self._passages(document.text)):
-                noisy = self._model.corrupt(passage, self._seed, content + number, epoch)
-                if form == "pair" and not noisy.edits:
+            for clean, one in zip(plan.texts, noisy, strict=True):
+                if plan.form == "pair" and not len(one.spans):
                     continue  # twins without a difference teach nothing
-                piece = self._correction(noisy, passage) if form == "correction" else self._pair(noisy, passage)
+                piece = self._correction(one, clean) if plan.form == "correction" else self._pair(one, clean)
                 if len(piece.tokens) <= self._context:
                     yield piece
 
-    def _masked(self, text: str, content: int, epoch: int) -> Piece:
-        noisy = self._model.corrupt(text, self._seed, content, epoch)
-        tokens, kept = self._noisy_tokens(noisy)
-        return Piece(_joined(tokens, [END_OF_TEXT]), _joined_mask(kept, [True]))
-
-    def _continuation(self, text: str, content: int, epoch: int, share: float) -> Piece:
-        cut = text.rfind(" ", 0, round(len(text) * share))
-        cut = max(cut, 0)
-        noisy = self._model.corrupt(text[:cut], self._seed, content, epoch)
-        before, _ = self._noisy_tokens(noisy)
-        [after] = self._tokenizer.encode_texts([text[cut:]])
+    def _continuation(self, noisy: Noisy, rest: str) -> Piece:
+        before, after = self._tokenizer.encode_texts([noisy.text, rest])
         trained = np.arange(len(before) + len(after) + 1) >= len(before)
         return Piece(_joined(before, after, [END_OF_TEXT]), trained)
 
@@ -96,31 +126,24 @@ class Contrast:
         trained = _joined_mask(np.ones(shift, dtype=np.bool_), kept, [True])
         return Piece(tokens, trained, (0, shift), whole=True, partners=partners)
 
-    def _conversation(self, document: Document, content: int, epoch: int) -> Iterator[Piece | Fault]:
-        """Yield a conversation whose users mistype, cut behind the last answer that fits into a window."""
-        [newline] = self._tokenizer.encode_texts(["\n"])
-        tokens: list[Tokens] = []
-        trained: list[Mask] = []
-        length = fitting = 0
-        for number, turn in enumerate(document.messages):
-            [header] = self._tokenizer.encode_texts([f"{turn['role']}\n"])
-            if turn["role"] == "user":
-                noisy = self._model.corrupt(turn["content"], self._seed, content + number, epoch)
-                body, kept = self._noisy_tokens(noisy)
-            else:
-                [body] = self._tokenizer.encode_texts([turn["content"]])
-                kept = np.ones(len(body), dtype=np.bool_)
-            tokens.append(_joined([IM_START], header, body, [IM_END], newline))
-            trained.append(_joined_mask(np.ones(1 + len(header), np.bool_), kept, np.ones(1 + len(newline), np.bool_)))
-            length += len(tokens[-1])
-            if length > self._context:
-                break
-            if turn["role"] == "assistant":
-                fitting = number + 1
+    def _conversation(self, document: Document, noisy: list[Noisy]) -> Piece | Fault:
+        """Return a conversation whose users mistype, cut behind the last answer that fits into a window."""
+        typed = iter(noisy)
+        said = [next(typed) if turn["role"] == "user" else None for turn in document.messages]
+        messages = [
+            turn if one is None else {**turn, "content": one.text}
+            for turn, one in zip(document.messages, said, strict=True)
+        ]
+        tokens, _, ends = self._tokenizer.encode_chat(messages)
+        fitting = fitting_tokens(messages, ends, self._context)
         if not fitting:
-            yield Fault(document.file, document.line, "conversation_too_long", "its first answer ends behind a window")
-            return
-        yield Piece(np.concatenate(tokens[:fitting]), np.concatenate(trained[:fitting]), whole=True)
+            return Fault(document.file, document.line, "conversation_too_long", "its first answer ends behind a window")
+        trained = np.ones(len(tokens), dtype=np.bool_)
+        for one, end in zip(said, ends, strict=True):
+            if one is not None:
+                _, kept = self._noisy_tokens(one)
+                trained[end - TURN_END - len(kept) : end - TURN_END] = kept
+        return Piece(tokens[:fitting], trained[:fitting], whole=True)
 
     def _noisy_tokens(self, noisy: Noisy) -> tuple[Tokens, Mask]:
         """Return the noisy text's ids, and for each whether it belongs to no corrupted word."""

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from keylm.data.contrast import Contrast
+from keylm.data.contrast import Asked, Contrast
 from keylm.data.documents import Document, Fault, Record
-from keylm.data.pieces import Piece
+from keylm.data.pieces import Piece, fitting_tokens
 from keylm.data.sources import content_hash, document_bytes, is_held_out, parse, source_adapter
 from keylm.recipe import Recipe
 from keylm.tokenizer import END_OF_TEXT, DocumentTokenizer, Tokens
@@ -80,58 +80,61 @@ class Encoder:
         """Return what `records` become."""
         parts: list[Piece] = []
         result = Encoded(0)
+        read: list[tuple[int, Asked | Fault]] = []
         for number, record in enumerate(records):
             result.records += 1
             for item in parse(record, self._adapters[record.source or self._name]):
-                self._add(item, number, record.epoch, result, parts)
+                read.append((number, item if isinstance(item, Fault) else (item, content_hash(item), record.epoch)))
+        made = self._made([item for _, item in read if not isinstance(item, Fault)])
+        for number, asked in read:
+            if isinstance(asked, Fault):
+                result.faults.append((number, asked))
+            else:
+                self._add(asked, next(made), number, result, parts)
         result.tokens = b"".join(piece.tokens.astype(np.uint16, copy=False).tobytes() for piece in parts)
         result.trained = b"".join(piece.trained.tobytes() for piece in parts)
         if any(piece.partners is not None for piece in parts):
             result.partners = b"".join(piece.partner_bytes() for piece in parts)
         return result
 
-    def _add(self, item: Document | Fault, record: int, epoch: int, result: Encoded, parts: list[Piece]) -> None:
-        if isinstance(item, Fault):
-            result.faults.append((record, item))
-            return
-        content = content_hash(item)
-        held_out, size = is_held_out(content, self._holdout), document_bytes(item)
-        for piece in self._pieces(item, content, epoch):
+    def _add(
+        self, asked: Asked, made: Iterable[Piece | Fault], record: int, result: Encoded, parts: list[Piece]
+    ) -> None:
+        document, content, _ = asked
+        held_out, size = is_held_out(content, self._holdout), document_bytes(document)
+        for piece in made:
             if isinstance(piece, Fault):
                 result.faults.append((record, piece))
                 continue
             facts = PieceFacts(
-                record, item.file, item.line, held_out, piece.whole, len(piece.tokens), piece.starts, size
+                record, document.file, document.line, held_out, piece.whole, len(piece.tokens), piece.starts, size
             )
             result.pieces.append(facts)
             parts.append(piece)
             size = 0
 
-    def _pieces(self, document: Document, content: int, epoch: int) -> Iterator[Piece | Fault]:
+    def _made(self, asked: list[Asked]) -> Iterator[Iterable[Piece | Fault]]:
+        """Yield what each document becomes."""
         if self._contrast is not None:
-            yield from self._contrast.pieces(document, content, epoch)
-        elif document.text is not None:
-            [tokens] = self._tokenizer.encode_texts([document.text])
-            yield text_piece(tokens, content)
-        else:
-            yield from self._conversation(document)
+            yield from self._contrast.pieces(asked)
+            return
+        for document, content, _ in asked:
+            if document.text is not None:
+                [tokens] = self._tokenizer.encode_texts([document.text])
+                yield [text_piece(tokens, content)]
+            else:
+                yield self._conversation(document)
 
     def _conversation(self, document: Document) -> Iterator[Piece | Fault]:
         """Yield a conversation that fits into one window, cut after an answer where it was longer."""
         tokens, answers, ends = self._tokenizer.encode_chat(document.messages)
         trained = answers if self._source.loss == "assistant" else np.ones(len(tokens), dtype=np.bool_)
-        if len(tokens) > self._context:
-            fitting = [
-                end
-                for end, turn in zip(ends, document.messages, strict=True)
-                if end <= self._context and turn["role"] == "assistant"
-            ]
+        fitting = fitting_tokens(document.messages, ends, self._context)
+        if fitting < len(tokens):
             kind = "conversation_cut" if fitting else "conversation_too_long"
             yield Fault(document.file, document.line, kind, f"{len(tokens)} tokens")
-            if not fitting:
-                return
-            tokens, trained = tokens[: fitting[-1]], trained[: fitting[-1]]
-        yield Piece(tokens, trained, whole=True)
+        if fitting:
+            yield Piece(tokens[:fitting], trained[:fitting], whole=True)
 
 
 def text_piece(tokens: Tokens, content: int) -> Piece:

@@ -3,6 +3,7 @@
 Invariant: all arrays of a piece have one entry a token.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,3 +31,14 @@ class Piece:
     def partner_bytes(self) -> bytes:
         """Return `partners` as bytes, zeros where it has none."""
         return bytes(2 * len(self.tokens)) if self.partners is None else self.partners.tobytes()
+
+
+def fitting_tokens(messages: Sequence[Mapping[str, str]], ends: Sequence[int], context: int) -> int:
+    """Return how many tokens of a conversation go into a window: all, or up to the last answer that ends there.
+
+    `ends` are the tokens up to each message's end. 0 where not even the first answer does.
+    """
+    if ends[-1] <= context:
+        return ends[-1]
+    turns = zip(ends, messages, strict=True)
+    return max((end for end, turn in turns if end <= context and turn["role"] == "assistant"), default=0)

@@ -38,7 +38,8 @@ class Noisy:
     @cached_property
     def edits(self) -> tuple[Edit, ...]:
         """The errors one by one, made when they are first asked for; `spans` is at hand."""
-        return tuple([_edit((a, b, c, d, KINDS_MADE[kind])) for a, b, c, d, kind in self.spans.tolist()])
+        *places, kinds = self.spans.T.tolist()
+        return tuple(map(_edit, zip(*places, map(KINDS_MADE.__getitem__, kinds), strict=True)))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Noisy) and self.text == other.text and np.array_equal(self.spans, other.spans)

@@ -82,19 +82,24 @@ class TypoModel:
         `document` is the hash of its content (64 bits). Without `rate` the document draws its own: 60 % of documents
         uniformly up to a quarter of the highest rate, as people leave in what they write, the others up to the highest.
         """
-        [noisy] = self._batch([text], seed, [document], epoch, rate)
+        [noisy] = self._batch([text], seed, [document], [epoch], rate)
         return noisy
 
     def corrupt_many(
-        self, texts: Sequence[str], seed: int, documents: Sequence[int], epoch: int, rate: float | None = None
+        self,
+        texts: Sequence[str],
+        seed: int,
+        documents: Sequence[int],
+        epochs: Sequence[int],
+        rate: float | None = None,
     ) -> list[Noisy]:
-        """Return what `corrupt` makes of each text with its document; many short texts take less time together."""
+        """Return what `corrupt` makes of each text in its document and epoch; many texts take less time together."""
         made: list[Noisy] = []
         first = size = 0
         for last, text in enumerate(texts, 1):
             size += len(text)
             if size >= BATCH or last == len(texts):
-                made += self._batch(texts[first:last], seed, documents[first:last], epoch, rate)
+                made += self._batch(texts[first:last], seed, documents[first:last], epochs[first:last], rate)
                 first, size = last, 0
         return made
 
@@ -115,12 +120,13 @@ class TypoModel:
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
     def _batch(
-        self, texts: Sequence[str], seed: int, documents: Sequence[int], epoch: int, rate: float | None
+        self, texts: Sequence[str], seed: int, documents: Sequence[int], epochs: Sequence[int], rate: float | None
     ) -> list[Noisy]:
         words = Words(texts)
         counts = words.counts()
         plans = [
-            self._plan(seed, document, epoch, rate, count) for document, count in zip(documents, counts, strict=True)
+            self._plan(seed, document, epoch, rate, count)
+            for document, epoch, count in zip(documents, epochs, counts, strict=True)
         ]
         wanted, keys = zip(*plans, strict=True)
         errors, splices, made = self._find(words, np.array(wanted, np.int64), np.array(keys, np.uint64))
