@@ -96,13 +96,14 @@ class Attention(nn.Module):
         queries = self.q_norm(self.q_proj(hidden).view(batch, length, self.heads, self.head_dim)).transpose(1, 2)
         keys = self.k_norm(self.k_proj(hidden).view(batch, length, self.kv_heads, self.head_dim)).transpose(1, 2)
         values = self.v_proj(hidden).view(batch, length, self.kv_heads, self.head_dim).transpose(1, 2)
+        queries, keys = rotate(queries, rotation), rotate(keys, rotation)
+        grouped = self.heads != self.kv_heads
+        if grouped and mask is not None and hidden.is_cuda:
+            # Grouped heads with a mask would leave only the plain kernel, which writes every score into memory.
+            groups, grouped = self.heads // self.kv_heads, False
+            keys, values = keys.repeat_interleave(groups, 1), values.repeat_interleave(groups, 1)
         attended = F.scaled_dot_product_attention(
-            rotate(queries, rotation),
-            rotate(keys, rotation),
-            values,
-            attn_mask=mask,
-            is_causal=mask is None,
-            enable_gqa=self.heads != self.kv_heads,
+            queries, keys, values, attn_mask=mask, is_causal=mask is None, enable_gqa=grouped
         )
         output: Tensor = self.o_proj(attended.transpose(1, 2).reshape(batch, length, -1))
         return output
