@@ -1,0 +1,161 @@
+"""How fast attention over packed documents is, by kernel, on a run's own windows.
+
+    keylm data build RECIPE --run-dir RUN
+    python benchmarks/attention.py RUN [--windows 16] [--kernels causal masked flex varlen]
+
+Forward and backward of one layer of the run's shape in bf16. `causal` ignores documents (the bound for a dense kernel);
+`masked` is what training does today; `flex` is FlexAttention with a block mask; `varlen` is torch's variable-length
+attention. Prints milliseconds, and the largest difference from `masked` in fp32.
+"""
+
+import argparse
+import inspect
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from keylm.data.curriculum import BatchLoader, Curriculum
+from keylm.data.store import finished_store
+from keylm.machine import device_name
+from keylm.model import document_mask
+from keylm.run_folder import RunFolder
+
+Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Queries [B, L, heads, D], keys and values [B, L, KV heads, D] to [B, L, heads, D]."""
+
+
+def heads_first(*tensors: Tensor) -> list[Tensor]:
+    """Return [B, heads, L, D] of [B, L, heads, D]."""
+    return [tensor.transpose(1, 2) for tensor in tensors]
+
+
+def causal(documents: Tensor) -> Attention:
+    """Return plain causal attention; documents see each other."""
+
+    def attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        q, k, v = heads_first(queries, keys, values)
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True).transpose(1, 2)
+
+    return attend
+
+
+def masked(documents: Tensor) -> Attention:
+    """Return attention with a dense mask, keys and values repeated for all heads."""
+    mask = document_mask(documents)
+
+    def attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        groups = queries.shape[2] // keys.shape[2]
+        q, k, v = heads_first(queries, keys.repeat_interleave(groups, 2), values.repeat_interleave(groups, 2))
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
+
+    return attend
+
+
+def flex(documents: Tensor) -> Attention:
+    """Return compiled FlexAttention over the blocks that any document touches."""
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+    def seen(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return (query >= key) & (documents[batch, query] == documents[batch, key])
+
+    rows, length = documents.shape
+    blocks = torch.compile(create_block_mask)(seen, rows, None, length, length, device=documents.device)
+    kernel = torch.compile(flex_attention)
+
+    def attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        q, k, v = heads_first(queries, keys, values)
+        attended: Any = kernel(q, k, v, block_mask=blocks, enable_gqa=True)
+        return attended.transpose(1, 2)
+
+    return attend
+
+
+def varlen(documents: Tensor) -> Attention:
+    """Return torch's variable-length attention over the documents, one after the other."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    length, ends = documents.shape[1], boundaries(documents)
+    grouped = {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
+
+    def attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        q, k, v = (tensor.flatten(0, 1) for tensor in (queries, keys, values))
+        attended: Any = varlen_attn(q, k, v, ends, ends, length, length, window_size=(-1, 0), **grouped)
+        return attended.view_as(queries)
+
+    return attend
+
+
+def boundaries(documents: Tensor) -> Tensor:
+    """Return int32 [documents + 1]: where each one begins in the flattened windows, and where the last one ends."""
+    begins = torch.ones_like(documents, dtype=torch.bool)
+    begins[:, 1:] = documents[:, 1:] != documents[:, :-1]
+    end = torch.tensor([documents.numel()], device=documents.device)
+    return torch.cat([begins.flatten().nonzero()[:, 0], end]).to(torch.int32)
+
+
+KERNELS = {"causal": causal, "masked": masked, "flex": flex, "varlen": varlen}
+
+
+def heads_of(recipe: Any, windows: int, kind: torch.dtype, device: torch.device) -> list[Tensor]:
+    """Return random queries, keys and values of the recipe's shape."""
+    shape = recipe.model
+    sizes = (shape.num_attention_heads, shape.num_key_value_heads, shape.num_key_value_heads)
+    torch.manual_seed(0)
+    drawn = [torch.randn(windows, recipe.training.context, size, shape.head_dim, device=device) for size in sizes]
+    return [tensor.to(kind).requires_grad_() for tensor in drawn]
+
+
+def milliseconds(attend: Attention, tensors: list[Tensor], device: torch.device, repeats: int) -> float:
+    """Return the mean time of forward and backward."""
+    for _ in range(3):
+        attend(*tensors).sum().backward()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    started = time.perf_counter()
+    for _ in range(repeats):
+        attend(*tensors).sum().backward()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return (time.perf_counter() - started) / repeats * 1e3
+
+
+def main() -> None:
+    """Measure from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--windows", type=int, default=16)
+    parser.add_argument("--kernels", nargs="+", default=list(KERNELS), choices=list(KERNELS))
+    parser.add_argument("--repeats", type=int, default=20)
+    arguments = parser.parse_args()
+    run = RunFolder(arguments.run)
+    recipe, device = run.saved_recipe(), torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    store = finished_store(run.shards, verify="none")
+    batch = BatchLoader(Curriculum(recipe, store.layout), store).batch(0)
+    documents = torch.from_numpy(np.ascontiguousarray(batch.documents[: arguments.windows])).to(device)
+    lengths = boundaries(documents).diff().float()
+    print(
+        f"{device_name(device)}, torch {torch.__version__}, {documents.shape[0]} windows of {documents.shape[1]}, ",
+        end="",
+    )
+    print(f"{len(lengths)} documents, {lengths.mean():.0f} tokens each")
+    exact = masked(documents)(*heads_of(recipe, len(documents), torch.float32, device)).detach()
+    for name in arguments.kernels:
+        tensors = heads_of(recipe, len(documents), torch.bfloat16, device)
+        try:
+            attend = KERNELS[name](documents)
+            off = (attend(*tensors).detach().float() - exact).abs().max().item()
+            spent = milliseconds(attend, tensors, device, arguments.repeats)
+        except (RuntimeError, NotImplementedError) as error:
+            print(f"{name:8} cannot run here: {str(error).splitlines()[0]}")
+            continue
+        print(f"{name:8} {spent:8.3f} ms   {off:.4f} off")
+
+
+if __name__ == "__main__":
+    main()
