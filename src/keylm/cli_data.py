@@ -71,17 +71,21 @@ def verify(
     ] = None,
     overrides: SetOption = None,
     step: Annotated[int | None, typer.Option(min=0, help="Prove this batch only; by default all of them.")] = None,
+    from_curated: Annotated[
+        bool, typer.Option("--from-curated", help="Begin at the run's curated files, which is quicker but proves less.")
+    ] = False,
     workers: WorkersOption = None,
     quiet: QuietOption = False,
 ) -> None:
-    """Build shards anew from the sources, compare them with the manifest, and print the SHA-256 of a batch."""
+    """Curate and build anew from the sources, compare with the manifest, and print the SHA-256 of a batch."""
     from keylm.data.verify import verify as verify_data
     from keylm.run_folder import RunFolder
 
     folder = RunFolder(run_dir)
     folder.saved_recipe()  # says so where this is no run folder
     parsed = load_recipe(recipe or str(folder.recipe), overrides)
-    say(f"batch SHA-256 {verify_data(parsed, folder, step, workers=workers, quiet=quiet)}")
+    digest = verify_data(parsed, folder, step, workers=workers, from_curated=from_curated, quiet=quiet)
+    say(f"batch SHA-256 {digest}")
 
 
 @app.command()

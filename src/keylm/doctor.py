@@ -16,7 +16,7 @@ from rich.table import Table
 
 from keylm.console import console, say, seconds
 from keylm.data.plan import plan
-from keylm.data.sources import input_bytes, source_inputs
+from keylm.data.sources import check_sources, input_bytes, source_inputs
 from keylm.errors import KeylmError
 from keylm.json_lines import read_rows
 from keylm.machine import device_name, free_memory
@@ -101,15 +101,16 @@ def _steps(recipe: Recipe, processes: int) -> str:
 
 
 def _data(recipe: Recipe) -> str:
-    """Return each used source's files. Raises KeylmError where one cannot be read."""
+    """Return the files of each source that is used or read. Raises KeylmError where one cannot be read."""
     found, missing = [], []
-    for name, source in recipe.used_sources.items():
+    for name, source in {**recipe.used_sources, **recipe.read_sources}.items():
         try:
             found.append(f"{name}: {_origin(name, source)}")
         except KeylmError as error:
             missing.append(str(error))
     if missing:
         raise KeylmError("\n".join(missing))
+    check_sources(recipe)  # word lists, evaluation sets and a given tokenizer too
     return "\n".join(found)
 
 

@@ -10,9 +10,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from keylm.data.build import build_shards, check_published
-from keylm.data.curated import Executor, curated_recipe
-from keylm.data.sources import source_inputs, token_shares, tokenizer_sample
+from keylm.console import say
+from keylm.data.build import build_shards, changed_sources, check_published
+from keylm.data.curated import CurationFacts, Executor, curated_recipe, curated_sources, curation_facts
+from keylm.data.sources import (
+    check_sources,
+    source_inputs,
+    source_origin,
+    source_settings,
+    token_shares,
+    tokenizer_sample,
+)
+from keylm.data.store import finished_store
 from keylm.data.streaming import BackgroundBuild, background_build, fetch_manifest
 from keylm.errors import KeylmError
 from keylm.files import atomic_write, sha256_file, sha256_json, sweep, write_json
@@ -20,7 +29,7 @@ from keylm.identity import differences
 from keylm.recipe import Recipe
 from keylm.run_folder import RunFolder
 from keylm.tokenizer import DocumentTokenizer, tokenizer_config, train_tokenizer
-from keylm.training.checkpoint import checkpoint_paths
+from keylm.training.checkpoint import REFUSED, checkpoint_paths
 
 CHAT_MARKS = 8
 """Tokens that the chat template puts around one question, about."""
@@ -48,21 +57,27 @@ class Manner:
 def prepare(recipe: Recipe, folder: RunFolder, manner: Manner) -> Iterator[BackgroundBuild | None]:
     """Make curated sources, tokenizer and shards, as far as `manner` goes; yield the build that goes on, if any."""
     sweep(folder.path)
-    _claim(recipe, folder)
+    begun = bool(checkpoint_paths(folder.checkpoints) or list(folder.checkpoints.glob(f"{REFUSED}*")))
+    _claim(recipe, folder, begun=begun, quiet=manner.quiet)
     built = folder.is_done("tokenizer") and folder.is_done("shards")
-    if built and checkpoint_paths(folder.checkpoints):
+    if built and begun and not _asks_shards(recipe, folder, manner):
         yield None
         return
     if recipe.data.shards is not None:
-        manifest = fetch_manifest(recipe.data.shards, folder.shards, folder.tokenizer)
+        manifest = fetch_manifest(recipe.data.shards, folder.shards, folder.tokenizer, keep=begun)
         check_published(recipe, manifest)
         _check_vocabulary(recipe, DocumentTokenizer(folder.tokenizer), recipe.data.shards)
         write_json(folder.tokenizer / "tokenizer_config.json", tokenizer_config(recipe.model.max_position_embeddings))
         _check_prompts(recipe, folder)
         yield None
         return
+    check_sources(recipe, quiet=manner.quiet)
+    if begun:
+        _check_curated(recipe, folder)
     data, curation = _curated(recipe, folder, manner)
     inputs = _tokenizer_inputs(data)
+    if begun:
+        _check_inputs(data, folder, inputs, curation)
     folder.stage("tokenizer", inputs, [folder.tokenizer], lambda: _make_tokenizer(data, folder), quiet=manner.quiet)
     _check_prompts(recipe, folder)
     if "shards" not in manner.stages:
@@ -80,23 +95,72 @@ def prepare(recipe: Recipe, folder: RunFolder, manner: Manner) -> Iterator[Backg
         yield None
 
 
-def _curated(recipe: Recipe, folder: RunFolder, manner: Manner) -> tuple[Recipe, str | None]:
-    """Return the recipe with curated sources, and the curation's hash; the recipe itself where it asks for none."""
+def _asks_shards(recipe: Recipe, folder: RunFolder, manner: Manner) -> bool:
+    """Return whether a build is what is wanted and one of its shards is lost or altered: then it is built again."""
+    if manner.until != "shards" or recipe.data.shards is not None:
+        return False
+    try:
+        finished_store(folder.shards, verify="all")
+    except KeylmError:
+        return True
+    return False
+
+
+def _check_curated(recipe: Recipe, folder: RunFolder) -> None:
+    """Raise KeylmError where curated sources are no more those that training has begun with."""
+    if recipe.curation is None or not (folder.curated / "report.json").is_file():
+        return
+    known = curation_facts(recipe, folder.curated).origins
+    for name, source in curated_sources(recipe).items():
+        if not source.hub and known[name].get("files") != source_origin(name, source).get("files"):
+            raise _other_data(folder, f"sources.{name}: its files")
+
+
+def _check_inputs(data: Recipe, folder: RunFolder, inputs: str, curation: CurationFacts | None) -> None:
+    """Raise KeylmError where tokenizer and shards would be made of other data than training has begun with.
+
+    Training would refuse them too, but only when those it has begun with were gone.
+    """
+    if (folder.tokenizer / "tokenizer.json").is_file():
+        changed = changed_sources(data, folder.tokenizer, folder.shards, curation)
+        if changed:
+            raise _other_data(folder, ", ".join(f"sources.{name}" for name in changed))
+    made = folder.done().get("tokenizer")
+    if isinstance(made, dict) and made.get("inputs") != inputs:
+        raise _other_data(folder, "what the tokenizer is made from")
+
+
+def _other_data(folder: RunFolder, what: str) -> KeylmError:
+    return KeylmError(
+        f"{folder.path}: was trained with other data: changed since are {what}; put that back (files with their "
+        "times too), or start anew with --fresh"
+    )
+
+
+def _curated(recipe: Recipe, folder: RunFolder, manner: Manner) -> tuple[Recipe, CurationFacts | None]:
+    """Return the recipe with curated sources, and how they were; the recipe itself where it asks for none."""
     if recipe.curation is None:
+        idle = f"--executor {manner.executor}: the recipe has no [curation], which is all that it runs; ignored"
+        say(idle, quiet=manner.quiet or manner.executor == "local")
         return recipe, None
     from keylm.data.curate.pipeline import curate  # needs an extra
-    from keylm.data.curate.report import curation_hash
 
     workers = manner.workers or os.cpu_count() or 1
     curate(recipe, folder.curated, workers=workers, executor=manner.executor, quiet=manner.quiet)
-    return curated_recipe(recipe, folder.curated), curation_hash(folder.curated)
+    return curated_recipe(recipe, folder.curated), curation_facts(recipe, folder.curated)
 
 
-def _claim(recipe: Recipe, folder: RunFolder) -> None:
-    """Save the resolved recipe in the run folder. Raises KeylmError where the run was begun with another one."""
+def _claim(recipe: Recipe, folder: RunFolder, *, begun: bool, quiet: bool) -> None:
+    """Save the resolved recipe in the run folder.
+
+    Raises KeylmError where training has `begun` with another one. Before, a recipe may be corrected: each stage
+    looks at its own inputs, and what they change is made again.
+    """
     if folder.recipe.is_file():
-        changed = differences(folder.saved_recipe(), recipe)
-        if changed:
+        changed = _changes(recipe, folder, begun=begun)
+        if changed and not begun and not folder.model.exists():
+            say(f"the recipe is another one than before: {'; '.join(changed[:5])}", quiet=quiet)
+        elif changed:
             raise KeylmError(
                 f"{folder.path}: was begun with another recipe: {'; '.join(changed[:5])}; accepted: the same recipe, "
                 "another --run-dir, or --fresh, which puts the old run aside"
@@ -104,6 +168,16 @@ def _claim(recipe: Recipe, folder: RunFolder) -> None:
         if folder.recipe.read_text(encoding="utf-8") == recipe.to_toml():
             return
     atomic_write(folder.recipe, recipe.to_toml())
+
+
+def _changes(recipe: Recipe, folder: RunFolder, *, begun: bool) -> list[str]:
+    """Return what differs from the saved recipe. Raises KeylmError where that is unsound and training has `begun`."""
+    try:
+        return differences(folder.saved_recipe(), recipe)
+    except KeylmError:
+        if begun:
+            raise
+        return ["the one before is of no use"]
 
 
 def _check_prompts(recipe: Recipe, folder: RunFolder) -> None:
@@ -119,10 +193,17 @@ def _check_prompts(recipe: Recipe, folder: RunFolder) -> None:
 
 
 def _tokenizer_inputs(recipe: Recipe) -> str:
+    """Return the hash of all that the tokenizer's folder is made from."""
+    shape = [recipe.tokenizer.vocab_size, recipe.model.max_position_embeddings]
     if recipe.tokenizer.path is not None:
-        return sha256_file(Path(recipe.tokenizer.path) / "tokenizer.json")
-    sources = {name: [str(source.path), source_inputs(name, source)] for name, source in recipe.used_sources.items()}
-    return sha256_json([recipe.tokenizer.model_dump(), sources, token_shares(recipe), recipe.evaluation.holdout])
+        return sha256_json([*shape, sha256_file(Path(recipe.tokenizer.path) / "tokenizer.json")])
+    texts = {name: source for name, source in recipe.used_sources.items() if not source.typos_of}
+    sources = {
+        name: [str(source.path), source_settings(source) | {"loss": ""}, source_inputs(name, source)]
+        for name, source in (texts or recipe.read_sources).items()  # as in tokenizer_sample
+    }
+    shares = token_shares(recipe)
+    return sha256_json([*shape, recipe.tokenizer.sample_bytes, sources, shares, recipe.evaluation.holdout])
 
 
 def _make_tokenizer(recipe: Recipe, folder: RunFolder) -> None:

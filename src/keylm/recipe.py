@@ -187,33 +187,33 @@ def _from_here(path: object) -> object:
     """Return a path of the command line as the user means it: from the working folder, not from the recipe's."""
     if not isinstance(path, str) or not path or path.startswith((EMBEDDED, "{")) or "://" in path:
         return path
-    return str(Path.cwd() / Path(path).expanduser())
+    try:
+        return str(Path.cwd() / Path(path).expanduser())
+    except RuntimeError as error:  # ~ of nobody
+        raise KeylmError(f"--set: got the path {path!r}: {error}") from None
 
 
 def _resolve_paths(recipe: Recipe, file: Path) -> Recipe:
     """Return the recipe with paths made absolute (relative ones count from the recipe's folder)."""
     data = recipe.to_data()
-    folders = {name: str((file.parent / Path(path).expanduser()).resolve()) for name, path in recipe.paths.items()}
+    folders = {name: _absolute(path, file, f"paths.{name}") for name, path in recipe.paths.items()}
     data["paths"] = folders
 
-    def existing(text: str, field: str) -> str:
-        return str(_existing(_fill(text, folders, f"{file}: {field}"), file, field))
+    def absolute(text: str, field: str) -> str:
+        return _absolute(_fill(text, folders, f"{file}: {field}"), file, field)
 
     for name, source in data["sources"].items():
         if "path" in source:
-            source["path"] = existing(source["path"], f"sources.{name}.path")
+            source["path"] = absolute(source["path"], f"sources.{name}.path")
     shards = recipe.data.shards
     if shards is not None and "://" not in shards:
-        data["data"]["shards"] = str((file.parent / Path(_fill(shards, folders, f"{file}: data.shards"))).resolve())
-    data["typos"]["word_lists"] = [existing(text, "typos.word_lists") for text in recipe.typos.word_lists]
+        data["data"]["shards"] = absolute(shards, "data.shards")
+    data["typos"]["word_lists"] = [absolute(text, "typos.word_lists") for text in recipe.typos.word_lists]
     if recipe.curation:
-        found = [existing(text, "curation.decontaminate") for text in recipe.curation.decontaminate]
+        found = [absolute(text, "curation.decontaminate") for text in recipe.curation.decontaminate]
         data["curation"]["decontaminate"] = found
     if "path" in data["tokenizer"]:
-        folder = Path(existing(data["tokenizer"]["path"], "tokenizer.path"))
-        if not (folder / "tokenizer.json").is_file():
-            raise KeylmError(f"{file}: tokenizer.path: {folder} has no tokenizer.json; accepted: a tokenizer's folder")
-        data["tokenizer"]["path"] = str(folder)
+        data["tokenizer"]["path"] = absolute(data["tokenizer"]["path"], "tokenizer.path")
     return parse_recipe(data, str(file))
 
 
@@ -227,17 +227,34 @@ def _fill(text: str, folders: Mapping[str, str], where: str) -> str:
     return folders[name] + rest
 
 
-def _existing(text: str, recipe_file: Path, field: str) -> Path | str:
-    """Return the path that `text` means; `embedded:` names stay as they are, so that recipes stay portable."""
+def _absolute(text: str, recipe_file: Path, field: str) -> str:
+    """Return the path that `text` means; `embedded:` names stay as they are, so that recipes stay portable.
+
+    Whether something is there is seen when it is read (data/sources.py): a trained model needs its sources no more.
+    """
     if text.startswith(EMBEDDED):
         if not (CORPUS_FOLDER / text.removeprefix(EMBEDDED)).is_file():
             names = sorted(file.name for file in CORPUS_FOLDER.glob("*.jsonl.zst"))
             raise KeylmError(f"{recipe_file}: {field}: got {text!r}; embedded files are: {', '.join(names)}")
         return text
-    path = (recipe_file.parent / Path(text).expanduser()).resolve()
-    if not path.exists():
-        raise KeylmError(f"{recipe_file}: {field}: got {text!r}, but {path} does not exist; accepted: a file or folder")
-    return path
+    try:
+        return str((recipe_file.parent / Path(text).expanduser()).resolve())
+    except (OSError, RuntimeError, ValueError) as error:  # links in a circle, ~ of nobody, a NUL
+        raise KeylmError(f"{recipe_file}: {field}: got {text!r}: {error}; accepted: a file or folder") from None
+
+
+def missing_path(path: str, *, a_tokenizer: bool = False) -> str | None:
+    """Return what is wrong where there is nothing at a resolved recipe's `path` (or no tokenizer), else None."""
+    if path.startswith(EMBEDDED):
+        return None  # comes with the package
+    try:
+        Path(path).stat()
+        if a_tokenizer and not (Path(path) / "tokenizer.json").is_file():
+            return f"{path} has no tokenizer.json; accepted: a tokenizer's folder"
+    except OSError as error:
+        why = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
+        return f"{path} {why}; accepted: a file or folder"
+    return None
 
 
 def stage_steps(recipe: Recipe) -> dict[str, int]:

@@ -4,6 +4,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from keylm.data.documents import PIECE_BYTES
+
 EMBEDDED = "embedded:"
 PATTERN_WINDOWS = 1000
 """The mixture is exact in every run of this many consecutive windows (see data/curriculum.py)."""
@@ -96,6 +98,9 @@ class Source(Section):
             raise ValueError(f"give exactly one of path, hub, typos_of; got {' and '.join(given) or 'none'}")
         if sum(self.forms.values()) <= 0:
             raise ValueError("forms sum to 0; at least one form needs a positive weight")
+        twice = [name for number, name in enumerate(self.typos_of) if name in self.typos_of[:number]]
+        if twice:
+            raise ValueError(f"typos_of names {twice[0]!r} twice; accepted: each source once (passes repeats them)")
         return self
 
     @property
@@ -149,12 +154,13 @@ class Curation(Section):
     `filters` names the quality filters of each register; a register that is left out has the default ones.
     Near-duplicates are found by MinHash: word n-grams of `minhash_words`, `minhash_buckets` times `minhash_hashes`
     hashes; documents count as the same above a similarity of about (1 / buckets) ** (1 / hashes), by default 0.72.
+    Texts come to the filters in pieces of PIECE_BYTES, so that a higher `maximum_characters` would never act.
     """
 
     languages: tuple[Annotated[str, Field(min_length=2, max_length=3)], ...] = ("en",)
     language_threshold: Share = 0.3
     minimum_characters: Annotated[int, Field(ge=0)] = 20
-    maximum_characters: PositiveInt = 10_000_000
+    maximum_characters: PositiveInt = PIECE_BYTES
     filters: dict[Register, tuple[QualityFilter, ...]] = Field(default_factory=dict, validate_default=True)
     mask_pii: bool = True
     exact_duplicates: bool = True
@@ -171,6 +177,11 @@ class Curation(Section):
 
     @model_validator(mode="after")
     def _bounds_in_order(self) -> Self:
+        if self.maximum_characters > PIECE_BYTES:
+            raise ValueError(
+                f"maximum_characters = {self.maximum_characters} would never act: longer texts are cut into pieces of "
+                f"{PIECE_BYTES} bytes before they are filtered; accepted: at most {PIECE_BYTES}"
+            )
         if self.minimum_characters > self.maximum_characters:
             raise ValueError(
                 f"minimum_characters = {self.minimum_characters} is over maximum_characters = {self.maximum_characters}"

@@ -54,11 +54,11 @@ def run(
     Raises KeylmError; Interrupted and TrainingDiverged from training.
     """
     folder, manner = RunFolder(path), Manner(until, workers, executor, quiet)
-    with join(recipe.training.device) as ranks, contextlib.ExitStack() as held:
-        if ranks.leads and fresh and path.exists():
-            aside = path.with_name(f"{path.name}.old-{time.strftime('%Y%m%d-%H%M%S')}")
-            path.rename(aside)
-            say(f"the earlier run is now {aside}", quiet=quiet)
+    # Only training needs the device: data can be built on another machine.
+    device = recipe.training.device if "train" in manner.stages else "cpu"
+    with join(device) as ranks, contextlib.ExitStack() as held:
+        if fresh:
+            ranks.lead(lambda: put_aside(folder, quiet=quiet))
         ranks.lead(lambda: held.enter_context(folder.locked()))
         builds: list[BackgroundBuild | None] = []
         ranks.lead(lambda: builds.append(held.enter_context(prepare(recipe, folder, manner))))
@@ -69,6 +69,16 @@ def run(
     return folder
 
 
+def put_aside(folder: RunFolder, *, quiet: bool = False) -> None:
+    """Rename an earlier run's folder. Raises KeylmError where another process is at work in it."""
+    if not folder.path.exists():
+        return
+    with folder.locked():  # the lock goes with the folder: who waits for it by its old name begins anew
+        aside = folder.path.with_name(f"{folder.path.name}.old-{time.strftime('%Y%m%d-%H%M%S')}")
+        folder.path.rename(aside)
+    say(f"the earlier run is now {aside}", quiet=quiet)
+
+
 def _train(recipe: Recipe, folder: RunFolder, ranks: Ranks, build: BackgroundBuild | None, *, quiet: bool) -> None:
     """Train, unless the run's last checkpoint is there and sound."""
     last = checkpoint_path(folder.checkpoints, sum(stage_steps(recipe).values())) / "state.json"
@@ -77,7 +87,7 @@ def _train(recipe: Recipe, folder: RunFolder, ranks: Ranks, build: BackgroundBui
     Trainer(recipe, folder, ranks, build=build, quiet=quiet).run()
     if ranks.leads:
         if build is not None:
-            build.wait(folder.shards)
+            build.wait()
         spent = sum(row["seconds"] for row in read_rows(folder.timing))
         folder.mark_done("train", _train_inputs(recipe, folder), [folder.metrics, last], spent)
         write_json(folder.summary, _summary(recipe, folder, ranks))

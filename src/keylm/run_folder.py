@@ -1,6 +1,7 @@
 """What lies where in a run folder, and which stages are done with which inputs."""
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -121,17 +122,35 @@ class RunFolder:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep the run to this process. Raises KeylmError where another one has it."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / ".lock").open("w") as file:
-            if fcntl:
+        """Keep the run to this process, whatever the folder is called then. Raises KeylmError where another has it."""
+        lock = self.path / ".lock"
+        while True:
+            self.path.mkdir(parents=True, exist_ok=True)
+            if not fcntl:
+                yield
+                return
+            try:
+                file = lock.open("w")
+            except FileNotFoundError:
+                continue  # the folder was put aside at this moment
+            with file:
                 try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
                     raise KeylmError(
                         f"{self.path}: another keylm is at work in it; accepted: wait for it, or another --run-dir"
                     ) from None
-            yield
+                if _is_same(file.fileno(), lock):
+                    yield
+                    return
+
+
+def _is_same(opened: int, file: Path) -> bool:
+    """Return whether an open file still is the one that `file` names: its folder may have been put aside."""
+    try:
+        return os.path.samestat(os.fstat(opened), file.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _hash(file: Path) -> str:

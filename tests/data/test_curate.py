@@ -119,7 +119,7 @@ def test_good_documents_pass_unchanged_and_know_their_origin(tmp_path: Path) -> 
     assert records(tmp_path, "talks") == [{**talk, "origin": ["talks.jsonl", 1]}]
     assert report["sources"]["book"]["kept"] == {"documents": 5, "bytes": sum(map(len, good))}
     assert curation_hash(tmp_path / "curated") == report["hash"]
-    assert not (tmp_path / "curated" / "work").exists()
+    assert not (tmp_path / "curated" / ".work").exists()
 
 
 def test_other_languages_go(tmp_path: Path) -> None:
@@ -307,14 +307,14 @@ def test_killed_and_started_again_gives_the_same_bytes_and_redoes_no_finished_ta
     (tmp_path / "kill.py").write_text(KILLED)
     folder = tmp_path / "curated"
     command = [sys.executable, str(tmp_path / "kill.py"), str(tmp_path / "given.toml"), str(folder)]
-    first_done = folder / "work" / "logs" / "clean" / "completions" / "00001"
+    first_done = folder / ".work" / "logs" / "clean" / "completions" / "00001"
     process = subprocess.Popen(command, start_new_session=True)
     wait_for(lambda: first_done.exists() or process.poll() is not None)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert not (folder / "report.json").exists()
     before = first_done.stat().st_mtime_ns
-    units = folder / "work" / "clean" / "00000.jsonl.zst"
+    units = folder / ".work" / "clean" / "00000.jsonl.zst"
     written = units.stat().st_mtime_ns
     seen = []
     real = pipeline._publish
@@ -346,8 +346,8 @@ def test_a_second_process_in_the_same_folder_is_refused(tmp_path: Path) -> None:
         "print(1, flush=True)\n"
         "time.sleep(60)"
     )
-    (tmp_path / "curated" / "work").mkdir(parents=True)
-    lock = tmp_path / "curated" / "work" / "run.lock"
+    (tmp_path / "curated" / ".work").mkdir(parents=True)
+    lock = tmp_path / "curated" / ".work" / "run.lock"
     process = subprocess.Popen([sys.executable, "-c", held, str(lock)], stdout=subprocess.PIPE)
     assert process.stdout
     process.stdout.readline()

@@ -360,6 +360,25 @@ def test_paths_without_items_and_n_out_of_range_are_refused(tmp_path, evaluation
         Decontaminator.from_paths([evaluation], ngram=5)
 
 
+@pytest.mark.parametrize("kept", [0, 30, -20])
+@pytest.mark.parametrize("name", ["cut.jsonl.zst", "cut.jsonl.gz", "cut.jsonl"])
+def test_a_file_that_was_cut_short_or_is_empty_is_refused_though_other_sets_have_items(kept, name, tmp_path):
+    lines = b"".join(b'{"question": "What is the number %d of?"}\n' % number for number in range(9000))
+    pack = {"zst": zstandard.compress, "gz": gzip.compress}.get(name.rpartition(".")[2], bytes)
+    (tmp_path / name).write_bytes(pack(lines)[:kept])
+    (tmp_path / "good.jsonl").write_text('{"question": "What is it that nobody has ever seen here?"}\n')
+    with pytest.raises(KeylmError, match=name.replace(".", r"\.") + r".*(no evaluation item|not a readable|not an)"):
+        read_items([tmp_path])
+
+
+def test_a_file_of_a_broken_compressed_stream_is_refused(tmp_path):
+    packed = bytearray(gzip.compress(b'{"question": "What?"}\n' * 500, mtime=0))
+    packed[14] ^= 0xFF
+    (tmp_path / "bad.jsonl.gz").write_bytes(packed)
+    with pytest.raises(KeylmError, match=r"bad\.jsonl\.gz: not a readable evaluation file"):
+        read_items([tmp_path])
+
+
 def test_the_report_counts_hits_by_file_and_set(evaluation, tmp_path):
     stolen = written_out(read_items([evaluation])["sciq"][0])
     chat = {"messages": [{"role": "user", "content": stolen}, {"role": "assistant", "content": "Right."}]}

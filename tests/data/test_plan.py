@@ -12,7 +12,7 @@ from keylm.data.plan import Share, plan, show_plan
 from keylm.data.shards import read_manifest
 from keylm.data.store import finished_store
 from keylm.errors import KeylmError
-from keylm.recipe import Recipe, parse_recipe
+from keylm.recipe import Recipe, load_recipe, parse_recipe
 from keylm.run import run
 from keylm.run_folder import RunFolder
 
@@ -68,6 +68,44 @@ def test_a_source_that_is_built_in_part_is_not_called_exact(built: tuple[Recipe,
     whole = {share.source: share.size for share in plan(*built)}["tales"]
     [estimate] = [share.size for share in plan(recipe, folder) if share.source == "tales"]
     assert estimate == pytest.approx(whole, rel=0.2), "and the estimate comes from the whole source"
+
+
+def test_sizes_are_no_more_exact_once_a_source_or_a_setting_has_changed(tmp_path: Path) -> None:
+    folder = run(tiny_recipe(tmp_path), tmp_path / "run", until="shards", quiet=True)
+    recipe = load_recipe(tmp_path / "recipe.toml")
+    sizes = {share.source: share.size for share in plan(recipe, folder) if share.exact}
+    assert list(sizes) == ["tales", "notes", "chat"]
+    assert not any(
+        s.exact for s in plan(load_recipe(tmp_path / "recipe.toml", ["sources.notes.max_bytes=900"]), folder)
+    )
+    tales = (tmp_path / "tales.jsonl").read_text()
+    (tmp_path / "tales.jsonl").write_text(tales * 2)
+    shares = {share.source: share for share in plan(recipe, folder)}
+    assert not any(share.exact for share in shares.values())
+    assert shares["tales"].size == pytest.approx(2 * sizes["tales"], rel=0.3)
+    (tmp_path / "tales.jsonl").unlink()
+    assert all(share.exact for share in plan(recipe, folder)), "the shards are all there is"
+
+
+def test_a_trained_runs_sizes_stay_exact_whatever_becomes_of_its_sources(tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path)
+    folder = run(recipe, tmp_path / "run", until="train", quiet=True)
+    (tmp_path / "tales.jsonl").write_text('{"text": "other"}\n')
+    assert all(share.exact for share in plan(recipe, folder))
+
+
+def test_curated_sizes_are_no_more_exact_once_a_raw_source_or_a_filter_has_changed(tmp_path: Path) -> None:
+    pytest.importorskip("datatrove", reason="datatrove is not installed: pip install 'keylm[curate]'")
+    plain = "minimum_characters=1, language_threshold=0.0, filters={formal=[], casual=[], conversational=[]}"
+    given = f"curation={{near_duplicates=false, {plain}}}"
+    folder = run(tiny_recipe(tmp_path, [given]), tmp_path / "run", until="shards", workers=1, quiet=True)
+    recipe = load_recipe(tmp_path / "recipe.toml", [given])
+    assert all(share.exact for share in plan(recipe, folder))
+    other = load_recipe(tmp_path / "recipe.toml", [given.replace("characters=1", "characters=2")])
+    assert not any(share.exact for share in plan(other, folder))
+    notes = tmp_path / "notes.jsonl"
+    notes.write_text(notes.read_text().replace("fox", "dog"))
+    assert not any(share.exact for share in plan(recipe, folder))
 
 
 def test_before_anything_is_built_sizes_are_estimated_and_marked(

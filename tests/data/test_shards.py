@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from keylm.data import pieces as packed
-from keylm.data.shards import Shard, ShardWriter, Window, manifest_hash, read_manifest, split_entry
+from keylm.data.shards import FORMAT, SETTINGS, Shard, ShardWriter, Window, manifest_hash, read_manifest, split_entry
 from keylm.data.store import ShardStore, finished_store
 from keylm.errors import KeylmError
 from keylm.files import read_json, write_json
@@ -58,8 +58,9 @@ def build(folder: Path, context: int, shard_tokens: int, pieces: list[Piece]) ->
             tokens, trained = np.array(piece.tokens, np.uint16), np.array(piece.trained, np.bool_)
             writer.add(packed.Piece(tokens, trained, whole=piece.whole), piece.file, piece.line)
         records.append(writer.close(folder / "s" / f"train-{number:05d}.safetensors", byte_lengths))
-    manifest = {"context": context, "sources": {"s": {"train": split_entry(records), "validation": split_entry([])}}}
-    manifest["sources"]["s"]["files"] = FILES
+    entry = {"settings": {}, "exhausted": True, "files": FILES, "faults": {}}
+    entry |= {"train": split_entry(records), "validation": split_entry([])}
+    manifest = dict.fromkeys(SETTINGS) | {"format": FORMAT, "context": context, "sources": {"s": entry}}
     write_json(folder / "manifest.json", {**manifest, "hash": manifest_hash(manifest)})
     return finished_store(folder)
 

@@ -11,18 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from keylm.console import Status, say
+from keylm.data.curated import CurationFacts
 from keylm.data.curriculum import Curriculum
-from keylm.data.shards import manifest_hash
-from keylm.data.source_builder import SourceBuilder
-from keylm.data.sources import input_bytes
+from keylm.data.shards import FORMAT, manifest_hash
+from keylm.data.source_builder import SourceBuilder, fingerprint
+from keylm.data.sources import input_bytes, source_origin
 from keylm.data.workers import Workers
 from keylm.errors import KeylmError
-from keylm.files import sha256_file, sweep, write_json
+from keylm.files import read_table, sha256_file, sweep, write_json
 from keylm.recipe import Recipe, stage_steps
 from keylm.tokenizer import DocumentTokenizer
 
-FORMAT = 2
-"""Of manifest and shards; a change of what the same documents become raises it."""
 SMALL_BYTES = 24_000_000
 """Text that is encoded faster than worker processes start."""
 
@@ -34,14 +33,15 @@ def build_shards(
     *,
     workers: int | None = None,
     windows: Mapping[str, int] | None = None,
-    curation: str | None = None,
+    curation: CurationFacts | None = None,
     quiet: bool = False,
 ) -> dict[str, Any]:
     """Build the shards of all used sources in `folder` and return the manifest.
 
     `workers` are processes (by default one a core). Of each source at least `windows` windows are built, by default
-    as many as the recipe takes, and never more than there are. `curation` is the hash of what the sources' files
-    were curated by. Raises KeylmError where a source cannot be read or gives no window to train on.
+    as many as the recipe takes, and never more than there are. `curation` is what made the sources' files, where
+    `recipe` reads curated ones. Raises KeylmError where a source cannot be read, changes meanwhile, or gives nothing
+    to train on.
     """
     sweep(folder)
     wanted = windows or windows_taken(recipe)
@@ -51,14 +51,42 @@ def build_shards(
     with Workers(recipe, tokenizer_folder, count) as crew, Status("shards", total or None, quiet=quiet) as status:
         builders = _take_up(recipe, tokenizer_folder, folder, settings, crew)
         _build_in_order(recipe, builders, wanted, status, quiet=quiet)
+    origins = _origins(recipe, builders, curation)
+    for builder in builders.values():
+        builder.check()
+        builder.check_unchanged()  # behind the hashes of the files, which take their time too
     entries = {name: builder.entry() for name, builder in builders.items()}
-    manifest: dict[str, Any] = {**settings, "order": order(recipe), "sources": entries}
+    manifest: dict[str, Any] = {**settings, "order": order(recipe), "origins": origins, "sources": entries}
     manifest["hash"] = manifest_hash(manifest)
     write_json(folder / "manifest.json", manifest)
     return manifest
 
 
-def discard_stale(recipe: Recipe, tokenizer_folder: Path, folder: Path, curation: str | None) -> None:
+def _origins(
+    recipe: Recipe, builders: Mapping[str, SourceBuilder], curation: CurationFacts | None
+) -> dict[str, dict[str, Any]]:
+    """Return what each source that is read, also if only for its typos, comes from before any curation."""
+    revisions: dict[str, str] = {}
+    for name in sorted(builders, key=lambda name: not recipe.sources[name].typos_of):  # a source's own word counts
+        revisions |= builders[name].revisions
+    curated = curation.origins if curation else {}
+    return {
+        name: curated.get(name) or source_origin(name, source, revisions.get(name))
+        for name, source in recipe.read_sources.items()
+    }
+
+
+def changed_sources(recipe: Recipe, tokenizer_folder: Path, folder: Path, curation: CurationFacts | None) -> list[str]:
+    """Return the used sources of which `folder` has shards that the next build would not take up.
+
+    Raises KeylmError where a source's files are missing.
+    """
+    settings = data_settings(recipe, tokenizer_folder, curation)
+    saved = {name: read_table(folder / name / "source.json").get("fingerprint") for name in recipe.used_sources}
+    return [name for name, known in saved.items() if known and known != fingerprint(recipe, name, settings)]
+
+
+def discard_stale(recipe: Recipe, tokenizer_folder: Path, folder: Path, curation: CurationFacts | None) -> None:
     """Delete the shards in `folder` that the next build would not take up, and the manifest, which it writes anew."""
     (folder / "manifest.json").unlink(missing_ok=True)
     settings = data_settings(recipe, tokenizer_folder, curation)
@@ -82,6 +110,9 @@ def _build_in_order(
     """Build shard by shard: the first one of every source, then always the one that training needs next."""
     curriculum = Curriculum(recipe)
     left = {name: builder for name, builder in builders.items() if not builder.is_done(wanted[name])}
+    for name in builders:
+        if name not in left:
+            builders[name].check()  # an earlier build may have refused it
     while left:
         name = min(left, key=lambda n: (left[n].shards > 0, curriculum.needed_at(n, left[n].windows)))
         before = sum(builder.text_bytes for builder in builders.values())
@@ -89,6 +120,7 @@ def _build_in_order(
         if left[name].is_done(wanted[name]):
             builder = left.pop(name)
             builder.finish()
+            builder.check()
             say(builder.summary(), quiet=quiet)
 
 
@@ -103,7 +135,7 @@ def windows_taken(recipe: Recipe) -> dict[str, int]:
     return curriculum.given(curriculum.total_steps)
 
 
-def data_settings(recipe: Recipe, tokenizer_folder: Path, curation: str | None) -> dict[str, Any]:
+def data_settings(recipe: Recipe, tokenizer_folder: Path, curation: CurationFacts | None) -> dict[str, Any]:
     """Return what, beside the sources themselves, decides what the shards hold."""
     return {
         "format": FORMAT,
@@ -112,7 +144,7 @@ def data_settings(recipe: Recipe, tokenizer_folder: Path, curation: str | None) 
         "shard_tokens": recipe.data.shard_tokens,
         "holdout": recipe.evaluation.holdout,
         "tokenizer_sha256": sha256_file(tokenizer_folder / "tokenizer.json"),
-        "curation": curation,
+        "curation": {"hash": curation.hash, "settings": curation.settings} if curation else None,
     }
 
 

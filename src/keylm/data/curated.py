@@ -1,14 +1,44 @@
 """Where curated sources lie, for whoever reads them; what curates them is data/curate/, which needs datatrove."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from keylm.data.sources import CURATED
+from keylm.data.sources import CURATED, source_origin, source_settings
+from keylm.errors import KeylmError
+from keylm.files import read_table
 from keylm.recipe import Recipe
 from keylm.recipe_sections import Source
 
 Executor = Literal["local", "ray", "slurm"]
 """What runs the tasks of a curation: processes here, a Ray cluster, a Slurm cluster."""
+
+
+@dataclass(frozen=True)
+class CurationFacts:
+    """What of a finished curation decides the shards, for the manifest; the same wherever it was done."""
+
+    hash: str
+    """of its settings and of the curated files"""
+    settings: dict[str, Any]
+    origins: dict[str, dict[str, Any]]
+    """what each curated source was read from and how, before it was curated"""
+
+
+def curation_facts(recipe: Recipe, folder: Path) -> CurationFacts:
+    """Return what `folder/report.json` says of the curation of `recipe` (as it is written, not `curated_recipe`).
+
+    Raises KeylmError where no curation is finished there.
+    """
+    report = read_table(folder / "report.json")
+    if "hash" not in report:
+        raise KeylmError(f"{folder}: no finished curation; accepted: a folder in which the build has curated")
+    origins = {}
+    for name, source in curated_sources(recipe).items():
+        # A report from before it named origins has none; then it is asked now.
+        origin = report["sources"].get(name, {}).get("origin") or source_origin(name, source)
+        origins[name] = {**origin, "settings": {**source_settings(source), "register": source.text_register}}
+    return CurationFacts(str(report["hash"]), report["settings"], origins)
 
 
 def curated_sources(recipe: Recipe) -> dict[str, Source]:

@@ -1,7 +1,7 @@
 """`keylm data plan`: how many tokens and epochs each source gives in each stage, before anything is trained.
 
-Invariant: where shards are built the figures are exact; where they are not, sizes are estimated from a sample of the
-source, and marked as such.
+Invariant: where shards are built, and would be built the same again, the figures are exact; where they are not, sizes
+are estimated from a sample of the source, and marked as such.
 """
 
 from dataclasses import dataclass
@@ -11,16 +11,18 @@ import matplotlib.pyplot as plt
 from rich.table import Table
 
 from keylm.console import console, say
-from keylm.data.build import windows_taken
+from keylm.data.build import changed_sources, windows_taken
+from keylm.data.curated import curated_recipe, curated_sources, curation_facts
 from keylm.data.documents import Document
 from keylm.data.shards import read_manifest
-from keylm.data.sources import document_bytes, input_bytes, read_source
+from keylm.data.sources import document_bytes, input_bytes, read_source, source_inputs
 from keylm.errors import KeylmError
-from keylm.files import atomic_path
+from keylm.files import atomic_path, read_table
 from keylm.recipe import Recipe, stage_steps
 from keylm.recipe_sections import Source
 from keylm.run_folder import RunFolder
 from keylm.tokenizer import DocumentTokenizer
+from keylm.training.checkpoint import checkpoint_paths
 
 MOST_EPOCHS = 4.0
 """Beyond about four epochs repeated text is worth less and less (Muennighoff et al., arXiv 2305.16264)."""
@@ -139,8 +141,8 @@ def _tokens_taken(recipe: Recipe) -> dict[str, dict[str, int]]:
 
 
 def _counted(recipe: Recipe, folder: RunFolder) -> dict[str, int]:
-    """Return the training tokens of the sources whose shards are built to the end."""
-    if not (folder.shards / "manifest.json").is_file():
+    """Return the training tokens of the sources whose shards are built to the end, and would be the same again."""
+    if not (folder.shards / "manifest.json").is_file() or _is_outdated(recipe, folder):
         return {}
     sources = read_manifest(folder.shards)["sources"]
     return {
@@ -148,6 +150,46 @@ def _counted(recipe: Recipe, folder: RunFolder) -> dict[str, int]:
         for name, entry in sources.items()
         if name in recipe.used_sources and entry["exhausted"]
     }
+
+
+def _is_outdated(recipe: Recipe, folder: RunFolder) -> bool:
+    """Return whether the next build would make other shards than those in `folder`.
+
+    One changed source is enough: the tokenizer, and with it every count, comes of them all.
+    """
+    if recipe.data.shards is not None or checkpoint_paths(folder.checkpoints):
+        return False  # those are trained on, whatever becomes of the sources
+    if not (folder.tokenizer / "tokenizer.json").is_file():
+        return False
+    try:
+        if recipe.curation is None:
+            return bool(changed_sources(recipe, folder.tokenizer, folder.shards, None))
+        facts = curation_facts(recipe, folder.curated)
+        data = curated_recipe(recipe, folder.curated)
+        return _asks_curation(recipe, folder) or bool(changed_sources(data, folder.tokenizer, folder.shards, facts))
+    except KeylmError:
+        return False  # without its sources nothing else can be built
+
+
+def _asks_curation(recipe: Recipe, folder: RunFolder) -> bool:
+    """Return whether the next build would curate anew: other settings, or a file that is newer than the report."""
+    assert recipe.curation is not None
+    report = read_table(folder.curated / "report.json")
+    made = (folder.curated / "report.json").stat().st_mtime_ns
+    wanted = recipe.curation.model_dump(mode="json", exclude={"decontaminate"})
+    known = report["settings"]["curation"]
+    if any(known.get(key) != value for key, value in wanted.items()):
+        return True
+    for name, source in curated_sources(recipe).items():
+        origin = report["sources"].get(name, {}).get("origin", {})
+        inputs = source_inputs(name, source)
+        if "files" in origin and [[file["name"], file["bytes"]] for file in origin["files"]] != [
+            [file, size] for file, size, _ in inputs
+        ]:
+            return True
+        if any(isinstance(stamp, int) and stamp > made for _, _, stamp in inputs):
+            return True
+    return False
 
 
 def _estimate(

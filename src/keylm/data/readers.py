@@ -5,13 +5,16 @@ fault; the next file goes on. A reader that is opened at the state of an earlier
 """
 
 import codecs
+import errno
 import gzip
 import io
+import os
+import stat
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, NamedTuple, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -30,18 +33,72 @@ SEPARATOR = "<|endoftext|>"
 """A line of a .txt file that ends a document."""
 
 
+DAMAGE = (OSError, EOFError, UnicodeDecodeError, zlib.error, zstandard.ZstdError, pa.ArrowException)
+"""What a file raises that is not what its name says, or breaks off."""
+
+
+class Listing(NamedTuple):
+    """What lies at a source's path, in a fixed order."""
+
+    files: list[Path]
+    """those that are read; at least one"""
+    others: list[Path]
+    """those of kinds that are not"""
+
+
 def source_files(path: Path) -> list[Path]:
     """Return the readable files of a source in a fixed order: `path` itself, or all below it by name.
 
-    Raises KeylmError where there is none.
+    Raises KeylmError where there is none, or where it cannot be known what there is.
     """
-    if path.is_file():
-        files = [path] if path.name.endswith(SUFFIXES) else []
-    else:
-        files = sorted(file for file in path.rglob("*") if file.is_file() and file.name.endswith(SUFFIXES))
+    return list_source(path).files
+
+
+def list_source(path: Path) -> Listing:
+    """Return what lies at `path`: itself, or all files below it by name; linked folders are followed, each once.
+
+    Raises KeylmError where nothing can be read, a folder cannot be looked into, or a link leads nowhere: text that
+    is missing in silence would be missed by nobody.
+    """
+    try:
+        found = [path] if stat.S_ISREG(path.stat().st_mode) else sorted(_files_below(path))
+    except OSError as error:
+        raise KeylmError(_why_not(path, error)) from None
+    files = [file for file in found if file.name.lower().endswith(SUFFIXES)]
     if not files:
         raise KeylmError(f"{path}: nothing to read; accepted: {', '.join(SUFFIXES)}, or a folder of such files")
-    return files
+    return Listing(files, [file for file in found if not file.name.lower().endswith(SUFFIXES)])
+
+
+def _files_below(top: Path) -> Iterator[Path]:
+    """Yield the files below a folder. Raises OSError with the name of what cannot be looked at."""
+    seen: set[str] = set()  # so that links in a circle end, and no text is read twice
+    tops = [top]
+    for start in tops:  # links are followed last: what is there by its own name keeps it
+        for folder, below, names in os.walk(start, onerror=_raise):
+            real = os.path.realpath(folder)
+            if real in seen:
+                below.clear()
+                continue
+            seen.add(real)
+            below.sort()
+            tops += [Path(folder, name) for name in below if Path(folder, name).is_symlink()]
+            files = (Path(folder, name) for name in names)
+            yield from (file for file in files if stat.S_ISREG(file.stat().st_mode))
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _why_not(path: Path, error: OSError) -> str:
+    """Return what is said of a source at `path` in which something cannot be looked at."""
+    where = Path(error.filename or path)
+    if where == path and error.errno == errno.ENOENT:
+        return f"{path} does not exist; accepted: a file or folder"
+    if where != path and error.errno in (errno.ENOENT, errno.ELOOP):
+        return f"{where}: is a link that leads nowhere; mend it or delete it"
+    return f"{where}: cannot be read: {error.strerror or error}"
 
 
 def name_within(path: Path, file: Path) -> str:
@@ -64,29 +121,27 @@ class FileRecords:
     def __iter__(self) -> Iterator[Record]:
         files = source_files(self._path)
         while self._file < len(files):
-            for record in self._records(files[self._file], self._given):
-                self._given += 1
-                yield record
+            file, faults = files[self._file], []
+            try:
+                for record in self._records(file, self._given):
+                    self._given += 1
+                    yield record
+            except DAMAGE as error:
+                if isinstance(error, OSError) and error.errno is not None:
+                    raise  # the system's trouble, not the file's: it may pass, and must not be taken for the data
+                name = name_within(self._path, file)
+                faults = [Record(name, 0, Fault(name, 0, "unreadable_file", ascii(str(error))[:200]))]
+            # Before the fault is given, as the file ends with it: who goes on behind it goes on in the next one.
             self._file, self._given = self._file + 1, 0
+            yield from faults
 
     def _records(self, file: Path, skip: int) -> Iterator[Record]:
-        """Yield a file's records behind the first `skip`."""
+        """Return a file's records behind the first `skip`."""
         name = name_within(self._path, file)
-        seen = 0
-        try:
-            if _format(file) == ".parquet":
-                records, seen = _read_parquet(file, name, self._columns, skip), skip
-            else:
-                records = (_read_jsonl if _format(file) == ".jsonl" else _read_text)(file, name)
-            for record in records:
-                seen += 1
-                if seen > skip:
-                    yield record
-        except (OSError, EOFError, UnicodeDecodeError, zlib.error, zstandard.ZstdError, pa.ArrowException) as error:
-            if isinstance(error, OSError) and error.errno is not None:
-                raise  # the system's trouble, not the file's: it may pass, and must not be taken for the data
-            if seen >= skip:  # else this fault, too, was given before
-                yield Record(name, 0, Fault(name, 0, "unreadable_file", ascii(str(error))[:200]))
+        if _format(file) == ".parquet":
+            return _read_parquet(file, name, self._columns, skip)  # which need not read what it skips
+        read = _read_jsonl if _format(file) == ".jsonl" else _read_text
+        return islice(read(file, name), skip, None)
 
 
 def _read_jsonl(file: Path, name: str) -> Iterator[Record]:
@@ -175,20 +230,21 @@ def _text_documents(file: Path, name: str) -> Iterator[Document | Fault]:
 
 def _text_lines(file: Path, name: str) -> Iterator[tuple[int, str, bool] | Fault]:
     """Yield (line number, text, whether it is the end) of lines, long ones in pieces; bad UTF-8 is replaced."""
-    decoder = codecs.getincrementaldecoder("utf-8")()
+    strict, lenient = (codecs.getincrementaldecoder("utf-8")(errors) for errors in ("strict", "replace"))
     line, ended = 1, True
     with _open(file) as stream:
         while True:
             raw = stream.readline(CHUNK_BYTES)
             if line == 1 and ended:
                 raw = raw.removeprefix(codecs.BOM_UTF8)
-            held = decoder.getstate()[0]
+            before = strict.getstate()
             try:
-                text = decoder.decode(raw, final=not raw)
+                text = strict.decode(raw, final=not raw)
             except UnicodeDecodeError:
                 yield Fault(name, line, "invalid_utf8", "replaced by U+FFFD")
-                text = (held + raw).decode("utf-8", errors="replace")
-                decoder.reset()
+                lenient.setstate(before)
+                text = lenient.decode(raw, final=not raw)
+                strict.setstate(lenient.getstate())  # a character that goes on in the next chunk is whole
             yield line, text, not raw
             if not raw:
                 return
@@ -198,14 +254,14 @@ def _text_lines(file: Path, name: str) -> Iterator[tuple[int, str, bool] | Fault
 
 def _open(file: Path) -> IO[bytes]:
     """Open a plain, gzip or zstandard file for reading bytes."""
-    if file.name.endswith(".zst"):
-        return cast(IO[bytes], io.BufferedReader(_ZstdReader(file), CHUNK_BYTES))
-    if file.name.endswith(".gz"):
+    if file.name.lower().endswith(".zst"):
+        return cast(IO[bytes], io.BufferedReader(ZstdReader(file), CHUNK_BYTES))
+    if file.name.lower().endswith(".gz"):
         return cast(IO[bytes], gzip.open(file, "rb"))
     return file.open("rb")
 
 
-class _ZstdReader(io.RawIOBase):
+class ZstdReader(io.RawIOBase):
     """The frames of a zstandard file as one stream; one that breaks off raises EOFError.
 
     zstandard's own stream reader takes a frame that was cut short for the end of the file.
@@ -217,13 +273,16 @@ class _ZstdReader(io.RawIOBase):
         self._ready = b""
 
     def readable(self) -> bool:
+        """Return True."""
         return True
 
     def close(self) -> None:
+        """Close the file."""
         self._file.close()
         super().close()
 
     def readinto(self, buffer: Any) -> int:
+        """Fill `buffer` as far as one piece goes; return how many bytes that is. Raises EOFError, ZstdError."""
         while not self._ready:
             ended = self._frame is None or self._frame.eof
             packed = (self._frame.unused_data if self._frame is not None and ended else b"") or self._file.read(4096)
@@ -240,4 +299,4 @@ class _ZstdReader(io.RawIOBase):
 
 
 def _format(file: Path) -> str:
-    return Path(file.name.removesuffix(".zst").removesuffix(".gz")).suffix
+    return Path(file.name.lower().removesuffix(".zst").removesuffix(".gz")).suffix

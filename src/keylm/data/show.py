@@ -2,12 +2,15 @@
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from keylm.console import console, say
+from keylm.data.build import check_published, order
 from keylm.data.curriculum import Curriculum
-from keylm.data.shards import Window
+from keylm.data.shards import Window, read_manifest
 from keylm.data.store import finished_store
 from keylm.errors import KeylmError
+from keylm.recipe import Recipe
 from keylm.run_folder import RunFolder
 from keylm.tokenizer import DocumentTokenizer
 
@@ -19,6 +22,7 @@ def show_batch(run_dir: Path, step: int, windows: int, characters: int) -> None:
     """
     folder = RunFolder(run_dir)
     recipe = folder.saved_recipe()
+    _check_order(recipe, read_manifest(folder.shards))
     store = finished_store(folder.shards, verify="opened")
     curriculum = Curriculum(recipe, store.layout)
     if step >= curriculum.total_steps:
@@ -36,6 +40,20 @@ def show_batch(run_dir: Path, step: int, windows: int, characters: int) -> None:
         _show_window(store.window(pick.source, pick.shard, pick.window), origins, tokenizer, characters)
     if len(picks) > windows:
         say(f"… and {len(picks) - windows} more windows (--windows {len(picks)} shows all)")
+
+
+def _check_order(recipe: Recipe, manifest: dict[str, Any]) -> None:
+    """Raise KeylmError where the shards are those of another recipe than the one in the run folder."""
+    if recipe.data.shards is not None:
+        check_published(recipe, manifest)
+        return
+    ours = {"seed": recipe.seed, "context": recipe.training.context, "order": order(recipe)}
+    for what, value in ours.items():
+        if manifest[what] != value:
+            raise KeylmError(
+                f"{what}: the shards were built with {manifest[what]!r}, the recipe says {value!r}; "
+                "`keylm data build` builds those of the recipe"
+            )
 
 
 def _show_window(

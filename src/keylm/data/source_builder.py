@@ -6,8 +6,8 @@ was killed goes on there and leaves the same bytes as one that was not.
 
 import json
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from itertools import groupby, islice
 from pathlib import Path
@@ -20,7 +20,7 @@ from keylm.data.documents import Document, Fault, Record
 from keylm.data.encode import Encoded, PieceFacts
 from keylm.data.pieces import Piece
 from keylm.data.shards import ShardRecord, ShardWriter, split_entry
-from keylm.data.sources import Records, document_bytes, open_records, source_inputs, source_path
+from keylm.data.sources import Records, document_bytes, open_records, source_inputs, source_settings
 from keylm.data.typos import TypoModel
 from keylm.data.workers import Workers
 from keylm.errors import KeylmError
@@ -68,9 +68,9 @@ class SourceBuilder:
         self._source = recipe.sources[name]
         self._context = recipe.training.context
         self._capacity = max(1, recipe.data.shard_tokens // self._context) * self._context
-        self._lengths, self._settings = byte_lengths, self._own_settings()
-        shared = {key: value for key, value in settings.items() if key != "seed"}
-        self._fingerprint = sha256_json([shared, self._settings, self._inputs()])
+        self._lengths, self._settings = byte_lengths, own_settings(recipe, name)
+        self._inputs = source_stamps(recipe, name)
+        self._fingerprint = fingerprint(recipe, name, settings, self._inputs)
         sweep(folder)
         self._progress = self._saved_progress() or self._begin_anew()
         self._files = {file: number for number, file in enumerate(self._progress["files"])}
@@ -92,6 +92,13 @@ class SourceBuilder:
         return sum(record.windows for record in self._shards["train"])
 
     @property
+    def revisions(self) -> dict[str, str]:
+        """The commits of the data sets on the hub that were read, by the name of their source."""
+        state = self._progress["state"] or {}
+        found = state.get("revisions") or {self._name: state.get("revision")}
+        return {name: revision for name, revision in found.items() if revision}
+
+    @property
     def text_bytes(self) -> int:
         """UTF-8 bytes of the documents that are built."""
         return int(self._progress["text_bytes"])
@@ -107,7 +114,8 @@ class SourceBuilder:
         progress = {**self._progress, "exhausted": True}
         for row in rows:
             if not self._add(row, train, validation, progress):
-                break  # max_bytes is reached
+                progress["cut"] = True
+                break
             progress |= {"state": row.state, "skip": row.skip}
             tell(progress["text_bytes"] - self.text_bytes, self._facts(progress))
             if train.size >= self._capacity:
@@ -121,22 +129,32 @@ class SourceBuilder:
         self._save(progress)
 
     def finish(self) -> None:
-        """Let go of the source. Raises KeylmError where it gave nothing to train on."""
+        """Let go of the source."""
         self._rows = None
         if self._log:
             self._log.close()
+
+    def check(self) -> None:
+        """Raise KeylmError where the source gave nothing to train on."""
         trained = sum(record.trained_tokens for record in self._shards["train"])
         if not trained:
             why = "gives no answer to train on" if self.windows else "gives no document to train on"
             raise KeylmError(
-                f"sources.{self._name}: {why} with loss = {self._source.loss!r} "
+                f"sources.{self._name}: {why} with loss = {self._source.loss!r}{self._reason()} "
                 f"(faults: {dict(self._faults) or 'none'}); see {self._folder / 'faults.jsonl'}"
             )
+
+    def check_unchanged(self) -> None:
+        """Raise KeylmError where what the source reads is no more what it was when the build began.
+
+        Its shards may then be of either, and the manifest would promise what nobody can build again.
+        """
+        if source_stamps(self._recipe, self._name) != self._inputs:
+            raise KeylmError(f"sources.{self._name}: changed while it was read; build again")
 
     def entry(self) -> dict[str, Any]:
         """Return the source's manifest entry."""
         return {
-            "origin": self._origin(),
             "settings": self._settings,
             **{split: split_entry(self._shards[split]) for split in SPLITS},
             "exhausted": self._progress["exhausted"],
@@ -154,37 +172,29 @@ class SourceBuilder:
             f" {validation['tokens']:,} held out{told}"
         )
 
-    def _own_settings(self) -> dict[str, Any]:
-        source = self._source
-        settings: dict[str, Any] = {"loss": source.loss, "max_bytes": source.max_bytes, "adapter": source.adapter}
-        if source.typos_of:
-            noise = TypoModel(self._recipe.typos).fingerprint()
-            settings |= {"forms": dict(source.forms), "passes": source.passes, "noise": noise}
-            settings |= {"seed": self._recipe.seed}
-        return settings
-
-    def _inputs(self) -> list[Any]:
-        names = self._source.typos_of or (self._name,)
-        return [source_inputs(name, self._recipe.sources[name]) for name in names]
-
-    def _origin(self) -> dict[str, Any]:
-        """Return what the source is, in words that are the same on every machine."""
-        source = self._source
-        if source.typos_of:
-            return {"typos_of": list(source.typos_of)}
-        if source.hub:
-            revision = (self._progress["state"] or {}).get("revision", source.revision)
-            return {"hub": source.hub, "config": source.config, "split": source.split, "revision": revision}
-        path = source_path(source)
-        files = [(name, size, path if path.is_file() else path / name) for name, size, _ in self._inputs()[0]]
-        return {"files": [{"name": name, "bytes": size, "sha256": sha256_file(file)} for name, size, file in files]}
+    def _reason(self) -> str:
+        """Return what, beside faults, may have left nothing to train on."""
+        held_out = sum(record.documents for record in self._shards["validation"])
+        if held_out and not self.windows:
+            return f": evaluation.holdout keeps all of its {held_out} documents for validation"
+        sources = self._recipe.sources
+        limits = {self._name: self._source.max_bytes} if self._progress["cut"] else {}
+        limits |= {name: sources[name].max_bytes for name in self._source.typos_of if sources[name].max_bytes}
+        told = ", ".join(f"sources.{name}.max_bytes = {limit}" for name, limit in limits.items())
+        return f": {told} ends it before its first document" if told and not self.text_bytes else ""
 
     def _saved_progress(self) -> dict[str, Any] | None:
         progress = read_table(self._folder / "source.json")
         if progress.get("fingerprint") != self._fingerprint:
             return None
-        files = [record["file"] for split in SPLITS for record in progress["shards"][split]]
-        return progress if all((self._folder / file).is_file() for file in files) else None
+        records = [record for split in SPLITS for record in progress["shards"][split]]
+        with ThreadPoolExecutor() as pool:  # hashing leaves Python's lock
+            return progress if all(pool.map(self._is_intact, records)) else None
+
+    def _is_intact(self, record: Mapping[str, Any]) -> bool:
+        file = self._folder / record["file"]
+        same_size = file.is_file() and file.stat().st_size == record["size"]  # which asks no reading
+        return bool(same_size and sha256_file(file) == record["sha256"])
 
     def _begin_anew(self) -> dict[str, Any]:
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -200,6 +210,7 @@ class SourceBuilder:
             "text_bytes": 0,
             "documents": 0,
             "exhausted": False,
+            "cut": False,
             "state": None,
             "skip": 0,
         }
@@ -262,6 +273,32 @@ class SourceBuilder:
 
     def _facts(self, progress: dict[str, Any]) -> str:
         return f"{self._name}: {progress['documents']:,} documents, {progress['text_bytes'] / 1e6:,.1f} MB"
+
+
+def own_settings(recipe: Recipe, name: str) -> dict[str, Any]:
+    """Return what, beside its files and the settings of the whole build, decides what a source's shards hold."""
+    source = recipe.sources[name]
+    settings = source_settings(source)
+    if source.typos_of:
+        noise = TypoModel(recipe.typos).fingerprint()
+        origins = {origin: source_settings(recipe.sources[origin]) for origin in source.typos_of}
+        settings |= {"typos_of": origins, "noise": noise, "seed": recipe.seed}
+    return settings
+
+
+def source_stamps(recipe: Recipe, name: str) -> list[Any]:
+    """Return what tells whether a source must be read again: names, sizes and times of all that it reads.
+
+    Raises KeylmError where its files are missing.
+    """
+    names = recipe.sources[name].typos_of or (name,)
+    return [source_inputs(origin, recipe.sources[origin]) for origin in names]
+
+
+def fingerprint(recipe: Recipe, name: str, settings: Mapping[str, Any], stamps: list[Any] | None = None) -> str:
+    """Return the hash of all that a source's shards are made from; `settings` are those of the whole build."""
+    shared = {key: value for key, value in settings.items() if key != "seed"}
+    return sha256_json([shared, own_settings(recipe, name), stamps or source_stamps(recipe, name)])
 
 
 def _batches(records: Records) -> Iterator[tuple[dict[str, Any], list[Record]]]:

@@ -5,17 +5,20 @@ sides, whichever file, order or machine it comes from. A source opened at a save
 """
 
 import hashlib
+from collections import deque
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
-from keylm.data.adapters import Adapter, adapter_for
+from keylm.console import say
+from keylm.data.adapters import HUB_ADAPTERS, Adapter, adapter_for
 from keylm.data.documents import Document, Fault, Record, parse_line, read_record
 from keylm.data.hub import HubRows
-from keylm.data.readers import FileRecords, name_within, source_files
+from keylm.data.readers import FileRecords, Listing, list_source, name_within
+from keylm.errors import KeylmError
 from keylm.files import sha256_file
-from keylm.recipe import CORPUS_FOLDER, Recipe
+from keylm.recipe import CORPUS_FOLDER, Recipe, missing_path
 from keylm.recipe_sections import EMBEDDED, Source
 
 CURATED = "curated"
@@ -85,6 +88,11 @@ class HubRecords:
         for file, line, row in self._rows:
             yield Record(file, line, row)
 
+    @property
+    def revision(self) -> str:
+        """The commit that is read."""
+        return self._rows.revision
+
     def state(self) -> dict[str, Any]:
         """Return where the next row stands, the revision included."""
         return self._rows.state()
@@ -98,37 +106,76 @@ class GroupedRecords:
         self._given = int(state["records"]) if state else 0
 
     def __iter__(self) -> Iterator[Record]:
-        assert self._adapter.group is not None
-        name = self._path.name
-        for row in islice(self._adapter.group(self._rows()), self._given, None):
+        for record in islice(self._records(), self._given, None):
             self._given += 1
-            yield Record(name, self._given, row)
+            yield record
 
-    def _rows(self) -> Iterator[Mapping[str, Any]]:
+    def _records(self) -> Iterator[Record]:
+        """Yield the groups from the first on, and ahead of each what was found among its rows that is no row."""
+        assert self._adapter.group is not None
+        aside: deque[Record] = deque()
+        for number, row in enumerate(self._adapter.group(self._rows(aside)), 1):
+            while aside:
+                yield aside.popleft()
+            yield Record(self._path.name, number, row)
+        yield from aside
+
+    def _rows(self, aside: deque[Record]) -> Iterator[Mapping[str, Any]]:
+        """Yield the rows; a record that is none (a fault, most likely) is put `aside`."""
         for record in FileRecords(self._path, self._adapter.columns):
             content: object = record.content
             if isinstance(content, bytes):
                 content = parse_line(content, record.file, record.line)
             if isinstance(content, Mapping):
                 yield content
+                continue
+            if not isinstance(content, Document | Fault):
+                content = Fault(record.file, record.line, "not_a_record", type(content).__name__)
+            aside.append(Record(record.file, record.line, content))
 
     def state(self) -> dict[str, Any]:
-        """Return how many groups are given."""
+        """Return how many records are given, those that are no groups included."""
         return {"records": self._given}
+
+
+class LimitedRecords:
+    """A source's records up to its `max_bytes` of text: the one that would go beyond it ends them."""
+
+    def __init__(self, sources: Mapping[str, Source], name: str, state: Mapping[str, Any] | None) -> None:
+        self._most, self._adapter = sources[name].max_bytes, source_adapter(sources[name])
+        self._taken = int(state["taken"]) if state else 0
+        self.inner = open_records(sources, name, state["inner"] if state else None)
+
+    def __iter__(self) -> Iterator[Record]:
+        for record in self.inner:
+            if self._most is not None:
+                documents = (item for item in parse(record, self._adapter) if isinstance(item, Document))
+                self._taken += sum(map(document_bytes, documents))
+                if self._taken > self._most:
+                    return
+            yield record
+
+    def state(self) -> dict[str, Any]:
+        """Return where the next record stands, and the bytes of text before it (0 where nothing limits them)."""
+        return {"taken": self._taken, "inner": self.inner.state()}
 
 
 class MixedRecords:
     """The records of several sources in turn, one of each, until all are spent; then again, `passes` times."""
 
     def __init__(self, sources: Mapping[str, Source], source: Source, state: Mapping[str, Any] | None) -> None:
-        self._sources, self._names, self._passes = sources, source.typos_of, source.passes
+        self._sources, self._names, self._passes = dict(sources), source.typos_of, source.passes
         self._epoch = int(state["epoch"]) if state else 0
         self._turn = int(state["turn"]) if state else 0
         states: Mapping[str, Any] = state["states"] if state else {}
         self._spent: set[str] = set(state["spent"]) if state else set()
         self._open = {
-            name: open_records(sources, name, states.get(name)) for name in self._names if name not in self._spent
+            name: LimitedRecords(sources, name, states.get(name)) for name in self._names if name not in self._spent
         }
+        self._revisions: dict[str, str] = dict(state["revisions"]) if state else {}
+        for name, records in self._open.items():
+            if isinstance(records.inner, HubRecords):
+                self._revisions[name] = records.inner.revision
 
     def __iter__(self) -> Iterator[Record]:
         while self._epoch < self._passes:
@@ -143,12 +190,17 @@ class MixedRecords:
                     file = f"{name}/{record.file}"
                     yield Record(file, record.line, record.content, name, self._epoch)
             self._epoch, self._turn, self._spent = self._epoch + 1, 0, set()
-            self._open = {name: open_records(self._sources, name) for name in self._names}
+            # Each pass reads what the first one did, though a branch may have moved since.
+            for name, revision in self._revisions.items():
+                self._sources[name] = self._sources[name].model_copy(update={"revision": revision})
+            if self._epoch < self._passes:
+                self._open = {name: LimitedRecords(self._sources, name, None) for name in self._names}
 
     def state(self) -> dict[str, Any]:
-        """Return where each source stands, whose turn it is, and the pass."""
+        """Return where each source stands, whose turn it is, the pass, and the commits that are read."""
         states = {name: records.state() for name, records in self._open.items() if name not in self._spent}
-        return {"epoch": self._epoch, "turn": self._turn, "spent": sorted(self._spent), "states": states}
+        turns = {"epoch": self._epoch, "turn": self._turn, "spent": sorted(self._spent)}
+        return {**turns, "states": states, "revisions": dict(self._revisions)}
 
 
 def source_path(source: Source) -> Path:
@@ -176,13 +228,79 @@ def source_inputs(name: str, source: Source) -> list[tuple[str, int, int | str]]
             file.stat().st_size,
             sha256_file(file) if source.is_embedded else file.stat().st_mtime_ns,
         )
-        for file in source_files(path)
+        for file in _listing(name, source).files
     ]
+
+
+def source_settings(source: Source) -> dict[str, Any]:
+    """Return what decides, beside its origin, which documents a source gives and what of them is trained.
+
+    Raises KeylmError where it names an adapter that is not.
+    """
+    settings: dict[str, Any] = {"max_bytes": source.max_bytes, "loss": source.loss}
+    if source.typos_of:
+        return settings | {"forms": dict(source.forms), "passes": source.passes}
+    columns = list(source_adapter(source).columns)
+    return settings | {"adapter": source.adapter or HUB_ADAPTERS.get(source.hub or "", "auto"), "columns": columns}
+
+
+def source_origin(name: str, source: Source, revision: str | None = None) -> dict[str, Any]:
+    """Return what a source is, in words that are the same on every machine.
+
+    Of files name, bytes and SHA-256; of a data set on the hub its name and `revision` (else the recipe's); of a typo
+    source the names of its origins. Raises KeylmError where files are missing.
+    """
+    if source.typos_of:
+        return {"typos_of": list(source.typos_of)}
+    if source.hub:
+        given = revision or source.revision
+        return {"hub": source.hub, "config": source.config, "split": source.split, "revision": given}
+    path = source_path(source)
+    return {
+        "files": [
+            {"name": name_within(path, file), "bytes": file.stat().st_size, "sha256": sha256_file(file)}
+            for file in _listing(name, source).files
+        ]
+    }
+
+
+def _listing(name: str, source: Source) -> Listing:
+    """Return the files of a source with a `path`. Raises KeylmError where they cannot be had."""
+    try:
+        return list_source(source_path(source))
+    except KeylmError as error:
+        raise KeylmError(f"sources.{name}.path: {error}") from None
+
+
+def check_sources(recipe: Recipe, *, quiet: bool = False) -> None:
+    """Look after every path that a build reads, and say what of the sources' folders is passed over.
+
+    Raises KeylmError for the first one that is missing or cannot be read. This is apart from loading the recipe,
+    because a run whose shards are there needs none of them.
+    """
+    for name, source in recipe.read_sources.items():
+        if source.path is not None and (others := _listing(name, source).others):
+            say(_passed_over(name, source_path(source), others), quiet=quiet)
+    paths = [("typos.word_lists", path) for path in recipe.typos.word_lists]
+    if recipe.curation:
+        paths += [("curation.decontaminate", path) for path in recipe.curation.decontaminate]
+    if recipe.tokenizer.path is not None:
+        paths.append(("tokenizer.path", recipe.tokenizer.path))
+    for field, path in paths:
+        if why := missing_path(path, a_tokenizer=field == "tokenizer.path"):
+            raise KeylmError(f"{field}: {why}")
+
+
+def _passed_over(name: str, path: Path, others: list[Path]) -> str:
+    """Return what is said of a source's files that no reader takes."""
+    kinds = ", ".join(sorted({file.suffix.lower() or "no ending" for file in others})[:8])
+    number = "1 file is of a kind that is" if len(others) == 1 else f"{len(others)} files are of kinds that are"
+    return f"sources.{name}: {number} not read ({kinds}), such as {name_within(path, others[0])}"
 
 
 def input_bytes(name: str, source: Source) -> int:
     """Return about how many bytes of text a source's files hold; 0 where that is not known."""
-    return sum(size * (4 if file.endswith(COMPRESSED) else 1) for file, size, _ in source_inputs(name, source))
+    return sum(size * (4 if file.lower().endswith(COMPRESSED) else 1) for file, size, _ in source_inputs(name, source))
 
 
 def read_source(name: str, source: Source) -> Iterator[Document | Fault]:
@@ -225,10 +343,12 @@ def is_held_out(content: int, holdout: float) -> bool:
 def tokenizer_sample(recipe: Recipe, sources: Mapping[str, Source]) -> Iterator[str]:
     """Yield text to train the tokenizer on: from each source its share of `tokenizer.sample_bytes`.
 
-    A source's share is its share of all tokens trained, typo sources left aside; held-out documents are left out.
+    A source's share is its share of all tokens trained, typo sources left aside (where there are no others, those
+    that they are made from stand for them); held-out documents are left out.
     Documents are drawn by their content's hash from a source's whole length, or its first SAMPLE_READ budgets.
     """
-    shares = {name: share for name, share in token_shares(recipe).items() if not sources[name].typos_of}
+    every = token_shares(recipe)
+    shares = {name: share for name, share in every.items() if not sources[name].typos_of} or _origin_shares(recipe)
     for name, share in shares.items():
         budget = recipe.tokenizer.sample_bytes * share / sum(shares.values())
         there = min(input_bytes(name, sources[name]), SAMPLE_READ * budget)
@@ -243,6 +363,16 @@ def tokenizer_sample(recipe: Recipe, sources: Mapping[str, Source]) -> Iterator[
             budget -= document_bytes(item)
             if budget <= 0:
                 break
+
+
+def _origin_shares(recipe: Recipe) -> dict[str, float]:
+    """Return the shares of the sources that typo sources are made from, each of which shares its own out evenly."""
+    shares: dict[str, float] = {}
+    for name, share in token_shares(recipe).items():
+        origins = recipe.sources[name].typos_of
+        for origin in origins:
+            shares[origin] = shares.get(origin, 0.0) + share / len(origins)
+    return shares
 
 
 def token_shares(recipe: Recipe) -> dict[str, float]:

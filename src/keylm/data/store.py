@@ -21,6 +21,9 @@ FIRST_HELD_OUT = "validation-00000.safetensors"
 class Supply(Protocol):
     """Where shards come from."""
 
+    mend: str
+    """what helps where one is altered, in words"""
+
     def entry(self, source: str, shard: int) -> Mapping[str, Any]:
         """Return a source's manifest entry as soon as it holds training shard `shard`, or the source has fewer."""
 
@@ -33,6 +36,8 @@ class Supply(Protocol):
 
 class Finished:
     """Shards that all lie in one folder."""
+
+    mend = "put the shard back, have `keylm data build` make it again, or start anew with --fresh"
 
     def __init__(self, folder: Path) -> None:
         """Read `folder/manifest.json`. Raises KeylmError."""
@@ -66,6 +71,7 @@ class ShardStore:
         """Read from `supply` windows of `context` tokens; `verify` each shard when it is first opened."""
         self._supply, self._context, self._verify = supply, context, verify
         self._open: dict[Path, Shard] = {}
+        self._sound: dict[Path, tuple[int, int]] = {}
         self._windows: dict[str, list[int]] = {}
 
     def layout(self, source: str, number: int) -> list[int]:
@@ -117,7 +123,7 @@ class ShardStore:
         path = self._supply.file(source, record)
         if path not in self._open:
             if self._verify:
-                check_shard(path, record["sha256"])
+                self._check(path, record["sha256"])
             for gone in [other for other in self._open if not other.exists()]:
                 del self._open[gone]  # a fetched shard that had to make room: its mapping would keep the disk full
             if len(self._open) >= OPEN_SHARDS:
@@ -125,16 +131,21 @@ class ShardStore:
             self._open[path] = Shard(path, self._context, entry["files"])
         return self._open[path]
 
+    def _check(self, path: Path, digest: str) -> None:
+        """Check a shard unless it was, and is the same file still: it may be closed and opened many times."""
+        facts = path.stat() if path.is_file() else None
+        stamp = (facts.st_size, facts.st_mtime_ns) if facts else (0, 0)
+        if facts is None or self._sound.get(path) != stamp:
+            check_shard(path, digest, self._supply.mend)
+            self._sound[path] = stamp
 
-def check_shard(path: Path, digest: str) -> None:
-    """Raise KeylmError unless the file at `path` is there and has this SHA-256."""
+
+def check_shard(path: Path, digest: str, mend: str = Finished.mend) -> None:
+    """Raise KeylmError, with how to `mend` it, unless the file at `path` is there and has this SHA-256."""
     found = sha256_file(path) if path.is_file() else None
     if found != digest:
         state = f"its SHA-256 is {found[:16]}…" if found else "it is missing"
-        raise KeylmError(
-            f"{path}: the manifest says SHA-256 {digest[:16]}…, but {state}; put the shard back, or "
-            "start anew with --fresh"
-        )
+        raise KeylmError(f"{path}: the manifest says SHA-256 {digest[:16]}…, but {state}; {mend}")
 
 
 def finished_store(folder: Path, *, verify: Literal["all", "opened", "none"] = "all") -> ShardStore:

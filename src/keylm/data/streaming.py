@@ -4,12 +4,15 @@ Invariants: a batch is the same as with all shards present; the disk holds no mo
 allows, but for those in use; a build in the background ends with the process that began it.
 """
 
+import contextlib
 import multiprocessing
 import os
+import signal
 import threading
 import time
+import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +20,9 @@ import fsspec
 
 from keylm.console import say
 from keylm.data.build import build_shards, discard_stale
+from keylm.data.curated import CurationFacts
 from keylm.data.curriculum import Curriculum, fixed
-from keylm.data.shards import read_manifest
+from keylm.data.shards import load_manifest, read_manifest
 from keylm.data.store import FIRST_HELD_OUT, ShardStore, check_shard, finished_store
 from keylm.data.workers import exit_with
 from keylm.errors import KeylmError
@@ -30,10 +34,13 @@ TRIES = 5
 """Attempts to fetch a shard, with 1, 2, 4 … seconds between them."""
 FAILED = "failed.txt"
 """What the build in the background could not do, in words."""
+KILLED = "the build of the shards was killed; the same command goes on from what is built"
 
 
 class Growing:
     """Shards that another process is building; it records each in its source's source.json."""
+
+    mend = "start the same command again, which builds it anew"
 
     def __init__(self, folder: Path, build: "BackgroundBuild | None") -> None:
         """Read from `folder`; ask `build`, where this process has begun it, whether it still lives."""
@@ -69,11 +76,12 @@ class Growing:
         if not self._told:
             say(f"train  waiting for shard {shard} of {source} to be built")
             self._told = True
+        gone = self._build is not None and not self._build.is_alive()
         failed = self._folder / FAILED
         if failed.is_file():
             raise KeylmError(failed.read_text(encoding="utf-8"))
-        if self._build is not None and not self._build.is_alive() and not (self._folder / "manifest.json").is_file():
-            raise KeylmError("the build of the shards was killed; the same command goes on from what is built")
+        if self._build is not None and gone and not (self._folder / "manifest.json").is_file():
+            raise KeylmError(self._build.failure())
         time.sleep(POLL_SECONDS)
 
 
@@ -81,15 +89,19 @@ class BackgroundBuild:
     """The build of a recipe's shards in a process of its own."""
 
     def __init__(
-        self, recipe: Recipe, tokenizer: Path, folder: Path, workers: int | None, curation: str | None
+        self, recipe: Recipe, tokenizer: Path, folder: Path, workers: int | None, curation: CurationFacts | None
     ) -> None:
         """Begin it; the arguments are those of `build_shards`."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / FAILED).unlink(missing_ok=True)
         discard_stale(recipe, tokenizer, folder, curation)  # before anyone reads there
-        arguments = (recipe, tokenizer, folder, workers, curation, os.getpid())
-        self._process = multiprocessing.get_context("spawn").Process(target=_build, args=arguments)
+        context = multiprocessing.get_context("spawn")
+        self._said: str | None = None
+        self._hears, says = context.Pipe(duplex=False)
+        arguments = (recipe, tokenizer, folder, workers, curation, os.getpid(), says)
+        self._process = context.Process(target=_build, args=arguments)
         self._process.start()
+        says.close()
 
     def is_alive(self) -> bool:
         """Return whether it is still at work."""
@@ -100,39 +112,60 @@ class BackgroundBuild:
         self._process.terminate()
         self._process.join()
 
-    def wait(self, folder: Path) -> None:
+    def wait(self) -> None:
         """Wait until all is built. Raises KeylmError where it could not be."""
         self._process.join()
         if self._process.exitcode:
-            failed = folder / FAILED
-            raise KeylmError(
-                failed.read_text(encoding="utf-8")
-                if failed.is_file()
-                else "the build of the shards was killed; the same command goes on from what is built"
-            )
+            raise KeylmError(self.failure())
+
+    def failure(self) -> str:
+        """Return in words why it ended before all was built."""
+        with contextlib.suppress(EOFError, OSError):  # a build that was killed says nothing
+            if self._said is None and self._hears.poll():
+                self._said = str(self._hears.recv())
+        return self._said or KILLED
 
 
 def _build(
-    recipe: Recipe, tokenizer: Path, folder: Path, workers: int | None, curation: str | None, parent: int
+    recipe: Recipe,
+    tokenizer: Path,
+    folder: Path,
+    workers: int | None,
+    curation: CurationFacts | None,
+    parent: int,
+    says: Connection,
 ) -> None:
-    """Build the shards; the body of the process in the background."""
+    """Build the shards; the body of the process in the background. Whatever ends it, the parent hears it in words."""
     exit_with(parent)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle, which then ends this process
     try:
         build_shards(recipe, tokenizer, folder, workers=workers, curation=curation, quiet=True)
-    except (KeylmError, OSError) as error:
-        atomic_write(folder / FAILED, str(error))
+    except Exception as error:
+        told = _words(error)
+        with contextlib.suppress(OSError):
+            says.send(told)  # first, as a full disk takes no file
+            atomic_write(folder / FAILED, told)  # for torchrun's other processes
         raise SystemExit(2) from None
 
 
-@contextmanager
+def _words(error: Exception) -> str:
+    """Return what an error says, and of one that nobody expected its kind and place too."""
+    if isinstance(error, KeylmError | OSError):
+        return str(error)
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"{Path(place.filename).name}:{place.lineno}"
+    return f"the build of the shards failed: {type(error).__name__}: {error} ({where})"
+
+
+@contextlib.contextmanager
 def background_build(
-    recipe: Recipe, tokenizer: Path, folder: Path, workers: int | None, curation: str | None
+    recipe: Recipe, tokenizer: Path, folder: Path, workers: int | None, curation: CurationFacts | None
 ) -> Iterator[BackgroundBuild]:
     """Build in the background while the body runs; end it where the body fails."""
     build = BackgroundBuild(recipe, tokenizer, folder, workers, curation)
     try:
         yield build
-        build.wait(folder)
+        build.wait()
     except BaseException:
         build.stop()
         raise
@@ -140,6 +173,8 @@ def background_build(
 
 class Fetched:
     """The shards of a published build, fetched in the order in which training needs them, and let go after it."""
+
+    mend = "delete it, and the same command fetches it again"
 
     def __init__(self, recipe: Recipe, folder: Path, *, fetches: bool = True) -> None:
         """Keep shards of `recipe.data.shards` in `folder`, which holds their manifest.
@@ -225,8 +260,7 @@ class Fetched:
         return self._folder / source / str(self.manifest["sources"][source]["train"]["shards"][shard]["file"])
 
     def _size(self, path: Path) -> int:
-        record = self._record(path)
-        return int(record["windows"]) * int(self.manifest["context"]) * 17 // 8  # two bytes and a bit a token
+        return int(self._record(path)["size"])
 
     def _record(self, path: Path) -> Mapping[str, Any]:
         entry = self.manifest["sources"][path.parent.name]
@@ -240,8 +274,14 @@ class Fetched:
         if not record or path.is_file():
             return
         with atomic_path(path) as temporary:
-            fetch(f"{self._base}/{path.parent.name}/{path.name}", temporary)
-            check_shard(temporary, record["sha256"])
+            url = f"{self._base}/{path.parent.name}/{path.name}"
+            fetch(url, temporary)
+            try:
+                check_shard(temporary, record["sha256"], "")
+            except KeylmError:
+                raise KeylmError(
+                    _damaged(url, f"the manifest says SHA-256 {record['sha256'][:16]}…, but it has another")
+                ) from None
 
 
 def fetch(url: str, path: Path) -> None:
@@ -260,18 +300,40 @@ def fetch(url: str, path: Path) -> None:
             time.sleep(2**attempt)
 
 
-def fetch_manifest(base: str, folder: Path, tokenizer: Path) -> dict[str, Any]:
-    """Fetch the manifest and the tokenizer of a published build, unless they are here. Raises KeylmError."""
+def fetch_manifest(base: str, folder: Path, tokenizer: Path, *, keep: bool) -> dict[str, Any]:
+    """Fetch the manifest and the tokenizer of a published build; `keep` those that are here, if they are sound.
+
+    Raises KeylmError where they cannot be had, or are damaged there; what is damaged is not kept.
+    """
     base = base.rstrip("/")
-    wanted = {
-        folder / "manifest.json": f"{base}/manifest.json",
-        tokenizer / "tokenizer.json": f"{base}/tokenizer/tokenizer.json",
-    }
-    for path, url in wanted.items():
-        if not path.is_file():
-            with atomic_path(path) as temporary:
-                fetch(url, temporary)
-    return read_manifest(folder)
+    manifest = _sound_manifest(folder) if keep else None
+    if manifest is None:
+        url = f"{base}/manifest.json"
+        with atomic_path(folder / "manifest.json") as temporary:
+            fetch(url, temporary)
+            manifest = load_manifest(temporary, f"data.shards: {url}", PUBLISHED)
+    path, url, digest = tokenizer / "tokenizer.json", f"{base}/tokenizer/tokenizer.json", manifest["tokenizer_sha256"]
+    if not path.is_file() or sha256_file(path) != digest:
+        with atomic_path(path) as temporary:
+            fetch(url, temporary)
+            if sha256_file(temporary) != digest:
+                raise KeylmError(_damaged(url, "it is not the tokenizer that the manifest names by its SHA-256"))
+    return manifest
+
+
+PUBLISHED = "it is the published build that is damaged (or no build lies there): look at the address, or tell its owner"
+
+
+def _damaged(url: str, what: str) -> str:
+    return f"data.shards: {url}: {what}; {PUBLISHED}"
+
+
+def _sound_manifest(folder: Path) -> dict[str, Any] | None:
+    """Return the manifest that lies in `folder`, None where there is none that can be used."""
+    try:
+        return read_manifest(folder)
+    except KeylmError:
+        return None
 
 
 def open_store(
@@ -280,13 +342,14 @@ def open_store(
     """Return the store that training reads from: `folder`'s finished, growing or fetched shards.
 
     `reads_all` is true in one process a machine, which looks the shards through (or fetches them) for the others.
+    Shards that are not all there yet are looked through one by one, as they are opened, in each process.
     Raises KeylmError where finished shards are not sound or were made with another tokenizer.
     """
     context, finished = recipe.training.context, folder / "manifest.json"
     if finished.is_file() and read_manifest(folder)["tokenizer_sha256"] != sha256_file(tokenizer / "tokenizer.json"):
         raise KeylmError(f"{folder}: the shards were made with another tokenizer; build them again")
     if recipe.data.shards is not None:
-        return ShardStore(Fetched(recipe, folder, fetches=reads_all), context)
+        return ShardStore(Fetched(recipe, folder, fetches=reads_all), context, verify=True)
     if build is not None or not finished.is_file():
-        return ShardStore(Growing(folder, build), context)
+        return ShardStore(Growing(folder, build), context, verify=True)
     return finished_store(folder, verify="all" if reads_all else "none")

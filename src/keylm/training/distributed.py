@@ -4,6 +4,7 @@ Without torchrun everything here is the identity, so the loop is written once.
 """
 
 import contextlib
+import gc
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -101,6 +102,9 @@ def join(device: str) -> Iterator[Ranks]:
     try:
         yield Ranks(rank, world_size, place, local_rank)
     finally:
+        # A wrapped model in a reference cycle would hold the group, and its threads, until the interpreter ends, which
+        # then aborts now and then.
+        gc.collect()
         dist.destroy_process_group()
 
 

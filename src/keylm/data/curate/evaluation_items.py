@@ -25,8 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-import zstandard
-
+from keylm.data.readers import DAMAGE, ZstdReader
 from keylm.errors import KeylmError
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
@@ -57,25 +56,38 @@ def read_items(paths: Sequence[Path]) -> dict[str, list[Item]]:
     """Return the items of files and folders (.jsonl, .jsonl.gz, .jsonl.zst) by set, in the order of file names.
 
     A set is named after the first sub-folder or file whose name says more than "test" or "validation"; where none
-    does, after the folder it lies in. Raises KeylmError for a path without such a file and for a line that is no item.
+    does, after the folder it lies in. Raises KeylmError for a path without such a file, a file that is damaged or holds
+    no item, and a line that is none.
     """
     sets: dict[str, list[Item]] = {}
     for path in paths:
         for file in evaluation_files(path):
-            sets.setdefault(_set_name(path, file), []).extend(_read_file(file))
-    if not any(sets.values()):
-        named = ", ".join(map(str, paths)) or "no path given"
-        raise KeylmError(f"{named}: no evaluation item; accepted: {', '.join(SUFFIXES)} files, or folders of them")
+            items = list(_read_file(file))
+            if not items:
+                raise KeylmError(f"{file}: no evaluation item; accepted: a record a line (delete it if it has no use)")
+            sets.setdefault(_set_name(path, file), []).extend(items)
+    if not sets:
+        raise KeylmError(
+            f"no path given: no evaluation item; accepted: {', '.join(SUFFIXES)} files, or folders of them"
+        )
     return sets
 
 
 def evaluation_files(path: Path) -> list[Path]:
     """Return `path`, or the files below it in the order of their names; raises KeylmError where there is none."""
-    found = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
-    files = [file for file in found if file.name.endswith(SUFFIXES)]
+    files = [file for file in _files(path) if file.name.endswith(SUFFIXES)]
     if not files:
         raise KeylmError(f"{path}: no evaluation file; accepted: {', '.join(SUFFIXES)}, or a folder of such files")
     return files
+
+
+def unread_files(path: Path) -> list[str]:
+    """Return the names of the files below `path` that are no evaluation files, and so protect nothing."""
+    return [file.relative_to(path).as_posix() for file in _files(path) if not file.name.endswith(SUFFIXES)]
+
+
+def _files(path: Path) -> list[Path]:
+    return [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
 
 
 def _set_name(path: Path, file: Path) -> str:
@@ -91,16 +103,16 @@ def _read_file(file: Path) -> Iterator[Item]:
             for number, line in enumerate(stream, start=1):
                 if line.strip():
                     yield _read_line(line, file, number)
-    except (EOFError, UnicodeDecodeError, gzip.BadGzipFile, zstandard.ZstdError) as error:
+    except DAMAGE as error:
         raise KeylmError(f"{file}: not a readable evaluation file: {error}") from None
 
 
 def open_lines(file: Path) -> IO[str]:
-    """Open a file for reading lines of UTF-8: gzip or zstandard by its ending."""
+    """Open a file for reading lines of UTF-8: gzip or zstandard by its ending. A stream cut short raises EOFError."""
     if file.name.endswith(".gz"):
         return gzip.open(file, "rt", encoding="utf-8-sig")
     if file.name.endswith(".zst"):
-        return io.TextIOWrapper(zstandard.open(file, "rb"), encoding="utf-8-sig")
+        return io.TextIOWrapper(io.BufferedReader(ZstdReader(file), 1 << 16), encoding="utf-8-sig")
     return file.open(encoding="utf-8-sig")
 
 

@@ -8,9 +8,7 @@ is never run again. No two processes write the same files: tasks hold a lock tha
 import contextlib
 import fcntl
 import importlib
-import multiprocessing
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -27,6 +25,7 @@ from datatrove.executor.slurm import SlurmPipelineExecutor
 from loguru import logger
 
 from keylm.console import Status
+from keylm.data.curate.local_tasks import FULL, Failure, run_ranks, words_of
 from keylm.data.curated import Executor
 from keylm.errors import KeylmError
 
@@ -34,6 +33,8 @@ POLL_SECONDS = 0.5
 TASK_GIGABYTES = 1.5
 """Memory that a task asks a cluster for."""
 TASKS_LOCK = "tasks.lock"
+SQUEUE_TRIES, SQUEUE_SECONDS = 5, 15.0
+"""How often, and how many seconds apart, squeue must say that it knows a job no more before that is believed."""
 
 
 @dataclass(frozen=True)
@@ -53,15 +54,32 @@ def run_stage(stage: Stage, work: Path, kind: Executor, workers: int, *, quiet: 
     if not left:
         return
     with _progress(executor, stage, quiet), silenced():
-        executor.run()
+        failures = _run(executor, kind)
+    undone = executor.get_incomplete_ranks()
+    if failures or undone:
+        rank, words = (failures[0].rank, failures[0].words) if failures else (undone[0], "")
+        raise KeylmError(
+            f"curation: {len(failures) or len(undone)} of {stage.tasks} tasks of the step {stage.name!r} failed"
+            f" ({_last_words(logs, rank, words)}); see {logs}"
+        )
+
+
+def _run(executor: Any, kind: Executor) -> list[Failure]:
+    """Run the tasks of a stage; return those of local ones that failed (others are known by their missing mark).
+
+    Raises KeylmError where the executor itself fails, or a local task with one; OSError where the disk is full.
+    """
+    try:
+        failures: list[Failure] | None = executor.run()
         if kind == "slurm":
             _await_slurm(executor)
-    failed = executor.get_incomplete_ranks()
-    if failed:
-        raise KeylmError(
-            f"curation: {len(failed)} of {stage.tasks} tasks of the step {stage.name!r} failed"
-            f" ({_last_words(logs, failed[0])}); see {logs}"
-        )
+    except KeylmError:
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in FULL:
+            raise
+        raise KeylmError(f"curation: the executor {kind} failed ({words_of(error)})") from error
+    return (failures or []) if kind == "local" else []
 
 
 def _executor(stage: Stage, logs: Path, kind: Executor, workers: int) -> PipelineExecutor:
@@ -94,14 +112,16 @@ class _Quiet:
     logging_dir: Any
 
     def _run_for_rank(self, rank: int, local_rank: int = 0, node_rank: int = -1) -> Any:
-        if multiprocessing.current_process().name != "MainProcess":
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's affair, which ends the others
         with _shared_lock(Path(self.logging_dir.path).parents[1]), silenced():
             return super()._run_for_rank(rank, local_rank, node_rank)
 
 
 class QuietLocal(_Quiet, LocalPipelineExecutor):
     """Worker processes of this machine."""
+
+    def run(self) -> list[Failure]:
+        """Run the tasks that have left no mark and return those that failed. Raises KeylmError, OSError."""
+        return run_ranks(self, self.get_incomplete_ranks(), self.workers)
 
 
 class QuietRay(_Quiet, RayPipelineExecutor):
@@ -127,18 +147,23 @@ def _start_ray(workers: int) -> None:
 
 
 def _await_slurm(executor: Any) -> None:
-    """Wait until all tasks left their mark, or Slurm knows the job no more."""
+    """Wait until all tasks left their mark, or Slurm knows the job no more, asked several times.
+
+    A single answer means little: the controller may be restarting, and marks reach a shared folder late.
+    """
+    unknown = 0
     while executor.get_incomplete_ranks():
-        waiting = _slurm_knows(executor.job_id)
-        if not waiting:
+        unknown = 0 if _slurm_knows(executor.job_id) else unknown + 1
+        if unknown >= SQUEUE_TRIES:
             return
-        time.sleep(10 * POLL_SECONDS)
+        time.sleep(SQUEUE_SECONDS if unknown else 10 * POLL_SECONDS)
 
 
 def _slurm_knows(job: object) -> bool:
+    command = ["squeue", "-h", "-j", str(job)]
     try:
-        asked = subprocess.run(["squeue", "-h", "-j", str(job)], capture_output=True, text=True, check=False)
-    except FileNotFoundError:
+        asked = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
         return False
     return asked.returncode == 0 and bool(asked.stdout.strip())
 
@@ -175,14 +200,14 @@ def silenced() -> Iterator[None]:
             logger.remove()  # datatrove puts its own back after every task
 
 
-def _last_words(logs: Path, rank: int) -> str:
-    """Return the last line of a task's log that names an error."""
+def _last_words(logs: Path, rank: int, known: str) -> str:
+    """Return the last line of a task's log that names an error; what is `known` of it where none does."""
     try:
         lines = (logs / "logs" / f"task_{rank:05d}.log").read_text(encoding="utf-8").splitlines()
     except OSError:
-        return "it left no log"
+        return known or "it left no log"
     named = [line.strip() for line in lines if "Error" in line.partition(":")[0] and not line.startswith((" ", "2"))]
-    return named[-1] if named else "its log names no error"
+    return known or (named[-1] if named else "its log names no error")
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ The quality rules are datatrove's: Gopher's (Rae et al. 2021, arXiv:2112.11446, 
 for web pages; docs/curation.md says which register gets which, and why.
 """
 
+import json
 import re
 from functools import cache
 from pathlib import Path
@@ -84,6 +85,22 @@ def quality_filters(curation: Curation, register: Register) -> list[tuple[str, B
     return [(name, _QUALITY[name]()) for name in curation.filters[register]]
 
 
+def filter_settings(curation: Curation) -> dict[str, dict[str, Any]]:
+    """Return every number and list that the quality filters of `curation` judge by, for the report."""
+    names = sorted({name for filters in curation.filters.values() for name in filters})
+    return {name: _limits(_QUALITY[name]()) for name in names}
+
+
+def _limits(judge: BaseFilter) -> dict[str, Any]:
+    """Return a filter's settings as JSON has them, but for datatrove's list of closing punctuation, a long one."""
+    hidden = ("stats", "exclusion_writer", "batch_size", "language", "stop_chars")
+    # Our own stand behind those they replace, and are told by their names.
+    known = {name.lstrip("_"): value for name, value in vars(judge).items() if name not in hidden}
+    plain = {name: sorted(value) if isinstance(value, set) else value for name, value in known.items()}
+    limits = {name: value for name, value in plain.items() if not isinstance(value, re.Pattern)}
+    return dict(json.loads(json.dumps(limits)))
+
+
 class LanguageFilter(BaseFilter):
     """Drops documents that py3langid takes for another language.
 
@@ -147,8 +164,8 @@ class RepetitionFilter(GopherRepetitionFilter):
 
     def __init__(self) -> None:
         super().__init__(language=WORDS)
-        self._top: dict[int, float] = dict(vars(self)["top_n_grams"])
-        self._repeated: dict[int, float] = dict(vars(self)["dup_n_grams"])
+        self._top_n_grams: dict[int, float] = dict(vars(self)["top_n_grams"])
+        self._dup_n_grams: dict[int, float] = dict(vars(self)["dup_n_grams"])
         self.top_n_grams = self.dup_n_grams = ()  # leaves lines and paragraphs to datatrove's filter
 
     def filter(self, doc: Document) -> Verdict:
@@ -164,7 +181,7 @@ class RepetitionFilter(GopherRepetitionFilter):
         ids = np.array([numbers.setdefault(word, len(numbers)) for word in words], np.uint64) + np.uint64(1)
         ends = np.cumsum([0, *map(len, words)])
         keys = ids
-        shares, limits = self._top, self._repeated
+        shares, limits = self._top_n_grams, self._dup_n_grams
         for size in range(2, max([*shares, *limits]) + 1):
             keys = keys[:-1] * _ODD + ids[size - 1 :]
             if not len(keys):

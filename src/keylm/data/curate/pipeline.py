@@ -2,9 +2,10 @@
 """Curation: a recipe's sources, cleaned, de-duplicated and decontaminated through datatrove, to files of records.
 
 Invariants: the files and their bytes depend on the sources' documents, the settings and the versions of the packages
-alone, not on the workers, the executor or how often the run was killed; a folder without report.json is not finished.
+alone, not on the workers, the executor or how often the run was killed; a folder without report.json is not finished;
+work that belongs to other settings, or is partly deleted, has no fingerprint.json and is never taken up.
 
-The stages, each a datatrove pipeline run for every rank (a rank is a part of a source; see steps.py):
+The stages, each a datatrove pipeline run for every rank (a rank is a part of a source; see reading.py):
 
     clean        read → language → quality → length → mask → content hashes → intermediate files
     exact        one task: which hashes stood before
@@ -22,22 +23,27 @@ from typing import TYPE_CHECKING, Any
 
 from keylm.console import say
 from keylm.data.curate.decontamination import Decontaminator
-from keylm.data.curate.report import REPORT, make_report, settings_of, tell_report
+from keylm.data.curate.evaluation_items import unread_files
+from keylm.data.curate.report import FAULTS, REPORT, join_faults, make_report, settings_of, tell_report
 from keylm.data.curated import Executor, curated_sources
+from keylm.data.hub import SHA, HubRows
 from keylm.data.readers import source_files
-from keylm.data.sources import source_adapter, source_inputs, source_path
+from keylm.data.sources import source_adapter, source_inputs, source_origin, source_path
 from keylm.errors import KeylmError
-from keylm.files import flush, read_table, sha256_json, write_json
+from keylm.files import flush, read_json, read_table, sha256_json, write_json
 from keylm.recipe import Recipe
 from keylm.recipe_sections import Curation, Source
 
 if TYPE_CHECKING:
     from keylm.data.curate.executors import Stage
-    from keylm.data.curate.steps import Unit
+    from keylm.data.curate.reading import Unit
 
 PART_BYTES = 8 << 20
 """Bytes on disk of a unit of work; larger files are read by several tasks, each of which takes its share."""
 MOST_PARTS = 32
+WORK = ".work"
+"""Folder of what lies between the stages; no source can have a name with a dot."""
+FINGERPRINT = "fingerprint.json"
 
 
 def curate(
@@ -48,23 +54,28 @@ def curate(
     What is done and unchanged is not done again; what was begun goes on. Raises KeylmError where a source cannot be
     read, a source is left without a document, a package is missing or the disk is full.
     """
+    _need_datatrove()
     curation = recipe.curation or Curation()
     sources = curated_sources(recipe)
     settings = settings_of(curation)
-    inputs = {name: [source.model_dump(mode="json"), source_inputs(name, source)] for name, source in sources.items()}
-    fingerprint = sha256_json([settings, inputs])
+    fingerprint = _fingerprint(settings, sources)
     finished = read_table(folder / REPORT)
     if finished.get("fingerprint") == fingerprint and _all_there(finished, folder):
         return _usable(finished)
-    _need_datatrove()
     from keylm.data.curate.executors import sole_run
 
     try:
-        with sole_run(folder / "work", lambda text: say(text, quiet=quiet)):
+        with sole_run(folder / WORK, lambda text: say(text, quiet=quiet)):
             _begin(folder, fingerprint)
             report = _curate(curation, sources, settings, folder, executor, workers, quiet=quiet)
-            write_json(folder / REPORT, {**report, "fingerprint": fingerprint})
-        shutil.rmtree(folder / "work")
+            if _fingerprint(settings, sources) != fingerprint:
+                raise KeylmError(
+                    "curation: a source's files changed while they were read; the same command starts anew"
+                )
+            report["fingerprint"] = fingerprint
+            write_json(folder / REPORT, report)
+            _forget(folder / WORK)
+        shutil.rmtree(folder / WORK)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise KeylmError(
@@ -72,7 +83,13 @@ def curate(
             ) from None
         raise
     tell_report(report, quiet=quiet)
-    return _usable({**report, "fingerprint": fingerprint})
+    return _usable(report)
+
+
+def _fingerprint(settings: dict[str, Any], sources: dict[str, Source]) -> str:
+    """Return what tells if a curation is done: the settings, and sizes and times of the sources' files."""
+    inputs = {name: [source.model_dump(mode="json"), source_inputs(name, source)] for name, source in sources.items()}
+    return sha256_json([settings, inputs])
 
 
 def _need_datatrove() -> None:
@@ -105,16 +122,25 @@ def _usable(report: dict[str, Any]) -> dict[str, Any]:
 
 def _begin(folder: Path, fingerprint: str) -> None:
     """Make `folder` ready: as an interrupted run of the same fingerprint left it, or empty."""
-    (folder / REPORT).unlink(missing_ok=True)
-    begun = folder / "work" / "fingerprint.json"
-    if read_table(begun).get("fingerprint") == fingerprint:
+    work = folder / WORK
+    finished = (folder / REPORT).exists()  # then its files were moved out of the work folder
+    if not finished and read_table(work / FINGERPRINT).get("fingerprint") == fingerprint:
         return
-    for old in folder.glob("*/*.jsonl.zst"):
-        old.unlink()
-    for old in (folder / "work").iterdir():
+    _forget(work)
+    for old in (folder / REPORT, folder / FAULTS, *folder.glob("*/*.jsonl.zst")):
+        old.unlink(missing_ok=True)
+    for old in work.iterdir():
         if old.is_dir():
-            shutil.rmtree(old)  # the locks stay
-    write_json(begun, {"fingerprint": fingerprint})
+            shutil.rmtree(old)
+        elif old.suffix != ".lock":
+            old.unlink()
+    write_json(work / FINGERPRINT, {"fingerprint": fingerprint})
+
+
+def _forget(work: Path) -> None:
+    """Delete the fingerprint before anything else: killed between the two, work half deleted would be taken up."""
+    (work / FINGERPRINT).unlink(missing_ok=True)
+    flush(work)
 
 
 def _curate(
@@ -128,19 +154,54 @@ def _curate(
     quiet: bool,
 ) -> dict[str, Any]:
     from keylm.data.curate.executors import run_stage, silenced
+    from keylm.data.curate.filters import filter_settings
 
-    work = (folder / "work").absolute()
+    work = (folder / WORK).absolute()
+    origins = _origins(sources, work / "origins.json")
     if curation.decontaminate and not (work / "evaluation.npz").is_file():
-        paths = [Path(path) for path in curation.decontaminate]
-        Decontaminator.from_paths(paths).save(work / "evaluation.npz")
-    units = make_units(sources)
+        _index_items([Path(path) for path in curation.decontaminate], work / "evaluation.npz", quiet=quiet)
+    units = make_units({name: _pinned(source, origins[name]) for name, source in sources.items()})
     with silenced():
         stages = make_stages(curation, units, work)
+        settings = {**settings, "filters": filter_settings(curation)}
     for stage in stages:
         run_stage(stage, work, executor, workers, quiet=quiet)
     ranks = {name: [rank for rank, unit in enumerate(units) if unit.name == name] for name in sources}
     _publish(work / "final", folder, sources)
-    return make_report(work, folder, sources, ranks, settings)
+    join_faults(work / "faults", ranks, folder / FAULTS)
+    return make_report(work, folder, sources, origins, ranks, settings)
+
+
+def _origins(sources: dict[str, Source], file: Path) -> dict[str, dict[str, Any]]:
+    """Return what each source is before its curation: once for all tasks, and once for a run that is killed.
+
+    A branch on the hub is resolved to the commit that all tasks read, also those after an interruption.
+    """
+    if not file.is_file():
+        write_json(file, {name: _origin(name, source) for name, source in sources.items()})
+    origins: dict[str, dict[str, Any]] = read_json(file)
+    return origins
+
+
+def _origin(name: str, source: Source) -> dict[str, Any]:
+    """Return what a source is. Raises KeylmError where its files or its data set cannot be had."""
+    moving = source.hub and not SHA.fullmatch(source.revision or "")
+    return source_origin(name, source, HubRows(name, source).revision if moving else source.revision)
+
+
+def _pinned(source: Source, origin: dict[str, Any]) -> Source:
+    """Return a source of the hub at the commit of its `origin`, others as they are."""
+    return source.model_copy(update={"revision": origin["revision"]}) if source.hub else source
+
+
+def _index_items(paths: list[Path], index: Path, *, quiet: bool) -> None:
+    """Save the index of the evaluation items below `paths`, and say what is not read there. Raises KeylmError."""
+    for path in paths:
+        unread = unread_files(path) if path.is_dir() else []
+        if unread:
+            names = ", ".join(unread[:5]) + (f" and {len(unread) - 5} more" if len(unread) > 5 else "")
+            say(f"curate  {path}: not evaluation files, and not looked for: {names}", quiet=quiet)
+    Decontaminator.from_paths(paths).save(index)
 
 
 def make_units(sources: dict[str, Source]) -> list["Unit"]:
@@ -154,7 +215,7 @@ def make_units(sources: dict[str, Source]) -> list["Unit"]:
 
 def _files(name: str, source: Source) -> list[tuple["Unit", int]]:
     """Return a unit for each file of a folder, or one for the source, and their bytes on disk."""
-    from keylm.data.curate.steps import Unit
+    from keylm.data.curate.reading import Unit
 
     inputs = source_inputs(name, source)
     path = source_path(source) if source.path else None
@@ -181,7 +242,7 @@ def make_stages(curation: Curation, units: list["Unit"], work: Path) -> list["St
 
     stages = [Stage("clean", _clean_steps(curation, units, work), len(units))]
     if curation.exact_duplicates:
-        stages.append(Stage("exact", [FindExact(work / "hashes", work / "exact")], 1))
+        stages.append(Stage("exact", [FindExact(work / "hashes", work / "exact", len(units))], 1))
     if curation.near_duplicates:
         stages += _near_stages(curation, len(units), work)
     return [*stages, Stage("final", _final_steps(curation, work), len(units))]
@@ -189,12 +250,13 @@ def make_stages(curation: Curation, units: list["Unit"], work: Path) -> list["St
 
 def _clean_steps(curation: Curation, units: list["Unit"], work: Path) -> list[Any]:
     from keylm.data.curate.filters import LanguageFilter, LengthFilter
-    from keylm.data.curate.steps import Counted, HashRecorder, MaskPii, QualityFilters, SourceReader, clean_writer
+    from keylm.data.curate.reading import SourceReader
+    from keylm.data.curate.steps import Counted, HashRecorder, MaskPii, QualityFilters, clean_writer
 
     tallies = work / "tallies" / "clean"
     length = LengthFilter(curation.minimum_characters, curation.maximum_characters)
     return [
-        SourceReader(units, tallies),
+        SourceReader(units, tallies, work / "faults"),
         Counted("language", LanguageFilter(curation.languages, curation.language_threshold), tallies),
         QualityFilters(units, curation, tallies),
         Counted("length", length, tallies),
@@ -226,9 +288,9 @@ def _without_exact(curation: Curation, work: Path) -> list[Any]:
     """Return the steps that read what the first stage kept, without exact duplicates."""
     from datatrove.pipeline.dedup import MinhashDedupFilter
 
-    from keylm.data.curate.steps import CleanReader
+    from keylm.data.curate.reading import CleanReader
 
-    reader = CleanReader(work / "clean")
+    reader = CleanReader(work / "clean", work / "hashes")
     return [reader, MinhashDedupFilter(str(work / "exact"))] if curation.exact_duplicates else [reader]
 
 
@@ -236,10 +298,11 @@ def _final_steps(curation: Curation, work: Path) -> list[Any]:
     from datatrove.pipeline.dedup import MinhashDedupFilter
 
     from keylm.data.curate.filters import DecontaminationFilter
-    from keylm.data.curate.steps import CleanReader, Counted, record_writer
+    from keylm.data.curate.reading import CleanReader
+    from keylm.data.curate.steps import Counted, record_writer
 
     tallies = work / "tallies" / "final"
-    steps: list[Any] = [CleanReader(work / "clean")]
+    steps: list[Any] = [CleanReader(work / "clean", work / "hashes")]
     for kind in ("exact", "near"):
         if getattr(curation, f"{kind}_duplicates"):
             steps.append(Counted(f"{kind}_duplicates", MinhashDedupFilter(str(work / kind)), tallies))

@@ -4,6 +4,7 @@ Invariant: everything but `fingerprint` and `seconds` depends on the documents a
 where or with how many workers they were curated; `hash` stands for that part.
 """
 
+import shutil
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -12,14 +13,15 @@ from typing import Any
 from keylm.console import say
 from keylm.data.curate.tally import Tally
 from keylm.errors import KeylmError
-from keylm.files import read_json, read_table, sha256_file, sha256_json
+from keylm.files import atomic_path, read_json, read_table, sha256_file, sha256_json
 from keylm.recipe_sections import Curation, Source
 
-FORMAT = 1
+FORMAT = 2
 """Counts up when the same settings come to mean something else."""
 SUSPICIOUS = 0.5
 """A source that loses more than this share of its bytes or documents to the filters is pointed out."""
 REPORT = "report.json"
+FAULTS = "faults.jsonl"
 DUPLICATE_STEPS = ("exact_duplicates", "near_duplicates")
 
 
@@ -40,24 +42,40 @@ def _content(path: Path) -> list[list[str]]:
     return [[file.relative_to(path.parent).as_posix(), sha256_file(file)] for file in files]
 
 
+def join_faults(parts: Path, ranks: dict[str, list[int]], file: Path) -> None:
+    """Write the faults of all tasks to one file, in the order of sources and what they hold, a line each."""
+    with atomic_path(file) as temporary, temporary.open("wb") as joined:
+        for rank in sorted(rank for own in ranks.values() for rank in own):
+            with (parts / f"{rank:05d}.jsonl").open("rb") as part:
+                shutil.copyfileobj(part, joined)
+
+
 def make_report(
-    work: Path, folder: Path, sources: dict[str, Source], ranks: dict[str, list[int]], settings: dict[str, Any]
+    work: Path,
+    folder: Path,
+    sources: dict[str, Source],
+    origins: dict[str, dict[str, Any]],
+    ranks: dict[str, list[int]],
+    settings: dict[str, Any],
 ) -> dict[str, Any]:
-    """Return the report on what lies in `folder`, from the tallies in `work`; `ranks` are each source's tasks."""
+    """Return the report on what lies in `folder`, from the tallies in `work`; `ranks` are each source's tasks.
+
+    `origins` say what each source was before it was curated.
+    """
     seconds: dict[str, float] = {}
     entries = {}
     for name, source in sources.items():
         steps = _steps(work / "tallies", ranks[name])
         for step, tally in steps.items():
             seconds[step] = round(seconds.get(step, 0.0) + tally.seconds, 3)
-        entries[name] = _entry(source, steps, folder / name)
+        entries[name] = {"origin": origins[name], **_entry(source, steps, folder / name)}
     report = {"settings": settings, "sources": entries}
     return {**report, "hash": report_hash(report), "seconds": seconds}
 
 
 def report_hash(report: dict[str, Any]) -> str:
-    """Return the SHA-256 of the settings and of every source's output files, in hexadecimal."""
-    files = {name: entry["files"] for name, entry in report["sources"].items()}
+    """Return the SHA-256 of the settings, of what every source was and of its output files, in hexadecimal."""
+    files = {name: [entry["origin"], entry["files"]] for name, entry in report["sources"].items()}
     return sha256_json([report["settings"], files])
 
 

@@ -1,24 +1,20 @@
 # mypy: disable-error-code="misc, import-untyped"
-"""The steps of curation that are no filters: reading, counting, masking, finding duplicates, writing.
+"""The steps of curation that are neither readers nor filters: counting, masking, finding duplicates, writing.
 
-Invariant: what a task writes depends on its rank's part of the sources alone. A rank is one part of one source, in
-the recipe's order, however many workers there are; so of several equal documents the first in that order stays.
+Invariant: what a task writes depends on what its rank was given alone; of several equal documents the first in the
+order of ranks stays.
 """
 
 import hashlib
-import io
 import re
 import struct
 import unicodedata
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import orjson
-import zstandard
 from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.dedup import MinhashDedupSignature
@@ -29,15 +25,13 @@ from datatrove.utils.hashing import HashConfig
 from datatrove.utils.text import TextNormConfig, simplify_text
 
 from keylm.data.curate.filters import WORDS, quality_filters
+from keylm.data.curate.reading import Unit, joined, stored_hashes
 from keylm.data.curate.tally import Tally
 from keylm.data.documents import Document as Read
-from keylm.data.documents import Fault
-from keylm.data.sources import content_hash, read_source
+from keylm.data.sources import content_hash
 from keylm.files import write_json
-from keylm.recipe_sections import Curation, Source
+from keylm.recipe_sections import Curation
 
-BLOCK_BYTES = 1 << 20
-"""Text that goes to one part of a source before the next part's turn comes."""
 SHINGLES_AT_ONCE = 512
 """Word n-grams whose hashes are computed together: as many as stay in the processor's cache."""
 MOST_WORDS = 300_000
@@ -45,80 +39,6 @@ MOST_WORDS = 300_000
 _ODD, _HALF = np.uint64(0x9E3779B97F4A7C15), np.uint64(32)
 EMAIL, ADDRESS, PHONE = "email@example.com", "192.0.2.1", "555-0100"
 """What stands in place of what was masked: names and numbers reserved for examples (RFC 2606, RFC 5737, NANPA)."""
-
-
-@dataclass(frozen=True)
-class Unit:
-    """What one task reads: part `part` of `parts` of a source, or of one `file` of a folder."""
-
-    name: str
-    source: Source
-    number: int
-    """the unit's place among its source's units"""
-    part: int = 0
-    parts: int = 1
-    file: str | None = None
-    """what the source calls its file, where the unit is one file of a folder"""
-
-
-class SourceReader(PipelineStep):
-    """Reads a unit through keylm's readers; faults are counted once, by the unit of part 0."""
-
-    type, name = "READER", "source"
-
-    def __init__(self, units: list[Unit], tallies: Path) -> None:
-        super().__init__()
-        self._units, self._tallies = units, tallies
-
-    def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
-        """Yield the documents of the unit `rank`: text, or the contents of messages joined by blank lines."""
-        unit = self._units[rank]
-        tally = Tally()
-        read = taken = 0
-        for item in read_source(unit.name, unit.source):
-            if isinstance(item, Fault):
-                if unit.part == 0:
-                    file = unit.file or item.file
-                    tally.drop(file, item.line, 0, item.kind, "", f"{item.kind}: {item.detail}")
-                continue
-            mine = read // BLOCK_BYTES % unit.parts == unit.part
-            messages = list(item.messages)
-            text = item.text if item.text is not None else joined(messages)
-            size = len(text.encode()) - max(0, 2 * (len(messages) - 1))
-            read += size
-            if not mine:
-                continue
-            tally.take(size)
-            origin = [unit.file or item.file, item.line]
-            facts = {"source": unit.name, "part": f"{unit.number:05d}", "origin": origin, "bytes": size}
-            taken += 1
-            yield Document(text, f"{rank}/{taken}", metadata=facts | ({"messages": messages} if messages else {}))
-        write_json(self._tallies / f"{rank:05d}-read.json", tally.plain())
-
-
-def joined(messages: list[dict[str, str]]) -> str:
-    """Return a conversation as the text that filters judge."""
-    return "\n\n".join(turn["content"] for turn in messages)
-
-
-class CleanReader(PipelineStep):
-    """Reads what the first stage kept of a unit."""
-
-    type, name = "READER", "kept by the first stage"
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__()
-        self._folder = folder
-
-    def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
-        """Yield the documents of the unit `rank`, in order; none where none was kept."""
-        file = self._folder / f"{rank:05d}.jsonl.zst"
-        if not file.exists():
-            return
-        with zstandard.open(file, "rb") as stream:
-            for line in io.BufferedReader(stream, 1 << 20):
-                record = orjson.loads(line)
-                yield Document(record["text"], record["id"], metadata=record["metadata"])
 
 
 class Counted(PipelineStep):
@@ -264,13 +184,13 @@ class FindExact(PipelineStep):
 
     type, name = "DEDUP", "exact duplicates"
 
-    def __init__(self, hashes: Path, folder: Path) -> None:
+    def __init__(self, hashes: Path, folder: Path, ranks: int) -> None:
         super().__init__()
-        self._hashes, self._folder = hashes, folder
+        self._hashes, self._folder, self._ranks = hashes, folder, ranks
 
     def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> None:
         """Write RANK.remove, uint32 places in order, for every rank (16 bytes of memory a document)."""
-        parts = [np.load(file) for file in sorted(self._hashes.glob("*.npy"))]
+        parts = [stored_hashes(self._hashes, number) for number in range(self._ranks)]
         every = np.concatenate(parts)
         first = np.zeros(len(every), np.bool_)
         first[np.unique(every, return_index=True)[1]] = True
