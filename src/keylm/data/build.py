@@ -53,7 +53,6 @@ def build_shards(
         _build_in_order(recipe, builders, wanted, status, quiet=quiet)
     origins = _origins(recipe, builders, curation)
     for builder in builders.values():
-        builder.check()
         builder.check_unchanged()  # behind the hashes of the files, which take their time too
     entries = {name: builder.entry() for name, builder in builders.items()}
     manifest: dict[str, Any] = {**settings, "order": order(recipe), "origins": origins, "sources": entries}
