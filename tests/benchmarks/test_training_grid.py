@@ -4,12 +4,14 @@ import importlib
 import json
 import math
 import shutil
+import time
 from pathlib import Path
 
 import pytest
 from conftest import tiny_recipe
 
 from keylm.errors import KeylmError
+from keylm.files import write_json
 from keylm.model import count_parameters
 from keylm.recipe import load_recipe, parse_recipe
 
@@ -126,3 +128,42 @@ def test_every_variant_of_a_study_is_a_recipe_of_about_the_same_size(grid, tmp_p
             continue
         assert abs(count_parameters(parsed.model, recipe.tokenizer.vocab_size) / size - 1) < 0.02, variant
         assert parsed.stages[grid.STAGE].tokens % parsed.training.batch_tokens == 0, variant
+
+
+def test_every_gpu_trains_one_variant_at_a_time(grid, tmp_path):
+    busy, most, seen = set(), [], []
+
+    class Pretended:
+        out = tmp_path
+
+        def train(self, job, device, *, keep):
+            assert device not in busy
+            busy.add(device)
+            time.sleep(0.01)
+            most.append(len(busy))
+            busy.remove(device)
+            seen.append(job)
+            write_json(self.file(job, "json"), {"error": None})
+
+        def file(self, job, kind):
+            return tmp_path / f"{job[0]}.{kind}"
+
+        def results(self):
+            return {"runs": len(seen)}
+
+    jobs = [(f"variant{number}", 1) for number in range(8)]
+    grid.run_all(Pretended(), jobs, ["0", "1"], keep=False)
+    assert sorted(seen) == jobs
+    assert max(most) == 2
+    assert json.loads((tmp_path / "results.json").read_text()) == {"runs": 8}
+
+
+def test_the_gpus_are_those_that_the_user_shows(grid, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
+    assert grid.visible_gpus(None) == ["0", "1", "2"]
+    assert grid.visible_gpus(2) == ["0", "1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7,8")
+    assert grid.visible_gpus(2) == ["5", "7"]
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    assert grid.visible_gpus(2) == [None]
