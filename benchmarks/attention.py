@@ -29,6 +29,7 @@ from keylm.machine import device_name
 from keylm.run_folder import RunFolder
 from keylm.training.feeding import document_begins
 
+NEWEST = attention.newest_kernel
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Queries [B, L, heads, D], keys and values [B, L, KV heads, D] to [B, L, heads, D]."""
 
@@ -82,7 +83,7 @@ def flex(documents: Tensor) -> Attention:
 def packed(documents: Tensor, *, newest: bool) -> Attention:
     """Return keylm's attention over the documents, one after the other, by FlashAttention 4 or by torch's own."""
     begins = boundaries(documents)
-    found = attention.newest_kernel(documents.device)
+    found = NEWEST(documents.device)
     if newest and found is None:
         raise RuntimeError("flash-attn-4 is not installed, or the GPU is older than Hopper")
 

@@ -146,22 +146,22 @@ class RMSNorm(nn.Module):
 
 
 def rope(length: int, head_dim: int, theta: float, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return cos and sin, fp32 [L, 1, D], of positions 0 … L-1.
+    """Return cos and signed sin, fp32 [L, 1, D], of positions 0 … L-1; the sine is negative in the first half.
 
     Positions run on across packed documents: rotary attention depends on differences of positions alone.
     """
     exponents = torch.arange(0, head_dim, 2, dtype=torch.float32, device=device) / head_dim
     angles = torch.outer(torch.arange(length, dtype=torch.float32, device=device), 1.0 / theta**exponents)
-    both = torch.cat((angles, angles), dim=-1)[:, None]
-    return both.cos(), both.sin()
+    angles = angles[:, None]
+    return torch.cat((angles.cos(), angles.cos()), dim=-1), torch.cat((-angles.sin(), angles.sin()), dim=-1)
 
 
 def rotate(heads: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
     """Return `heads` [B, L, heads, D] turned by `rotation`; dimension d pairs with d + D/2."""
     cos, sin = rotation
-    first, second = heads.float().chunk(2, dim=-1)
-    turned = heads * cos + torch.cat((-second, first), dim=-1) * sin
-    return turned.to(heads.dtype)
+    # The halves change places by an index alone, which compiles into the norm before it, both ways.
+    swapped = heads.unflatten(-1, (2, -1)).flip(-2).flatten(-2)
+    return (heads * cos + swapped * sin).to(heads.dtype)
 
 
 def count_parameters(shape: Shape, vocab_size: int) -> int:

@@ -17,7 +17,7 @@ def nothing(step: int) -> Feed:
     return Feed([], np.array([step]), np.array([step]), step)
 
 
-def test_steps_come_as_asked_and_the_next_one_is_begun():
+def test_a_prepared_step_is_begun_at_once_and_made_only_once():
     begun, ready = [], threading.Event()
 
     def work(step: int) -> Feed:
@@ -28,16 +28,20 @@ def test_steps_come_as_asked_and_the_next_one_is_begun():
     ahead = Ahead(work, end=3)
     assert ahead.take(0).text_bytes == 0
     ready.clear()
-    assert ahead.take(1).text_bytes == 1
+    ahead.prepare(1)
     assert ready.wait(10)
-    assert [ahead.take(step).text_bytes for step in (2, 1)] == [2, 1]
-    assert begun[:3] == [0, 1, 2]
-    assert max(begun) == 2, "there is no step 3"
+    assert ahead.take(1).text_bytes == 1
+    assert begun == [0, 1]
+    ahead.prepare(3)
+    assert ahead.take(2).text_bytes == 2
+    assert begun == [0, 1, 2], "there is no step 3"
 
 
 def test_another_step_than_expected_is_loaded_then():
     ahead = Ahead(nothing, end=100)
-    assert [ahead.take(step).text_bytes for step in (5, 6, 50, 0)] == [5, 6, 50, 0]
+    for step in (5, 6, 50, 0):
+        assert ahead.take(step).text_bytes == step
+        ahead.prepare(step + 1)
 
 
 def test_what_fails_early_is_told_where_the_step_is_taken():
@@ -47,7 +51,7 @@ def test_what_fails_early_is_told_where_the_step_is_taken():
         return nothing(step)
 
     ahead = Ahead(work, end=3)
-    ahead.take(0)
+    ahead.prepare(1)
     with pytest.raises(KeyboardInterrupt):
         ahead.take(1)
     assert ahead.take(2).text_bytes == 2

@@ -33,23 +33,20 @@ class MicroBatch(NamedTuple):
 
     def to(self, device: torch.device) -> Self:
         """Return it on `device`; the copy goes on while the host does."""
-        numbers, begins = (_moved(tensor, device) for tensor in self.packing)
-        if begins is not None and begins.is_cuda:
-            torch._dynamo.mark_dynamic(begins, 0)  # the number of documents is no reason to compile anew
-        tokens, labels, partners = (_moved(tensor, device) for tensor in (self.tokens, self.labels, self.partners))
-        assert tokens is not None
-        assert labels is not None
-        return type(self)(tokens, labels, Packing(numbers, begins), partners)
+        moved = self._with(lambda tensor: tensor.to(device, non_blocking=True))
+        if moved.packing.begins is not None and device.type == "cuda":
+            torch._dynamo.mark_dynamic(moved.packing.begins, 0)  # how many documents is no reason to compile anew
+        return moved
 
     def pinned(self) -> Self:
         """Return it in memory that a GPU copies from without the host's help."""
-        numbers, begins = (tensor and tensor.pin_memory() for tensor in self.packing)
-        partners = None if self.partners is None else self.partners.pin_memory()
-        return type(self)(self.tokens.pin_memory(), self.labels.pin_memory(), Packing(numbers, begins), partners)
+        return self._with(lambda tensor: tensor.pin_memory())
 
-
-def _moved(tensor: Tensor | None, device: torch.device) -> Tensor | None:
-    return None if tensor is None else tensor.to(device, non_blocking=True)
+    def _with(self, change: Callable[[Tensor], Tensor]) -> Self:
+        """Return it with all its tensors changed."""
+        packing = Packing(*(None if tensor is None else change(tensor) for tensor in self.packing))
+        partners = None if self.partners is None else change(self.partners)
+        return type(self)(change(self.tokens), change(self.labels), packing, partners)
 
 
 @dataclass(frozen=True)
@@ -109,7 +106,7 @@ def document_begins(numbers: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
 
 
 class Ahead:
-    """Work that is begun one step before its result is asked for, in a thread."""
+    """Work that is begun, in a thread, before its result is asked for."""
 
     def __init__(self, work: Callable[[int], Feed], end: int) -> None:
         """Prepare `work(step)` for steps below `end`."""
@@ -117,16 +114,22 @@ class Ahead:
         self._step: int | None = None
 
     def take(self, step: int) -> Feed:
-        """Return `work(step)`, which raises here what it raises, and begin the next step's."""
+        """Return `work(step)`, which raises here what it raises."""
         if self._step != step:
             self._begin(step)
         self._thread.join()
         found, self._step = self._found[0], None
         if not isinstance(found, Feed):
             raise found
-        if step + 1 < self._end:
-            self._begin(step + 1)
         return found
+
+    def prepare(self, step: int) -> None:
+        """Begin `work(step)`, if there is such a step.
+
+        To be called when the device has enough to do: the thread's Python would hold up the one that feeds the device.
+        """
+        if step < self._end:
+            self._begin(step)
 
     def _begin(self, step: int) -> None:
         found: list[Feed | BaseException] = []

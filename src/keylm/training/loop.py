@@ -162,6 +162,7 @@ class Trainer:
         name, within, steps = self._curriculum.place(self._step)
         share = self._ahead.take(self._step)
         losses = self._gradients(share)
+        self._ahead.prepare(self._step + 1)
         # Asked for before the losses are read: the device goes on with it meanwhile.
         clipped = torch.nn.utils.clip_grad_norm_(self._bare_model.parameters(), self._settings.clip_norm)
         sums = self._global_sums(share, *losses)
