@@ -19,6 +19,7 @@ MAY_CHANGE = (
     "training.device",
     "training.compile",
     "training.micro_batch_windows",
+    "training.parallel",
 )
 """Fields that a run may change between two starts: they decide nothing, or rounding alone, as the world size does."""
 
