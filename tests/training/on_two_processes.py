@@ -13,7 +13,7 @@ from torch.distributed.tensor import Shard, distribute_tensor
 from keylm.errors import FailedElsewhere, KeylmError
 from keylm.model import Decoder, initialise
 from keylm.recipe_sections import Model, Optimizer
-from keylm.training import checkpoint
+from keylm.training import checkpoint, distributed
 from keylm.training.distributed import Ranks, join
 from keylm.training.objective import Objective
 from keylm.training.optimizer import Muon, Optimizers
@@ -104,6 +104,7 @@ def a_write_that_fails_on_one_rank_is_heard_of_on_all(ranks: Ranks, folder: Path
     checkpoint.save_sharded_checkpoint(folder, 1, *arguments)
     if not ranks.leads:
         torch.distributed.checkpoint.filesystem.FileSystemWriter._write_data = _full
+    distributed.LEAVE_SECONDS = 0.1
     with pytest.raises(KeylmError, match="No space left") as caught:
         checkpoint.save_sharded_checkpoint(folder, 2, *arguments)
     if ranks.leads:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -64,9 +64,7 @@ class Ranks:
         if error is not None:
             raise error
         if box[1] is not None:
-            # The leader speaks and leaves; torchrun then ends this process, which it would otherwise blame.
-            time.sleep(LEAVE_SECONDS)
-            raise FailedElsewhere(box[1])
+            leave(box[1])
         result: T = box[0]
         return result
 
@@ -96,6 +94,15 @@ class Ranks:
             return model
         devices = [self.device.index] if self.device.type == "cuda" else None
         return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
+
+
+def leave(reason: str) -> NoReturn:
+    """Raise FailedElsewhere a while after the leader failed for this `reason`.
+
+    The leader speaks and leaves; torchrun then ends this process, which it would otherwise blame.
+    """
+    time.sleep(LEAVE_SECONDS)
+    raise FailedElsewhere(reason)
 
 
 @contextlib.contextmanager

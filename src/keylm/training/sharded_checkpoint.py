@@ -13,8 +13,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from keylm.errors import FailedElsewhere, KeylmError
-from keylm.training.distributed import Ranks
+from keylm.errors import KeylmError
+from keylm.training.distributed import Ranks, leave
 
 
 def write_shards(folder: Path, tensors: dict[str, Tensor], ranks: Ranks) -> None:
@@ -41,7 +41,7 @@ def _failures(folder: Path, ranks: Ranks) -> Iterator[None]:
     except CheckpointException as error:
         rank, (cause, _) = next(iter(error.failures.items()))
         if not ranks.leads:
-            raise FailedElsewhere(str(cause)) from None
+            leave(str(cause))
         raise KeylmError(f"{folder.parent}: cannot be written by process {rank}: {cause}") from None
 
 
