@@ -157,6 +157,37 @@ def test_kill_9_of_all_processes_and_resume_leaves_no_trace(prepared, sharded):
     assert folder.metrics.read_bytes() == (sharded / "metrics.jsonl").read_bytes()
 
 
+def test_kill_9_of_one_process_while_it_writes_its_shards_leaves_no_half_checkpoint(prepared, sharded, tmp_path):
+    folder, script = copy_run(prepared, "killed-writing"), tmp_path / "killed.py"
+    script.write_text(KILL_ONE_WHILE_WRITING)
+    start = command(prepared, "killed-writing", FSDP)
+    place = start.index("keylm") - 1  # -m keylm
+    done = subprocess.run([*start[:place], str(script), *start[place + 2 :]], capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "Signal 9" in done.stderr
+    assert [path.name for path in checkpoint_paths(folder.checkpoints)] == ["step-00000002"]
+    subprocess.run(command(prepared, "killed-writing", FSDP), check=True)
+    assert folder.metrics.read_bytes() == (sharded / "metrics.jsonl").read_bytes()
+    assert not list(folder.checkpoints.glob(".tmp-*"))
+
+
+# The second process kills itself before it writes its part of the second checkpoint's optimizer.
+KILL_ONE_WHILE_WRITING = """
+import os, signal, sys
+from torch.distributed.checkpoint.filesystem import FileSystemWriter
+write, calls = FileSystemWriter._write_data, []
+def _write_data(*arguments):
+    calls.append(1)
+    if len(calls) == 4 and os.environ["RANK"] == "1":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return write(*arguments)
+FileSystemWriter._write_data = _write_data
+sys.argv = ["keylm", *sys.argv[1:]]
+from keylm.cli import main
+main()
+"""
+
+
 def test_unequal_micro_batches_are_refused():
     check_even(8, 2, 2)
     check_even(7, 2, 4)
