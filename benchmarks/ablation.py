@@ -45,6 +45,14 @@ NOISES = {
 """Sets with mistyped prefixes, and the same items without."""
 DRAWS = 2000
 """Bootstrap samples of the intervals."""
+WATCHED = """
+import sys
+from keylm.cli import main
+from keylm.data.workers import exit_with
+exit_with(int(sys.argv.pop(1)))
+main()
+"""
+"""The keylm command, ending with the process that began it: a study that was killed leaves nobody in its folders."""
 
 Study = dict[str, Any]
 Shares = dict[str, float]
@@ -62,11 +70,23 @@ def read_study(file: Path) -> Study:
     }
 
 
-def study_recipe(study: Study, data: Path) -> Recipe:
-    """Return the study's recipe on the curated sources and the tokenizer of the run `data`."""
+def curated_data(study: Study, data: Path) -> dict[str, Any]:
+    """Return the study's recipe as plain values, on the curated sources and the tokenizer of the run `data`.
+
+    `data/word_lists`, which a packed run carries (scripts/pack_run.py), stands in for the recipe's own lists.
+    """
     recipe = load_recipe(study["recipe"], [*study["set"], f"tokenizer.path={data / 'tokenizer'}"])
-    curated = curated_recipe(recipe, data / "curated").to_data()
-    del curated["curation"]
+    curated = (curated_recipe(recipe, data / "curated") if recipe.curation else recipe).to_data()
+    curated.pop("curation", None)
+    if (data / "word_lists").is_dir():
+        names = [Path(file).name for file in recipe.typos.word_lists]
+        curated["typos"]["word_lists"] = [str(data / "word_lists" / name) for name in names]
+    return curated
+
+
+def study_recipe(study: Study, data: Path) -> Recipe:
+    """Return the recipe that builds the shards of all sources of the study."""
+    curated = curated_data(study, data)
     for name, source in study["sources"].items():
         curated["sources"][name] = {"register": "synthetic", **curated["sources"]["typos"], **source}
     for name in ("typos", *study["without"]):
@@ -103,24 +123,30 @@ def source_weights(recipe: Recipe, shards: Path, shares: Shares, power: float) -
     return weights
 
 
-def keylm(*arguments: str) -> None:
-    """Run a keylm command in a process of its own, its output going to a file beside the run."""
-    done = subprocess.run([sys.executable, "-m", "keylm", *arguments], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"keylm {' '.join(arguments)}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
+def keylm(*arguments: str, log: Path, environment: dict[str, str] | None = None) -> int:
+    """Run a keylm command in a process of its own, its output going to the end of `log`; return its exit code."""
+    command = [sys.executable, "-c", WATCHED, str(os.getpid()), *arguments]
+    with log.open("a", encoding="utf-8") as file:
+        variables = {**os.environ, **(environment or {})}
+        return subprocess.run(command, stdout=file, stderr=file, env=variables, check=False).returncode
 
 
-def build(study: Study, data: Path, out: Path) -> tuple[Recipe, Path]:
-    """Build the shards of all sources once; return the recipe and their folder, ready to be fetched from."""
-    base = study_recipe(study, data)
+def keylm_or_stop(*arguments: str, log: Path) -> None:
+    """Run a keylm command; where it fails, so does the study."""
+    if keylm(*arguments, log=log):
+        raise SystemExit(f"keylm {' '.join(arguments)}\n{log.read_text(encoding='utf-8')[-4000:]}")
+
+
+def build(base: Recipe, out: Path) -> Path:
+    """Build the shards of all sources of `base` once, in out/build; return their folder, ready to be fetched from."""
     file = out / "build.toml"
     file.write_text(base.to_toml(), encoding="utf-8")
-    keylm("data", "build", str(file), "--run-dir", str(out / "build"))
     folder = RunFolder(out / "build")
+    keylm_or_stop("data", "build", str(file), "--run-dir", str(folder.path), log=out / "build.log")
     link = folder.shards / "tokenizer"
     if not link.exists():
         link.symlink_to(folder.tokenizer)
-    return base, folder.shards
+    return folder.shards
 
 
 def train(
@@ -134,7 +160,8 @@ def train(
     recipe = variant_recipe(study, base, shards, variant_shares(study, variant), seed)
     file = out / f"{variant}-{seed}.toml"
     file.write_text(recipe.to_toml(), encoding="utf-8")
-    keylm("run", str(file), "--run-dir", str(folder.path), "--until", "export")
+    log = out / f"{variant}-{seed}.log"
+    keylm_or_stop("run", str(file), "--run-dir", str(folder.path), "--until", "export", log=log)
     write_json(folder.path / "bits.json", score(folder.model, items))
     print(f"{variant}, seed {seed}: done", flush=True)
 
@@ -250,7 +277,8 @@ def main() -> None:
         study["reference"] = next(iter(study["variants"]))
     out.mkdir(parents=True, exist_ok=True)
     items = read_rows(arguments.items)
-    base, shards = build(study, arguments.data.absolute(), out)
+    base = study_recipe(study, arguments.data.absolute())
+    shards = build(base, out)
     jobs = [(variant, seed) for seed in study["seeds"] for variant in study["variants"]]
     with ThreadPoolExecutor(arguments.jobs) as pool:
         list(pool.map(lambda job: train(study, base, shards, out, items, job), jobs))

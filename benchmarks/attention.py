@@ -1,17 +1,18 @@
 """How fast attention over packed documents is, by kernel, on a run's own windows.
 
     keylm data build RECIPE --run-dir RUN
-    python benchmarks/attention.py RUN [--windows 16] [--kernels causal masked flex varlen]
+    python benchmarks/attention.py RUN [--windows 16] [--kernels causal masked flex flash2 flash4 cudnn]
 
 Forward and backward of one layer of the run's shape in bf16. `causal` ignores documents (the bound for a dense kernel);
-`masked` is what training does today; `flex` is FlexAttention with a block mask; `varlen` is torch's variable-length
-attention. Prints milliseconds, and the largest difference from `masked` in fp32.
+`masked` is the plain way with a dense mask; `flex` is FlexAttention with a block mask; the others are variable-length
+kernels: `flash2` comes with torch, `flash4` is the package flash-attn-4, `cudnn` is cuDNN through torch. Prints
+milliseconds, operations a second within documents, and the largest difference from `masked` in fp32.
 """
 
 import argparse
-import inspect
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from keylm import attention
+from keylm.attention import document_mask
 from keylm.data.curriculum import BatchLoader, Curriculum
 from keylm.data.store import finished_store
 from keylm.machine import device_name
-from keylm.model import document_mask
 from keylm.run_folder import RunFolder
+from keylm.training.feeding import document_begins
 
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Queries [B, L, heads, D], keys and values [B, L, KV heads, D] to [B, L, heads, D]."""
@@ -76,30 +79,76 @@ def flex(documents: Tensor) -> Attention:
     return attend
 
 
-def varlen(documents: Tensor) -> Attention:
-    """Return torch's variable-length attention over the documents, one after the other."""
-    from torch.nn.attention.varlen import varlen_attn
-
-    length, ends = documents.shape[1], boundaries(documents)
-    grouped = {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
+def packed(documents: Tensor, *, newest: bool) -> Attention:
+    """Return keylm's attention over the documents, one after the other, by FlashAttention 4 or by torch's own."""
+    begins = boundaries(documents)
+    found = attention.newest_kernel(documents.device)
+    if newest and found is None:
+        raise RuntimeError("flash-attn-4 is not installed, or the GPU is older than Hopper")
 
     def attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        q, k, v = (tensor.flatten(0, 1) for tensor in (queries, keys, values))
-        attended: Any = varlen_attn(q, k, v, ends, ends, length, length, window_size=(-1, 0), **grouped)
-        return attended.view_as(queries)
+        attention.newest_kernel = lambda device: found if newest else None  # type: ignore[assignment]
+        return attention.attend(queries, keys, values, begins, None)
+
+    return attend
+
+
+def cudnn(documents: Tensor) -> Attention:
+    """Return cuDNN's attention over the documents, as torch offers it to nested tensors."""
+    begins, length = boundaries(documents), documents.shape[1]
+
+    class Cudnn(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            out, sums, _, _, _, _, seed, offset, _ = torch.ops.aten._cudnn_attention_forward(
+                q, k, v, None, begins, begins, length, length, True, 0.0, True, False
+            )
+            ctx.save_for_backward(q, k, v, out, sums, seed, offset)
+            return out
+
+        @staticmethod
+        def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, ...]:
+            q, k, v, out, sums, seed, offset = ctx.saved_tensors
+            found: tuple[Tensor, ...] = torch.ops.aten._cudnn_attention_backward(
+                slopes[0].contiguous(),
+                q,
+                k,
+                v,
+                out,
+                sums,
+                seed,
+                offset,
+                None,
+                begins,
+                begins,
+                length,
+                length,
+                0.0,
+                True,
+            )
+            return found
+
+    def attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        groups = queries.shape[2] // keys.shape[2]
+        k, v = keys.repeat_interleave(groups, 2), values.repeat_interleave(groups, 2)
+        return Cudnn.apply(*(each.flatten(0, 1) for each in (queries, k, v))).view_as(queries)  # type: ignore[no-untyped-call]
 
     return attend
 
 
 def boundaries(documents: Tensor) -> Tensor:
     """Return int32 [documents + 1]: where each one begins in the flattened windows, and where the last one ends."""
-    begins = torch.ones_like(documents, dtype=torch.bool)
-    begins[:, 1:] = documents[:, 1:] != documents[:, :-1]
-    end = torch.tensor([documents.numel()], device=documents.device)
-    return torch.cat([begins.flatten().nonzero()[:, 0], end]).to(torch.int32)
+    return torch.from_numpy(document_begins(documents.cpu().numpy())).to(documents.device)
 
 
-KERNELS = {"causal": causal, "masked": masked, "flex": flex, "varlen": varlen}
+KERNELS = {
+    "causal": causal,
+    "masked": masked,
+    "flex": flex,
+    "flash2": partial(packed, newest=False),
+    "flash4": partial(packed, newest=True),
+    "cudnn": cudnn,
+}
 
 
 def heads_of(recipe: Any, windows: int, kind: torch.dtype, device: torch.device) -> list[Tensor]:
@@ -144,6 +193,9 @@ def main() -> None:
         end="",
     )
     print(f"{len(lengths)} documents, {lengths.mean():.0f} tokens each")
+    # 12 operations a head, dimension and pair of tokens, as training_speed.py counts them.
+    pairs = (lengths.double() * (lengths.double() + 1) / 2).sum().item()
+    flops = 12 * recipe.model.num_attention_heads * recipe.model.head_dim * pairs
     exact = masked(documents)(*heads_of(recipe, len(documents), torch.float32, device)).detach()
     for name in arguments.kernels:
         tensors = heads_of(recipe, len(documents), torch.bfloat16, device)
@@ -151,10 +203,10 @@ def main() -> None:
             attend = KERNELS[name](documents)
             off = (attend(*tensors).detach().float() - exact).abs().max().item()
             spent = milliseconds(attend, tensors, device, arguments.repeats)
-        except (RuntimeError, NotImplementedError) as error:
-            print(f"{name:8} cannot run here: {str(error).splitlines()[0]}")
+        except (RuntimeError, NotImplementedError, TypeError, AssertionError) as error:
+            print(f"{name:8} cannot run here: {str(error).splitlines()[0][:300]}")
             continue
-        print(f"{name:8} {spent:8.3f} ms   {off:.4f} off")
+        print(f"{name:8} {spent:8.3f} ms   {flops / spent / 1e9:7.1f} TFLOP/s   {off:.4f} off")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from keylm.attention import Packing
 from keylm.model import Decoder, count_parameters, initialise
 from keylm.recipe_sections import Model
 from keylm.release.huggingface import qwen3_config
@@ -75,7 +76,7 @@ def test_changing_one_document_changes_no_logit_of_another(models):
     before = tokens()
     changed = torch.where(documents == 0, (before + 7) % VOCAB, before)
     with torch.no_grad():
-        one, two = ours(before, documents), ours(changed, documents)
+        one, two = ours(before, Packing(documents)), ours(changed, Packing(documents))
     assert torch.equal(one[documents == 1], two[documents == 1])
     assert not torch.equal(one[documents == 0], two[documents == 0])
 
@@ -84,7 +85,7 @@ def test_a_packed_document_has_the_logits_it_has_alone(models):
     ours, _ = models
     documents = torch.tensor([[0] * 13 + [1] * 27] * 2, dtype=torch.int32)
     with torch.no_grad():
-        packed, alone = ours(tokens(), documents), ours(tokens()[:, 13:])
+        packed, alone = ours(tokens(), Packing(documents)), ours(tokens()[:, 13:])
     torch.testing.assert_close(packed[:, 13:], alone, atol=1e-5, rtol=0)
 
 

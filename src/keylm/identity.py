@@ -16,6 +16,8 @@ MAY_CHANGE = (
     "evaluation.prompts",
     "evaluation.chats",
     "evaluation.sample_tokens",
+    "training.attention",
+    "training.deterministic",
     "training.device",
     "training.compile",
     "training.micro_batch_windows",

@@ -4,6 +4,9 @@ Grouped-query attention with RMS-normalised queries and keys, rotary positions, 
 biases, untied output head (Qwen3 technical report, arXiv 2505.09388; RoPE: arXiv 2104.09864; GQA: 2305.13245).
 A state dict moves between this module and transformers unchanged. Shapes below: B batch, L length, H hidden,
 D head_dim, V vocabulary.
+
+Products of one input are made together: queries, keys and values by one, gate and up by another. The weights stay
+apart, as the layout wants them and as Muon takes them.
 """
 
 import hashlib
@@ -13,7 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from keylm.attention import Packing, attend
 from keylm.recipe_sections import Model as Shape
+
+ALONE = Packing()
+"""Of windows that hold one document each."""
 
 
 class Decoder(nn.Module):
@@ -25,13 +32,13 @@ class Decoder(nn.Module):
         self.model = Backbone(shape, vocab_size)
         self.lm_head = nn.Linear(shape.hidden_size, vocab_size, bias=False)
 
-    def forward(self, tokens: Tensor, documents: Tensor | None = None) -> Tensor:
+    def forward(self, tokens: Tensor, packing: Packing = ALONE) -> Tensor:
         """Return logits [B, L, V].
 
-        tokens: int64 [B, L]; documents: int32 [B, L], the document that each token belongs to (packed documents
-        don't see each other), or None where each row is one document.
+        tokens: int64 [B, L]; `packing`: which of them are one document (packed documents don't see each other); by
+        default each row is one.
         """
-        logits: Tensor = self.lm_head(self.model(tokens, documents))
+        logits: Tensor = self.lm_head(self.model(tokens, packing))
         return logits
 
 
@@ -45,13 +52,15 @@ class Backbone(nn.Module):
         self.norm = RMSNorm(shape.hidden_size, shape.rms_norm_eps)
         self.head_dim, self.rope_theta = shape.head_dim, shape.rope_theta
 
-    def forward(self, tokens: Tensor, documents: Tensor | None) -> Tensor:
-        """Return hidden states [B, L, H]."""
+    def forward(self, tokens: Tensor, packing: Packing = ALONE) -> Tensor:
+        """Return hidden states [B, L, H]; the residual stream is in autocast's dtype where that is on."""
         hidden: Tensor = self.embed_tokens(tokens)
+        if torch.is_autocast_enabled(tokens.device.type):
+            hidden = hidden.to(torch.get_autocast_dtype(tokens.device.type))
         rotation = rope(tokens.shape[1], self.head_dim, self.rope_theta, tokens.device)
-        mask = None if documents is None else document_mask(documents)
+        mask = packing.mask()
         for layer in self.layers:
-            hidden = layer(hidden, rotation, mask)
+            hidden = layer(hidden, rotation, packing.begins, mask)
         normed: Tensor = self.norm(hidden)
         return normed
 
@@ -66,9 +75,11 @@ class Block(nn.Module):
         self.input_layernorm = RMSNorm(shape.hidden_size, shape.rms_norm_eps)
         self.post_attention_layernorm = RMSNorm(shape.hidden_size, shape.rms_norm_eps)
 
-    def forward(self, hidden: Tensor, rotation: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
-        """Return the residual stream [B, L, H] after this block."""
-        hidden = hidden + self.self_attn(self.input_layernorm(hidden), rotation, mask)
+    def forward(
+        self, hidden: Tensor, rotation: tuple[Tensor, Tensor], begins: Tensor | None, mask: Tensor | None
+    ) -> Tensor:
+        """Return the residual stream [B, L, H] after this block; `begins` and `mask` as `attend` takes them."""
+        hidden = hidden + self.self_attn(self.input_layernorm(hidden), rotation, begins, mask)
         after: Tensor = hidden + self.mlp(self.post_attention_layernorm(hidden))
         return after
 
@@ -90,22 +101,17 @@ class Attention(nn.Module):
         self.q_norm = RMSNorm(self.head_dim, shape.rms_norm_eps)
         self.k_norm = RMSNorm(self.head_dim, shape.rms_norm_eps)
 
-    def forward(self, hidden: Tensor, rotation: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
-        """Return attention's output [B, L, H]; `mask`: bool [B, 1, L, L], True where a token may look."""
+    def forward(
+        self, hidden: Tensor, rotation: tuple[Tensor, Tensor], begins: Tensor | None, mask: Tensor | None
+    ) -> Tensor:
+        """Return attention's output [B, L, H]; `begins` and `mask` as `attend` takes them."""
         batch, length, _ = hidden.shape
-        queries = self.q_norm(self.q_proj(hidden).view(batch, length, self.heads, self.head_dim)).transpose(1, 2)
-        keys = self.k_norm(self.k_proj(hidden).view(batch, length, self.kv_heads, self.head_dim)).transpose(1, 2)
-        values = self.v_proj(hidden).view(batch, length, self.kv_heads, self.head_dim).transpose(1, 2)
-        queries, keys = rotate(queries, rotation), rotate(keys, rotation)
-        grouped = self.heads != self.kv_heads
-        if grouped and mask is not None and hidden.is_cuda:
-            # Grouped heads with a mask would leave only the plain kernel, which writes every score into memory.
-            groups, grouped = self.heads // self.kv_heads, False
-            keys, values = keys.repeat_interleave(groups, 1), values.repeat_interleave(groups, 1)
-        attended = F.scaled_dot_product_attention(
-            queries, keys, values, attn_mask=mask, is_causal=mask is None, enable_gqa=grouped
-        )
-        output: Tensor = self.o_proj(attended.transpose(1, 2).reshape(batch, length, -1))
+        weights = torch.cat((self.q_proj.weight, self.k_proj.weight, self.v_proj.weight))
+        heads = F.linear(hidden, weights).view(batch, length, -1, self.head_dim)
+        queries, keys, values = torch.split(heads, [self.heads, self.kv_heads, self.kv_heads], dim=2)
+        queries, keys = rotate(self.q_norm(queries), rotation), rotate(self.k_norm(keys), rotation)
+        attended = attend(queries, keys, values, begins, mask)
+        output: Tensor = self.o_proj(attended.flatten(2))
         return output
 
 
@@ -120,7 +126,8 @@ class FeedForward(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Return [B, L, H]."""
-        output: Tensor = self.down_proj(F.silu(self.gate_proj(hidden)) * self.up_proj(hidden))
+        gate, up = F.linear(hidden, torch.cat((self.gate_proj.weight, self.up_proj.weight))).chunk(2, dim=-1)
+        output: Tensor = self.down_proj(F.silu(gate) * up)
         return output
 
 
@@ -139,28 +146,22 @@ class RMSNorm(nn.Module):
 
 
 def rope(length: int, head_dim: int, theta: float, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return cos and sin, fp32 [L, D], of positions 0 … L-1.
+    """Return cos and sin, fp32 [L, 1, D], of positions 0 … L-1.
 
     Positions run on across packed documents: rotary attention depends on differences of positions alone.
     """
     exponents = torch.arange(0, head_dim, 2, dtype=torch.float32, device=device) / head_dim
     angles = torch.outer(torch.arange(length, dtype=torch.float32, device=device), 1.0 / theta**exponents)
-    both = torch.cat((angles, angles), dim=-1)
+    both = torch.cat((angles, angles), dim=-1)[:, None]
     return both.cos(), both.sin()
 
 
 def rotate(heads: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-    """Return `heads` [B, heads, L, D] turned by `rotation`; dimension d pairs with d + D/2."""
+    """Return `heads` [B, L, heads, D] turned by `rotation`; dimension d pairs with d + D/2."""
     cos, sin = rotation
     first, second = heads.float().chunk(2, dim=-1)
     turned = heads * cos + torch.cat((-second, first), dim=-1) * sin
     return turned.to(heads.dtype)
-
-
-def document_mask(documents: Tensor) -> Tensor:
-    """Return bool [B, 1, L, L]: a token may look at itself and what came before it in its own document."""
-    same = documents[:, None, :, None] == documents[:, None, None, :]
-    return same & torch.ones(same.shape[-2:], dtype=torch.bool, device=documents.device).tril()
 
 
 def count_parameters(shape: Shape, vocab_size: int) -> int:

@@ -234,6 +234,10 @@ class Training(Section):
     z_loss: Decay = 1e-4
     pair_weight: Decay = 0.5
     document_masks: bool = True
+    attention: Literal["auto", "masked"] = "auto"
+    """auto: variable-length kernels on a GPU in 16 bits; masked: the plain way everywhere"""
+    deterministic: bool = False
+    """same bits in every run on a GPU too, somewhat slower"""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     compile: bool = False
     parallel: Literal["ddp", "fsdp"] = "ddp"

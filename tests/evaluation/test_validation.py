@@ -14,6 +14,7 @@ import torch
 from conftest import tiny_recipe
 from torch.nn import functional as F
 
+from keylm.attention import Packing
 from keylm.data.curriculum import Batch
 from keylm.evaluation.validation import label_bytes, token_losses, validate
 from keylm.json_lines import read_rows
@@ -22,6 +23,7 @@ from keylm.run import run
 from keylm.run_folder import RunFolder
 from keylm.training.checkpoint import checkpoint_paths
 from keylm.training.distributed import Ranks
+from keylm.training.feeding import feed
 from keylm.training.loop import Trainer
 
 CPU = Ranks(0, 1, torch.device("cpu"))
@@ -36,8 +38,8 @@ def test_token_losses_are_cross_entropy() -> None:
 
 
 def test_label_bytes_count_labels_alone() -> None:
-    lengths = torch.tensor([0, 1, 5, 2])
-    assert label_bytes(torch.tensor([[2, -100, 3, 0]]), lengths).tolist() == [[5, 0, 2, 0]]
+    lengths = np.array([0, 1, 5, 2])
+    assert label_bytes(np.array([[2, -100, 3, 0]]), lengths).tolist() == [[5, 0, 2, 0]]
 
 
 NOISE = [
@@ -91,11 +93,12 @@ def test_training_on_pairs_draws_them_together(undisturbed: RunFolder) -> None:
 def test_gradients_are_those_of_both_losses_over_all_trained_tokens(prepared: tuple[Recipe, Path]) -> None:
     some = trainer(prepared, "gradients")
     batch = paired_batch(some)
-    sums = some._gradients(batch)
+    share = feed(batch, some._settings, some._byte_lengths, CPU.device)
+    sums = some._global_sums(share, *some._gradients(share))
     weight = some._bare_model.lm_head.weight
     found = weight.grad.clone()
     some._bare_model.zero_grad()
-    logits = some._bare_model(torch.from_numpy(batch.tokens), torch.from_numpy(batch.documents))
+    logits = some._bare_model(torch.from_numpy(batch.tokens), Packing(torch.from_numpy(batch.documents)))
     labels = torch.from_numpy(batch.labels)
     trained = int((labels >= 0).sum())
     loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100)
@@ -117,12 +120,13 @@ def test_twins_do_not_see_each_other(prepared: tuple[Recipe, Path]) -> None:
     batch = paired_batch(some)
     window, noisy = np.argwhere(batch.partners >= 0)[0]
     tokens, documents = (torch.from_numpy(array[window : window + 1]) for array in (batch.tokens, batch.documents))
-    before = some._bare_model(tokens, documents)[0, noisy]
+    packing = Packing(documents)
+    before = some._bare_model(tokens, packing)[0, noisy]
     clean = int(batch.partners[window, noisy])
     altered = tokens.clone()
     altered[0, clean] = 300 if altered[0, clean] != 300 else 301
-    torch.testing.assert_close(some._bare_model(altered, documents)[0, noisy], before, rtol=0, atol=0)
-    assert not torch.equal(some._bare_model(altered, documents)[0, clean], before)
+    torch.testing.assert_close(some._bare_model(altered, packing)[0, noisy], before, rtol=0, atol=0)
+    assert not torch.equal(some._bare_model(altered, packing)[0, clean], before)
 
 
 def test_a_killed_run_with_typos_goes_on_and_leaves_no_trace(
@@ -151,18 +155,20 @@ def test_validation_is_the_mean_over_the_held_out_windows(prepared: tuple[Recipe
     some = trainer(prepared, "validated")
     store, model = some._store, some._bare_model
     names = ["tales", "noisy"]
-    result = validate(model, store, names, some._byte_lengths, 10**6, 3, CPU, some._autocast())
+    losses = some._bare_objective.token_losses
+    result = validate(losses, store, names, some._byte_lengths, 10**6, some._settings, CPU)
     for name in names:
         loss = tokens = text = size = 0.0
         for index in range(store.held_out(name)):
             window = store.window(name, 0, index, "validation")
             with torch.no_grad():
                 logits = model(
-                    torch.from_numpy(window.tokens[None].astype(np.int64)), torch.tensor(window.documents[None])
+                    torch.from_numpy(window.tokens[None].astype(np.int64)),
+                    Packing(torch.tensor(window.documents[None])),
                 )
             labels = torch.from_numpy(window.labels)
             losses = F.cross_entropy(logits[0], labels, ignore_index=-100, reduction="none")
-            sizes = some._byte_lengths[labels.clamp(min=0)] * (labels >= 0)
+            sizes = torch.from_numpy(label_bytes(window.labels, some._byte_lengths))
             loss, tokens = loss + losses.sum().item(), tokens + (labels >= 0).sum().item()
             text, size = text + losses[sizes > 0].sum().item(), size + sizes.sum().item()
         assert result["loss"][name] == pytest.approx(loss / tokens, rel=1e-5)

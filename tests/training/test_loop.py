@@ -8,12 +8,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from conftest import tiny_recipe
 from safetensors.torch import load_file
 
+from keylm.attention import Packing
+from keylm.data.curriculum import Batch
 from keylm.errors import Interrupted, KeylmError, TrainingDiverged
 from keylm.files import sha256_json
 from keylm.json_lines import read_rows
@@ -22,6 +25,7 @@ from keylm.run import run
 from keylm.run_folder import RunFolder
 from keylm.training.checkpoint import checkpoint_paths
 from keylm.training.distributed import Ranks
+from keylm.training.feeding import feed
 from keylm.training.loop import Trainer
 
 CPU = Ranks(0, 1, torch.device("cpu"))
@@ -211,11 +215,16 @@ def test_the_loss_falls_and_every_row_is_complete(uninterrupted: Path):
     assert all(0 < value < 10 for row in validations for value in row["bits_per_byte"].values())
 
 
+def gradients(trainer: Trainer, batch: Batch) -> dict[str, Any]:
+    share = feed(batch, trainer._settings, trainer._byte_lengths, CPU.device)
+    return trainer._global_sums(share, *trainer._gradients(share))
+
+
 def test_a_batch_without_a_trained_token_changes_nothing_and_gives_no_nan(prepared):
     trainer = Trainer(prepared[0], copy_run(prepared, "untrained"), CPU, quiet=True)
     batch = trainer._loader.batch(0)
     batch.labels[:] = -100
-    sums = trainer._gradients(batch)
+    sums = gradients(trainer, batch)
     assert sum(sums["loss"]) == 0 == sum(sums["tokens"])
     assert all(not parameter.grad.any() for parameter in trainer._bare_model.parameters())
 
@@ -223,10 +232,10 @@ def test_a_batch_without_a_trained_token_changes_nothing_and_gives_no_nan(prepar
 def test_gradients_are_those_of_the_mean_over_all_trained_tokens(prepared):
     trainer = Trainer(prepared[0], copy_run(prepared, "mean"), CPU, quiet=True)
     batch = trainer._loader.batch(17)  # a chat step, where windows carry very different numbers of tokens
-    trainer._gradients(batch)
+    gradients(trainer, batch)
     found = trainer._bare_model.lm_head.weight.grad.clone()
     trainer._bare_model.zero_grad()
-    logits = trainer._bare_model(torch.from_numpy(batch.tokens), torch.from_numpy(batch.documents))
+    logits = trainer._bare_model(torch.from_numpy(batch.tokens), Packing(torch.from_numpy(batch.documents)))
     labels = torch.from_numpy(batch.labels)
     loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100)
     z = trainer._settings.z_loss * logits.logsumexp(-1)[labels >= 0].square().mean()
@@ -277,7 +286,9 @@ def test_a_step_without_a_trained_token_leaves_the_weights(prepared, monkeypatch
     before = [parameter.detach().clone() for parameter in trainer._bare_model.parameters()]
     batch = trainer._loader.batch(1)
     batch.labels[:] = -100
-    monkeypatch.setattr(trainer._loader, "batch", lambda *_: batch)
+    monkeypatch.setattr(
+        trainer._ahead, "take", lambda _: feed(batch, trainer._settings, trainer._byte_lengths, CPU.device)
+    )
     row, _ = trainer.train_step()
     assert row["loss"] == 0
     assert trainer._step == 2

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from keylm.attention import Packing
 from keylm.model import Decoder, initialise
 from keylm.recipe_sections import Model
 from keylm.training import objective
@@ -38,18 +39,18 @@ def decoder() -> Decoder:
 
 
 @pytest.fixture
-def batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Tokens, documents and labels of 3 windows of 12; the last one trains nothing."""
+def batch() -> tuple[torch.Tensor, torch.Tensor, Packing]:
+    """Tokens, labels and documents of 3 windows of 12; the last one trains nothing."""
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(0, VOCABULARY, (3, 12), generator=generator)
     labels = torch.randint(0, VOCABULARY, (3, 12), generator=generator)
     labels[0, ::3] = labels[2] = -100
-    return tokens, (torch.arange(12) // 5).int().expand(3, 12), labels
+    return tokens, labels, Packing((torch.arange(12) // 5).int().expand(3, 12))
 
 
-def plainly(decoder: Decoder, tokens, documents, labels, partners) -> Losses:
+def plainly(decoder: Decoder, tokens, labels, packing, partners) -> Losses:
     """All logits at once, one formula after the other."""
-    logits = decoder(tokens, documents).float()
+    logits = decoder(tokens, packing).float()
     losses = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="none")
     z_loss = Z_LOSS * (logits.logsumexp(-1) * (labels >= 0)).square().sum()
     pair = PAIR_WEIGHT * sum(

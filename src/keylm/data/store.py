@@ -3,6 +3,7 @@
 Invariant: whatever a window waits for, it is the same window. A shard is read only if its SHA-256 is the recorded one.
 """
 
+import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -73,6 +74,7 @@ class ShardStore:
         self._open: dict[Path, Shard] = {}
         self._sound: dict[Path, tuple[int, int]] = {}
         self._windows: dict[str, list[int]] = {}
+        self._lock = threading.Lock()  # training reads ahead in a thread, validation beside it
 
     def layout(self, source: str, number: int) -> list[int]:
         """Return the windows of each training shard, of enough of them to hold window `number` (a `Layout`)."""
@@ -120,16 +122,21 @@ class ShardStore:
         if not 0 <= shard < len(entry[split]["shards"]):
             raise IndexError(f"{source} has no {split} shard {shard}")
         record = entry[split]["shards"][shard]
-        path = self._supply.file(source, record)
-        if path not in self._open:
-            if self._verify:
-                self._check(path, record["sha256"])
-            for gone in [other for other in self._open if not other.exists()]:
-                del self._open[gone]  # a fetched shard that had to make room: its mapping would keep the disk full
-            if len(self._open) >= OPEN_SHARDS:
-                del self._open[next(iter(self._open))]
-            self._open[path] = Shard(path, self._context, entry["files"])
-        return self._open[path]
+        path = self._supply.file(source, record)  # may wait, so nothing is locked yet
+        with self._lock:
+            if path not in self._open:
+                self._map(path, record["sha256"], entry["files"])
+            return self._open[path]
+
+    def _map(self, path: Path, digest: str, files: list[str]) -> None:
+        """Open a shard, and close one where there are too many."""
+        if self._verify:
+            self._check(path, digest)
+        for gone in [other for other in self._open if not other.exists()]:
+            del self._open[gone]  # a fetched shard that had to make room: its mapping would keep the disk full
+        if len(self._open) >= OPEN_SHARDS:
+            del self._open[next(iter(self._open))]
+        self._open[path] = Shard(path, self._context, files)
 
     def _check(self, path: Path, digest: str) -> None:
         """Check a shard unless it was, and is the same file still: it may be closed and opened many times."""

@@ -5,68 +5,98 @@ on the tokenizer. Special tokens stand for no text and are counted on neither si
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import numpy as np
+import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from keylm.data.curriculum import Batch, permute, stack
+from keylm.data.curriculum import permute, stack
+from keylm.data.shards import Window
 from keylm.data.store import ShardStore
+from keylm.recipe_sections import Training
 from keylm.training.distributed import Ranks
+from keylm.training.feeding import MicroBatch, packing
+
+TokenLosses = Callable[[MicroBatch], Tensor]
+"""A micro-batch to the cross-entropy of each label, fp32 [B, L] in nats, 0 where the label is -100."""
 
 
 def token_losses(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the cross-entropy in nats, fp32 [B, L], of logits [B, L, V] and labels int64 [B, L]; 0 at -100."""
+    """Return the cross-entropy in nats, fp32 [..., L], of logits [..., L, V] and labels int64 [..., L]; 0 at -100."""
     logits = logits.float()
     chosen = logits.gather(-1, labels.clamp(min=0)[..., None])[..., 0]
     return (logits.logsumexp(dim=-1) - chosen) * (labels >= 0)
 
 
-def label_bytes(labels: Tensor, byte_lengths: Tensor) -> Tensor:
+def label_bytes(labels: npt.NDArray[np.int64], byte_lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Return how many UTF-8 bytes of text each label stands for, int64 like `labels`; 0 where it is -100."""
-    return byte_lengths[labels.clamp(min=0)] * (labels >= 0)
+    return byte_lengths[np.maximum(labels, 0)] * (labels >= 0)
 
 
 @torch.no_grad()
 def validate(
-    model: nn.Module,
+    losses: TokenLosses,
     store: ShardStore,
     sources: Sequence[str],
-    byte_lengths: Tensor,
+    byte_lengths: npt.NDArray[np.int64],
     windows: int,
-    micro_batch: int,
+    settings: Training,
     ranks: Ranks,
-    autocast: torch.autocast,
 ) -> dict[str, dict[str, float]]:
     """Return {"loss": {source: nats per token}, "bits_per_byte": {source: …}} over up to `windows` windows a source.
 
     Documents never see each other here, however the model is trained, so that figures compare.
-    byte_lengths: int64 [V] on the ranks' device. Sources without held-out documents are left out.
+    byte_lengths: int64 [V]. Sources without held-out documents are left out. All micro-batches are of one size, which a
+    compiled model likes, and every rank has as many, which a sharded one needs.
     """
+    drawn = [
+        (index, permute(number, held_out, f"validation/{source}"))
+        for index, source in enumerate(sources)
+        for held_out in [store.held_out(source)]
+        for number in range(min(windows, held_out))
+    ]
+    settings, size = settings.model_copy(update={"document_masks": True}), settings.micro_batch_windows
+    sums = np.zeros((len(sources), 4))  # loss, tokens, loss of tokens that are text, their bytes
+    for start in range(ranks.rank * size, len(drawn) + ranks.rank * size, ranks.world_size * size):
+        picks = drawn[start : start + size]
+        some = [store.window(sources[index], 0, window, "validation") for index, window in picks]
+        sums_of_windows = _window_sums(losses, some, byte_lengths, settings, ranks.device)
+        np.add.at(sums, np.array([index for index, _ in picks], dtype=np.int64), sums_of_windows)
+    totals = ranks.sum(torch.from_numpy(sums).to(ranks.reduce_device)).tolist()
     result: dict[str, dict[str, float]] = {"loss": {}, "bits_per_byte": {}}
-    for source in sources:
-        held_out = store.held_out(source)
-        if not held_out:
-            continue
-        sums = torch.zeros(4, dtype=torch.float64)
-        drawn = [permute(index, held_out, f"validation/{source}") for index in range(min(windows, held_out))]
-        mine = drawn[ranks.rank :: ranks.world_size]
-        for start in range(0, len(mine), micro_batch):
-            some = [store.window(source, 0, index, "validation") for index in mine[start : start + micro_batch]]
-            with autocast:
-                sums += _sums(model, stack(some, [0] * len(some)), byte_lengths, ranks.device)
-        loss, tokens, text_loss, size = ranks.sum(sums.to(ranks.reduce_device)).tolist()
-        if tokens and size:
+    for source, (loss, tokens, text_loss, text_bytes) in zip(sources, totals, strict=True):
+        if tokens and text_bytes:
             result["loss"][source] = loss / tokens
-            result["bits_per_byte"][source] = text_loss / math.log(2) / size
+            result["bits_per_byte"][source] = text_loss / math.log(2) / text_bytes
     return result
 
 
-def _sums(model: nn.Module, batch: Batch, byte_lengths: Tensor, device: torch.device) -> Tensor:
-    """Return [loss, tokens, loss of tokens that are text, their bytes], fp64 on the CPU."""
-    labels = torch.from_numpy(batch.labels).to(device)
-    tokens = torch.from_numpy(batch.tokens).to(device)
-    losses = token_losses(model(tokens, torch.from_numpy(batch.documents).to(device)), labels)
+def _window_sums(
+    losses: TokenLosses,
+    windows: list[Window],
+    byte_lengths: npt.NDArray[np.int64],
+    settings: Training,
+    device: torch.device,
+) -> npt.NDArray[np.float64]:
+    """Return each window's [loss, tokens, loss of tokens that are text, their bytes], fp64 [windows, 4]."""
+    missing = settings.micro_batch_windows - len(windows)
+    batch = stack([*windows, *[blank_window(settings.context)] * missing], [0] * settings.micro_batch_windows)
+    part = MicroBatch(
+        torch.from_numpy(batch.tokens),
+        torch.from_numpy(batch.labels),
+        packing(batch.documents, settings, device),
+        None,
+    )
+    found = losses(part.to(device)).double().cpu().numpy()[: len(windows)]
+    labels = batch.labels[: len(windows)]
     sizes = label_bytes(labels, byte_lengths)
-    parts = [losses.sum(), (labels >= 0).sum(), (losses * (sizes > 0)).sum(), sizes.sum()]
-    return torch.tensor([part.item() for part in parts], dtype=torch.float64)
+    parts = [found.sum(axis=1), (labels >= 0).sum(axis=1), (found * (sizes > 0)).sum(axis=1), sizes.sum(axis=1)]
+    return np.stack(parts, axis=1).astype(np.float64)
+
+
+def blank_window(context: int) -> Window:
+    """Return a window of which nothing is learnt, to fill a micro-batch."""
+    nothing = np.zeros(context, dtype=np.int64)
+    return Window(tokens=nothing.astype(np.uint16), labels=nothing - 100, documents=nothing.astype(np.int32))

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from keylm.console import Status, errors, say
-from keylm.data.curriculum import Batch, BatchLoader, Curriculum
+from keylm.data.curriculum import BatchLoader, Curriculum
 from keylm.data.streaming import BackgroundBuild, open_store
 from keylm.errors import Interrupted, KeylmError, TrainingDiverged
-from keylm.evaluation.validation import label_bytes, validate
+from keylm.evaluation.validation import validate
 from keylm.identity import identity_hash
 from keylm.json_lines import JsonLines
 from keylm.machine import free_memory
@@ -38,6 +38,7 @@ from keylm.training.checkpoint import (
     save_sharded_checkpoint,
 )
 from keylm.training.distributed import Ranks, check_share
+from keylm.training.feeding import Ahead, Feed, MicroBatch, feed
 from keylm.training.objective import Objective
 from keylm.training.optimizer import Optimizers
 from keylm.training.schedule import multiplier
@@ -70,10 +71,10 @@ class Trainer:
         self._may_prune = False
         self._open_data(build)
         self._bare_model = self._build_model()
-        objective = Objective(self._bare_model, self._settings.z_loss, self._settings.pair_weight)
-        if self._settings.compile and not self._sharded:
-            objective.compile()
-        self._objective = self._spread(objective)
+        self._bare_objective = Objective(self._bare_model, self._settings.z_loss, self._settings.pair_weight)
+        if self._settings.compile:
+            self._bare_objective.compile_parts()
+        self._objective = self._spread(self._bare_objective)
         self._optimizers = Optimizers(self._bare_model, recipe.optimizer, compiled=self._settings.compile)
         self._writer, self._writers = Writer(ranks.device), ranks.aside() if self._sharded else ranks
         self._step = 0
@@ -123,7 +124,7 @@ class Trainer:
         if not self._sharded:
             return self._ranks.wrap(objective)
         bf16 = self._settings.computes_in_bf16(self._ranks.device.type)
-        shard(objective, self._bare_model, self._ranks, bf16=bf16, compiled=self._settings.compile)
+        shard(objective, self._bare_model, self._ranks, bf16=bf16)
         return objective
 
     def _open_data(self, build: BackgroundBuild | None) -> None:
@@ -137,8 +138,14 @@ class Trainer:
         if self._sharded:
             check_even(recipe.training.batch_windows, self._ranks.world_size, recipe.training.micro_batch_windows)
         self._loader = BatchLoader(self._curriculum, self._store)
-        lengths = DocumentTokenizer(folder.tokenizer).byte_lengths()
-        self._byte_lengths = torch.from_numpy(lengths).to(self._ranks.device)
+        self._byte_lengths = DocumentTokenizer(folder.tokenizer).byte_lengths()
+        self._ahead = Ahead(self._load, self._curriculum.total_steps)
+
+    def _load(self, step: int) -> Feed:
+        """Return this rank's share of a step's batch; runs in a thread, a step ahead."""
+        self._store.expect(step)
+        batch = self._loader.batch(step, self._ranks.rank, self._ranks.world_size)
+        return feed(batch, self._settings, self._byte_lengths, self._ranks.device)
 
     def _resume(self) -> dict[str, Any]:
         """Take up the newest sound checkpoint, if there is one, and return its state."""
@@ -184,10 +191,12 @@ class Trainer:
     def train_step(self) -> tuple[dict[str, Any], bool]:
         """Do one update and return its metrics row, and whether any rank wants to stop."""
         name, within, steps = self._curriculum.place(self._step)
-        self._store.expect(self._step)
-        batch = self._loader.batch(self._step, self._ranks.rank, self._ranks.world_size)
-        sums = self._gradients(batch)
-        norm = clip_gradients(self._bare_model.parameters(), self._settings.clip_norm)
+        share = self._ahead.take(self._step)
+        losses = self._gradients(share)
+        # Asked for before the losses are read: the device goes on with it meanwhile.
+        clipped = clip_gradients(self._bare_model.parameters(), self._settings.clip_norm)
+        sums = self._global_sums(share, *losses)
+        norm = clipped.item()
         row = self._row(name, sums, norm)
         if not (math.isfinite(row["loss"]) and math.isfinite(norm)):
             raise TrainingDiverged(
@@ -204,44 +213,35 @@ class Trainer:
         self._step += 1
         return row, bool(sums["stop"])
 
-    def _gradients(self, batch: Batch) -> dict[str, Any]:
-        """Leave the global batch's gradients in the model and return sums over the global batch."""
-        device, ranks = self._ranks.device, self._ranks
-        tokens, labels, documents, sources = (
-            torch.from_numpy(array).to(device, non_blocking=True)
-            for array in (batch.tokens, batch.labels, batch.documents, batch.sources)
-        )
-        partners = None if batch.partners is None else torch.from_numpy(batch.partners).to(device)
-        trained = ranks.sum(torch.tensor([(batch.labels >= 0).sum()], dtype=torch.int64, device=ranks.reduce_device))
+    def _gradients(self, share: Feed) -> tuple[Tensor, Tensor]:
+        """Leave the global batch's gradients in the model.
+
+        Return this rank's cross-entropy of each window, fp32 [windows], and its z-loss and pair loss, fp32 [2].
+        """
+        ranks = self._ranks
+        trained = torch.tensor([share.trained.sum()], dtype=torch.int64, device=ranks.reduce_device)
         # DistributedDataParallel averages over ranks; the loss is a sum over all of them.
-        scale = ranks.world_size / max(1, int(trained.item()))
+        scale = ranks.world_size / max(1, int(ranks.sum(trained).item()))
         window_losses, other_losses = [], []
-        size = self._settings.micro_batch_windows
-        starts = range(0, len(tokens), size)
-        for start in starts:
-            part = slice(start, start + size)
-            mask = documents[part] if self._settings.document_masks else None
-            with self._synchronised(last=start == starts[-1]):
+        for number, part in enumerate(share.parts, start=1):
+            with self._synchronised(last=number == len(share.parts)):
                 with self._autocast():
-                    losses = self._objective(
-                        tokens[part], mask, labels[part], None if partners is None else partners[part]
-                    )
+                    losses = self._objective(*part.to(ranks.device))
                 (losses.total * scale).backward()
             window_losses.append(losses.windows)
             other_losses.append(losses.others)
-        return self._global_sums(torch.cat(window_losses), torch.stack(other_losses).sum(dim=0), labels, sources)
+        return torch.cat(window_losses), torch.stack(other_losses).sum(dim=0)
 
-    def _global_sums(self, window_losses: Tensor, others: Tensor, labels: Tensor, sources: Tensor) -> dict[str, Any]:
+    def _global_sums(self, share: Feed, window_losses: Tensor, others: Tensor) -> dict[str, Any]:
         """Return the step's sums over all ranks; one reduction for all of them. others: [z-loss, pair loss]."""
         count = len(self._curriculum.sources)
-        sizes = label_bytes(labels, self._byte_lengths).sum()
         # Added up on the CPU in fp64: the order is fixed there, and Apple's GPUs have no fp64.
         packed = torch.zeros(4 + 2 * count, dtype=torch.float64)
         packed[:2] = others.cpu().double()
-        packed[2], packed[3] = sizes.item(), float(self._signals.received)
-        of_window = sources.cpu()
+        packed[2], packed[3] = share.text_bytes, float(self._signals.received)
+        of_window = torch.from_numpy(share.sources)
         packed[4 : 4 + count].index_add_(0, of_window, window_losses.cpu().double())
-        packed[4 + count :].index_add_(0, of_window, (labels >= 0).sum(dim=1).cpu().double())
+        packed[4 + count :].index_add_(0, of_window, torch.from_numpy(share.trained).double())
         values = self._ranks.sum(packed.to(self._ranks.reduce_device)).tolist()
         return {
             "z_loss": values[0],
@@ -282,16 +282,19 @@ class Trainer:
         )
 
     def _validate(self) -> None:
+        def losses(part: MicroBatch) -> Tensor:
+            with self._autocast():
+                return self._bare_objective.token_losses(part)
+
         with gathered(self._objective) if self._sharded else contextlib.nullcontext():
             result = validate(
-                self._bare_model,
+                losses,
                 self._store,
                 self._curriculum.sources,
                 self._byte_lengths,
                 self._recipe.evaluation.windows_per_source,
-                self._settings.micro_batch_windows,
+                self._settings,
                 self._ranks,
-                self._autocast(),
             )
         stage = self._curriculum.place(max(0, self._step - 1))[0]
         if self._ranks.leads:

@@ -5,17 +5,24 @@ never there all at once: they are worked out some rows at a time, and their grad
 in the cache.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from keylm.attention import Packing
+from keylm.evaluation.validation import token_losses
 from keylm.model import Decoder
+from keylm.training.feeding import MicroBatch
 
 CACHED_LOGITS = 1 << 19
 """Logits worked out at once on a CPU: 2 MiB in fp32, a core's own cache."""
-GPU_LOGITS = 1 << 27
-"""The same on a GPU: 0.5 GiB in fp32."""
+GPU_ROWS = 1 << 13
+"""Rows worked out at once on a GPU: 0.2 GB of logits in 16 bits with 12,020 tokens."""
+GPU_COLUMNS = 128
+"""On a GPU the head's rows are filled up to a multiple of this: 12,020 columns would keep products off fast kernels."""
 
 
 class Losses(NamedTuple):
@@ -35,20 +42,35 @@ class Objective(nn.Module):
     def __init__(self, decoder: Decoder, z_loss: float, pair_weight: float) -> None:
         super().__init__()
         self.decoder, self._z_loss, self._pair_weight = decoder, z_loss, pair_weight
+        self._slopes = slopes
 
-    def forward(self, tokens: Tensor, documents: Tensor | None, labels: Tensor, partners: Tensor | None) -> Losses:
-        """Return the losses of a micro-batch: int64 [B, L] each, documents int32.
+    def compile_parts(self) -> None:
+        """Compile each block, and the softmax.
 
-        `labels` are -100 where no loss is taken, `partners` -1 where there is none, or None.
+        All blocks share one compilation, so training starts after seconds; the whole model as one graph takes as long
+        again for every layer.
         """
-        hidden = self.decoder.model(tokens, documents)
+        for layer in self.decoder.model.layers:
+            layer.compile(dynamic=False)
+        self._slopes = torch.compile(slopes, dynamic=False)
+
+    def forward(self, tokens: Tensor, labels: Tensor, packing: Packing, partners: Tensor | None) -> Losses:
+        """Return the losses of a micro-batch; the arguments are those of `MicroBatch`."""
+        hidden = self.decoder.model(tokens, packing)
         head = self.decoder.lm_head.weight
         # The z-loss keeps the softmax's denominator near 1 (PaLM, arXiv 2204.02311).
-        total, losses, z_loss = _HeadLoss.apply(hidden.flatten(0, 1), head, labels.flatten(), self._z_loss)  # type: ignore[no-untyped-call]
+        total, losses, z_loss = _HeadLoss.apply(  # type: ignore[no-untyped-call]
+            hidden.flatten(0, 1), head, labels.flatten(), self._z_loss, self._slopes
+        )
         pair = hidden.new_zeros((), dtype=torch.float32)
         if partners is not None:
             pair = self._pair_weight * partner_loss(self.decoder.lm_head, hidden, partners)
         return Losses(total + pair, losses.view_as(labels).sum(dim=1), torch.stack([z_loss, pair.detach()]))
+
+    def token_losses(self, part: MicroBatch) -> Tensor:
+        """Return the cross-entropy of each label alone, fp32 [B, L] in nats, 0 where it is -100; a window at a time."""
+        rows = zip(self.decoder.model(part.tokens, part.packing), part.labels, strict=True)
+        return torch.stack([token_losses(self.decoder.lm_head(hidden), labels) for hidden, labels in rows])
 
 
 def partner_loss(head: nn.Module, hidden: Tensor, partners: Tensor) -> Tensor:
@@ -66,36 +88,60 @@ def partner_loss(head: nn.Module, hidden: Tensor, partners: Tensor) -> Tensor:
     return divergence
 
 
+Slopes = Callable[[Tensor, Tensor, float, int], tuple[Tensor, Tensor, Tensor]]
+
+
+def slopes(logits: Tensor, labels: Tensor, z_loss: float, vocabulary: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return each row's cross-entropy (fp32 [N]), the sum of squared log-denominators (fp32 []), and the slope of both.
+
+    logits [N, V or more]: columns from `vocabulary` on are no tokens; labels int64 [N], -100 where no loss is taken.
+    The slope is that of cross-entropy plus z-loss, in the logits' shape and dtype. May overwrite `logits`.
+    """
+    trained, chosen = labels >= 0, labels.clamp(min=0)[:, None]
+    values = logits.float()
+    if logits.shape[1] > vocabulary:
+        columns = torch.arange(logits.shape[1], device=logits.device)
+        values = values.masked_fill(columns >= vocabulary, -torch.inf)
+    denominators = values.logsumexp(dim=-1)
+    losses = (denominators - values.gather(1, chosen)[:, 0]) * trained
+    squares = (denominators * trained).square().sum()
+    # d(denominator)/d(logits) is the softmax; the chosen logit counts against it.
+    factors = ((1 + 2 * z_loss * denominators) * trained)[:, None]
+    if logits.is_cuda:  # what compiles into one pass
+        columns = torch.arange(logits.shape[1], device=logits.device)
+        slope = (values - denominators[:, None]).exp() * factors - (columns == chosen) * trained.float()[:, None]
+        return losses, squares, slope.to(logits.dtype)
+    slope = values.sub_(denominators[:, None]).exp_()
+    slope *= factors
+    slope.scatter_add_(1, chosen, -trained.float()[:, None])
+    return losses, squares, slope.to(logits.dtype)
+
+
 class _HeadLoss(torch.autograd.Function):
     """Cross-entropy plus z-loss of `hidden @ weight.T`, with the gradients of both made on the way."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, z_loss: float) -> tuple[Tensor, ...]:
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, z_loss: float, slopes: Slopes
+    ) -> tuple[Tensor, ...]:
         """Return the total (fp32 []), each row's cross-entropy (fp32 [N]) and the z-loss (fp32 []).
 
         hidden [N, H]; weight [V, H]; labels int64 [N], -100 where no loss is taken. Under autocast the products are
-        bf16; the softmax is fp32 always.
+        in its dtype, as `hidden` is; the softmax is fp32 always.
         """
-        head = weight.to(hidden.dtype)
-        hidden_gradient, weight_gradient = torch.empty_like(hidden), torch.zeros_like(weight, dtype=torch.float32)
+        head, rows = weight.to(hidden.dtype), max(1, CACHED_LOGITS // len(weight))
+        if hidden.is_cuda:
+            head, rows = F.pad(head, (0, 0, 0, -len(weight) % GPU_COLUMNS)), GPU_ROWS
+        hidden_gradient, weight_gradient = torch.empty_like(hidden), torch.zeros_like(head, dtype=torch.float32)
         losses = hidden.new_zeros(len(labels), dtype=torch.float32)
         z_sum = hidden.new_zeros((), dtype=torch.float32)
-        rows = max(1, (GPU_LOGITS if hidden.is_cuda else CACHED_LOGITS) // len(weight))
         for start in range(0, len(labels), rows):
             part = slice(start, start + rows)
-            trained, chosen = labels[part] >= 0, labels[part].clamp(min=0)[:, None]
-            logits = (hidden[part] @ head.T).float()
-            denominators = logits.logsumexp(dim=-1)
-            losses[part] = (denominators - logits.gather(1, chosen)[:, 0]) * trained
-            z_sum += (denominators * trained).square().sum()
-            # d(denominator)/d(logits) is the softmax; the chosen logit counts against it.
-            slope = logits.sub_(denominators[:, None]).exp_()
-            slope *= ((1 + 2 * z_loss * denominators) * trained)[:, None]
-            slope.scatter_add_(1, chosen, -trained.float()[:, None])
-            slope = slope.to(hidden.dtype)
-            hidden_gradient[part] = slope @ head
+            losses[part], squares, slope = slopes(hidden[part] @ head.T, labels[part], z_loss, len(weight))
+            z_sum += squares
+            torch.mm(slope, head, out=hidden_gradient[part])
             weight_gradient += slope.T @ hidden[part]
-        ctx.save_for_backward(hidden_gradient, weight_gradient.to(weight.dtype))
+        ctx.save_for_backward(hidden_gradient, weight_gradient[: len(weight)].to(weight.dtype))
         ctx.mark_non_differentiable(losses)
         return losses.sum() + z_loss * z_sum, losses, z_loss * z_sum
 
@@ -103,4 +149,4 @@ class _HeadLoss(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """Scale what forward made; only the total carries a gradient."""
         hidden_gradient, weight_gradient = ctx.saved_tensors
-        return hidden_gradient * gradients[0], weight_gradient * gradients[0], None, None
+        return hidden_gradient * gradients[0], weight_gradient * gradients[0], None, None, None

@@ -10,7 +10,6 @@ Nothing here is imported from torch before it is needed: that costs over a secon
 import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -22,11 +21,11 @@ from keylm.model import Decoder
 from keylm.training.distributed import Ranks
 
 
-def shard(objective: nn.Module, decoder: Decoder, ranks: Ranks, *, bf16: bool, compiled: bool) -> None:
+def shard(objective: nn.Module, decoder: Decoder, ranks: Ranks, *, bf16: bool) -> None:
     """Shard the parameters of `objective`, which holds `decoder`, over all ranks, in place.
 
     Every rank must hold the same weights; they may still lie on the CPU. With `bf16` parameters are gathered in bf16
-    and gradients averaged in fp32; the shards are the fp32 master weights either way. `compiled` compiles the blocks.
+    and gradients averaged in fp32; the shards are the fp32 master weights either way.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
@@ -37,19 +36,11 @@ def shard(objective: nn.Module, decoder: Decoder, ranks: Ranks, *, bf16: bool, c
     )
     mesh = init_device_mesh(ranks.device.type, (ranks.world_size,))
     for layer in decoder.model.layers:
-        if compiled:
-            layer.compile()
         fully_shard(layer, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
     fully_shard(objective, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
-    # The residual stream is fp32, as it is without sharding, though the embedding is gathered in bf16.
-    decoder.model.embed_tokens.register_forward_hook(_as_fp32)
     # Which module is the root is settled by whose forward runs first: see `gathered`.
     objective.gather = _nothing  # type: ignore[assignment]
     register_fsdp_forward_method(objective, "gather")
-
-
-def _as_fp32(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-    return output.float()
 
 
 def _nothing() -> None:
@@ -98,15 +89,15 @@ def local(tensor: Tensor) -> Tensor:
     return rows
 
 
-def clip_gradients(parameters: Iterable[nn.Parameter], most: float) -> float:
-    """Scale all gradients together to a norm of at most `most`, and return the norm they had over all ranks."""
+def clip_gradients(parameters: Iterable[nn.Parameter], most: float) -> Tensor:
+    """Scale all gradients together to a norm of at most `most`; return the one they had over all ranks, fp32 []."""
     parameters = list(parameters)
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     norm = torch.nn.utils.get_total_norm(gradients)
     if is_sharded(norm):
         norm = norm.full_tensor()  # type: ignore[attr-defined]
     torch.nn.utils.clip_grads_with_norm_(parameters, most, norm)
-    return norm.item()
+    return norm
 
 
 def on_whole_matrices(work: Callable[[Tensor], Tensor], shards: Tensor, like: Tensor) -> Tensor:

@@ -1,0 +1,191 @@
+"""Causal attention that stays within documents: one function, several kernels.
+
+A window holds several documents that must not see each other. Two ways to say which token belongs where:
+
+- `numbers`, a document's number for each token: a dense mask, on any device, the reference;
+- `begins`, where each document begins in the flattened micro-batch: variable-length flash attention on a GPU in 16
+  bits, which never looks at a pair of tokens from two documents, so short documents cost little.
+
+The kernel behind the second is FlashAttention 4 where the package flash-attn-4 is installed and the GPU is a Hopper or
+later (Dao et al., github.com/Dao-AILab/flash-attention), else FlashAttention 2, which comes with torch (arXiv
+2307.08691). Shapes: B windows, L tokens each, T = B * L, n documents, D head_dim.
+"""
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+NEWEST_KERNEL = 9
+"""The compute capability from which on FlashAttention 4 runs: Hopper's."""
+
+
+class Packing(NamedTuple):
+    """Which tokens of a micro-batch belong together."""
+
+    numbers: Tensor | None = None
+    """int32 [B, L]: the document that each token belongs to; None: each window is one"""
+    begins: Tensor | None = None
+    """int32 [n + 1]: where each document begins in the flattened windows, and their end; None: use `numbers`"""
+
+    def mask(self) -> Tensor | None:
+        """Return the dense mask, bool [B, 1, L, L], or None where causal attention needs none."""
+        return None if self.numbers is None or self.begins is not None else document_mask(self.numbers)
+
+
+def attend(queries: Tensor, keys: Tensor, values: Tensor, begins: Tensor | None, mask: Tensor | None) -> Tensor:
+    """Return attention's output [B, L, heads, D].
+
+    queries [B, L, heads, D]; keys and values [B, L, KV heads, D]; `begins` as in `Packing`, in which case the tensors
+    are on a GPU in 16 bits; `mask`: bool [B, 1, L, L], True where a token may look, or None for all before it.
+    """
+    if begins is not None:
+        flat = (tensor.flatten(0, 1) for tensor in (queries, keys, values))
+        attended, _ = packed_attention(*flat, begins, queries.shape[1])
+        packed: Tensor = attended.view_as(queries)
+        return packed
+    q, k, v = (tensor.transpose(1, 2) for tensor in (queries, keys, values))
+    grouped = q.shape[1] != k.shape[1]
+    if grouped and mask is not None and q.is_cuda:
+        # Grouped heads with a mask would leave only the plain kernel, which writes every score into memory.
+        groups, grouped = q.shape[1] // k.shape[1], False
+        k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=grouped)
+    return out.transpose(1, 2)
+
+
+def document_mask(numbers: Tensor) -> Tensor:
+    """Return bool [B, 1, L, L]: a token may look at itself and what came before it in its own document."""
+    same = numbers[:, None, :, None] == numbers[:, None, None, :]
+    return same & torch.ones(same.shape[-2:], dtype=torch.bool, device=numbers.device).tril()
+
+
+@torch.library.custom_op("keylm::packed_attention", mutates_args=())
+def packed_attention(
+    queries: Tensor, keys: Tensor, values: Tensor, begins: Tensor, longest: int
+) -> tuple[Tensor, Tensor]:
+    """Return attention within documents, [T, heads, D], and its logarithms of sums of exponentials, fp32 [heads, T].
+
+    queries [T, heads, D]; keys and values [T, KV heads, D]; no document has more than `longest` tokens. One operation
+    to the compiler, so that it need not see into the kernels.
+    """
+    newest = newest_kernel(queries.device)
+    if newest is not None:
+        out, sums = newest.forward(queries, keys, values, **_both(begins, longest), causal=True, return_lse=True)[:2]
+        return out, sums
+    out, sums, *_ = torch.ops.aten._flash_attention_forward(
+        queries, keys, values, begins, begins, longest, longest, 0.0, True, False
+    )
+    return out, sums
+
+
+@packed_attention.register_fake
+def _(queries: Tensor, keys: Tensor, values: Tensor, begins: Tensor, longest: int) -> tuple[Tensor, Tensor]:
+    sums = queries.new_empty((queries.shape[1], queries.shape[0]), dtype=torch.float32)
+    return torch.empty_like(queries, memory_format=torch.contiguous_format), sums
+
+
+@torch.library.custom_op("keylm::packed_attention_backward", mutates_args=())
+def packed_attention_backward(
+    slope: Tensor,
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    out: Tensor,
+    sums: Tensor,
+    begins: Tensor,
+    longest: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of queries, keys and values from `slope`, that of the output [T, heads, D]."""
+    newest = newest_kernel(queries.device)
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    if newest is not None:
+        gradients = newest.backward(
+            queries,
+            keys,
+            values,
+            out,
+            slope.contiguous(),
+            sums,
+            **_both(begins, longest),
+            causal=True,
+            deterministic=deterministic,
+        )[:3]
+        return gradients[0], gradients[1], gradients[2]
+    no_dropout = torch.zeros(2, dtype=torch.uint64, device=queries.device)
+    unused = torch.empty(0, device=queries.device)
+    dq, dk, dv = torch.ops.aten._flash_attention_backward(
+        slope.contiguous(),
+        queries,
+        keys,
+        values,
+        out,
+        sums,
+        begins,
+        begins,
+        longest,
+        longest,
+        0.0,
+        True,
+        no_dropout,
+        unused,
+    )
+    return dq, dk, dv
+
+
+@packed_attention_backward.register_fake
+def _(
+    slope: Tensor,
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    out: Tensor,
+    sums: Tensor,
+    begins: Tensor,
+    longest: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return tuple(torch.empty_like(each, memory_format=torch.contiguous_format) for each in (queries, keys, values))  # type: ignore[return-value]
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    queries, keys, values, begins, ctx.longest = inputs
+    ctx.save_for_backward(queries, keys, values, *output, begins)
+
+
+def _differentiate(ctx: Any, slope: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    return *packed_attention_backward(slope, *ctx.saved_tensors, ctx.longest), None, None
+
+
+packed_attention.register_autograd(_differentiate, setup_context=_save)
+
+
+def _both(begins: Tensor, longest: int) -> dict[str, Any]:
+    """Return what the newest kernel calls them: queries and keys are the same tokens."""
+    return {
+        "cu_seqlens_q": begins,
+        "cu_seqlens_k": begins,
+        "max_seqlen_q": longest,
+        "max_seqlen_k": longest,
+    }
+
+
+class Newest(NamedTuple):
+    """FlashAttention 4's two directions."""
+
+    forward: Callable[..., Any]
+    backward: Callable[..., Any]
+
+
+@lru_cache
+def newest_kernel(device: torch.device) -> Newest | None:
+    """Return FlashAttention 4 where it is installed and runs on `device`, else None."""
+    if device.type != "cuda" or torch.cuda.get_device_capability(device)[0] < NEWEST_KERNEL:
+        return None
+    try:
+        from flash_attn.cute.interface import _flash_attn_bwd, _flash_attn_fwd
+    except ImportError:
+        return None
+    return Newest(_flash_attn_fwd, _flash_attn_bwd)
