@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from keylm.data.documents import PIECE_BYTES
 from keylm.errors import KeylmError
+from keylm.identity import differences, identity_hash
 from keylm.model import count_parameters
 from keylm.recipe import Recipe, load_recipe, packaged_recipes, parse_recipe, stage_steps
 from keylm.recipe_sections import Curation
@@ -45,6 +46,8 @@ REFUSED = {
     "endless weight": ("stages.chat.weights.chat=inf", "stages.chat.weights.chat", "Infinity", "a finite number"),
     "negative weight": ("stages.chat.weights.chat=-1", "stages.chat.weights.chat", "got -1", "accepted: greater"),
     "outside the choice": ("training.precision=fp16", "training.precision", '"fp16"', "'fp32' or 'bf16'"),
+    "unknown way to share": ("training.parallel=pp", "training.parallel", '"pp"', "'ddp' or 'fsdp'"),
+    "unknown optimizer": ("optimizer.matrices=sgd", "optimizer.matrices", '"sgd"', "'muon' or 'adamw'"),
     "seed too large": (f"seed={2**63}", "seed", str(2**63), f"less than {2**63}"),
     "value for a table": ("model=3", "model", "got 3", "accepted: "),
     "name that is no name": ('name="../x"', "name", '"../x"', "letters, digits, _ and -"),
@@ -251,3 +254,14 @@ def test_keylm_75m_has_exactly_its_parameters() -> None:
         pytest.skip("recipes/keylm-75m.toml is not there yet")
     recipe = load_recipe(file)
     assert count_parameters(recipe.model, recipe.tokenizer.vocab_size) == 75_251_200
+
+
+def test_what_decides_nothing_makes_no_other_run(tmp_path: Path):
+    plain = identity_hash(tiny_recipe(tmp_path))
+    for same in ("training.parallel=fsdp", "training.micro_batch_windows=2", "optimizer.matrix_learning_rate=0.1"):
+        assert identity_hash(tiny_recipe(tmp_path, [same])) == plain, same
+    adamw = tiny_recipe(tmp_path, ["optimizer.matrices=adamw"])
+    assert "optimizer.matrices was None, is 'adamw'" in differences(tiny_recipe(tmp_path), adamw)
+    assert identity_hash(tiny_recipe(tmp_path, ["optimizer.matrices=adamw", "optimizer.matrix_learning_rate=0.1"])) != (
+        identity_hash(adamw)
+    )

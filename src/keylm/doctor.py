@@ -26,6 +26,7 @@ from keylm.recipe_sections import Source
 from keylm.run import run
 from keylm.run_folder import RunFolder
 from keylm.training.distributed import check_share, choose_device
+from keylm.training.sharding import check_even
 
 GIB = 1 << 30
 SAMPLE_BYTES = 2_000_000
@@ -40,7 +41,7 @@ def examine(recipe: Recipe, run_dir: Path, processes: int) -> bool:
     checks: dict[str, Callable[[], str]] = {
         "device": lambda: _device(recipe),
         "parameters": lambda: f"{count_parameters(recipe.model, recipe.tokenizer.vocab_size):,}",
-        "memory": lambda: _memory(recipe),
+        "memory": lambda: _memory(recipe, processes),
         "steps": lambda: _steps(recipe, processes),
         "data": lambda: _data(recipe),
         "disk": lambda: _disk(recipe, run_dir),
@@ -65,12 +66,12 @@ def _device(recipe: Recipe) -> str:
     return f"{device.type}, {torch.get_num_threads()} threads"
 
 
-def _memory(recipe: Recipe) -> str:
+def _memory(recipe: Recipe, processes: int) -> str:
     """Return an estimate of what one process holds while training. Raises KeylmError where it can't fit."""
     shape, settings = recipe.model, recipe.training
     device = choose_device(settings.device)
     gradients = 4 * count_parameters(shape, recipe.tokenizer.vocab_size)
-    fixed = _checkpoint_bytes(recipe) + gradients
+    fixed = (_checkpoint_bytes(recipe) + gradients) // (processes if settings.parallel == "fsdp" else 1)
     tokens = settings.micro_batch_windows * settings.context
     width = 2 if settings.computes_in_bf16(device.type) else 4
     per_layer = 10 * shape.hidden_size + 4 * shape.intermediate_size
@@ -86,14 +87,17 @@ def _memory(recipe: Recipe) -> str:
 
 def _checkpoint_bytes(recipe: Recipe) -> int:
     """Return the bytes of fp32 weights, and Muon's momentum or (for the two vocabulary matrices) AdamW's moments."""
+    parameters = count_parameters(recipe.model, recipe.tokenizer.vocab_size)
     tables = 2 * recipe.tokenizer.vocab_size * recipe.model.hidden_size
-    return 4 * (2 * count_parameters(recipe.model, recipe.tokenizer.vocab_size) + tables)
+    return 4 * (2 * parameters + (tables if recipe.optimizer.matrices == "muon" else parameters))
 
 
 def _steps(recipe: Recipe, processes: int) -> str:
     """Return steps per stage and micro-batches per step. Raises KeylmError where the batch can't be shared."""
     windows = recipe.training.batch_windows
     check_share(windows, processes)
+    if recipe.training.parallel == "fsdp":
+        check_even(windows, processes, recipe.training.micro_batch_windows)
     micro = math.ceil(math.ceil(windows / processes) / recipe.training.micro_batch_windows)
     uneven = "" if windows % processes == 0 else f", shared unevenly by {processes} processes"
     steps = ", ".join(f"{name} {number:,}" for name, number in stage_steps(recipe).items())

@@ -21,6 +21,7 @@ MAY_CHANGE = (
     "training.device",
     "training.compile",
     "training.micro_batch_windows",
+    "training.parallel",
 )
 """Fields that a run may change between two starts: they decide nothing, or rounding alone, as the world size does."""
 
@@ -28,6 +29,8 @@ MAY_CHANGE = (
 def identity(recipe: Recipe) -> dict[str, Any]:
     """Return the fields that may not change within a run, with dotted keys, and the orders that count."""
     fields = {key: value for key, value in _flat(recipe.to_data()).items() if not key.startswith(MAY_CHANGE)}
+    if recipe.optimizer.matrices == "muon":  # AdamW's part in the matrices decides nothing, and older runs know none
+        fields = {key: value for key, value in fields.items() if not key.startswith("optimizer.matri")}
     # The curriculum goes by these orders, which a table of fields does not show.
     return {**fields, "order of stages": list(recipe.stages), "order of sources": list(recipe.used_sources)}
 

@@ -220,7 +220,12 @@ class Stage(Section):
 
 
 class Training(Section):
-    """The loop: how many tokens a step has and how they are computed."""
+    """The loop: how many tokens a step has and how they are computed.
+
+    `parallel` says what several processes (torchrun) share: with "ddp" each has the whole model and optimizer, with
+    "fsdp" its rows of every parameter and of the optimizer's state, for models that do not fit otherwise. One process
+    is the same with either.
+    """
 
     batch_tokens: PositiveInt
     context: Dimension
@@ -235,6 +240,7 @@ class Training(Section):
     """same bits in every run on a GPU too, somewhat slower"""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     compile: bool = False
+    parallel: Literal["ddp", "fsdp"] = "ddp"
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
 
     @model_validator(mode="after")
@@ -266,13 +272,20 @@ class Optimizer(Section):
 
     `muon_learning_rate` is in Keller Jordan's units (an orthogonalised update of spectral norm near 1, times
     sqrt(max(1, rows/columns))), where 0.02 is usual; not in the RMS-matched units of 1.5e-3 … 3e-3.
+
+    `matrices = "adamw"` gives the blocks' matrices to AdamW too, to compare with: then the `matrix_` fields hold for
+    them (weight decay is decoupled: a step takes learning rate times decay of a weight), else the `muon_` ones.
     """
 
+    matrices: Literal["muon", "adamw"] = "muon"
     muon_learning_rate: Rate = 0.02
     muon_momentum: Beta = 0.95
     muon_momentum_start: Beta = 0.85
     muon_momentum_steps: Annotated[int, Field(ge=0)] = 300
     muon_weight_decay: Decay = 0.0
+    matrix_learning_rate: Rate = 3e-3
+    matrix_betas: tuple[Beta, Beta] = (0.9, 0.95)
+    matrix_weight_decay: Decay = 0.1
     embedding_learning_rate: Rate = 0.245
     head_learning_rate: Rate = 0.0049
     norm_learning_rate: Rate = 0.01

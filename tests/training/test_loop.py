@@ -250,6 +250,7 @@ def test_a_loss_that_is_not_finite_stops_training_and_leaves_the_checkpoints(pre
     for _ in range(3):
         trainer.train_step()
     trainer._save()
+    trainer._writer.wait()
     before = final_files(folder.path)
     with torch.no_grad():
         trainer._bare_model.lm_head.weight[5] = float("inf")
@@ -300,6 +301,7 @@ def test_a_checkpoint_that_leads_to_divergence_does_not_cost_the_one_before(prep
     for _ in range(3):
         trainer.train_step()
         trainer._save()
+    trainer._writer.wait()
     assert [path.name[-1] for path in checkpoint_paths(trainer._folder.checkpoints)] == ["1", "2", "3"]
     trainer.train_step()
     assert [path.name[-1] for path in checkpoint_paths(trainer._folder.checkpoints)] == ["2", "3"]

@@ -1,13 +1,15 @@
 """Checkpoints: everything that training needs to go on as if it had never stopped.
 
 `checkpoints/step-00000123/` holds model.safetensors (fp32 master weights), optimizer.safetensors, and state.json
-(step, how long the metrics files were, hashes of recipe, data, the two files and itself). The state at step K has
-done K updates; the next batch is batch K.
+(step, how long the metrics files were, hashes of recipe, data, the other files and itself). Fully sharded training has
+folders model/ and optimizer/ instead, with a file from each rank; both kinds are read by any number of processes. The
+state at step K has done K updates; the next batch is batch K.
 
 Invariants: a checkpoint appears under its name complete; one that is truncated or altered is refused by name and
 the one before it is used (the bad one is put aside, not deleted); the last ones and every stage's end stay, others go.
 """
 
+import contextlib
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,9 +21,11 @@ from torch import Tensor
 
 from keylm.errors import KeylmError
 from keylm.files import atomic_folder, read_json, sha256_file, sha256_json, sweep, write_json
+from keylm.training.distributed import Ranks
+from keylm.training.sharded_checkpoint import names_in, read_into, read_whole, write_shards
 
 PREFIX, REFUSED = "step-", "refused-"
-FILES = ("model.safetensors", "optimizer.safetensors")
+PARTS = ("model", "optimizer")
 
 
 @dataclass(frozen=True)
@@ -33,12 +37,30 @@ class Checkpoint:
     state: dict[str, Any]
 
     def model(self) -> dict[str, Tensor]:
-        """Return the fp32 master weights by parameter name."""
-        return dict(load_file(self.folder / FILES[0]))
+        """Return the fp32 master weights by parameter name, whole, on the CPU."""
+        return self._whole("model")
 
     def optimizer(self) -> dict[str, Tensor]:
-        """Return the optimizer's state, as `Optimizers.state_tensors` named it."""
-        return dict(load_file(self.folder / FILES[1]))
+        """Return the optimizer's state, as `Optimizers.state_tensors` named it, whole, on the CPU."""
+        return self._whole("optimizer")
+
+    def optimizer_names(self) -> list[str]:
+        """Return what `optimizer` has, without reading it."""
+        folder, file = self._place("optimizer")
+        return names_in(sorted(folder.glob("*.safetensors")) if folder.is_dir() else [file])
+
+    def read_into(self, part: str, tensors: dict[str, Tensor]) -> None:
+        """Fill `tensors` of a part ("model", "optimizer") by name; sharded ones with this rank's rows alone."""
+        folder, file = self._place(part)
+        read_into(folder if folder.is_dir() else file.parent, tensors)
+
+    def _whole(self, part: str) -> dict[str, Tensor]:
+        folder, file = self._place(part)
+        return read_whole(folder) if folder.is_dir() else dict(load_file(file))
+
+    def _place(self, part: str) -> tuple[Path, Path]:
+        """Return the folder of shards, or else the file, that holds a part."""
+        return self.folder / part, self.folder / f"{part}.safetensors"
 
 
 class DamagedCheckpoint(Exception):
@@ -51,12 +73,46 @@ def save_checkpoint(
     """Write a checkpoint into `folder`, whole or not at all, and return its path."""
     path = checkpoint_path(folder, step)
     with atomic_folder(path) as temporary:
-        for name, tensors in zip(FILES, (model, optimizer), strict=True):
-            save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, temporary / name)
-        hashes = {name: sha256_file(temporary / name) for name in FILES}
-        whole = {"step": step, **state, "sha256": hashes}
-        write_json(temporary / "state.json", {**whole, "hash": sha256_json(whole)})
+        for part, tensors in zip(PARTS, (model, optimizer), strict=True):
+            whole = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+            save_file(whole, temporary / f"{part}.safetensors")
+        _seal(temporary, step, state)
     return path
+
+
+def save_sharded_checkpoint(
+    folder: Path,
+    step: int,
+    model: dict[str, Tensor],
+    optimizer: dict[str, Tensor],
+    state: dict[str, Any],
+    ranks: Ranks,
+) -> Path:
+    """Write a checkpoint of sharded tensors into `folder`, each rank its rows, whole or not at all; return its path.
+
+    Called by every rank of `ranks`; rank 0 makes the folder, and seals and names it when all have written. `state`
+    counts on rank 0 alone. Raises on all ranks what fails on any.
+    """
+    path = checkpoint_path(folder, step)
+    with contextlib.ExitStack() as held:
+        temporary = ranks.lead(lambda: held.enter_context(atomic_folder(path)))
+        for part, tensors in zip(PARTS, (model, optimizer), strict=True):
+            write_shards(temporary / part, tensors, ranks)
+        ranks.lead(lambda: _seal(temporary, step, state))
+        ranks.lead(held.close)
+    return path
+
+
+def _seal(folder: Path, step: int, state: dict[str, Any]) -> None:
+    """Write state.json with the hash of every file beside it."""
+    hashes = {name: sha256_file(folder / name) for name in _tensor_files(folder)}
+    whole = {"step": step, **state, "sha256": hashes}
+    write_json(folder / "state.json", {**whole, "hash": sha256_json(whole)})
+
+
+def _tensor_files(folder: Path) -> list[str]:
+    """Return the tensor files below a checkpoint's folder, relative to it."""
+    return sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*.safetensors"))
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
@@ -79,9 +135,12 @@ def read_checkpoint(path: Path) -> Checkpoint:
         state = dict(read_json(path / "state.json"))
         if state.pop("hash", None) != sha256_json(state) or checkpoint_path(path.parent, state["step"]) != path:
             raise DamagedCheckpoint(f"{path / 'state.json'} was altered (its hash or its step does not fit)")
-        for name in FILES:
-            if sha256_file(path / name) != state["sha256"][name]:
+        for name, recorded in state["sha256"].items():
+            if sha256_file(path / name) != recorded:
                 raise DamagedCheckpoint(f"{path / name} is truncated or altered (its SHA-256 is not the recorded one)")
+        for name in _tensor_files(path):
+            if name not in state["sha256"]:
+                raise DamagedCheckpoint(f"{path / name} was not written with it")
     except FileNotFoundError as error:
         raise DamagedCheckpoint(f"{error.filename} is missing") from None
     except (ValueError, TypeError) as error:
@@ -124,6 +183,4 @@ def prune(folder: Path, keep_last: int, keep_steps: set[int]) -> None:
 def remove(path: Path) -> None:
     """Remove a checkpoint; its state goes first, so that half a removal can't be taken for a whole one."""
     (path / "state.json").unlink(missing_ok=True)
-    for file in path.iterdir():
-        file.unlink()
-    path.rmdir()
+    shutil.rmtree(path)

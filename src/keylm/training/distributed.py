@@ -8,9 +8,9 @@ import gc
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -33,6 +33,8 @@ class Ranks:
     world_size: int
     device: torch.device
     local_rank: int = 0
+    group: dist.ProcessGroup | None = None
+    """Through which they speak; None is the one for gradients and everything else that training waits for"""
 
     @property
     def leads(self) -> bool:
@@ -58,26 +60,33 @@ class Ranks:
                 box[0] = work()
             except BaseException as caught:  # also Ctrl-C: the others must hear of it
                 error, box[1] = caught, str(caught) or type(caught).__name__
-        dist.broadcast_object_list(box, src=0)
+        dist.broadcast_object_list(box, src=0, group=self.group)
         if error is not None:
             raise error
         if box[1] is not None:
-            # The leader speaks and leaves; torchrun then ends this process, which it would otherwise blame.
-            time.sleep(LEAVE_SECONDS)
-            raise FailedElsewhere(box[1])
+            leave(box[1])
         result: T = box[0]
         return result
 
     def sum(self, values: Tensor) -> Tensor:
         """Return `values` summed over all ranks (in place)."""
         if self.world_size > 1:
-            dist.all_reduce(values)
+            dist.all_reduce(values, group=self.group)
         return values
+
+    def agree(self, answer: bool) -> bool:
+        """Return rank 0's answer on every rank: clocks differ."""
+        vote = torch.tensor([float(answer and self.leads)], device=self.reduce_device)
+        return self.sum(vote).item() > 0
+
+    def aside(self) -> "Ranks":
+        """Return the same ranks with a group of their own on the CPU, for a thread beside training."""
+        return replace(self, device=torch.device("cpu"), group=dist.new_group(backend="gloo", timeout=PATIENCE))
 
     def wait(self) -> None:
         """Wait until all ranks are here."""
         if self.world_size > 1:
-            dist.barrier()
+            dist.barrier(group=self.group)
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """Return `model` with its gradients averaged over ranks in backward, where there are several."""
@@ -85,6 +94,15 @@ class Ranks:
             return model
         devices = [self.device.index] if self.device.type == "cuda" else None
         return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
+
+
+def leave(reason: str) -> NoReturn:
+    """Raise FailedElsewhere a while after the leader failed for this `reason`.
+
+    The leader speaks and leaves; torchrun then ends this process, which it would otherwise blame.
+    """
+    time.sleep(LEAVE_SECONDS)
+    raise FailedElsewhere(reason)
 
 
 @contextlib.contextmanager

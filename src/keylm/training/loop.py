@@ -3,17 +3,19 @@
 Invariants: the loss is divided by the number of trained tokens of the whole global batch, never a mean of means,
 so micro-batches and ranks change nothing; a step without a trained token leaves the weights as they are
 and gives no NaN; the state after step K depends on recipe and data only, so killing and resuming leaves no trace;
-a checkpoint is written before anything that could fail after it.
+a checkpoint is copied before anything that could fail after it, and written in the background while training goes on;
+whatever ends training waits for it.
 """
 
 import contextlib
+import functools
 import math
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from keylm.console import Status, errors, say
@@ -28,13 +30,21 @@ from keylm.model import Decoder, count_parameters, initialise
 from keylm.recipe import Recipe
 from keylm.run_folder import RunFolder
 from keylm.tokenizer import DocumentTokenizer
-from keylm.training.checkpoint import Checkpoint, latest_checkpoint, prune, save_checkpoint
+from keylm.training.checkpoint import (
+    Checkpoint,
+    latest_checkpoint,
+    prune,
+    save_checkpoint,
+    save_sharded_checkpoint,
+)
 from keylm.training.distributed import Ranks, check_share
 from keylm.training.feeding import Ahead, Feed, MicroBatch, feed
 from keylm.training.objective import Objective
 from keylm.training.optimizer import Optimizers
 from keylm.training.schedule import multiplier
+from keylm.training.sharding import check_even, clip_gradients, gathered, shard, synchronise
 from keylm.training.signals import StopSignals
+from keylm.training.writer import Writer, snapshot
 
 
 class Trainer:
@@ -56,24 +66,26 @@ class Trainer:
         self._recipe, self._folder, self._ranks = recipe, folder, ranks
         self._quiet = quiet or not ranks.leads
         self._settings = recipe.training
+        self._sharded = ranks.world_size > 1 and self._settings.parallel == "fsdp"
         self._signals = StopSignals()
         self._may_prune = False
         self._open_data(build)
         self._bare_model = self._build_model()
-        self._optimizers = Optimizers(self._bare_model, recipe.optimizer)
-        self._step = 0
-        self._open_logs(self._resume())
         self._bare_objective = Objective(self._bare_model, self._settings.z_loss, self._settings.pair_weight)
         if self._settings.compile:
             self._bare_objective.compile_parts()
-        self._objective = ranks.wrap(self._bare_objective)
+        self._objective = self._spread(self._bare_objective)
+        self._optimizers = Optimizers(self._bare_model, recipe.optimizer, compiled=self._settings.compile)
+        self._writer, self._writers = Writer(ranks.device), ranks.aside() if self._sharded else ranks
+        self._step = 0
+        self._open_logs(self._resume())
 
     def run(self) -> None:
         """Train to the end of the last stage. Raises TrainingDiverged, Interrupted."""
         self._saved_at = time.monotonic()
         total, evaluate_every = self._curriculum.total_steps, self._recipe.evaluation.every_steps
         stage_ends = set(self._curriculum.stage_ends().values())
-        with self._signals, Status("train", total, start=self._step, quiet=self._quiet) as status:
+        with self._signals, self._writer, Status("train", total, start=self._step, quiet=self._quiet) as status:
             while self._step < total:
                 if self._step % evaluate_every == 0 or self._step in stage_ends:
                     self._validate()
@@ -83,11 +95,13 @@ class Trainer:
                 if stop or self._step in stage_ends or self._checkpoint_due():
                     self._save()
                 if stop:
+                    self._writer.wait()
                     self._ranks.wait()  # nobody leaves while the checkpoint is being written
                     raise Interrupted(
                         f"stopped after step {self._step} of {total}; the same command goes on from there"
                     )
             self._validate()
+            self._writer.wait()
             self._prune()
 
     def _build_model(self) -> Decoder:
@@ -95,6 +109,7 @@ class Trainer:
         shape, vocab_size = self._recipe.model, self._recipe.tokenizer.vocab_size
         # fp32 weights, gradients and at least one moment; asked first, because a system may promise what it lacks.
         needed, free = 12 * count_parameters(shape, vocab_size), free_memory(self._ranks.device)
+        needed //= self._ranks.world_size if self._sharded else 1
         if free is not None and needed > free:
             raise KeylmError(
                 f"model: needs at least {needed / 1e9:.1f} GB to train, {free / 1e9:.1f} GB are free; accepted: a "
@@ -102,7 +117,15 @@ class Trainer:
             )
         model = Decoder(shape, vocab_size)
         initialise(model, self._recipe.seed)
-        return model.to(self._ranks.device)
+        return model if self._sharded else model.to(self._ranks.device)  # a shard goes there on its own
+
+    def _spread(self, objective: Objective) -> nn.Module:
+        """Return the objective as all ranks train it together."""
+        if not self._sharded:
+            return self._ranks.wrap(objective)
+        bf16 = self._settings.computes_in_bf16(self._ranks.device.type)
+        shard(objective, self._bare_model, self._ranks, bf16=bf16)
+        return objective
 
     def _open_data(self, build: BackgroundBuild | None) -> None:
         recipe, folder = self._recipe, self._folder
@@ -112,6 +135,8 @@ class Trainer:
         )
         self._curriculum = Curriculum(recipe, self._store.layout)
         check_share(recipe.training.batch_windows, self._ranks.world_size)
+        if self._sharded:
+            check_even(recipe.training.batch_windows, self._ranks.world_size, recipe.training.micro_batch_windows)
         self._loader = BatchLoader(self._curriculum, self._store)
         self._byte_lengths = DocumentTokenizer(folder.tokenizer).byte_lengths()
         self._ahead = Ahead(self._load, self._curriculum.total_steps)
@@ -127,8 +152,14 @@ class Trainer:
         checkpoint = self._ranks.lead(self._find_checkpoint)
         if checkpoint is None:
             return {}
-        self._bare_model.load_state_dict(checkpoint.model())
-        self._optimizers.load_state_tensors(checkpoint.optimizer())
+        if self._sharded:
+            moments = self._optimizers.blank_state(checkpoint.optimizer_names())
+            checkpoint.read_into("model", self._bare_model.state_dict())
+            checkpoint.read_into("optimizer", moments)
+            self._optimizers.load_state_tensors(moments)
+        else:
+            self._bare_model.load_state_dict(checkpoint.model())
+            self._optimizers.load_state_tensors(checkpoint.optimizer())
         self._step = checkpoint.step
         say(f"train  going on from step {self._step} of {self._curriculum.total_steps}", quiet=self._quiet)
         return checkpoint.state
@@ -164,7 +195,7 @@ class Trainer:
         losses = self._gradients(share)
         self._ahead.prepare(self._step + 1)
         # Asked for before the losses are read: the device goes on with it meanwhile.
-        clipped = torch.nn.utils.clip_grad_norm_(self._bare_model.parameters(), self._settings.clip_norm)
+        clipped = clip_gradients(self._bare_model.parameters(), self._settings.clip_norm)
         sums = self._global_sums(share, *losses)
         norm = clipped.item()
         row = self._row(name, sums, norm)
@@ -256,15 +287,16 @@ class Trainer:
             with self._autocast():
                 return self._bare_objective.token_losses(part)
 
-        result = validate(
-            losses,
-            self._store,
-            self._curriculum.sources,
-            self._byte_lengths,
-            self._recipe.evaluation.windows_per_source,
-            self._settings,
-            self._ranks,
-        )
+        with gathered(self._objective) if self._sharded else contextlib.nullcontext():
+            result = validate(
+                losses,
+                self._store,
+                self._curriculum.sources,
+                self._byte_lengths,
+                self._recipe.evaluation.windows_per_source,
+                self._settings,
+                self._ranks,
+            )
         stage = self._curriculum.place(max(0, self._step - 1))[0]
         if self._ranks.leads:
             tokens = self._step * self._settings.batch_tokens
@@ -276,25 +308,32 @@ class Trainer:
     def _checkpoint_due(self) -> bool:
         settings = self._recipe.checkpoints
         waited = time.monotonic() - self._saved_at
-        return self._step % settings.every_steps == 0 or waited >= 60 * settings.every_minutes
+        due = self._step % settings.every_steps == 0 or waited >= 60 * settings.every_minutes
+        return self._ranks.agree(due) if self._sharded else due
 
     def _save(self) -> None:
-        if not self._ranks.leads:
+        """Copy the state as it is now and have it written in the background, by every rank that holds some of it."""
+        if not (self._ranks.leads or self._sharded):
             return
-        state = {
-            **self._belongs_to(self._step),
-            "metrics_bytes": self._metrics.length(),
-            "timing_bytes": self._timing.length(),
-        }
-        tensors = self._bare_model.state_dict(), self._optimizers.state_tensors()
-        save_checkpoint(self._folder.checkpoints, self._step, *tensors, state)
+        self._writer.wait()  # before a second copy is made
+        state: dict[str, Any] = {}
+        if self._ranks.leads:
+            state = {
+                **self._belongs_to(self._step),
+                "metrics_bytes": self._metrics.length(),
+                "timing_bytes": self._timing.length(),
+            }
+        save = functools.partial(save_sharded_checkpoint, ranks=self._writers) if self._sharded else save_checkpoint
+        tensors = snapshot(self._bare_model.state_dict()), snapshot(self._optimizers.state_tensors())
+        self._writer.start(functools.partial(save, self._folder.checkpoints, self._step, *tensors, state))
         self._saved_at, self._may_prune = time.monotonic(), True
 
     def _prune(self) -> None:
-        """Remove old checkpoints once a step after the newest has shown that it did not diverge."""
-        if self._may_prune:
-            stage_ends = set(self._curriculum.stage_ends().values())
-            prune(self._folder.checkpoints, self._recipe.checkpoints.keep_last, stage_ends)
+        """Remove old checkpoints once the newest is written and a step after it has shown that it did not diverge."""
+        if self._may_prune and self._writer.idle():
+            if self._ranks.leads:
+                stage_ends = set(self._curriculum.stage_ends().values())
+                prune(self._folder.checkpoints, self._recipe.checkpoints.keep_last, stage_ends)
             self._may_prune = False
 
     def _autocast(self) -> torch.autocast:
@@ -305,6 +344,8 @@ class Trainer:
     @contextlib.contextmanager
     def _synchronised(self, *, last: bool) -> Iterator[None]:
         """Exchange gradients between ranks in the last micro-batch only."""
+        if self._sharded:
+            synchronise(self._objective, last)
         if last or not isinstance(self._objective, DistributedDataParallel):
             yield
         else:

@@ -1,9 +1,10 @@
-"""Muon for the matrices of the blocks, AdamW for embedding, head and norms, as one optimizer.
+"""Muon (or AdamW, to compare with) for the matrices of the blocks, AdamW for the rest, as one optimizer.
 
 Muon (Keller Jordan et al., kellerjordan.github.io/posts/muon) takes the Nesterov momentum of a matrix's gradient
 and replaces its singular values by about one, through five Newton–Schulz steps. The learning rate is in his
 units: an update has spectral norm near 1, times sqrt(max(1, rows/columns)). Matrices of the same shape are
-stacked, so that the steps are a few batched products instead of a loop over every matrix.
+stacked, so that the steps are a few batched products instead of a loop over every matrix. Where parameters are
+sharded over processes, momenta are too, and the matrices are handed round for the steps (sharding.py).
 """
 
 from collections import defaultdict
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from keylm.errors import KeylmError
 from keylm.recipe_sections import Optimizer as Settings
+from keylm.training.sharding import is_sharded, local, on_whole_matrices
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Jordan's quintic: steep at zero, so five steps bring singular values from 0.01 up to about 0.7 … 1.2."""
@@ -23,8 +25,11 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 class Muon(torch.optim.Optimizer):
     """Muon over 2-D parameters; `momentum` is set by the caller before each step."""
 
-    def __init__(self, parameters: Iterable[nn.Parameter], lr: float, weight_decay: float) -> None:
+    def __init__(
+        self, parameters: Iterable[nn.Parameter], lr: float, weight_decay: float, *, compiled: bool = False
+    ) -> None:
         super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay, "momentum": 0.95})
+        self._orthogonalise = torch.compile(orthogonalise, dynamic=False) if compiled else orthogonalise
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]  # no closures here
@@ -38,23 +43,31 @@ class Muon(torch.optim.Optimizer):
                 self._update(parameters, group)
 
     def _update(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
-        """Update parameters of one shape together."""
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        """Update parameters of one shape together; of sharded ones, the rows that are here."""
+        gradients = [local(parameter.grad) for parameter in parameters if parameter.grad is not None]
         for parameter in parameters:
             if "momentum" not in self.state[parameter]:
                 self.state[parameter]["momentum"] = torch.zeros_like(parameter)
-        momenta = [self.state[parameter]["momentum"] for parameter in parameters]
+        momenta = [local(self.state[parameter]["momentum"]) for parameter in parameters]
         torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
-        nesterov = torch._foreach_lerp(gradients, momenta, group["momentum"])
-        updates = orthogonalise(torch.stack(nesterov))
+        nesterov = torch.stack(torch._foreach_lerp(gradients, momenta, group["momentum"]))
+        if is_sharded(parameters[0]):
+            updates = on_whole_matrices(self._orthogonalise, nesterov, parameters[0])
+        else:
+            updates = self._orthogonalise(nesterov)
         rows, columns = parameters[0].shape
         rate = group["lr"] * max(1.0, rows / columns) ** 0.5
-        torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
-        torch._foreach_add_(parameters, list(updates.unbind()), alpha=-rate)
+        weights = [local(parameter) for parameter in parameters]
+        torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
+        torch._foreach_add_(weights, list(updates.unbind()), alpha=-rate)
 
 
 def orthogonalise(matrices: Tensor) -> Tensor:
-    """Return [n, rows, columns] with singular values near one, in fp32; bf16 inside on a GPU."""
+    """Return [n, rows, columns] with singular values near one, in fp32; bf16 inside on a GPU.
+
+    A step is a·X + (b·G + c·G²)·X with G = X·Xᵀ; sums and factors are left to the products, which saves passes
+    over the matrices.
+    """
     a, b, c = NEWTON_SCHULZ
     x = matrices.bfloat16() if matrices.is_cuda else matrices.float()
     tall = x.shape[-2] > x.shape[-1]
@@ -62,35 +75,36 @@ def orthogonalise(matrices: Tensor) -> Tensor:
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(5):
         gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     orthogonal: Tensor = x.mT if tall else x
     return orthogonal.float()
 
 
 class Optimizers:
-    """Muon and AdamW over one model; state goes in and out by parameter name."""
+    """Muon and AdamW over one model; state goes in and out by parameter name.
 
-    def __init__(self, model: nn.Module, settings: Settings) -> None:
+    `compiled` lets Muon's steps be compiled, where they run on a GPU.
+    """
+
+    def __init__(self, model: nn.Module, settings: Settings, *, compiled: bool = False) -> None:
         self._settings = settings
         self._names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
-        matrices, groups = [], defaultdict(list)
+        kinds: dict[str, list[nn.Parameter]] = defaultdict(list)
         for name, parameter in model.named_parameters():
-            if name == "model.embed_tokens.weight":
-                groups[settings.embedding_learning_rate].append(parameter)
-            elif name == "lm_head.weight":
-                groups[settings.head_learning_rate].append(parameter)
-            elif parameter.ndim == 1:
-                groups[settings.norm_learning_rate].append(parameter)
-            else:
-                matrices.append(parameter)
-        self.muon = Muon(matrices, settings.muon_learning_rate, settings.muon_weight_decay)
-        self.adamw = torch.optim.AdamW(
-            [{"params": parameters, "lr": rate} for rate, parameters in groups.items()],
-            betas=settings.adam_betas,
+            kinds[_kind(name, parameter)].append(parameter)
+        on_gpu = all(parameter.is_cuda for parameter in model.parameters())
+        self._all: dict[str, torch.optim.Optimizer] = {}
+        self.muon: Muon | None = None
+        if settings.matrices == "muon":
+            rate, decay = settings.muon_learning_rate, settings.muon_weight_decay
+            self.muon = self._all["muon"] = Muon(kinds.pop("matrix"), rate, decay, compiled=compiled and on_gpu)
+        # One launch for all parameters of a group; its count of steps then lives on the GPU.
+        self._fused = on_gpu
+        self.adamw = self._all["adamw"] = torch.optim.AdamW(
+            [{"params": parameters, **_adamw(kind, settings)} for kind, parameters in kinds.items()],
             eps=settings.adam_eps,
-            weight_decay=0.0,
+            fused=True if self._fused else None,
         )
-        self._all = {"muon": self.muon, "adamw": self.adamw}
         self._base_rates = {
             name: [group["lr"] for group in optimizer.param_groups] for name, optimizer in self._all.items()
         }
@@ -99,7 +113,7 @@ class Optimizers:
         """Apply the gradients of `step` with all learning rates times `multiplier`, and clear them."""
         ramp = min(1.0, step / max(1, self._settings.muon_momentum_steps))
         start, end = self._settings.muon_momentum_start, self._settings.muon_momentum
-        for group in self.muon.param_groups:
+        for group in self.muon.param_groups if self.muon else []:
             group["momentum"] = start + (end - start) * ramp
         for name, optimizer in self._all.items():
             for group, rate in zip(optimizer.param_groups, self._base_rates[name], strict=True):
@@ -129,6 +143,43 @@ class Optimizers:
             if kind not in self._all or name not in parameters:
                 raise KeylmError(f"optimizer state {path!r} does not belong to this model; accepted: the same recipe")
             parameter = parameters[name]
-            # AdamW keeps its step count on the CPU unless it is captured in a CUDA graph.
-            device = value.device if key == "step" else parameter.device
+            # Plain AdamW counts its steps on the CPU, the fused one where the parameter is.
+            device = torch.device("cpu") if key == "step" and not self._fused else parameter.device
             self._all[kind].state[parameter][key] = value.to(device).clone()
+
+    def blank_state(self, names: Iterable[str]) -> dict[str, Tensor]:
+        """Return tensors for the state of these `names` to be read into, laid out (and sharded) as this model's."""
+        parameters = {name: parameter for parameter, name in self._names.items()}
+        blank = {}
+        for path in names:
+            _, key, name = path.split("/", 2)
+            if key == "step" or name not in parameters:
+                blank[path] = torch.zeros(())
+            else:
+                blank[path] = torch.zeros_like(parameters[name], requires_grad=False)
+        return blank
+
+
+def _kind(name: str, parameter: Tensor) -> str:
+    """Return which of the recipe's learning rates a parameter goes by."""
+    if name == "model.embed_tokens.weight":
+        return "embedding"
+    if name == "lm_head.weight":
+        return "head"
+    return "norm" if parameter.ndim == 1 else "matrix"
+
+
+def _adamw(kind: str, settings: Settings) -> dict[str, Any]:
+    """Return AdamW's settings for parameters of this kind."""
+    if kind == "matrix":
+        return {
+            "lr": settings.matrix_learning_rate,
+            "betas": settings.matrix_betas,
+            "weight_decay": settings.matrix_weight_decay,
+        }
+    rates = {
+        "embedding": settings.embedding_learning_rate,
+        "head": settings.head_learning_rate,
+        "norm": settings.norm_learning_rate,
+    }
+    return {"lr": rates[kind], "betas": settings.adam_betas, "weight_decay": 0.0}

@@ -1,0 +1,82 @@
+"""Writing in the background: what is to be written is copied first, and training goes on meanwhile.
+
+Invariants: at most one write is under way; whatever a write raises is raised where its result is next asked for.
+"""
+
+import contextlib
+import threading
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from keylm.console import errors
+
+
+def snapshot(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return copies, each on its tensor's device: quick, and no later update changes them."""
+    return {name: tensor.detach().clone() for name, tensor in tensors.items()}
+
+
+class Writer:
+    """Does one piece of work at a time in a thread of its own.
+
+    As a context it waits for the work at the end, also when an exception passes through; but not when the process is
+    to end at once (a second Ctrl-C): what is half written then is swept at the next start, as after a kill.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    def start(self, work: Callable[[], object]) -> None:
+        """Wait for earlier work and raise what it raised; then begin `work`, on a GPU beside what is computed there."""
+        self.wait()
+        stream: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
+        if self._device.type == "cuda":
+            aside = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+            aside.wait_stream(torch.cuda.current_stream(self._device))  # the copies are on their way there
+            stream = torch.cuda.stream(aside)
+
+        def run() -> None:
+            try:
+                with stream:
+                    work()
+            except BaseException as error:  # raised again in the thread that asks
+                self._error = error
+
+        self._thread = threading.Thread(target=run, name="checkpoint", daemon=True)
+        self._thread.start()
+
+    def idle(self) -> bool:
+        """Return whether nothing is being written. Raises what the last work raised."""
+        if self._thread is not None and self._thread.is_alive():
+            return False
+        self.wait()
+        return True
+
+    def wait(self) -> None:
+        """Wait until nothing is being written. Raises what the work raised."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.wait()
+        elif issubclass(kind, Exception):
+            try:
+                self.wait()
+            except Exception as second:  # the first one is what the user must hear of; this one as well
+                errors.print(f"the last checkpoint was not written: {second}", markup=False)

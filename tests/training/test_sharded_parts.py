@@ -1,0 +1,27 @@
+"""Sharded training part by part; the checks stand in on_two_processes.py, which torchrun starts once for all."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).with_name("on_two_processes.py")
+CHECKS = (
+    "muon_equals_plain_muon",
+    "fused_adamw_takes_shards",
+    "gradients_are_those_of_all_ranks",
+    "a_write_that_fails_on_one_rank_is_heard_of_on_all",
+)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> subprocess.CompletedProcess[str]:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    folder = str(tmp_path_factory.mktemp("parts"))
+    return subprocess.run([*torchrun, str(SCRIPT), folder], capture_output=True, text=True, timeout=200)
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_on_two_processes(done: subprocess.CompletedProcess[str], check: str):
+    assert f"passed: {check}\n" in done.stdout, done.stderr
