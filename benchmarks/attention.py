@@ -1,18 +1,17 @@
 """How fast attention over packed documents is, by kernel, on a run's own windows.
 
     keylm data build RECIPE --run-dir RUN
-    python benchmarks/attention.py RUN [--windows 16] [--kernels causal masked flex flash2 flash4 cudnn]
+    python benchmarks/attention.py RUN [--windows 16] [--kernels causal masked flex flash2 flash4]
 
 Forward and backward of one layer of the run's shape in bf16. `causal` ignores documents (the bound for a dense kernel);
 `masked` is the plain way with a dense mask; `flex` is FlexAttention with a block mask; the others are variable-length
-kernels: `flash2` comes with torch, `flash4` is the package flash-attn-4, `cudnn` is cuDNN through torch. Prints
-milliseconds, operations a second within documents, and the largest difference from `masked` in fp32.
+kernels: `flash2` comes with torch, `flash4` is the package flash-attn-4. Prints milliseconds, operations a second
+within documents, and the largest difference from `masked` in fp32.
 """
 
 import argparse
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +20,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from keylm import attention
-from keylm.attention import document_mask
+from keylm.attention import TORCH, Kernel, document_mask, newest_kernel
 from keylm.data.curriculum import BatchLoader, Curriculum
 from keylm.data.store import finished_store
 from keylm.machine import device_name
 from keylm.run_folder import RunFolder
 from keylm.training.feeding import document_begins
 
-NEWEST = attention.newest_kernel
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Queries [B, L, heads, D], keys and values [B, L, KV heads, D] to [B, L, heads, D]."""
 
@@ -80,59 +77,26 @@ def flex(documents: Tensor) -> Attention:
     return attend
 
 
-def packed(documents: Tensor, *, newest: bool) -> Attention:
-    """Return keylm's attention over the documents, one after the other, by FlashAttention 4 or by torch's own."""
-    begins = boundaries(documents)
-    found = NEWEST(documents.device)
-    if newest and found is None:
+def packed(documents: Tensor, kernel: Kernel | None) -> Attention:
+    """Return one of keylm's variable-length kernels over the documents, one after the other."""
+    begins, length = boundaries(documents), documents.shape[1]
+    if kernel is None:
         raise RuntimeError("flash-attn-4 is not installed, or the GPU is older than Hopper")
 
-    def attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        attention.newest_kernel = lambda device: found if newest else None  # type: ignore[assignment]
-        return attention.attend(queries, keys, values, begins, None)
-
-    return attend
-
-
-def cudnn(documents: Tensor) -> Attention:
-    """Return cuDNN's attention over the documents, as torch offers it to nested tensors."""
-    begins, length = boundaries(documents), documents.shape[1]
-
-    class Cudnn(torch.autograd.Function):
+    class Packed(torch.autograd.Function):
         @staticmethod
-        def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            out, sums, _, _, _, _, seed, offset, _ = torch.ops.aten._cudnn_attention_forward(
-                q, k, v, None, begins, begins, length, length, True, 0.0, True, False
-            )
-            ctx.save_for_backward(q, k, v, out, sums, seed, offset)
+        def forward(ctx: Any, *tensors: Tensor) -> Tensor:
+            out, sums = kernel.forward(*tensors, begins, length)
+            ctx.save_for_backward(*tensors, out, sums)
             return out
 
         @staticmethod
         def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, ...]:
-            q, k, v, out, sums, seed, offset = ctx.saved_tensors
-            found: tuple[Tensor, ...] = torch.ops.aten._cudnn_attention_backward(
-                slopes[0].contiguous(),
-                q,
-                k,
-                v,
-                out,
-                sums,
-                seed,
-                offset,
-                None,
-                begins,
-                begins,
-                length,
-                length,
-                0.0,
-                True,
-            )
-            return found
+            return kernel.backward(slopes[0].contiguous(), *ctx.saved_tensors, begins, length)
 
     def attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        groups = queries.shape[2] // keys.shape[2]
-        k, v = keys.repeat_interleave(groups, 2), values.repeat_interleave(groups, 2)
-        return Cudnn.apply(*(each.flatten(0, 1) for each in (queries, k, v))).view_as(queries)  # type: ignore[no-untyped-call]
+        flat = [tensor.flatten(0, 1) for tensor in (queries, keys, values)]
+        return Packed.apply(*flat).view_as(queries)  # type: ignore[no-untyped-call, no-any-return]
 
     return attend
 
@@ -146,9 +110,8 @@ KERNELS = {
     "causal": causal,
     "masked": masked,
     "flex": flex,
-    "flash2": partial(packed, newest=False),
-    "flash4": partial(packed, newest=True),
-    "cudnn": cudnn,
+    "flash2": lambda documents: packed(documents, TORCH),
+    "flash4": lambda documents: packed(documents, newest_kernel(documents.device)),
 }
 
 

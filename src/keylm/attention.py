@@ -63,6 +63,13 @@ def document_mask(numbers: Tensor) -> Tensor:
     return same & torch.ones(same.shape[-2:], dtype=torch.bool, device=numbers.device).tril()
 
 
+class Kernel(NamedTuple):
+    """Variable-length attention, both ways; shapes as in `packed_attention` and `packed_attention_backward`."""
+
+    forward: Callable[[Tensor, Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor]]
+    backward: Callable[..., tuple[Tensor, Tensor, Tensor]]
+
+
 @torch.library.custom_op("keylm::packed_attention", mutates_args=())
 def packed_attention(
     queries: Tensor, keys: Tensor, values: Tensor, begins: Tensor, longest: int
@@ -72,14 +79,7 @@ def packed_attention(
     queries [T, heads, D]; keys and values [T, KV heads, D]; no document has more than `longest` tokens. One operation
     to the compiler, so that it need not see into the kernels.
     """
-    newest = newest_kernel(queries.device)
-    if newest is not None:
-        out, sums = newest.forward(queries, keys, values, **_both(begins, longest), causal=True, return_lse=True)[:2]
-        return out, sums
-    out, sums, *_ = torch.ops.aten._flash_attention_forward(
-        queries, keys, values, begins, begins, longest, longest, 0.0, True, False
-    )
-    return out, sums
+    return best_kernel(queries.device).forward(queries, keys, values, begins, longest)
 
 
 @packed_attention.register_fake
@@ -100,40 +100,8 @@ def packed_attention_backward(
     longest: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of queries, keys and values from `slope`, that of the output [T, heads, D]."""
-    newest = newest_kernel(queries.device)
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    if newest is not None:
-        gradients = newest.backward(
-            queries,
-            keys,
-            values,
-            out,
-            slope.contiguous(),
-            sums,
-            **_both(begins, longest),
-            causal=True,
-            deterministic=deterministic,
-        )[:3]
-        return gradients[0], gradients[1], gradients[2]
-    no_dropout = torch.zeros(2, dtype=torch.uint64, device=queries.device)
-    unused = torch.empty(0, device=queries.device)
-    dq, dk, dv = torch.ops.aten._flash_attention_backward(
-        slope.contiguous(),
-        queries,
-        keys,
-        values,
-        out,
-        sums,
-        begins,
-        begins,
-        longest,
-        longest,
-        0.0,
-        True,
-        no_dropout,
-        unused,
-    )
-    return dq, dk, dv
+    kernel = best_kernel(queries.device)
+    return kernel.backward(slope.contiguous(), queries, keys, values, out, sums, begins, longest)
 
 
 @packed_attention_backward.register_fake
@@ -147,7 +115,8 @@ def _(
     begins: Tensor,
     longest: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return tuple(torch.empty_like(each, memory_format=torch.contiguous_format) for each in (queries, keys, values))  # type: ignore[return-value]
+    dq, dk, dv = (torch.empty_like(each, memory_format=torch.contiguous_format) for each in (queries, keys, values))
+    return dq, dk, dv
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -162,30 +131,74 @@ def _differentiate(ctx: Any, slope: Tensor, _: Tensor) -> tuple[Tensor | None, .
 packed_attention.register_autograd(_differentiate, setup_context=_save)
 
 
-def _both(begins: Tensor, longest: int) -> dict[str, Any]:
-    """Return what the newest kernel calls them: queries and keys are the same tokens."""
-    return {
-        "cu_seqlens_q": begins,
-        "cu_seqlens_k": begins,
-        "max_seqlen_q": longest,
-        "max_seqlen_k": longest,
-    }
-
-
-class Newest(NamedTuple):
-    """FlashAttention 4's two directions."""
-
-    forward: Callable[..., Any]
-    backward: Callable[..., Any]
-
-
 @lru_cache
-def newest_kernel(device: torch.device) -> Newest | None:
+def best_kernel(device: torch.device) -> Kernel:
+    """Return the fastest kernel that is installed and runs on `device`."""
+    return newest_kernel(device) or TORCH
+
+
+def newest_kernel(device: torch.device) -> Kernel | None:
     """Return FlashAttention 4 where it is installed and runs on `device`, else None."""
     if device.type != "cuda" or torch.cuda.get_device_capability(device)[0] < NEWEST_KERNEL:
         return None
     try:
-        from flash_attn.cute.interface import _flash_attn_bwd, _flash_attn_fwd
+        from flash_attn.cute import interface
     except ImportError:
         return None
-    return Newest(_flash_attn_fwd, _flash_attn_bwd)
+
+    def told(begins: Tensor, longest: int) -> dict[str, Any]:
+        """Queries and keys are the same tokens."""
+        documents = {"cu_seqlens_q": begins, "cu_seqlens_k": begins}
+        return {**documents, "max_seqlen_q": longest, "max_seqlen_k": longest, "causal": True}
+
+    def forward(queries: Tensor, keys: Tensor, values: Tensor, begins: Tensor, longest: int) -> tuple[Tensor, Tensor]:
+        out, sums, *_ = interface._flash_attn_fwd(queries, keys, values, **told(begins, longest), return_lse=True)
+        return out, sums
+
+    def backward(
+        slope: Tensor,
+        queries: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        out: Tensor,
+        sums: Tensor,
+        begins: Tensor,
+        longest: int,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        same_bits = {"deterministic": torch.are_deterministic_algorithms_enabled()}
+        dq, dk, dv, *_ = interface._flash_attn_bwd(
+            queries, keys, values, out, slope, sums, **told(begins, longest), **same_bits
+        )
+        return dq, dk, dv
+
+    return Kernel(forward, backward)
+
+
+def _torch_forward(
+    queries: Tensor, keys: Tensor, values: Tensor, begins: Tensor, longest: int
+) -> tuple[Tensor, Tensor]:
+    """FlashAttention 2, without dropout, causal."""
+    out, sums, *_ = torch.ops.aten._flash_attention_forward(
+        queries, keys, values, begins, begins, longest, longest, 0.0, True, False
+    )
+    return out, sums
+
+
+def _torch_backward(
+    slope: Tensor,
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    out: Tensor,
+    sums: Tensor,
+    begins: Tensor,
+    longest: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    seed, offset = (torch.zeros(2, dtype=torch.uint64, device=slope.device) for _ in range(2))  # of no dropout
+    tensors, lengths = (slope, queries, keys, values, out, sums), (begins, begins, longest, longest)
+    dq, dk, dv = torch.ops.aten._flash_attention_backward(*tensors, *lengths, 0.0, True, seed, offset)
+    return dq, dk, dv
+
+
+TORCH = Kernel(_torch_forward, _torch_backward)
+"""FlashAttention 2, which comes with torch."""

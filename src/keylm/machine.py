@@ -1,5 +1,6 @@
 """What the machine tells of itself."""
 
+import os
 import platform
 from pathlib import Path
 
@@ -15,6 +16,21 @@ def free_memory(device: torch.device) -> int | None:
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024
     return None
+
+
+def compute_deterministically(on: bool) -> None:
+    """Choose for this process whether a GPU computes the same bits every time, which costs some speed.
+
+    A CPU does so anyway, with the same number of threads.
+    """
+    if on:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it before it promises anything
+        import torch._inductor.config as compiler
+
+        # Nothing that the compiler measures may choose between kernels that round differently (torch 2.10 and later).
+        compiler.deterministic = True
+    torch.use_deterministic_algorithms(on)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # what is read was written
 
 
 def device_name(device: torch.device) -> str:

@@ -160,8 +160,9 @@ def rotate(heads: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
     """Return `heads` [B, L, heads, D] turned by `rotation`; dimension d pairs with d + D/2."""
     cos, sin = rotation
     # The halves change places by an index alone, which compiles into the norm before it, both ways.
-    swapped = heads.unflatten(-1, (2, -1)).flip(-2).flatten(-2)
-    return (heads * cos + swapped * sin).to(heads.dtype)
+    swapped = heads.view(*heads.shape[:-1], 2, -1).flip(-2).view(heads.shape)
+    turned = heads * cos + swapped * sin
+    return turned.to(heads.dtype)
 
 
 def count_parameters(shape: Shape, vocab_size: int) -> int:

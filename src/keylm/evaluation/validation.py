@@ -64,7 +64,7 @@ def validate(
         some = [store.window(sources[index], 0, window, "validation") for index, window in picks]
         sums_of_windows = _window_sums(losses, some, byte_lengths, settings, ranks.device)
         np.add.at(sums, np.array([index for index, _ in picks], dtype=np.int64), sums_of_windows)
-    totals = ranks.sum(torch.from_numpy(sums).to(ranks.reduce_device)).tolist()
+    totals = ranks.sum(torch.from_numpy(sums)).tolist()
     result: dict[str, dict[str, float]] = {"loss": {}, "bits_per_byte": {}}
     for source, (loss, tokens, text_loss, text_bytes) in zip(sources, totals, strict=True):
         if tokens and text_bytes:

@@ -34,17 +34,13 @@ class Ranks:
     device: torch.device
     local_rank: int = 0
     group: dist.ProcessGroup | None = None
-    """Through which they speak; None is the one for gradients and everything else that training waits for"""
+    """Through which they speak, from CPU to CPU, so that no GPU has to finish first; None: the default one. Gradients
+    always go by the default one."""
 
     @property
     def leads(self) -> bool:
         """Whether this process writes files and speaks."""
         return self.rank == 0
-
-    @property
-    def reduce_device(self) -> torch.device:
-        """Where small sums over ranks are made: NCCL wants them on the GPU, everything else on the CPU."""
-        return self.device if self.device.type == "cuda" else torch.device("cpu")
 
     def lead(self, work: Callable[[], T]) -> T:
         """Do `work` on rank 0 and return its (small) result on every rank.
@@ -69,19 +65,19 @@ class Ranks:
         return result
 
     def sum(self, values: Tensor) -> Tensor:
-        """Return `values` summed over all ranks (in place)."""
+        """Return `values`, on the CPU, summed over all ranks (in place)."""
         if self.world_size > 1:
             dist.all_reduce(values, group=self.group)
         return values
 
     def agree(self, answer: bool) -> bool:
         """Return rank 0's answer on every rank: clocks differ."""
-        vote = torch.tensor([float(answer and self.leads)], device=self.reduce_device)
+        vote = torch.tensor([float(answer and self.leads)])
         return self.sum(vote).item() > 0
 
     def aside(self) -> "Ranks":
-        """Return the same ranks with a group of their own on the CPU, for a thread beside training."""
-        return replace(self, device=torch.device("cpu"), group=dist.new_group(backend="gloo", timeout=PATIENCE))
+        """Return the same ranks with a group of their own, for a thread beside training."""
+        return replace(self, group=_between_cpus())
 
     def wait(self) -> None:
         """Wait until all ranks are here."""
@@ -94,6 +90,12 @@ class Ranks:
             return model
         devices = [self.device.index] if self.device.type == "cuda" else None
         return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
+
+
+def _between_cpus() -> dist.ProcessGroup:
+    """Return a new group of all ranks that speaks from CPU to CPU."""
+    group: dist.ProcessGroup = dist.new_group(backend="gloo", timeout=PATIENCE)
+    return group
 
 
 def leave(reason: str) -> NoReturn:
@@ -118,7 +120,7 @@ def join(device: str) -> Iterator[Ranks]:
         torch.cuda.set_device(place)
     dist.init_process_group("nccl" if place.type == "cuda" else "gloo", timeout=PATIENCE)
     try:
-        yield Ranks(rank, world_size, place, local_rank)
+        yield Ranks(rank, world_size, place, local_rank, _between_cpus() if place.type == "cuda" else None)
     finally:
         # A wrapped model in a reference cycle would hold the group, and its threads, until the interpreter ends, which
         # then aborts now and then.

@@ -25,7 +25,7 @@ from keylm.errors import Interrupted, KeylmError, TrainingDiverged
 from keylm.evaluation.validation import validate
 from keylm.identity import identity_hash
 from keylm.json_lines import JsonLines
-from keylm.machine import free_memory
+from keylm.machine import compute_deterministically, free_memory
 from keylm.model import Decoder, count_parameters, initialise
 from keylm.recipe import Recipe
 from keylm.run_folder import RunFolder
@@ -69,13 +69,14 @@ class Trainer:
         self._sharded = ranks.world_size > 1 and self._settings.parallel == "fsdp"
         self._signals = StopSignals()
         self._may_prune = False
+        compute_deterministically(self._settings.deterministic)
         self._open_data(build)
         self._bare_model = self._build_model()
         self._bare_objective = Objective(self._bare_model, self._settings.z_loss, self._settings.pair_weight)
         if self._settings.compile:
             self._bare_objective.compile_parts()
         self._objective = self._spread(self._bare_objective)
-        self._optimizers = Optimizers(self._bare_model, recipe.optimizer, compiled=self._settings.compile)
+        self._optimizers = Optimizers(self._bare_model, recipe.optimizer)
         self._writer, self._writers = Writer(ranks.device), ranks.aside() if self._sharded else ranks
         self._step = 0
         self._open_logs(self._resume())
@@ -220,7 +221,7 @@ class Trainer:
         Return this rank's cross-entropy of each window, fp32 [windows], and its z-loss and pair loss, fp32 [2].
         """
         ranks = self._ranks
-        trained = torch.tensor([share.trained.sum()], dtype=torch.int64, device=ranks.reduce_device)
+        trained = torch.tensor([share.trained.sum()], dtype=torch.int64)
         # DistributedDataParallel averages over ranks; the loss is a sum over all of them.
         scale = ranks.world_size / max(1, int(ranks.sum(trained).item()))
         window_losses, other_losses = [], []
@@ -243,7 +244,7 @@ class Trainer:
         of_window = torch.from_numpy(share.sources)
         packed[4 : 4 + count].index_add_(0, of_window, window_losses.cpu().double())
         packed[4 + count :].index_add_(0, of_window, torch.from_numpy(share.trained).double())
-        values = self._ranks.sum(packed.to(self._ranks.reduce_device)).tolist()
+        values = self._ranks.sum(packed).tolist()
         return {
             "z_loss": values[0],
             "pair_loss": values[1],

@@ -25,11 +25,8 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 class Muon(torch.optim.Optimizer):
     """Muon over 2-D parameters; `momentum` is set by the caller before each step."""
 
-    def __init__(
-        self, parameters: Iterable[nn.Parameter], lr: float, weight_decay: float, *, compiled: bool = False
-    ) -> None:
+    def __init__(self, parameters: Iterable[nn.Parameter], lr: float, weight_decay: float) -> None:
         super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay, "momentum": 0.95})
-        self._orthogonalise = torch.compile(orthogonalise, dynamic=False) if compiled else orthogonalise
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]  # no closures here
@@ -52,9 +49,9 @@ class Muon(torch.optim.Optimizer):
         torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
         nesterov = torch.stack(torch._foreach_lerp(gradients, momenta, group["momentum"]))
         if is_sharded(parameters[0]):
-            updates = on_whole_matrices(self._orthogonalise, nesterov, parameters[0])
+            updates = on_whole_matrices(orthogonalise, nesterov, parameters[0])
         else:
-            updates = self._orthogonalise(nesterov)
+            updates = orthogonalise(nesterov)
         rows, columns = parameters[0].shape
         rate = group["lr"] * max(1.0, rows / columns) ** 0.5
         weights = [local(parameter) for parameter in parameters]
@@ -81,12 +78,9 @@ def orthogonalise(matrices: Tensor) -> Tensor:
 
 
 class Optimizers:
-    """Muon and AdamW over one model; state goes in and out by parameter name.
+    """Muon and AdamW over one model; state goes in and out by parameter name."""
 
-    `compiled` lets Muon's steps be compiled, where they run on a GPU.
-    """
-
-    def __init__(self, model: nn.Module, settings: Settings, *, compiled: bool = False) -> None:
+    def __init__(self, model: nn.Module, settings: Settings) -> None:
         self._settings = settings
         self._names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
         kinds: dict[str, list[nn.Parameter]] = defaultdict(list)
@@ -97,7 +91,7 @@ class Optimizers:
         self.muon: Muon | None = None
         if settings.matrices == "muon":
             rate, decay = settings.muon_learning_rate, settings.muon_weight_decay
-            self.muon = self._all["muon"] = Muon(kinds.pop("matrix"), rate, decay, compiled=compiled and on_gpu)
+            self.muon = self._all["muon"] = Muon(kinds.pop("matrix"), rate, decay)
         # One launch for all parameters of a group; its count of steps then lives on the GPU.
         self._fused = on_gpu
         self.adamw = self._all["adamw"] = torch.optim.AdamW(
