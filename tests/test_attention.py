@@ -96,8 +96,7 @@ def test_both_ways_give_the_model_the_same_gradients(compiled: bool):
             parameter.data += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2))
         if compiled and packing.begins is not None:
             torch._dynamo.mark_dynamic(packing.begins, 0)
-            for layer in model.model.layers:
-                layer.compile(dynamic=False)
+            model.model.compile_layers()
         tokens = torch.randint(0, 40, NUMBERS.shape, generator=torch.Generator().manual_seed(3))
         torch.nn.functional.cross_entropy(model(tokens, packing).flatten(0, 1), tokens.roll(-1).flatten()).backward()
         gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
@@ -106,13 +105,15 @@ def test_both_ways_give_the_model_the_same_gradients(compiled: bool):
         torch.testing.assert_close(by_begins[name], gradient, atol=1e-5, rtol=1e-4, msg=name)
 
 
-def test_all_layers_share_one_compilation():
+@pytest.mark.parametrize(("layers", "together"), [(8, 4), (6, 3), (5, 1)])
+def test_all_groups_of_layers_share_one_compilation(layers: int, together: int, monkeypatch):
     torch._dynamo.reset()
-    model = Decoder(SHAPE, 40)
+    model = Decoder(SHAPE.model_copy(update={"num_hidden_layers": layers}), 40)
     initialise(model, 1)
-    counted = torch._dynamo.testing.CompileCounter()
-    for layer in model.model.layers:
-        layer.compile(dynamic=False, backend=counted)
+    counted, compile = torch._dynamo.testing.CompileCounter(), torch.compile
+    monkeypatch.setattr(torch, "compile", lambda *a, **k: compile(*a, **k, backend=counted))
+    model.model.compile_layers()
+    assert model.model._together == together
     for documents in (NUMBERS, np.zeros_like(NUMBERS)):  # another number of documents is no reason to compile anew
         begins = torch.from_numpy(document_begins(documents))
         torch._dynamo.mark_dynamic(begins, 0)

@@ -74,7 +74,7 @@ class Trainer:
         self._bare_model = self._build_model()
         self._bare_objective = Objective(self._bare_model, self._settings.z_loss, self._settings.pair_weight)
         if self._settings.compile:
-            self._bare_objective.compile_parts()
+            self._bare_objective.compile_parts(apart=self._sharded)  # a shard is gathered for each layer by itself
         self._objective = self._spread(self._bare_objective)
         self._optimizers = Optimizers(self._bare_model, recipe.optimizer)
         self._writer, self._writers = Writer(ranks.device), ranks.aside() if self._sharded else ranks

@@ -44,14 +44,9 @@ class Objective(nn.Module):
         self.decoder, self._z_loss, self._pair_weight = decoder, z_loss, pair_weight
         self._slopes = slopes
 
-    def compile_parts(self) -> None:
-        """Compile each block, and the softmax.
-
-        All blocks share one compilation, so training starts after seconds; the whole model as one graph takes as long
-        again for every layer.
-        """
-        for layer in self.decoder.model.layers:
-            layer.compile(dynamic=False)
+    def compile_parts(self, *, apart: bool = False) -> None:
+        """Compile the layers, some together or each `apart`, and the softmax."""
+        self.decoder.model.compile_layers(apart=apart)
         self._slopes = torch.compile(slopes, dynamic=False)
 
     def forward(self, tokens: Tensor, labels: Tensor, packing: Packing, partners: Tensor | None) -> Losses:
