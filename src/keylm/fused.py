@@ -2,7 +2,7 @@
 
 On a GPU these are bound by memory. What a compiler makes of them reads gate, up and slope twice where both gradients
 go into one tensor, and passes over queries and keys three times backward; here everything is read and written once.
-Triton kernels (Tillet et al., MAPL 2019); keylm/model.py has the plain formulas, which the tests compare. Shapes: T
+The kernels are in fused_kernels.py; keylm/model.py has the plain formulas, which the tests compare. Shapes: T
 tokens, D head_dim, I intermediate size; sums are fp32.
 """
 
@@ -13,21 +13,7 @@ import torch
 from torch import Tensor
 
 HAS_TRITON = find_spec("triton") is not None
-
-if HAS_TRITON:
-    import triton
-    import triton.language as tl
-else:  # torch for CPUs comes without
-
-    class triton:  # noqa: N801
-        """What stands in for it: nothing here runs then."""
-
-        jit = staticmethod(lambda function: function)
-
-    class tl:  # noqa: N801
-        """Its language."""
-
-        constexpr = int
+"""torch for CPUs comes without."""
 
 
 def fuses(tensor: Tensor) -> bool:
@@ -35,32 +21,15 @@ def fuses(tensor: Tensor) -> bool:
     return HAS_TRITON and tensor.is_cuda and tensor.dtype == torch.bfloat16
 
 
+def kernels() -> Any:
+    """Return the module of kernels, which cannot be imported without Triton."""
+    from keylm import fused_kernels
+
+    return fused_kernels
+
+
 ROWS, COLUMNS = 16, 128
 """Tokens and columns that one program takes of SwiGLU."""
-
-
-@triton.jit
-def _swiglu(both, out, tokens, inner, rows: tl.constexpr, columns: tl.constexpr):
-    row = (tl.program_id(0).to(tl.int64) * rows + tl.arange(0, rows))[:, None]
-    column = (tl.program_id(1) * columns + tl.arange(0, columns))[None, :]
-    inside = (row < tokens) & (column < inner)
-    gate = tl.load(both + row * 2 * inner + column, mask=inside, other=0).to(tl.float32)
-    up = tl.load(both + row * 2 * inner + inner + column, mask=inside, other=0).to(tl.float32)
-    tl.store(out + row * inner + column, gate * tl.sigmoid(gate) * up, mask=inside)
-
-
-@triton.jit
-def _swiglu_backward(slope, both, found, tokens, inner, rows: tl.constexpr, columns: tl.constexpr):
-    row = (tl.program_id(0).to(tl.int64) * rows + tl.arange(0, rows))[:, None]
-    column = (tl.program_id(1) * columns + tl.arange(0, columns))[None, :]
-    inside = (row < tokens) & (column < inner)
-    gate = tl.load(both + row * 2 * inner + column, mask=inside, other=0).to(tl.float32)
-    up = tl.load(both + row * 2 * inner + inner + column, mask=inside, other=0).to(tl.float32)
-    outer = tl.load(slope + row * inner + column, mask=inside, other=0).to(tl.float32)
-    share = tl.sigmoid(gate)
-    of_gate = outer * up * share * (1 + gate * (1 - share))
-    tl.store(found + row * 2 * inner + column, of_gate, mask=inside)
-    tl.store(found + row * 2 * inner + inner + column, outer * gate * share, mask=inside)
 
 
 def _swiglu_grid(tokens: int, inner: int) -> tuple[int, int]:
@@ -72,7 +41,7 @@ def swiglu(both: Tensor) -> Tensor:
     """Return silu(gate) * up, [T, I], of gate and up side by side, [T, 2 I]."""
     tokens, inner = both.shape[0], both.shape[1] // 2
     out = both.new_empty(tokens, inner)
-    _swiglu[_swiglu_grid(tokens, inner)](both.contiguous(), out, tokens, inner, ROWS, COLUMNS)
+    kernels().swiglu[_swiglu_grid(tokens, inner)](both.contiguous(), out, tokens, inner, ROWS, COLUMNS)
     return out
 
 
@@ -87,7 +56,7 @@ def swiglu_backward(slope: Tensor, both: Tensor) -> Tensor:
     tokens, inner = slope.shape
     found = torch.empty_like(both, memory_format=torch.contiguous_format)
     grid = _swiglu_grid(tokens, inner)
-    _swiglu_backward[grid](slope.contiguous(), both.contiguous(), found, tokens, inner, ROWS, COLUMNS)
+    kernels().swiglu_backward[grid](slope.contiguous(), both.contiguous(), found, tokens, inner, ROWS, COLUMNS)
     return found
 
 
@@ -106,117 +75,6 @@ TOKENS = 16
 """Tokens that one program norms and rotates, all heads of them."""
 
 
-@triton.jit
-def _rotation(cos, sin, row, half, length, size: tl.constexpr):
-    """Return the cosines and sines of each row's position, [rows, D / 2]; the tables are [L, D], positive behind."""
-    place = (row % length) * size + size // 2 + half
-    return tl.load(cos + place), tl.load(sin + place)
-
-
-@triton.jit
-def _norm_rotate(
-    heads,
-    q,
-    k,
-    v,
-    q_weight,
-    k_weight,
-    cos,
-    sin,
-    tokens,
-    length,
-    eps,
-    query_heads: tl.constexpr,
-    kv_heads: tl.constexpr,
-    size: tl.constexpr,
-    rows: tl.constexpr,
-):
-    row = (tl.program_id(0).to(tl.int64) * rows + tl.arange(0, rows))[:, None]
-    half = tl.arange(0, size // 2)[None, :]
-    inside = row < tokens
-    c, s = _rotation(cos, sin, row, half, length, size)
-    for head in tl.static_range(query_heads + 2 * kv_heads):
-        begin = heads + (row * (query_heads + 2 * kv_heads) + head) * size + half
-        first = tl.load(begin, mask=inside, other=0).to(tl.float32)
-        second = tl.load(begin + size // 2, mask=inside, other=0).to(tl.float32)
-        if head < query_heads + kv_heads:
-            scale = tl.rsqrt((tl.sum(first * first, 1) + tl.sum(second * second, 1)) / size + eps)[:, None]
-            weight = q_weight if head < query_heads else k_weight
-            first = first * scale * tl.load(weight + half).to(tl.float32)
-            second = second * scale * tl.load(weight + size // 2 + half).to(tl.float32)
-            first, second = first * c - second * s, second * c + first * s
-        if head < query_heads:
-            end = q + (row * query_heads + head) * size + half
-        elif head < query_heads + kv_heads:
-            end = k + (row * kv_heads + head - query_heads) * size + half
-        else:
-            end = v + (row * kv_heads + head - query_heads - kv_heads) * size + half
-        tl.store(end, first, mask=inside)
-        tl.store(end + size // 2, second, mask=inside)
-
-
-@triton.jit
-def _norm_rotate_backward(
-    dq,
-    dk,
-    dv,
-    heads,
-    found,
-    q_weight,
-    k_weight,
-    weights,
-    cos,
-    sin,
-    tokens,
-    length,
-    eps,
-    query_heads: tl.constexpr,
-    kv_heads: tl.constexpr,
-    size: tl.constexpr,
-    rows: tl.constexpr,
-):
-    row = (tl.program_id(0).to(tl.int64) * rows + tl.arange(0, rows))[:, None]
-    half = tl.arange(0, size // 2)[None, :]
-    inside = row < tokens
-    c, s = _rotation(cos, sin, row, half, length, size)
-    q_first, q_second, k_first, k_second = (tl.zeros([size // 2], tl.float32) for _ in range(4))
-    for head in tl.static_range(query_heads + 2 * kv_heads):
-        if head < query_heads:
-            end = dq + (row * query_heads + head) * size + half
-        elif head < query_heads + kv_heads:
-            end = dk + (row * kv_heads + head - query_heads) * size + half
-        else:
-            end = dv + (row * kv_heads + head - query_heads - kv_heads) * size + half
-        first = tl.load(end, mask=inside, other=0).to(tl.float32)
-        second = tl.load(end + size // 2, mask=inside, other=0).to(tl.float32)
-        offset = (row * (query_heads + 2 * kv_heads) + head) * size + half
-        if head < query_heads + kv_heads:
-            first, second = first * c + second * s, second * c - first * s
-            one = tl.load(heads + offset, mask=inside, other=0).to(tl.float32)
-            two = tl.load(heads + offset + size // 2, mask=inside, other=0).to(tl.float32)
-            scale = tl.rsqrt((tl.sum(one * one, 1) + tl.sum(two * two, 1)) / size + eps)[:, None]
-            one, two = one * scale, two * scale
-            if head < query_heads:
-                q_first += tl.sum(first * one, 0)
-                q_second += tl.sum(second * two, 0)
-                weight = q_weight
-            else:
-                k_first += tl.sum(first * one, 0)
-                k_second += tl.sum(second * two, 0)
-                weight = k_weight
-            first = first * tl.load(weight + half).to(tl.float32)
-            second = second * tl.load(weight + size // 2 + half).to(tl.float32)
-            common = ((tl.sum(first * one, 1) + tl.sum(second * two, 1)) / size)[:, None]
-            first, second = scale * (first - one * common), scale * (second - two * common)
-        tl.store(found + offset, first, mask=inside)
-        tl.store(found + offset + size // 2, second, mask=inside)
-    place = weights + tl.program_id(0) * 2 * size + tl.arange(0, size // 2)
-    tl.store(place, q_first)
-    tl.store(place + size // 2, q_second)
-    tl.store(place + size, k_first)
-    tl.store(place + size + size // 2, k_second)
-
-
 @torch.library.custom_op("keylm::norm_rotate", mutates_args=())
 def norm_rotate(
     heads: Tensor, q_weight: Tensor, k_weight: Tensor, cos: Tensor, sin: Tensor, kv_heads: int, eps: float
@@ -230,7 +88,7 @@ def norm_rotate(
     shapes = [(tokens, number, size) for number in (count - 2 * kv_heads, kv_heads, kv_heads)]
     q, k, v = (heads.new_empty(shape) for shape in shapes)
     tables = (q_weight, k_weight, cos, sin, tokens, len(cos), eps)
-    _norm_rotate[(-(-tokens // TOKENS),)](
+    kernels().norm_rotate[(-(-tokens // TOKENS),)](
         heads.contiguous(), q, k, v, *tables, count - 2 * kv_heads, kv_heads, size, TOKENS
     )
     return q, k, v
@@ -264,7 +122,7 @@ def norm_rotate_backward(
     weights = heads.new_empty((programs, 2, size), dtype=torch.float32)  # added up in a fixed order, for the same bits
     slopes = (dq.contiguous(), dk.contiguous(), dv.contiguous())
     tables = (q_weight, k_weight, weights, cos, sin, tokens, len(cos), eps)
-    _norm_rotate_backward[(programs,)](
+    kernels().norm_rotate_backward[(programs,)](
         *slopes, heads.contiguous(), found, *tables, count - 2 * kv_heads, kv_heads, size, TOKENS
     )
     of_queries, of_keys = weights[:, 0].sum(dim=0), weights[:, 1].sum(dim=0)
