@@ -71,7 +71,7 @@ swiglu.register_autograd(
 )
 
 
-TOKENS = 16
+TOKENS = 32
 """Tokens that one program norms and rotates, all heads of them."""
 
 
