@@ -17,6 +17,7 @@ import argparse
 import gc
 import json
 import re
+import statistics
 import tempfile
 import time
 from collections import Counter
@@ -46,6 +47,8 @@ from keylm.training.loop import Trainer
 RESULTS = Path(__file__).parent / "results" / "training_speed.json"
 PRODUCT = 8192
 """Rows and columns of the matrix product that stands for the machine's best (1024 on a CPU)."""
+WARM = 4
+"""Steps before those that are timed: attention's kernels come in two variants, by the number of documents."""
 PROFILED = 2
 """Steps under the profiler, after those that are timed."""
 KINDS = (
@@ -190,7 +193,7 @@ def keylm_step(recipe: Recipe, run: RunFolder, ranks: Ranks, scratch: Path) -> M
 
 
 def measure(name: str, recipe: Recipe, run: RunFolder, ranks: Ranks, steps: int, scratch: Path) -> dict[str, Any]:
-    """Return a row of results: the start and first step by themselves, then the mean of `steps` after two more."""
+    """Return a row of results: the start and first step by themselves, then the median of `steps` after WARM more."""
     device = ranks.device
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -201,15 +204,17 @@ def measure(name: str, recipe: Recipe, run: RunFolder, ranks: Ranks, steps: int,
         measured = Measured(huggingface_step(recipe, run, device, compiled=name == "hf-compiled"))
     first = seconds(measured.step, 1, device)
     start = time.perf_counter() - started
-    warm = seconds(measured.step, 2, device)
+    warm = seconds(measured.step, WARM, device)
     with measured.watched():
-        typical = seconds(measured.step, steps, device) / steps
+        timed = [seconds(measured.step, 1, device) for _ in range(steps)]
+    typical = statistics.median(timed)
     row = {
         "tokens_per_second": round(recipe.training.batch_tokens / typical, 1),
         "peak_gib": round(torch.cuda.max_memory_allocated(device) / 2**30, 2) if device.type == "cuda" else None,
-        "compile_s": round(max(0.0, first + warm - 3 * typical), 2),
+        "compile_s": round(max(0.0, first + warm - (1 + WARM) * typical), 2),
         "start_s": round(start, 2),
         "step_s": round(typical, 5),
+        "slowest_step_s": round(max(timed), 5),
         "loader_wait_s": round(measured.waited / steps, 5),
     }
     return {**row, "time_by_kind": time_by_kind(measured, device, typical)}

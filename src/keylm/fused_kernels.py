@@ -108,7 +108,8 @@ def norm_rotate_backward(
     half = tl.arange(0, size // 2)[None, :]
     inside = row < tokens
     c, s = _rotation(cos, sin, row, half, length, size)
-    q_first, q_second, k_first, k_second = (tl.zeros([size // 2], tl.float32) for _ in range(4))
+    q_first, q_second = tl.zeros([size // 2], tl.float32), tl.zeros([size // 2], tl.float32)
+    k_first, k_second = tl.zeros([size // 2], tl.float32), tl.zeros([size // 2], tl.float32)
     for head in tl.static_range(query_heads + 2 * kv_heads):
         if head < query_heads:
             end = dq + (row * query_heads + head) * size + half

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import tiny_recipe
+from gpu_settings import SETTINGS, STEPS
 
 from keylm.attention import TORCH, attend, document_mask, newest_kernel
 from keylm.json_lines import read_rows
@@ -20,23 +21,6 @@ from keylm.training.loop import Trainer
 from keylm.training.objective import slopes
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
-STEPS = 50
-SETTINGS = [
-    "model.hidden_size=128",
-    "model.num_attention_heads=4",
-    "model.num_key_value_heads=2",
-    "model.head_dim=64",
-    "model.intermediate_size=256",
-    "model.max_position_embeddings=128",
-    "training.context=128",
-    "training.batch_tokens=2048",
-    "training.micro_batch_windows=8",
-    "training.device=cuda",
-    f"stages.pretrain.tokens={2048 * 40}",
-    f"stages.chat.tokens={2048 * (STEPS - 40)}",
-    "checkpoints.every_steps=20",
-    "evaluation.every_steps=25",
-]
 FAST = ["training.precision=bf16", "training.compile=true"]
 PLAIN = ["training.precision=fp32", "training.attention=masked"]
 

@@ -23,6 +23,7 @@ from keylm.errors import KeylmError
 from keylm.files import atomic_folder, read_json, sha256_file, sha256_json, sweep, write_json
 from keylm.training.distributed import Ranks
 from keylm.training.sharded_checkpoint import names_in, read_into, read_whole, write_shards
+from keylm.training.writer import on_host
 
 PREFIX, REFUSED = "step-", "refused-"
 PARTS = ("model", "optimizer")
@@ -74,8 +75,7 @@ def save_checkpoint(
     path = checkpoint_path(folder, step)
     with atomic_folder(path) as temporary:
         for part, tensors in zip(PARTS, (model, optimizer), strict=True):
-            whole = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-            save_file(whole, temporary / f"{part}.safetensors")
+            save_file(on_host(tensors), temporary / f"{part}.safetensors")
         _seal(temporary, step, state)
     return path
 

@@ -43,8 +43,8 @@ def shard(objective: nn.Module, decoder: Decoder, ranks: Ranks, *, bf16: bool) -
     register_fsdp_forward_method(objective, "gather")
 
 
-def _nothing() -> None:
-    """Compute nothing: FSDP gathers the root's parameters before it."""
+def _nothing(argument: None) -> None:
+    """Compute nothing: FSDP gathers the root's parameters before it. On a GPU it fails on a call without arguments."""
 
 
 @contextlib.contextmanager
@@ -60,7 +60,7 @@ def gathered(objective: nn.Module) -> Iterator[None]:
     shards = [module for module in objective.modules() if isinstance(module, FSDPModule)]
     blocks = [module for module in shards if module is not objective]
     with torch.no_grad():
-        objective.gather()  # type: ignore[operator]
+        objective.gather(None)  # type: ignore[operator]
         for block in blocks:
             block.set_reshard_after_forward(False)
             block.unshard()

@@ -20,6 +20,23 @@ def snapshot(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
 
+def on_host(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors on the CPU, contiguous; those of a GPU by way of pinned memory.
+
+    A copy into ordinary memory would hold the driver's lock, and the thread that feeds the device would wait for it.
+    """
+    copies = {}
+    for name, tensor in tensors.items():
+        if tensor.is_cuda:
+            copies[name] = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+            copies[name].copy_(tensor.detach(), non_blocking=True)
+        else:
+            copies[name] = tensor.detach().cpu().contiguous()
+    if any(tensor.is_cuda for tensor in tensors.values()):
+        torch.cuda.current_stream().synchronize()
+    return copies
+
+
 class Writer:
     """Does one piece of work at a time in a thread of its own.
 
