@@ -1,13 +1,14 @@
 """How fast a training step is, beside Hugging Face's Qwen3 of the same shape, in one run on one machine.
 
     keylm data build RECIPE --run-dir RUN
-    python benchmarks/training_speed.py RUN [--variants hf-eager hf-compiled keylm] [--set training.compile=true …]
+    python benchmarks/training_speed.py RUN [--variants hf-eager hf-compiled bare keylm] [--set training.compile=true …]
     torchrun --nproc-per-node 2 benchmarks/training_speed.py RUN --variants keylm
 
 Every variant trains the run's recipe on the run's own batches. `hf-…` is Qwen3ForCausalLM with fused AdamW under bf16
-autocast: forward, backward and update, nothing else. `keylm` is the real step with everything on: document masks, Muon
-and AdamW, clipping, the loader from shards, metrics. Prints a table and the time by kind, and puts a row a variant into
-the results file.
+autocast: forward, backward and update, nothing else. `bare` is keylm's model, losses and optimizers on one batch that
+lies there already, without loader, clipping and metrics. `keylm` is the real step with everything on: document masks,
+Muon and AdamW, clipping, the loader from shards, metrics. Prints a table and the time by kind, and puts a row a variant
+into the results file.
 
 MFU is the model's arithmetic over what a large matrix product reaches in the same run. Attention is counted as it is
 done, over pairs of tokens within a document; `mfu_causal` counts it over whole windows, as published figures do.
@@ -36,13 +37,15 @@ from keylm.attention import newest_kernel
 from keylm.data.curriculum import BatchLoader, Curriculum
 from keylm.data.store import finished_store
 from keylm.machine import device_name
-from keylm.model import count_parameters
+from keylm.model import Decoder, count_parameters, initialise
 from keylm.recipe import Recipe, load_recipe
 from keylm.release.huggingface import qwen3_config
 from keylm.run_folder import RunFolder
 from keylm.training.distributed import Ranks, join
-from keylm.training.feeding import document_begins
+from keylm.training.feeding import document_begins, feed
 from keylm.training.loop import Trainer
+from keylm.training.objective import Objective
+from keylm.training.optimizer import Optimizers
 
 RESULTS = Path(__file__).parent / "results" / "training_speed.json"
 PRODUCT = 8192
@@ -182,6 +185,31 @@ def huggingface_step(recipe: Recipe, run: RunFolder, device: torch.device, *, co
     return step
 
 
+def bare_step(recipe: Recipe, run: RunFolder, device: torch.device) -> Step:
+    """Return a loop of the same products as keylm's step, and nothing else: always the run's first batch."""
+    model = Decoder(recipe.model, recipe.tokenizer.vocab_size)
+    initialise(model, recipe.seed)
+    objective = Objective(model.to(device), recipe.training.z_loss, recipe.training.pair_weight)
+    if recipe.training.compile:
+        objective.compile_parts()
+    optimizers, numbers = Optimizers(model, recipe.optimizer), iter(range(10**9))
+    store = finished_store(run.shards, verify="none")
+    batch = BatchLoader(Curriculum(recipe, store.layout), store).batch(0)
+    lengths = np.zeros(recipe.tokenizer.vocab_size, dtype=np.int64)
+    parts = [part.to(device) for part in feed(batch, recipe.training, lengths, device).parts]
+    trained = int((batch.labels >= 0).sum())
+    bf16 = recipe.training.computes_in_bf16(device.type)
+
+    def step() -> None:
+        for part in parts:
+            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
+                losses = objective(*part)
+            (losses.total / trained).backward()
+        optimizers.step(next(numbers), 1.0)
+
+    return step
+
+
 def keylm_step(recipe: Recipe, run: RunFolder, ranks: Ranks, scratch: Path) -> Measured:
     """Return the trainer's own step, with its metrics, in a run folder that shares the run's shards."""
     folder = RunFolder(scratch / f"rank-{ranks.rank}")
@@ -200,6 +228,8 @@ def measure(name: str, recipe: Recipe, run: RunFolder, ranks: Ranks, steps: int,
     started = time.perf_counter()
     if name == "keylm":
         measured = keylm_step(recipe, run, ranks, scratch)
+    elif name == "bare":
+        measured = Measured(bare_step(recipe, run, device))
     else:
         measured = Measured(huggingface_step(recipe, run, device, compiled=name == "hf-compiled"))
     first = seconds(measured.step, 1, device)
