@@ -36,13 +36,14 @@ from torch.profiler import ProfilerActivity, profile
 from keylm.attention import newest_kernel
 from keylm.data.curriculum import BatchLoader, Curriculum
 from keylm.data.store import finished_store
+from keylm.fused import can_fuse
 from keylm.machine import device_name
 from keylm.model import Decoder, count_parameters, initialise
 from keylm.recipe import Recipe, load_recipe
 from keylm.release.huggingface import qwen3_config
 from keylm.run_folder import RunFolder
 from keylm.training.distributed import Ranks, join
-from keylm.training.feeding import document_begins, feed
+from keylm.training.feeding import document_begins, feed, suited
 from keylm.training.loop import Trainer
 from keylm.training.objective import Objective
 from keylm.training.optimizer import Optimizers
@@ -189,6 +190,9 @@ def bare_step(recipe: Recipe, run: RunFolder, device: torch.device) -> Step:
     """Return a loop of the same products as keylm's step, and nothing else: always the run's first batch."""
     model = Decoder(recipe.model, recipe.tokenizer.vocab_size)
     initialise(model, recipe.seed)
+    recipe = recipe.model_copy(update={"training": suited(recipe.training, recipe.model.head_dim, device)})
+    if recipe.training.computes_in_bf16(device.type) and can_fuse(device, recipe.model.head_dim):
+        model.fuse()
     objective = Objective(model.to(device), recipe.training.z_loss, recipe.training.pair_weight)
     if recipe.training.compile:
         objective.compile_parts()
@@ -332,6 +336,8 @@ def main() -> None:
     run = RunFolder(arguments.run)
     recipe = load_recipe(run.recipe, arguments.set)
     with join(arguments.device) as ranks:
+        if ranks.world_size > 1 and set(arguments.variants) != {"keylm"}:
+            parser.error("on several processes only the variant keylm is measured")
         best = product_speed(ranks.device)
         where = {
             "device": device_name(ranks.device),

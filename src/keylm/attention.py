@@ -19,8 +19,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-NEWEST_KERNEL = 9
-"""The compute capability from which on FlashAttention 4 runs: Hopper's."""
+OLDEST = 8
+"""The compute capability that variable-length kernels ask for at least: Ampere's."""
+NEWEST_KERNEL = (9, 10)
+"""The capabilities that FlashAttention 4 is used on: Hopper, data-centre Blackwell."""
+NEWEST_SIZES = (64, 128)
+"""The head dimensions that it is used for, those it was tested with here."""
 
 
 class Packing(NamedTuple):
@@ -79,7 +83,7 @@ def packed_attention(
     queries [T, heads, D]; keys and values [T, KV heads, D]; no document has more than `longest` tokens. One operation
     to the compiler, so that it need not see into the kernels.
     """
-    return best_kernel(queries.device).forward(queries, keys, values, begins, longest)
+    return best_kernel(queries.device, queries.shape[-1]).forward(queries, keys, values, begins, longest)
 
 
 @packed_attention.register_fake
@@ -100,7 +104,7 @@ def packed_attention_backward(
     longest: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of queries, keys and values from `slope`, that of the output [T, heads, D]."""
-    kernel = best_kernel(queries.device)
+    kernel = best_kernel(queries.device, queries.shape[-1])
     return kernel.backward(slope.contiguous(), queries, keys, values, out, sums, begins, longest)
 
 
@@ -131,15 +135,21 @@ def _differentiate(ctx: Any, slope: Tensor, _: Tensor) -> tuple[Tensor | None, .
 packed_attention.register_autograd(_differentiate, setup_context=_save)
 
 
+def has_kernel(device: torch.device, head_dim: int) -> bool:
+    """Return whether any variable-length kernel takes heads of this size on `device`."""
+    capable = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= OLDEST
+    return capable and head_dim % 8 == 0 and head_dim <= 256
+
+
 @lru_cache
-def best_kernel(device: torch.device) -> Kernel:
-    """Return the fastest kernel that is installed and runs on `device`."""
-    return newest_kernel(device) or TORCH
+def best_kernel(device: torch.device, head_dim: int) -> Kernel:
+    """Return the fastest kernel that is installed and takes heads of this size on `device`."""
+    return (newest_kernel(device) if head_dim in NEWEST_SIZES else None) or TORCH
 
 
 def newest_kernel(device: torch.device) -> Kernel | None:
     """Return FlashAttention 4 where it is installed and runs on `device`, else None."""
-    if device.type != "cuda" or torch.cuda.get_device_capability(device)[0] < NEWEST_KERNEL:
+    if device.type != "cuda" or torch.cuda.get_device_capability(device)[0] not in NEWEST_KERNEL:
         return None
     try:
         from flash_attn.cute import interface

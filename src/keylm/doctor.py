@@ -26,6 +26,7 @@ from keylm.recipe_sections import Source
 from keylm.run import run
 from keylm.run_folder import RunFolder
 from keylm.training.distributed import check_share, choose_device
+from keylm.training.objective import CACHED_LOGITS, GPU_ROWS
 from keylm.training.sharding import check_even
 
 GIB = 1 << 30
@@ -71,12 +72,15 @@ def _memory(recipe: Recipe, processes: int) -> str:
     shape, settings = recipe.model, recipe.training
     device = choose_device(settings.device)
     gradients = 4 * count_parameters(shape, recipe.tokenizer.vocab_size)
-    fixed = (_checkpoint_bytes(recipe) + gradients) // (processes if settings.parallel == "fsdp" else 1)
+    # A checkpoint is copied before it is written.
+    fixed = (2 * _checkpoint_bytes(recipe) + gradients) // (processes if settings.parallel == "fsdp" else 1)
     tokens = settings.micro_batch_windows * settings.context
     width = 2 if settings.computes_in_bf16(device.type) else 4
-    per_layer = 10 * shape.hidden_size + 4 * shape.intermediate_size
-    logits = 3 * 4 * recipe.tokenizer.vocab_size
-    moving = tokens * (width * per_layer * shape.num_hidden_layers + logits)
+    compiled = settings.compile and device.type == "cuda"
+    per_layer = (8, 3) if compiled else (10, 4)  # what is kept for backward: times the hidden and the inner size
+    kept = per_layer[0] * shape.hidden_size + per_layer[1] * shape.intermediate_size
+    logits = 3 * 4 * (GPU_ROWS * recipe.tokenizer.vocab_size if device.type == "cuda" else CACHED_LOGITS)
+    moving = tokens * width * kept * shape.num_hidden_layers + logits
     free = free_memory(device)
     parts = f"{fixed / GIB:.2f} model and optimizer, {moving / GIB:.2f} a micro-batch"
     text = f"about {(fixed + moving) / GIB:.2f} GiB ({parts})"

@@ -16,9 +16,10 @@ HAS_TRITON = find_spec("triton") is not None
 """torch for CPUs comes without."""
 
 
-def fuses(tensor: Tensor) -> bool:
-    """Return whether the kernels here are for `tensor`: on a GPU, in bf16. In fp32 the plain formulas are used."""
-    return HAS_TRITON and tensor.is_cuda and tensor.dtype == torch.bfloat16
+def can_fuse(device: torch.device, head_dim: int) -> bool:
+    """Return whether the kernels here run on `device`, in bf16, with heads of this size: Ampere or later."""
+    capable = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 8
+    return capable and HAS_TRITON and head_dim.bit_count() == 1
 
 
 def kernels() -> Any:

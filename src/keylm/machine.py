@@ -2,6 +2,7 @@
 
 import os
 import platform
+import sys
 from pathlib import Path
 
 import torch
@@ -25,10 +26,11 @@ def compute_deterministically(on: bool) -> None:
     """
     if on:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it before it promises anything
+    if on or "torch._inductor.config" in sys.modules:
         import torch._inductor.config as compiler
 
-        # Nothing that the compiler measures may choose between kernels that round differently (torch 2.10 and later).
-        compiler.deterministic = True
+        # Nothing that the compiler measures may choose between kernels that round differently.
+        compiler.deterministic = on
     torch.use_deterministic_algorithms(on)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # what is read was written
 

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from keylm.attention import Packing, attend
-from keylm.fused import fuses, norm_rotate, swiglu
+from keylm.fused import norm_rotate, swiglu
 from keylm.recipe_sections import Model as Shape
 
 Rotation = tuple[Tensor, Tensor]
@@ -46,6 +46,12 @@ class Decoder(nn.Module):
         """
         logits: Tensor = self.lm_head(self.model(tokens, packing))
         return logits
+
+    def fuse(self) -> None:
+        """Use the kernels of keylm/fused.py from now on; for models that compute in bf16 where `can_fuse` says so."""
+        for module in self.modules():
+            if isinstance(module, Attention | FeedForward):
+                module.fused = True
 
 
 class Backbone(nn.Module):
@@ -129,13 +135,14 @@ class Attention(nn.Module):
         self.o_proj = nn.Linear(self.heads * self.head_dim, shape.hidden_size, bias=False)
         self.q_norm = RMSNorm(self.head_dim, shape.rms_norm_eps)
         self.k_norm = RMSNorm(self.head_dim, shape.rms_norm_eps)
+        self.fused = False
 
     def forward(self, hidden: Tensor, rotation: Rotation, begins: Tensor | None, mask: Tensor | None) -> Tensor:
         """Return attention's output [B, L, H]; `begins` and `mask` as `attend` takes them."""
         batch, length, _ = hidden.shape
         weights = torch.cat((self.q_proj.weight, self.k_proj.weight, self.v_proj.weight))
         heads = F.linear(hidden, weights).view(batch, length, -1, self.head_dim)
-        if fuses(heads) and self.head_dim.bit_count() == 1:
+        if self.fused:
             settings = (self.q_norm.weight, self.k_norm.weight, *rotation, self.kv_heads, self.q_norm.eps)
             flat = norm_rotate(heads.flatten(0, 1), *settings)
             queries, keys, values = (each.view(batch, length, -1, self.head_dim) for each in flat)
@@ -155,11 +162,12 @@ class FeedForward(nn.Module):
         self.gate_proj = nn.Linear(shape.hidden_size, shape.intermediate_size, bias=False)
         self.up_proj = nn.Linear(shape.hidden_size, shape.intermediate_size, bias=False)
         self.down_proj = nn.Linear(shape.intermediate_size, shape.hidden_size, bias=False)
+        self.fused = False
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Return [B, L, H]."""
         both = F.linear(hidden, torch.cat((self.gate_proj.weight, self.up_proj.weight)))
-        if fuses(both):
+        if self.fused:
             inner = swiglu(both.flatten(0, 1)).view(*both.shape[:-1], -1)
         else:
             gate, up = both.chunk(2, dim=-1)

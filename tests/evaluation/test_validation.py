@@ -16,14 +16,14 @@ from torch.nn import functional as F
 
 from keylm.attention import Packing
 from keylm.data.curriculum import Batch
-from keylm.evaluation.validation import label_bytes, token_losses, validate
+from keylm.evaluation.validation import token_losses, validate
 from keylm.json_lines import read_rows
 from keylm.recipe import Recipe
 from keylm.run import run
 from keylm.run_folder import RunFolder
 from keylm.training.checkpoint import checkpoint_paths
 from keylm.training.distributed import Ranks
-from keylm.training.feeding import feed
+from keylm.training.feeding import feed, label_bytes
 from keylm.training.loop import Trainer
 
 CPU = Ranks(0, 1, torch.device("cpu"))

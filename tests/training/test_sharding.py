@@ -31,7 +31,7 @@ SETTINGS = [
     "checkpoints.every_steps=2",
     "checkpoints.keep_last=20",
     "evaluation.every_steps=4",
-    "evaluation.windows_per_source=5",  # three for the one rank, two for the other
+    "evaluation.windows_per_source=5",  # 15 windows: one rank has half a micro-batch less
 ]
 FSDP = "training.parallel=fsdp"
 

@@ -17,7 +17,7 @@ from keylm.data.shards import Window
 from keylm.data.store import ShardStore
 from keylm.recipe_sections import Training
 from keylm.training.distributed import Ranks
-from keylm.training.feeding import MicroBatch, packing
+from keylm.training.feeding import MicroBatch, label_bytes, packing
 
 TokenLosses = Callable[[MicroBatch], Tensor]
 """A micro-batch to the cross-entropy of each label, fp32 [B, L] in nats, 0 where the label is -100."""
@@ -28,11 +28,6 @@ def token_losses(logits: Tensor, labels: Tensor) -> Tensor:
     logits = logits.float()
     chosen = logits.gather(-1, labels.clamp(min=0)[..., None])[..., 0]
     return (logits.logsumexp(dim=-1) - chosen) * (labels >= 0)
-
-
-def label_bytes(labels: npt.NDArray[np.int64], byte_lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Return how many UTF-8 bytes of text each label stands for, int64 like `labels`; 0 where it is -100."""
-    return byte_lengths[np.maximum(labels, 0)] * (labels >= 0)
 
 
 @torch.no_grad()

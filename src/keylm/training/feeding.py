@@ -2,7 +2,8 @@
 
 Invariant: the same batches as without; what is ready early is only earlier. A thread reads the next step's windows,
 counts what the metrics need and, for a GPU, lays all in pinned memory, so that the loop never waits for data and the
-device never waits for the host. The cost is one batch more in memory.
+device never waits for the host. The cost is one batch more in memory. On a CPU, which computes while it is told what to
+compute, the reading falls together with clipping, sums and the optimizer only.
 """
 
 import threading
@@ -15,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from keylm.attention import Packing
+from keylm.attention import Packing, has_kernel
 from keylm.data.curriculum import Batch
 from keylm.recipe_sections import Training
 
@@ -62,16 +63,26 @@ class Feed:
     """UTF-8 bytes that those tokens stand for"""
 
 
+def suited(settings: Training, head_dim: int, device: torch.device) -> Training:
+    """Return `settings` with masked attention where no variable-length kernel takes such heads on `device`."""
+    return settings if has_kernel(device, head_dim) else settings.model_copy(update={"attention": "masked"})
+
+
 def packs_by_kernel(settings: Training, device: torch.device) -> bool:
-    """Return whether attention on `device` goes by where documents begin, without a mask (see keylm/attention.py)."""
+    """Return whether attention on `device` goes by where documents begin, without a mask; `settings` are `suited`."""
     return settings.attention == "auto" and device.type == "cuda" and settings.computes_in_bf16(device.type)
 
 
 def feed(batch: Batch, settings: Training, byte_lengths: npt.NDArray[np.int64], device: torch.device) -> Feed:
     """Return `batch` in micro-batches, ready for `device`. byte_lengths: int64 [V], UTF-8 bytes of each token."""
     parts = [part.pinned() if device.type == "cuda" else part for part in _micro_batches(batch, settings, device)]
-    text_bytes = byte_lengths[np.maximum(batch.labels, 0)] * (batch.labels >= 0)
+    text_bytes = label_bytes(batch.labels, byte_lengths)
     return Feed(parts, batch.sources, (batch.labels >= 0).sum(axis=1), int(text_bytes.sum()))
+
+
+def label_bytes(labels: npt.NDArray[np.int64], byte_lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return how many UTF-8 bytes of text each label stands for, int64 like `labels`; 0 where it is -100."""
+    return byte_lengths[np.maximum(labels, 0)] * (labels >= 0)
 
 
 def _micro_batches(batch: Batch, settings: Training, device: torch.device) -> Iterator[MicroBatch]:

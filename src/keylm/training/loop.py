@@ -23,6 +23,7 @@ from keylm.data.curriculum import BatchLoader, Curriculum
 from keylm.data.streaming import BackgroundBuild, open_store
 from keylm.errors import Interrupted, KeylmError, TrainingDiverged
 from keylm.evaluation.validation import validate
+from keylm.fused import can_fuse
 from keylm.identity import identity_hash
 from keylm.json_lines import JsonLines
 from keylm.machine import compute_deterministically, free_memory
@@ -38,11 +39,11 @@ from keylm.training.checkpoint import (
     save_sharded_checkpoint,
 )
 from keylm.training.distributed import Ranks, check_share
-from keylm.training.feeding import Ahead, Feed, MicroBatch, feed
+from keylm.training.feeding import Ahead, Feed, MicroBatch, feed, suited
 from keylm.training.objective import Objective
 from keylm.training.optimizer import Optimizers
 from keylm.training.schedule import multiplier
-from keylm.training.sharding import check_even, clip_gradients, gathered, shard, synchronise
+from keylm.training.sharding import check_even, clip_gradients, shard, synchronise
 from keylm.training.signals import StopSignals
 from keylm.training.writer import Writer, snapshot
 
@@ -65,7 +66,7 @@ class Trainer:
         """
         self._recipe, self._folder, self._ranks = recipe, folder, ranks
         self._quiet = quiet or not ranks.leads
-        self._settings = recipe.training
+        self._settings = suited(recipe.training, recipe.model.head_dim, ranks.device)
         self._sharded = ranks.world_size > 1 and self._settings.parallel == "fsdp"
         self._signals = StopSignals()
         self._may_prune = False
@@ -118,6 +119,9 @@ class Trainer:
             )
         model = Decoder(shape, vocab_size)
         initialise(model, self._recipe.seed)
+        device = self._ranks.device
+        if self._settings.computes_in_bf16(device.type) and can_fuse(device, shape.head_dim):
+            model.fuse()
         return model if self._sharded else model.to(self._ranks.device)  # a shard goes there on its own
 
     def _spread(self, objective: Objective) -> nn.Module:
@@ -288,16 +292,15 @@ class Trainer:
             with self._autocast():
                 return self._bare_objective.token_losses(part)
 
-        with gathered(self._objective) if self._sharded else contextlib.nullcontext():
-            result = validate(
-                losses,
-                self._store,
-                self._curriculum.sources,
-                self._byte_lengths,
-                self._recipe.evaluation.windows_per_source,
-                self._settings,
-                self._ranks,
-            )
+        result = validate(
+            losses,
+            self._store,
+            self._curriculum.sources,
+            self._byte_lengths,
+            self._recipe.evaluation.windows_per_source,
+            self._settings,
+            self._ranks,
+        )
         stage = self._curriculum.place(max(0, self._step - 1))[0]
         if self._ranks.leads:
             tokens = self._step * self._settings.batch_tokens

@@ -137,8 +137,9 @@ class _HeadLoss(torch.autograd.Function):
             torch.mm(slope, head, out=hidden_gradient[part])
             weight_gradient += slope.T @ hidden[part]
         ctx.save_for_backward(hidden_gradient, weight_gradient[: len(weight)].to(weight.dtype))
-        ctx.mark_non_differentiable(losses)
-        return losses.sum() + z_loss * z_sum, losses, z_loss * z_sum
+        z_term = z_loss * z_sum
+        ctx.mark_non_differentiable(losses, z_term)
+        return losses.sum() + z_term, losses, z_term
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:

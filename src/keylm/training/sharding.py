@@ -7,9 +7,8 @@ DTensors cut along dimension 0 as torch.chunk cuts: ceil(rows / processes) rows 
 Nothing here is imported from torch before it is needed: that costs over a second, which most runs need not pay.
 """
 
-import contextlib
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 
 import torch
 import torch.distributed as dist
@@ -38,39 +37,8 @@ def shard(objective: nn.Module, decoder: Decoder, ranks: Ranks, *, bf16: bool) -
     for layer in decoder.model.layers:
         fully_shard(layer, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
     fully_shard(objective, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
-    # Which module is the root is settled by whose forward runs first: see `gathered`.
-    objective.gather = _nothing  # type: ignore[assignment]
-    register_fsdp_forward_method(objective, "gather")
-
-
-def _nothing(argument: None) -> None:
-    """Compute nothing: FSDP gathers the root's parameters before it. On a GPU it fails on a call without arguments."""
-
-
-@contextlib.contextmanager
-def gathered(objective: nn.Module) -> Iterator[None]:
-    """Hold the whole model on every rank, so that parts of it can be called any number of times on each.
-
-    Called with its blocks sharded, the model would have ranks wait for each other at every block, for ever where one
-    has fewer batches. The whole model is held in the dtype it computes in, without gradients.
-    """
-    from torch.distributed.fsdp import FSDPModule
-
-    assert isinstance(objective, FSDPModule)
-    shards = [module for module in objective.modules() if isinstance(module, FSDPModule)]
-    blocks = [module for module in shards if module is not objective]
-    with torch.no_grad():
-        objective.gather(None)  # type: ignore[operator]
-        for block in blocks:
-            block.set_reshard_after_forward(False)
-            block.unshard()
-        try:
-            yield
-        finally:
-            for block in blocks:
-                block.set_reshard_after_forward(True)
-            for module in shards:
-                module.reshard()
+    # What runs first is the root, and validation does; every rank calls it as often.
+    register_fsdp_forward_method(objective, "token_losses")
 
 
 def synchronise(objective: nn.Module, on: bool) -> None:

@@ -16,7 +16,7 @@ from keylm.console import errors
 
 
 def snapshot(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return copies, each on its tensor's device: quick, and no later update changes them."""
+    """Return copies, each on its tensor's device: quick, and no later update changes them. They take its memory."""
     return {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
 
@@ -60,6 +60,8 @@ class Writer:
 
         def run() -> None:
             try:
+                if self._device.type == "cuda":
+                    torch.cuda.set_device(self._device)  # a new thread begins on GPU 0
                 with stream:
                     work()
             except BaseException as error:  # raised again in the thread that asks
