@@ -68,8 +68,8 @@ class Backbone(nn.Module):
     def compile_layers(self, *, apart: bool = False) -> None:
         """Compile the layers, COMPILED_TOGETHER at a time, or `apart`, each by itself.
 
-        All groups share one compilation, so training starts soon; the model as one graph takes a minute longer, for
-        little more speed. A block by itself leaves the compiler nothing to fuse at its ends.
+        All groups share one compilation, so training starts soon; the model as one graph takes a minute longer, and was
+        not faster (docs/LOG.md). A block by itself leaves the compiler nothing to fuse at its ends.
         """
         if apart:
             for layer in self.layers:
