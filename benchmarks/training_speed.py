@@ -36,17 +36,14 @@ from torch.profiler import ProfilerActivity, profile
 from keylm.attention import newest_kernel
 from keylm.data.curriculum import BatchLoader, Curriculum
 from keylm.data.store import finished_store
-from keylm.fused import can_fuse
 from keylm.machine import device_name
-from keylm.model import Decoder, count_parameters, initialise
+from keylm.model import count_parameters
 from keylm.recipe import Recipe, load_recipe
 from keylm.release.huggingface import qwen3_config
 from keylm.run_folder import RunFolder
 from keylm.training.distributed import Ranks, join
-from keylm.training.feeding import document_begins, feed, suited
+from keylm.training.feeding import document_begins
 from keylm.training.loop import Trainer
-from keylm.training.objective import Objective
-from keylm.training.optimizer import Optimizers
 
 RESULTS = Path(__file__).parent / "results" / "training_speed.json"
 PRODUCT = 8192
@@ -186,34 +183,6 @@ def huggingface_step(recipe: Recipe, run: RunFolder, device: torch.device, *, co
     return step
 
 
-def bare_step(recipe: Recipe, run: RunFolder, device: torch.device) -> Step:
-    """Return a loop of the same products as keylm's step, and nothing else: always the run's first batch."""
-    model = Decoder(recipe.model, recipe.tokenizer.vocab_size)
-    initialise(model, recipe.seed)
-    recipe = recipe.model_copy(update={"training": suited(recipe.training, recipe.model.head_dim, device)})
-    if recipe.training.computes_in_bf16(device.type) and can_fuse(device, recipe.model.head_dim):
-        model.fuse()
-    objective = Objective(model.to(device), recipe.training.z_loss, recipe.training.pair_weight)
-    if recipe.training.compile:
-        objective.compile_parts()
-    optimizers, numbers = Optimizers(model, recipe.optimizer), iter(range(10**9))
-    store = finished_store(run.shards, verify="none")
-    batch = BatchLoader(Curriculum(recipe, store.layout), store).batch(0)
-    lengths = np.zeros(recipe.tokenizer.vocab_size, dtype=np.int64)
-    parts = [part.to(device) for part in feed(batch, recipe.training, lengths, device).parts]
-    trained = int((batch.labels >= 0).sum())
-    bf16 = recipe.training.computes_in_bf16(device.type)
-
-    def step() -> None:
-        for part in parts:
-            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
-                losses = objective(*part)
-            (losses.total / trained).backward()
-        optimizers.step(next(numbers), 1.0)
-
-    return step
-
-
 def keylm_step(recipe: Recipe, run: RunFolder, ranks: Ranks, scratch: Path) -> Measured:
     """Return the trainer's own step, with its metrics, in a run folder that shares the run's shards."""
     folder = RunFolder(scratch / f"rank-{ranks.rank}")
@@ -224,16 +193,31 @@ def keylm_step(recipe: Recipe, run: RunFolder, ranks: Ranks, scratch: Path) -> M
     return Measured(trainer.train_step, trainer)
 
 
+def bare_step(trainer: Trainer, device: torch.device) -> Step:
+    """Return a loop of the same products as the trainer's step, and nothing else: always its first batch."""
+    share, numbers = trainer._load(0), iter(range(10**9))
+    parts, trained = [part.to(device) for part in share.parts], int(share.trained.sum())
+
+    def step() -> None:
+        for part in parts:
+            with trainer._autocast():
+                losses = trainer._objective(*part)
+            (losses.total / trained).backward()
+        trainer._optimizers.step(next(numbers), 1.0)
+
+    return step
+
+
 def measure(name: str, recipe: Recipe, run: RunFolder, ranks: Ranks, steps: int, scratch: Path) -> dict[str, Any]:
     """Return a row of results: the start and first step by themselves, then the median of `steps` after WARM more."""
     device = ranks.device
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     started = time.perf_counter()
-    if name == "keylm":
+    if name in ("bare", "keylm"):
         measured = keylm_step(recipe, run, ranks, scratch)
-    elif name == "bare":
-        measured = Measured(bare_step(recipe, run, device))
+        if name == "bare":
+            measured = Measured(bare_step(measured.trainer, device))
     else:
         measured = Measured(huggingface_step(recipe, run, device, compiled=name == "hf-compiled"))
     first = seconds(measured.step, 1, device)

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import random
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,14 @@ prompts = ["the old man"]
 chats = ["the red cat?"]
 sample_tokens = 6
 """
+
+
+def training_command(folder: Path, name: str, settings: Iterable[str], processes: int = 1) -> list[str]:
+    """Return the command that trains `folder/recipe.toml` with `settings` in `folder/name`."""
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    keylm = ["-m", "keylm", "run", str(folder / "recipe.toml"), "--run-dir", str(folder / name), "--until", "train"]
+    sets = [part for setting in settings for part in ("--set", setting)]
+    return [sys.executable, *(torchrun if processes > 1 else []), *keylm, *sets]
 
 
 def sentence(rng: random.Random, words: int) -> str:

@@ -19,8 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-OLDEST = 8
-"""The compute capability that variable-length kernels ask for at least: Ampere's."""
+from keylm.machine import AMPERE, compute_capability
+
 NEWEST_KERNEL = (9, 10)
 """The capabilities that FlashAttention 4 is used on: Hopper, data-centre Blackwell."""
 NEWEST_SIZES = (64, 128)
@@ -137,8 +137,7 @@ packed_attention.register_autograd(_differentiate, setup_context=_save)
 
 def has_kernel(device: torch.device, head_dim: int) -> bool:
     """Return whether any variable-length kernel takes heads of this size on `device`."""
-    capable = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= OLDEST
-    return capable and head_dim % 8 == 0 and head_dim <= 256
+    return compute_capability(device) >= AMPERE and head_dim % 8 == 0 and head_dim <= 256
 
 
 @lru_cache
@@ -149,7 +148,7 @@ def best_kernel(device: torch.device, head_dim: int) -> Kernel:
 
 def newest_kernel(device: torch.device) -> Kernel | None:
     """Return FlashAttention 4 where it is installed and runs on `device`, else None."""
-    if device.type != "cuda" or torch.cuda.get_device_capability(device)[0] not in NEWEST_KERNEL:
+    if compute_capability(device) not in NEWEST_KERNEL:
         return None
     try:
         from flash_attn.cute import interface

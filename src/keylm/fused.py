@@ -12,14 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from keylm.machine import AMPERE, compute_capability
+
 HAS_TRITON = find_spec("triton") is not None
 """torch for CPUs comes without."""
 
 
 def can_fuse(device: torch.device, head_dim: int) -> bool:
-    """Return whether the kernels here run on `device`, in bf16, with heads of this size: Ampere or later."""
-    capable = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 8
-    return capable and HAS_TRITON and head_dim.bit_count() == 1
+    """Return whether the kernels here run on `device`, in bf16, with heads of this size."""
+    return HAS_TRITON and compute_capability(device) >= AMPERE and head_dim.bit_count() == 1
 
 
 def kernels() -> Any:

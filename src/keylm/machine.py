@@ -35,6 +35,15 @@ def compute_deterministically(on: bool) -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # what is read was written
 
 
+AMPERE = 8
+"""The compute capability that bf16 and variable-length attention ask for at least."""
+
+
+def compute_capability(device: torch.device) -> int:
+    """Return the major compute capability of an NVIDIA GPU, 0 of anything else."""
+    return int(torch.cuda.get_device_capability(device)[0]) if device.type == "cuda" else 0
+
+
 def device_name(device: torch.device) -> str:
     """Return the name of the GPU, or of the processor and its number of threads."""
     if device.type == "cuda":

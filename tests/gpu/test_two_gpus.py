@@ -3,12 +3,11 @@
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import tiny_recipe
+from conftest import tiny_recipe, training_command
 from gpu_settings import SETTINGS
 
 from keylm.json_lines import read_rows
@@ -30,11 +29,8 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def train(folder: Path, name: str, processes: int, *settings: str) -> None:
     if not (folder / name).exists():
         shutil.copytree(folder / "run", folder / name)
-    start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)] if processes > 1 else []
-    sets = [part for item in (*SETTINGS, *settings) for part in ("--set", item)]
-    command = ["-m", "keylm", "run", str(folder / "recipe.toml"), "--run-dir", str(folder / name), "--until", "train"]
     done = subprocess.run(
-        [sys.executable, *start, *command, *sets],
+        training_command(folder, name, [*SETTINGS, *settings], processes),
         capture_output=True,
         text=True,
         cwd=folder,

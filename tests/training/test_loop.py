@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import tiny_recipe
+from conftest import tiny_recipe, training_command
 from safetensors.torch import load_file
 
 from keylm.attention import Packing
@@ -67,20 +67,7 @@ def train_copy(prepared: tuple[Recipe, Path], name: str, *overrides: str) -> Pat
 
 
 def command(prepared: tuple[Recipe, Path], name: str, *extra: str) -> list[str]:
-    sets = [part for item in (*SETTINGS, *extra) for part in ("--set", item)]
-    recipe = str(prepared[1] / "recipe.toml")
-    return [
-        sys.executable,
-        "-m",
-        "keylm",
-        "run",
-        recipe,
-        "--run-dir",
-        str(prepared[1] / name),
-        "--until",
-        "train",
-        *sets,
-    ]
+    return training_command(prepared[1], name, [*SETTINGS, *extra])
 
 
 def final_files(run_dir: Path) -> dict[str, bytes]:
@@ -183,8 +170,8 @@ def test_a_stop_signal_writes_a_checkpoint_exits_and_resume_leaves_no_trace(prep
 
 def test_two_processes_see_the_same_batches_and_losses(prepared, uninterrupted):
     copy_run(prepared, "two")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run([*torchrun, *command(prepared, "two")[1:]], capture_output=True, text=True)
+    command = training_command(prepared[1], "two", SETTINGS, processes=2)
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     one, two = read_rows(uninterrupted / "metrics.jsonl"), read_rows(prepared[1] / "two" / "metrics.jsonl")
     assert len(one) == len(two)

@@ -4,13 +4,12 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import tiny_recipe
+from conftest import tiny_recipe, training_command
 
 from keylm.errors import KeylmError
 from keylm.json_lines import read_rows
@@ -67,11 +66,7 @@ def copy_run(prepared: tuple[Recipe, Path], name: str) -> RunFolder:
 
 
 def command(prepared: tuple[Recipe, Path], name: str, *extra: str, processes: int = 2) -> list[str]:
-    sets = [part for item in (*SETTINGS, *extra) for part in ("--set", item)]
-    recipe, folder = prepared[1] / "recipe.toml", prepared[1] / name
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    keylm = ["-m", "keylm", "run", str(recipe), "--run-dir", str(folder), "--until", "train", *sets]
-    return [sys.executable, *(torchrun if processes > 1 else []), *keylm]
+    return training_command(prepared[1], name, [*SETTINGS, *extra], processes)
 
 
 def losses(run_dir: Path) -> list[float]:

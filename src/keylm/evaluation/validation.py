@@ -17,7 +17,7 @@ from keylm.data.shards import Window
 from keylm.data.store import ShardStore
 from keylm.recipe_sections import Training
 from keylm.training.distributed import Ranks
-from keylm.training.feeding import MicroBatch, label_bytes, packing
+from keylm.training.feeding import MicroBatch, label_bytes, micro_batches
 
 TokenLosses = Callable[[MicroBatch], Tensor]
 """A micro-batch to the cross-entropy of each label, fp32 [B, L] in nats, 0 where the label is -100."""
@@ -78,12 +78,7 @@ def _window_sums(
     """Return each window's [loss, tokens, loss of tokens that are text, their bytes], fp64 [windows, 4]."""
     missing = settings.micro_batch_windows - len(windows)
     batch = stack([*windows, *[blank_window(settings.context)] * missing], [0] * settings.micro_batch_windows)
-    part = MicroBatch(
-        torch.from_numpy(batch.tokens),
-        torch.from_numpy(batch.labels),
-        packing(batch.documents, settings, device),
-        None,
-    )
+    [part] = micro_batches(batch, settings, device)
     found = losses(part.to(device)).double().cpu().numpy()[: len(windows)]
     labels = batch.labels[: len(windows)]
     sizes = label_bytes(labels, byte_lengths)

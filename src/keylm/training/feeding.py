@@ -75,7 +75,7 @@ def packs_by_kernel(settings: Training, device: torch.device) -> bool:
 
 def feed(batch: Batch, settings: Training, byte_lengths: npt.NDArray[np.int64], device: torch.device) -> Feed:
     """Return `batch` in micro-batches, ready for `device`. byte_lengths: int64 [V], UTF-8 bytes of each token."""
-    parts = [part.pinned() if device.type == "cuda" else part for part in _micro_batches(batch, settings, device)]
+    parts = [part.pinned() if device.type == "cuda" else part for part in micro_batches(batch, settings, device)]
     text_bytes = label_bytes(batch.labels, byte_lengths)
     return Feed(parts, batch.sources, (batch.labels >= 0).sum(axis=1), int(text_bytes.sum()))
 
@@ -85,7 +85,8 @@ def label_bytes(labels: npt.NDArray[np.int64], byte_lengths: npt.NDArray[np.int6
     return byte_lengths[np.maximum(labels, 0)] * (labels >= 0)
 
 
-def _micro_batches(batch: Batch, settings: Training, device: torch.device) -> Iterator[MicroBatch]:
+def micro_batches(batch: Batch, settings: Training, device: torch.device) -> Iterator[MicroBatch]:
+    """Yield `batch` in micro-batches, still on the CPU, with the packing that `device` wants."""
     size = settings.micro_batch_windows
     for start in range(0, len(batch.tokens), size):
         part = slice(start, start + size)

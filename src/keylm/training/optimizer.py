@@ -82,18 +82,17 @@ class Optimizers:
 
     def __init__(self, model: nn.Module, settings: Settings) -> None:
         self._settings = settings
-        self._names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
+        self._parameters = dict(model.named_parameters())
         kinds: dict[str, list[nn.Parameter]] = defaultdict(list)
-        for name, parameter in model.named_parameters():
+        for name, parameter in self._parameters.items():
             kinds[_kind(name, parameter)].append(parameter)
-        on_gpu = all(parameter.is_cuda for parameter in model.parameters())
         self._all: dict[str, torch.optim.Optimizer] = {}
         self.muon: Muon | None = None
         if settings.matrices == "muon":
             rate, decay = settings.muon_learning_rate, settings.muon_weight_decay
             self.muon = self._all["muon"] = Muon(kinds.pop("matrix"), rate, decay)
         # One launch for all parameters of a group; its count of steps then lives on the GPU.
-        self._fused = on_gpu
+        self._fused = all(parameter.is_cuda for parameter in self._parameters.values())
         self.adamw = self._all["adamw"] = torch.optim.AdamW(
             [{"params": parameters, **_adamw(kind, settings)} for kind, parameters in kinds.items()],
             eps=settings.adam_eps,
@@ -122,8 +121,9 @@ class Optimizers:
 
     def state_tensors(self) -> dict[str, Tensor]:
         """Return the whole state as `optimizer/value/parameter` → tensor."""
+        names: dict[Tensor, str] = {parameter: name for name, parameter in self._parameters.items()}
         return {
-            f"{kind}/{key}/{self._names[parameter]}": value
+            f"{kind}/{key}/{names[parameter]}": value
             for kind, optimizer in self._all.items()
             for parameter, state in optimizer.state.items()
             for key, value in state.items()
@@ -131,26 +131,24 @@ class Optimizers:
 
     def load_state_tensors(self, tensors: dict[str, Tensor]) -> None:
         """Take back what `state_tensors` gave. Raises KeylmError where a parameter is not this model's."""
-        parameters = {name: parameter for parameter, name in self._names.items()}
         for path, value in tensors.items():
             kind, key, name = path.split("/", 2)
-            if kind not in self._all or name not in parameters:
+            if kind not in self._all or name not in self._parameters:
                 raise KeylmError(f"optimizer state {path!r} does not belong to this model; accepted: the same recipe")
-            parameter = parameters[name]
+            parameter = self._parameters[name]
             # Plain AdamW counts its steps on the CPU, the fused one where the parameter is.
             device = torch.device("cpu") if key == "step" and not self._fused else parameter.device
             self._all[kind].state[parameter][key] = value.to(device).clone()
 
     def blank_state(self, names: Iterable[str]) -> dict[str, Tensor]:
         """Return tensors for the state of these `names` to be read into, laid out (and sharded) as this model's."""
-        parameters = {name: parameter for parameter, name in self._names.items()}
         blank = {}
         for path in names:
             _, key, name = path.split("/", 2)
-            if key == "step" or name not in parameters:
+            if key == "step" or name not in self._parameters:
                 blank[path] = torch.zeros(())
             else:
-                blank[path] = torch.zeros_like(parameters[name], requires_grad=False)
+                blank[path] = torch.zeros_like(self._parameters[name], requires_grad=False)
         return blank
 
 
