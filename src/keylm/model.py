@@ -12,6 +12,7 @@ apart, as the layout wants them and as Muon takes them.
 import hashlib
 import math
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 import torch.nn.functional as F
@@ -222,11 +223,16 @@ def initialise(model: Decoder, seed: int) -> None:
     Output and down projections start at zero, other matrices uniform with variance 1/fan_in, the embedding
     normal, the head normal with deviation 0.001, norm weights at one.
     """
-    for name, parameter in model.named_parameters():
+
+    def fill(named: tuple[str, nn.Parameter]) -> None:
+        name, parameter = named
         digest = hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=7).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest, "little"))
         with torch.no_grad():
             parameter.copy_(_initial(name, parameter.shape, generator))
+
+    with ThreadPoolExecutor() as pool:  # a generator draws on one core alone
+        list(pool.map(fill, model.named_parameters()))
 
 
 def _initial(name: str, shape: torch.Size, generator: torch.Generator) -> Tensor:

@@ -117,7 +117,9 @@ class Trainer:
                 f"model: needs at least {needed / 1e9:.1f} GB to train, {free / 1e9:.1f} GB are free; accepted: a "
                 "smaller shape"
             )
-        model = Decoder(shape, vocab_size)
+        with torch.device("meta"):
+            model = Decoder(shape, vocab_size)
+        model.to_empty(device="cpu")  # nothing is drawn that `initialise` would draw again
         initialise(model, self._recipe.seed)
         device = self._ranks.device
         if self._settings.computes_in_bf16(device.type) and can_fuse(device, shape.head_dim):
