@@ -11,13 +11,14 @@ variant at a time, with its output in OUT/VARIANT-SEED.log; a machine without on
 A study that was killed goes on with the same command. What is finished is skipped, and so is what diverged (it
 stopped at a loss that is no number, or ended worse than guessing); what failed otherwise is tried again. Of a run that
 is done checkpoints and shards are deleted, unless --keep is given. Writes OUT/results.json, anew after each run, and
-prints it as a table; benchmarks/scaling_fit.py reads it.
+prints it as a table; benchmarks/scaling_fit.py reads it. A study goes on on another machine with --known and that file.
 
 Bits per byte are means over sources of their validation text: the plain ones by register without the typo sources
 (as in benchmarks/ablation.py), the weighted one over all sources with the mixture's weights.
 """
 
 import argparse
+import json
 import math
 import os
 import queue
@@ -96,7 +97,18 @@ class Grid:
     def is_done(self, job: Job) -> bool:
         """Return whether a run was finished with these settings, or diverged, which it would do again."""
         record = read_table(self.file(job, "json"))
-        return record.get("settings") == self.settings(job) and (record["error"] is None or record["diverged"])
+        return record.get("settings") == self.settings(job) and settled(record)
+
+    def take_up(self, known: dict[str, Any]) -> None:
+        """Write down as done what an earlier machine's results.json has of this study; what differs is left out."""
+        shared = {key: known[key] for key in ("set", "stage", "manifest")}
+        for variant, entry in known["variants"].items():
+            for run in entry["runs"] if variant in self.study["variants"] else []:
+                job = variant, run["seed"]
+                settings = {**shared, "overrides": entry["overrides"], "seed": run["seed"]}
+                if settings == self.settings(job) and settled(run) and not self.is_done(job):
+                    figures = {key: value for key, value in run.items() if key != "seed"}
+                    write_json(self.file(job, "json"), {"settings": settings, **figures})
 
     def train(self, job: Job, device: str | None, *, keep: bool) -> None:
         """Train one run on the GPU of that number (None: wherever keylm trains) and write down what came out."""
@@ -127,6 +139,8 @@ class Grid:
         steps, timing = read_rows(folder.metrics, "train"), read_rows(folder.timing)
         rows = read_rows(folder.metrics, "validation")
         figures: dict[str, Any] = {
+            "device": device_name(torch.device("cuda" if torch.cuda.is_available() else "cpu")),
+            "torch": torch.__version__,
             "parameters": count_parameters(recipe.model, recipe.tokenizer.vocab_size),
             "steps": len(steps),
             "tokens": len(steps) * recipe.training.batch_tokens,
@@ -158,9 +172,7 @@ class Grid:
         }
         reference = finished(records.get(self.study["reference"], []))
         return {
-            "torch": torch.__version__,
-            "device": device_name(torch.device("cuda" if torch.cuda.is_available() else "cpu")),
-            "cores": os.cpu_count(),
+            "manifest": self.manifest,
             "set": self.study["set"],
             "stage": self.study["stage"],
             "reference": self.study["reference"],
@@ -190,6 +202,11 @@ def fate(code: int, said: str, loss: float | None, vocabulary: int) -> dict[str,
     if loss is not None and not loss <= guessing:
         return {"diverged": True, "error": f"ends at a training loss of {loss:.3f}; guessing has {guessing:.3f}"}
     return {"diverged": code == TrainingDiverged.exit_code, "error": said if code else None}
+
+
+def settled(record: dict[str, Any]) -> bool:
+    """Return whether a run came to its end or diverged, rather than failing for another reason."""
+    return record["error"] is None or record["diverged"]
 
 
 def last_error(log: Path, start: int) -> str:
@@ -281,6 +298,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--gpus", type=int, help="GPUs to train on, a variant on each; by default all")
     parser.add_argument("--only", nargs="*", help="variants to train; by default all")
+    parser.add_argument("--known", type=Path, help="results.json of the same study, of which nothing is trained again")
     parser.add_argument("--keep", action="store_true", help="keep checkpoints and shards of finished runs")
     given = parser.parse_args(arguments)
     study, out = read_study(given.study), given.out.absolute()
@@ -289,6 +307,8 @@ def main(arguments: list[str] | None = None) -> None:
         raise SystemExit(f"{given.study}: has no variant {', '.join(unknown)}; it has {', '.join(study['variants'])}")
     out.mkdir(parents=True, exist_ok=True)
     grid = Grid(study, given.data.absolute(), out)
+    if given.known:
+        grid.take_up(json.loads(given.known.read_text(encoding="utf-8")))
     jobs = [(variant, seed) for seed in study["seeds"] for variant in given.only or study["variants"]]
     run_all(grid, jobs, visible_gpus(given.gpus), keep=given.keep)
     print(markdown(grid.results()))
