@@ -1,0 +1,177 @@
+"""What an evaluation leaves on disk, and the table that is read off it.
+
+    EVALUATION/benchmarks/NAME.json   one finished benchmark: metrics, standard errors, every item's outcome
+    EVALUATION/typing.json            the typing evaluation
+    EVALUATION/robustness.json        accuracy under typing errors
+    EVALUATION/evaluation.json        the rows of all of it, a list, for other programs
+
+A benchmark's record: {"benchmark", "metrics": {metric: {"value", "stderr"}}, "n", "items": {metric: [one number an
+item]}, "harness", "task_hashes", "seconds", "settings"}; values are fractions (perplexity aside), `settings` is what it
+was measured with and what decides whether it counts as finished.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keylm.files import read_table, write_json
+
+Record = dict[str, Any]
+"""A finished benchmark, as in its file."""
+IFEVAL = ("prompt_level_strict_acc", "inst_level_strict_acc", "prompt_level_loose_acc", "inst_level_loose_acc")
+DRAWS = 1000
+"""Bootstrap samples."""
+
+
+class EvaluationFolder:
+    """The files of one model's evaluation."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.typing, self.robustness = path / "typing.json", path / "robustness.json"
+        self.rows = path / "evaluation.json"
+
+    def benchmark(self, name: str) -> Path:
+        """Return the file of a benchmark, there or not."""
+        return self.path / "benchmarks" / f"{name}.json"
+
+    def benchmarks(self) -> dict[str, Record]:
+        """Return all finished benchmarks by name."""
+        found = sorted((self.path / "benchmarks").glob("*.json"))
+        return {file.stem: record for file in found if (record := read_table(file)).get("metrics")}
+
+
+def default_folder(model: str, limit: int | None = None) -> Path:
+    """Return where a model's evaluation belongs: in its run folder, in the model's own, or in ./evaluations."""
+    path = Path(model)
+    if not path.exists():
+        folder = Path("evaluations") / model.replace("/", "--")
+    elif (path.absolute().parent / "recipe.toml").exists():
+        folder = path.parent / "evaluation"
+    else:
+        folder = path / "evaluation"
+    return folder / f"limit-{limit}" if limit else folder
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of the table: the mean of metrics of one or more benchmarks."""
+
+    title: str
+    parts: tuple[tuple[str, str], ...]
+    """(benchmark, metric)"""
+    floor: float | None = None
+    """What guessing gets."""
+    reference: str | None = None
+    """The figure's name in reference.json."""
+
+
+CARD = (
+    Line("MMLU acc", (("mmlu", "acc"),), 0.25, "mmlu_acc"),
+    Line("ARC avg acc_norm", (("arc_easy", "acc_norm"), ("arc_challenge", "acc_norm")), 0.25, "arc_avg_acc_norm"),
+    Line("HellaSwag acc_norm", (("hellaswag", "acc_norm"),), 0.25, "hellaswag_acc_norm"),
+    Line("PIQA acc", (("piqa", "acc"),), 0.5, "piqa"),
+    Line("WinoGrande acc", (("winogrande", "acc"),), 0.5, "winogrande_acc"),
+    Line("OpenBookQA acc", (("openbookqa", "acc"),), 0.25, "openbookqa"),
+    Line("OpenBookQA acc_norm", (("openbookqa", "acc_norm"),), 0.25),
+    Line("IFEval mean of four", tuple(("ifeval", metric) for metric in IFEVAL), None, "ifeval_4avg"),
+)
+"""The seven rows of KeyLM-75M's card; OpenBookQA's other metric stands beside, as the card does not say which it is."""
+EXTRAS = (
+    Line("BLiMP acc", (("blimp", "acc"),), 0.5),
+    Line("LAMBADA acc", (("lambada_openai", "acc"),)),
+    Line("LAMBADA perplexity", (("lambada_openai", "perplexity"),)),
+    Line("SciQ acc", (("sciq", "acc"),), 0.25),
+    Line("BoolQ acc", (("boolq", "acc"),), 0.5),
+    Line("CommonsenseQA acc", (("commonsense_qa", "acc"),), 0.2),
+)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A line of the table with what was measured."""
+
+    line: Line
+    value: float
+    stderr: float | None
+    n: int
+
+    @property
+    def is_share(self) -> bool:
+        """Return whether the value is a fraction, which people read in per cent."""
+        return all(metric != "perplexity" for _, metric in self.line.parts)
+
+    def __str__(self) -> str:
+        """Return the value with its standard error, in per cent where it is a share."""
+        scale = 100 if self.is_share else 1
+        error = "" if self.stderr is None else f" ± {scale * self.stderr:.1f}"
+        return f"{scale * self.value:.1f}{error}"
+
+
+def table(benchmarks: Mapping[str, Record], lines: Sequence[Line] = CARD + EXTRAS) -> list[Figure]:
+    """Return the lines that `benchmarks` have all parts of."""
+    found = []
+    for line in lines:
+        parts = [benchmarks.get(name, {}).get("metrics", {}).get(metric) for name, metric in line.parts]
+        if all(part is not None for part in parts):
+            records = [benchmarks[name] for name in dict.fromkeys(name for name, _ in line.parts)]
+            mean = math.fsum(part["value"] for part in parts) / len(parts)
+            found.append(Figure(line, mean, _stderr(line, parts, records), sum(record["n"] for record in records)))
+    return found
+
+
+def _stderr(line: Line, parts: Sequence[Mapping[str, Any]], records: Sequence[Record]) -> float | None:
+    """Return the standard error of the mean of a line's parts.
+
+    Different benchmarks are independent; metrics of the same one are not, and are drawn together by bootstrap.
+    """
+    if len(records) == len(parts):
+        errors = [part.get("stderr") for part in parts]
+        items = [records[0].get("items", {}).get(metric) for _, metric in line.parts]
+    return None if None in items else bootstrap_error(items)  # type: ignore[arg-type]
+
+
+def bootstrap_error(items: Sequence[Sequence[float | Sequence[float]]], seed: int = 0) -> float:
+    """Return the standard error of the mean of several metrics' means, items drawn anew together.
+
+    Each metric has one entry an item: a number, or a list of numbers that all count (instructions of a prompt).
+    """
+    sums = np.array([[float(np.sum(entry)) for entry in metric] for metric in items])
+    sizes = np.array([[np.size(entry) for entry in metric] for metric in items], dtype=np.float64)
+    generator = np.random.default_rng(seed)
+    means = []
+    for _ in range(DRAWS):
+        drawn = generator.integers(0, sums.shape[1], sums.shape[1])
+        means.append(float((sums[:, drawn].sum(1) / sizes[:, drawn].sum(1)).mean()))
+    return float(np.std(means, ddof=1))
+
+
+def references() -> list[dict[str, Any]]:
+    """Return published zero-shot figures in per cent, each row with its source; protocols differ by up to a point."""
+    text = files("keylm.evaluation").joinpath("reference.json").read_text(encoding="utf-8")
+    return list(json.loads(text))
+
+
+def write_rows(folder: EvaluationFolder, model: str, command: str) -> None:
+    """Write evaluation.json from all benchmarks that are finished: one row a benchmark and metric."""
+    rows = [
+        {
+            "model": model,
+            "benchmark": name,
+            "metric": metric,
+            "value": part["value"],
+            "stderr": part["stderr"],
+            "n": record["n"],
+            "harness": record["harness"],
+            "command": command,
+        }
+        for name, record in folder.benchmarks().items()
+        for metric, part in record["metrics"].items()
+    ]
+    write_json(folder.rows, rows)
