@@ -132,9 +132,10 @@ def _stderr(line: Line, parts: Sequence[Mapping[str, Any]], records: Sequence[Re
     Different benchmarks are independent; metrics of the same one are not, and are drawn together by bootstrap.
     """
     if len(records) == len(parts):
-        errors = [part.get("stderr") for part in parts]
-        items = [records[0].get("items", {}).get(metric) for _, metric in line.parts]
-    return None if None in items else bootstrap_error(items)  # type: ignore[arg-type]
+        errors = [part["stderr"] for part in parts]
+        return None if None in errors else math.hypot(*errors) / len(errors)
+    items = records[0].get("items", {})
+    return bootstrap_error([items[metric] for _, metric in line.parts]) if items else None
 
 
 def bootstrap_error(items: Sequence[Sequence[float | Sequence[float]]], seed: int = 0) -> float:
