@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError
 
 from keylm.errors import KeylmError
-from keylm.release.huggingface import silence_transformers
+from keylm.release.huggingface import check_model_folder, silence_transformers
 
 Message = dict[str, str]
 GREEDY_BELOW = 0.01
@@ -42,7 +42,7 @@ class Generator:
 
     def __init__(self, folder: Path, device: torch.device | None = None) -> None:
         """Load a model folder. Raises KeylmError where there is no model in it."""
-        _check_model_folder(folder)
+        check_model_folder(folder)
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         silence_transformers()
@@ -144,11 +144,3 @@ def check_unicode(text: str) -> None:
         text.encode()
     except UnicodeEncodeError:
         raise KeylmError(f"the prompt {text[:40]!a} is not valid UTF-8; accepted: Unicode text") from None
-
-
-def _check_model_folder(folder: Path) -> None:
-    if not (folder / "config.json").is_file():
-        hint = f"; did you mean {folder / 'model'}?" if (folder / "model" / "config.json").is_file() else ""
-        raise KeylmError(f"{folder}: no config.json in it; accepted: a model folder such as runs/nano/model{hint}")
-    if not list(folder.glob("*.safetensors")):
-        raise KeylmError(f"{folder}: no *.safetensors in it; accepted: a model folder with weights")

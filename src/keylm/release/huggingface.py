@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from keylm.errors import KeylmError
 from keylm.files import atomic_folder, read_json, write_json
 from keylm.recipe import Recipe
 from keylm.recipe_sections import Model
@@ -26,6 +27,17 @@ def silence_transformers() -> None:
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+
+
+def check_model_folder(folder: Path) -> None:
+    """Raise KeylmError where a folder holds no model that transformers could open, with a hint where one is near."""
+    if not (folder / "config.json").is_file():
+        hint = f"; did you mean {folder / 'model'}?" if (folder / "model" / "config.json").is_file() else ""
+        raise KeylmError(f"{folder}: no config.json in it; accepted: a model folder such as runs/nano/model{hint}")
+    if not list(folder.glob("*.safetensors")):
+        raise KeylmError(f"{folder}: no *.safetensors in it; accepted: a model folder with weights")
+    if not list(folder.glob("tokenizer*")):
+        raise KeylmError(f"{folder}: no tokenizer in it; accepted: a model folder with tokenizer.json")
 
 
 def qwen3_config(shape: Model, vocab_size: int) -> dict[str, Any]:

@@ -1,0 +1,302 @@
+"""Benchmarks of any causal language model through lm_eval (EleutherAI's lm-evaluation-harness), zero-shot.
+
+What a benchmark asks and how it is scored is the harness's own; `scoring.SharedContextLM` only makes its
+log-likelihoods faster. One file a finished benchmark is kept (see results.py), so that a stopped evaluation goes on.
+"""
+
+import contextlib
+import logging
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from keylm.console import errors, say, seconds
+from keylm.errors import KeylmError
+from keylm.evaluation.results import EvaluationFolder, Record
+from keylm.evaluation.task_files import TaskFiles, prepare
+from keylm.files import read_table, sha256_file, sha256_json, write_json
+from keylm.release.huggingface import check_model_folder, silence_transformers
+
+SUITES = {
+    "card": (
+        "arc_easy",
+        "arc_challenge",
+        "openbookqa",
+        "piqa",
+        "winogrande",
+        "hellaswag",
+        "mmlu",
+        "ifeval",
+    ),
+    "extras": ("sciq", "commonsense_qa", "boolq", "lambada_openai", "blimp"),
+}
+"""The card's rows, quick ones first, and what is of interest beside them."""
+STAND_INS = {"sciq": "sciq_validation"}
+"""Measured where the first's items are not on this machine; named apart, as it is another split."""
+HUB = "from the hub"
+Chat = Literal["ifeval", "all", "none"]
+Scoring = Literal["fast", "harness"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What figures depend on, apart from the model."""
+
+    limit: int | None = None
+    """Items of each task, the first ones; all by default."""
+    chat: Chat = "ifeval"
+    """Which benchmarks get the tokenizer's chat template, where it has one."""
+    scoring: Scoring = "fast"
+    device: str = "auto"
+    tasks_path: Path | None = None
+
+
+def names_of(asked: Sequence[str]) -> list[str]:
+    """Return the benchmarks that suites and names stand for, each once."""
+    return list(dict.fromkeys(name for item in asked for name in SUITES.get(item, (item,))))
+
+
+def evaluate(
+    model: str, asked: Sequence[str], folder: EvaluationFolder, options: Options, *, quiet: bool = False
+) -> None:
+    """Measure a model (a folder, or a name on the hub) and write a file for each benchmark into `folder`.
+
+    `asked` are suites and benchmarks. A suite leaves out what cannot be measured here and says so; a benchmark asked
+    for by name must be possible. What is there already, measured with the same options on the same weights and items,
+    is kept. Raises KeylmError where the model cannot be opened, a benchmark is unknown or its items are out of reach.
+    """
+    with tempfile.TemporaryDirectory(prefix="keylm-tasks-") as scratch:
+        files = prepare(options.tasks_path, Path(scratch))
+        names = _at_hand(asked, files, quiet=quiet)
+        settings = {name: _settings(model, name, files, options) for name in names}
+        left = [name for name in names if read_table(folder.benchmark(name)).get("settings") != settings[name]]
+        for name in names:
+            if name not in left:
+                say(f"{name}  measured already", quiet=quiet)
+        if not left:
+            return
+        harness = Harness(model, files, options, quiet=quiet)
+        for name in harness.possible(left, asked, quiet=quiet):
+            say(f"{name}  is being measured", quiet=quiet or errors.is_terminal)
+            record = harness.run(name)
+            write_json(folder.benchmark(name), {**record, "settings": settings[name]})
+            say(f"{name}  {summary(record)}  {seconds(record['seconds'])}", quiet=quiet)
+
+
+def _at_hand(asked: Sequence[str], files: TaskFiles, *, quiet: bool) -> list[str]:
+    """Return the benchmarks that suites and names stand for, without those of a suite whose items are not here."""
+    names = list(dict.fromkeys(name for item in asked for name in SUITES.get(item, (item,))))
+    if not files.alone:
+        return names
+    found = []
+    for name in names:
+        instead = name if name in files.hashes or name in asked else STAND_INS.get(name)
+        if instead in files.hashes or name in asked:
+            found.append(instead or name)
+        if instead != name:
+            say(f"{name}  not here" + (f", {instead} instead" if instead in files.hashes else ""), quiet=quiet)
+    return found
+
+
+def _settings(model: str, name: str, files: TaskFiles, options: Options) -> dict[str, Any]:
+    """Return what a benchmark's figures are known by: measured anew where any of it changes."""
+    import lm_eval
+
+    return {
+        "model": fingerprint(model),
+        "items": files.hashes.get(name, HUB),
+        "limit": options.limit,
+        "chat": options.chat == "all" or (options.chat == "ifeval" and name == "ifeval"),
+        "scoring": options.scoring,
+        "dtype": "bfloat16" if chosen_device(options.device).startswith("cuda") else "float32",
+        "harness": lm_eval.__version__,
+    }
+
+
+def fingerprint(model: str) -> str:
+    """Return what a model is known by: the hash of its weights, configuration and tokenizer, or its name on the hub."""
+    folder = Path(model)
+    if not folder.is_dir():
+        return f"hub:{model}"
+    wanted = [*folder.glob("*.safetensors"), *folder.glob("*.json")]
+    return sha256_json({file.name: sha256_file(file) for file in sorted(wanted)})
+
+
+def chosen_device(device: str) -> str:
+    """Return the device to measure on: a GPU where there is one, if nothing is said."""
+    import torch
+
+    if device != "auto":
+        return device
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def summary(record: Record) -> str:
+    """Return a benchmark's metrics in a few words."""
+    parts = []
+    for metric, figure in record["metrics"].items():
+        scale = 1 if metric == "perplexity" else 100
+        error = "" if figure["stderr"] is None else f" ± {scale * figure['stderr']:.1f}"
+        parts.append(f"{metric} {scale * figure['value']:.1f}{error}")
+    return ", ".join(parts)
+
+
+class Harness:
+    """lm_eval with one model and one set of task files."""
+
+    def __init__(self, model: str, files: TaskFiles, options: Options, *, quiet: bool) -> None:
+        """Open the model. Raises KeylmError where it cannot be."""
+        from lm_eval.tasks import TaskManager
+
+        _hush(quiet)
+        self._options = options
+        self._lm = open_model(model, options)
+        folder = None if files.folder is None else str(files.folder)
+        self._tasks = TaskManager(include_path=folder, include_defaults=not files.alone)
+        self._at_hand = files.hashes
+
+    def possible(self, names: Sequence[str], asked: Sequence[str], *, quiet: bool) -> list[str]:
+        """Return the benchmarks that this model's context allows; what was asked for by name must be among them.
+
+        Raises KeylmError where it is not, or where a name is none of a task.
+        """
+        unknown = [name for name in names if name not in self._tasks.all_tasks]
+        if unknown:
+            known = ", ".join(self._at_hand or [*SUITES["card"], *SUITES["extras"]])
+            more = "" if self._at_hand else ", and any other task of lm_eval (`lm_eval ls tasks`)"
+            raise KeylmError(f"--tasks: no task {', '.join(unknown)}; accepted: {', '.join(SUITES)}, {known}{more}")
+        context = self._lm.max_length
+        if "ifeval" not in names or context > IFEVAL_TOKENS:
+            return list(names)
+        reason = f"answers have up to {IFEVAL_TOKENS:,} tokens, the model's context holds {context:,}"
+        if "ifeval" in asked:
+            raise KeylmError(f"ifeval: {reason}; accepted: a model with a longer context, or --tasks without ifeval")
+        say(f"ifeval  left out: {reason}", quiet=quiet)
+        return [name for name in names if name != "ifeval"]
+
+    def run(self, name: str) -> Record:
+        """Return one benchmark's record, all but its settings. Raises KeylmError where its items are out of reach."""
+        import lm_eval
+
+        chat = self._options.chat == "all" or (self._options.chat == "ifeval" and name == "ifeval")
+        started = time.monotonic()
+        with _reachable(name):
+            results = lm_eval.simple_evaluate(
+                model=self._lm,
+                tasks=[name],
+                task_manager=self._tasks,
+                limit=self._options.limit,
+                bootstrap_iters=1000,
+                apply_chat_template=chat and bool(getattr(self._lm.tokenizer, "chat_template", None)),
+                log_samples=True,
+            )
+        return {
+            **record_of(name, results),
+            "harness": lm_eval.__version__,
+            "seconds": round(time.monotonic() - started, 1),
+            "machine": f"{self._lm.device} ({platform.machine()})",
+        }
+
+
+IFEVAL_TOKENS = 1280
+"""That the harness lets a model write to one of IFEval's prompts."""
+
+
+def record_of(name: str, results: dict[str, Any]) -> Record:
+    """Return a benchmark's metrics, hashes and every item's outcome from what the harness returns."""
+    found = {**results["results"].get(name, {}), **results.get("groups", {}).get(name, {})}
+    metrics = {}
+    for key, value in found.items():
+        metric, _, kept = key.partition(",")
+        if kept and not metric.endswith("_stderr") and isinstance(value, int | float):
+            error = found.get(f"{metric}_stderr,{kept}")
+            metrics[metric] = {"value": value, "stderr": error if isinstance(error, int | float) else None}
+    samples = results["samples"]
+    items = {metric: [_plain(one[metric]) for task in samples.values() for one in task] for metric in metrics}
+    return {
+        "benchmark": name,
+        "metrics": metrics,
+        "n": sum(len(task) for task in samples.values()),
+        "items": items,
+        "versions": {task: results["versions"].get(task) for task in samples},
+        "task_hashes": {task: _task_hash(rows) for task, rows in samples.items()},
+    }
+
+
+def _plain(outcome: Any) -> Any:
+    """Return an item's outcome as a number, or a list of numbers where it has several parts."""
+    if isinstance(outcome, list | tuple):
+        return [_plain(part) for part in outcome]
+    return int(outcome) if float(outcome).is_integer() else float(outcome)
+
+
+def _task_hash(samples: Sequence[dict[str, Any]]) -> str:
+    """Return a task's hash as the harness's own logs have it."""
+    from lm_eval.utils import hash_string
+
+    return str(hash_string("".join(one["doc_hash"] + one["prompt_hash"] + one["target_hash"] for one in samples)))
+
+
+def open_model(model: str, options: Options) -> Any:
+    """Return the harness's wrapper of a model. Raises KeylmError with what is wrong with it."""
+    if Path(model).exists() or model.count("/") != 1:
+        check_model_folder(Path(model))
+    device = chosen_device(options.device)
+    on_gpu = device.startswith("cuda")
+    settings = {
+        "pretrained": model,
+        "device": device,
+        "dtype": "bfloat16" if on_gpu else "float32",
+        "batch_size": 64 if on_gpu else 8,
+    }
+    try:
+        if options.scoring == "fast":
+            from keylm.evaluation.scoring import SharedContextLM
+
+            lm = SharedContextLM(**settings)
+        else:
+            from lm_eval.models.huggingface import HFLM
+
+            lm = HFLM(**settings)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise KeylmError(f"{model}: transformers cannot open it: {str(error).splitlines()[0]}") from None
+    rows = lm.model.get_input_embeddings().num_embeddings
+    if len(lm.tokenizer) > rows:
+        raise KeylmError(
+            f"{model}: its tokenizer has {len(lm.tokenizer):,} entries, its embedding {rows:,}; accepted: a tokenizer "
+            "and a model that were made for each other"
+        )
+    return lm
+
+
+@contextlib.contextmanager
+def _reachable(name: str) -> Iterator[None]:
+    """Say in one message that a benchmark's items cannot be had."""
+    from datasets.exceptions import DatasetsError
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    try:
+        yield
+    except (ConnectionError, DatasetsError, HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+        reason = str(error).splitlines()[0]
+        raise KeylmError(
+            f"{name}: its items cannot be had from the hub ({reason}); accepted: a network, or --tasks-path with a "
+            "folder of items"
+        ) from None
+
+
+def _hush(quiet: bool) -> None:
+    """Keep libraries from talking past the progress bars, and the bars too where nobody sees them."""
+    import datasets
+
+    silence_transformers()
+    datasets.disable_progress_bars()
+    for library in ("lm_eval", "datasets", "httpx"):
+        logging.getLogger(library).setLevel(logging.ERROR)
+    if quiet or not errors.is_terminal:
+        os.environ["TQDM_DISABLE"] = "1"
