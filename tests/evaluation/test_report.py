@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-import numpy as np
 import pytest
 
-from keylm.evaluation import charts, report
+from keylm.evaluation import charts, drawing, report, run_record
 from keylm.evaluation.report import write_report
 
 RECIPE = """name = "nano"
@@ -259,10 +258,10 @@ def test_every_colour_is_a_variable_that_both_schemes_set(page: str) -> None:
     style, body = page.split("</style>", 1)
     assert not re.search(r"(?:fill|stroke): #", body)
     light, dark = style.split("prefers-color-scheme: dark", 1)
-    for name in charts._NAMES:
+    for name in drawing.NAMES:
         assert f"--{name}:" in light
         assert f"--{name}:" in dark
-    assert set(re.findall(r"var\(--(\w+)\)", body)) <= set(charts._NAMES)
+    assert set(re.findall(r"var\(--(\w+)\)", body)) <= set(drawing.NAMES)
 
 
 def test_same_run_same_bytes_and_global_settings_untouched(tmp_path: Path) -> None:
@@ -293,7 +292,7 @@ def test_nothing_from_the_run_is_markup(tmp_path: Path) -> None:
     Page(text)
 
 
-@pytest.mark.parametrize("name", report.FILES)
+@pytest.mark.parametrize("name", run_record.FILES)
 def test_one_missing_file_costs_its_section_only(tmp_path: Path, name: str) -> None:
     run = fake_run(tmp_path / "run", steps=30)
     (run / name).unlink()
@@ -306,7 +305,7 @@ def test_one_missing_file_costs_its_section_only(tmp_path: Path, name: str) -> N
 def test_an_empty_folder_has_a_report_and_no_folder_has_none(tmp_path: Path) -> None:
     text = write_report(tmp_path).read_text()
     Page(text)
-    assert all(f"<code>{name}</code>: not there yet" in text for name in report.FILES)
+    assert all(f"<code>{name}</code>: not there yet" in text for name in run_record.FILES)
     with pytest.raises(FileNotFoundError, match="no such run folder"):
         write_report(tmp_path / "absent")
 
@@ -318,7 +317,7 @@ def test_a_run_cut_off_while_writing(tmp_path: Path) -> None:
     (run / "metrics.jsonl").write_bytes(whole[: whole.index(b'"step": 33')] + b"\xc3\n" + again)
     (run / "summary.json").write_text('{"keylm": ')
     (run / "samples.json").write_text('{"not": "a list"}')
-    found = report.read_run(run)
+    found = run_record.read_run(run)
     assert [row["step"] for row in found.train] == list(range(33))
     assert found.train[30]["loss"] is None
     text = write_report(run).read_text()
@@ -357,43 +356,6 @@ def test_many_sources_with_long_names(tmp_path: Path) -> None:
 
 
 def test_epochs_are_planned_windows_over_windows(tmp_path: Path) -> None:
-    table = report.epochs(report.read_run(fake_run(tmp_path / "run", steps=3)))
+    table = report.epochs(run_record.read_run(fake_run(tmp_path / "run", steps=3)))
     assert table["fairy_tales"] == pytest.approx([1638400 * 0.6 / 256 / 2900, 573440 / 6 / 256 / 2900, 0])
     assert table["small_talk"] == pytest.approx([0, 573440 / 6 / 256 / 260, 245760 * 0.9 / 256 / 260])
-
-
-def test_thin_and_smooth() -> None:
-    values = np.array([1.0, 3.0, np.nan, 5.0, np.nan, np.nan])
-    assert np.array_equal(charts.thin(values, np.ones(6), 3), [2.0, 5.0, np.nan], equal_nan=True)
-    assert charts.thin(np.array([10.0, 40.0]), np.array([3.0, 1.0]), 1) == pytest.approx([17.5])
-    assert charts.smooth(np.full(50, 2.5), 4.0) == pytest.approx(np.full(50, 2.5))
-    assert np.isnan(charts.smooth(np.full(5, np.nan), 1.0)).all()
-    x, raw, smoothed = charts.trace(np.arange(6.0), np.array([1.0, 1, 1, 9, 9, 9]), [0, 3])
-    assert np.nanmax(smoothed[:3]) == 1.0  # nothing of the second stage reaches into the first
-    assert np.isnan([x[3], raw[3], smoothed[3]]).all()
-
-
-def test_spread_keeps_order_apart_and_within() -> None:
-    assert charts.spread([10, 50], [10, 10], 0, 100) == [10, 50]
-    assert charts.spread([50, 50], [10, 10], 0, 100) == [45, 55]
-    assert charts.spread([99, 98, 0], [10, 10, 10], 0, 100) == [95, 85, 5]
-    crowd = charts.spread([5.0] * 30, [10.0] * 30, 0, 100)
-    assert min(crowd) >= 0
-    assert max(crowd) <= 100
-    assert charts.spread([], [], 0, 1) == []
-
-
-@pytest.mark.parametrize(
-    ("value", "words"),
-    [(0, "0"), (8192, "8.19k"), (999_600, "1M"), (2_150_000, "2.15M"), (1000, "1k"), (0.05, "0.05")],
-)
-def test_human(value: float, words: str) -> None:
-    assert charts.human(value) == words
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [(0, "0 s"), (3.14, "3.1 s"), (59.7, "1 min"), (201, "3 min 21 s"), (7500, "2 h 5 min"), (3600, "1 h")],
-)
-def test_duration(seconds: float, words: str) -> None:
-    assert charts.duration(seconds) == words

@@ -4,92 +4,23 @@ Invariants: only files of the run folder are read; the same files give the same 
 there (a run stopped midway) costs its section and is named, never the report.
 """
 
-import json
-import math
-import tomllib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
-import jinja2
 import numpy as np
 from markupsafe import Markup
 
-from keylm.evaluation import charts
-from keylm.evaluation.charts import Array, Bar, Line, Part, Plot, Span, duration, human, source_colour
+from keylm.evaluation import charts, drawing, page
+from keylm.evaluation.charts import Bar, Line, Part, Plot, Span
+from keylm.evaluation.drawing import Array, duration, human, source_colour
+from keylm.evaluation.page import Chart, Key
+from keylm.evaluation.run_record import Run, column, last, mean, number, read_run, table
 from keylm.files import atomic_write
-from keylm.json_lines import parse_rows
 
-FILES = (
-    "recipe.toml",
-    "shards/manifest.json",
-    "metrics.jsonl",
-    "timing.jsonl",
-    "samples.json",
-    "summary.json",
-    "stages.json",
-)
 MANY_EPOCHS = 4
 """Repeats up to which text is worth about as much as new text (Muennighoff et al. 2023)."""
 REGISTERS = ("formal", "casual", "conversational", "structured", "synthetic")
-
-Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Run:
-    """What was found in a run folder; a file that is not there or cannot be read is in `missing`."""
-
-    recipe_text: str
-    recipe: Row
-    manifest: Row
-    train: list[Row]
-    validation: list[Row]
-    timing: list[Row]
-    samples: list[Row]
-    summary: Row
-    stages: Row
-    missing: dict[str, str]
-
-    @property
-    def sources(self) -> list[str]:
-        """Names of all sources: the recipe's order, then what only the other files name."""
-        found = [*_table(self.recipe, "sources"), *sorted(_table(self.manifest, "sources"))]
-        for row in self.validation[-1:] + self.train[-1:]:
-            found += sorted(_table(row, "source_loss") or _table(row, "bits_per_byte"))
-        return list(dict.fromkeys(found))
-
-    @property
-    def shares(self) -> dict[str, dict[str, float]]:
-        """Share of the tokens that each stage takes from each source; a stage's shares sum to 1."""
-        result = {}
-        for name, stage in _table(self.recipe, "stages").items():
-            weights = {source: _number(weight) for source, weight in _table(stage, "weights").items()}
-            total = sum(weights.values())
-            result[name] = {source: weight / total for source, weight in weights.items() if weight > 0 and total}
-        return result
-
-
-@dataclass(frozen=True)
-class Key:
-    """An entry of a legend: a swatch in the CSS variable `colour`, a name, a value."""
-
-    colour: str
-    name: str
-    value: str = ""
-    dashed: bool = False
-
-
-@dataclass(frozen=True)
-class Chart:
-    """A figure of the page: `wide` for its full width (may be ""), `narrow` for phones and half widths."""
-
-    narrow: Markup
-    wide: Markup
-    keys: tuple[Key, ...] = ()
-    note: str = ""
 
 
 def write_report(run: Path) -> Path:
@@ -99,74 +30,6 @@ def write_report(run: Path) -> Path:
     path = run / "report.html"
     atomic_write(path, render(read_run(run)))
     return path
-
-
-def read_run(folder: Path) -> Run:
-    """Read what a run folder holds."""
-    missing: dict[str, str] = {}
-
-    def read(name: str, parse: Callable[[str], Any], kind: type) -> Any:
-        try:
-            value = parse((folder / name).read_text(encoding="utf-8", errors="replace"))
-            if not isinstance(value, kind):
-                raise ValueError(f"holds no {kind.__name__}")
-            return value
-        except FileNotFoundError:
-            missing[name] = "not there yet"
-        except (OSError, ValueError) as error:
-            missing[name] = f"cannot be read: {error}"
-        return kind()
-
-    recipe_text = read("recipe.toml", str, str)
-    metrics = read("metrics.jsonl", parse_rows, list)
-    return Run(
-        recipe_text=recipe_text,
-        recipe=read("recipe.toml", tomllib.loads, dict),
-        manifest=read("shards/manifest.json", json.loads, dict),
-        train=_latest(row for row in metrics if row.get("kind") == "train"),
-        validation=_latest(row for row in metrics if row.get("kind") == "validation"),
-        timing=_latest(read("timing.jsonl", parse_rows, list)),
-        samples=[row for row in read("samples.json", json.loads, list) if isinstance(row, dict)],
-        summary=read("summary.json", json.loads, dict),
-        stages=read("stages.json", json.loads, dict),
-        missing={name: missing[name] for name in FILES if name in missing},
-    )
-
-
-def _latest(rows: Any) -> list[Row]:
-    """One row a step, in order: a resumed run may write a step again, and the later row counts."""
-    by_step = {row["step"]: row for row in rows if isinstance(row.get("step"), int)}
-    return [by_step[step] for step in sorted(by_step)]
-
-
-def _table(row: Any, key: str) -> dict[str, Any]:
-    value = row.get(key) if isinstance(row, Mapping) else None
-    return value if isinstance(value, dict) else {}
-
-
-def _number(value: Any) -> float:
-    return float(value) if isinstance(value, int | float) else math.nan
-
-
-def _column(rows: Sequence[Row], *keys: str) -> Array:
-    """The values under `keys` (nested) of all rows, shape [rows]; NaN where there is none."""
-    values = []
-    for row in rows:
-        value: Any = row
-        for key in keys:
-            value = value.get(key) if isinstance(value, dict) else None
-        values.append(_number(value))
-    return np.array(values, dtype=np.float64)
-
-
-def _mean(values: Iterable[Any]) -> float:
-    finite = [value for value in map(_number, values) if math.isfinite(value)]
-    return sum(finite) / len(finite) if finite else math.nan
-
-
-def _last(values: Array) -> float:
-    finite = values[np.isfinite(values)]
-    return float(finite[-1]) if finite.size else math.nan
 
 
 @dataclass(frozen=True)
@@ -179,7 +42,7 @@ class Progress:
 
 
 def _progress(run: Run) -> Progress:
-    tokens = _column(run.train, "tokens")
+    tokens = column(run.train, "tokens")
     names = [str(row.get("stage", "")) for row in run.train]
     edges = [i for i, name in enumerate(names) if i == 0 or name != names[i - 1]]
     ends = [float(tokens[i - 1]) for i in [*edges[1:], len(names)]] if names else []
@@ -188,21 +51,21 @@ def _progress(run: Run) -> Progress:
 
 
 def _full(plot: Plot, keys: Sequence[Key] = (), note: str = "") -> Chart:
-    narrow, wide = (Markup(charts.line_chart(plot, size)) for size in (charts.NARROW, charts.WIDE))
+    narrow, wide = (Markup(charts.line_chart(plot, size)) for size in (drawing.NARROW, drawing.WIDE))
     return Chart(narrow, wide, tuple(keys), note)
 
 
 def _half(name: str, alt: str, x: Array, raw: Array, smoothed: Array, spans: tuple[Span, ...] = ()) -> Chart:
-    lines = (Line("", charts.ACCENT, x, raw, faint=True), Line("", charts.ACCENT, x, smoothed))
-    plot = Plot(name, alt, lines, spans, time=name == "speed", zero=True)
-    return Chart(Markup(charts.line_chart(plot, charts.HALF)), Markup())
+    lines = (Line("", drawing.ACCENT, x, raw, faint=True), Line("", drawing.ACCENT, x, smoothed))
+    plot = Plot(name, alt, lines, spans, x="seconds" if name == "speed" else "tokens", zero=True)
+    return Chart(Markup(charts.line_chart(plot, drawing.HALF)), Markup())
 
 
 def _loss_chart(run: Run, progress: Progress) -> Chart:
-    loss = _column(run.train, "loss")
+    loss = column(run.train, "loss")
     x, raw, smoothed = charts.trace(progress.tokens, loss, progress.edges)
-    end = f"{_last(smoothed):.2f} at the end"
-    lines = (Line("", charts.ACCENT, x, raw, faint=True), Line(end, charts.ACCENT, x, smoothed))
+    end = f"{last(smoothed):.2f} at the end"
+    lines = (Line("", drawing.ACCENT, x, raw, faint=True), Line(end, drawing.ACCENT, x, smoothed))
     bad = int((~np.isfinite(loss)).sum())
     note = f"Faint: as measured. Strong: smoothed within each stage, {end}."
     note += f" {bad} step{'s' * (bad > 1)} had no finite loss." if bad else ""
@@ -214,9 +77,9 @@ def _source_lines(run: Run, name: str, alt: str, progress: Progress, curves: Seq
     lines, keys = [], []
     for index, (source, (x, y)) in enumerate(zip(run.sources, curves, strict=True)):
         if np.isfinite(y).any():
-            value, colour, dashed = f"{_last(y):.2f}", source_colour(index), index >= charts.SOURCE_COLOURS
+            value, colour, dashed = f"{last(y):.2f}", source_colour(index), index >= drawing.SOURCE_COLOURS
             marks = name == "validation" and len(x) <= 60
-            lines.append(Line(f"{charts.short(source, 20, 1)}  {value}", colour, x, y, dashed=dashed, marks=marks))
+            lines.append(Line(f"{drawing.short(source, 20, 1)}  {value}", colour, x, y, dashed=dashed, marks=marks))
             keys.append(Key(colour, source, value, dashed))
     return _full(Plot(name, alt, tuple(lines), progress.spans), keys)
 
@@ -224,7 +87,7 @@ def _source_lines(run: Run, name: str, alt: str, progress: Progress, curves: Seq
 def _validation_chart(run: Run, progress: Progress) -> Chart:
     curves = []
     for source in run.sources:
-        tokens, bits = _column(run.validation, "tokens"), _column(run.validation, "bits_per_byte", source)
+        tokens, bits = column(run.validation, "tokens"), column(run.validation, "bits_per_byte", source)
         measured = np.isfinite(bits)
         x, y, _ = charts.trace(tokens[measured], bits[measured], [0])
         curves.append((x, y))
@@ -232,7 +95,7 @@ def _validation_chart(run: Run, progress: Progress) -> Chart:
 
 
 def _source_chart(run: Run, progress: Progress) -> Chart:
-    losses = (_column(run.train, "source_loss", source) for source in run.sources)
+    losses = (column(run.train, "source_loss", source) for source in run.sources)
     traces = (charts.trace(progress.tokens, loss, progress.edges) for loss in losses)
     curves = [(x, smoothed) for x, _, smoothed in traces]
     return _source_lines(run, "sources", "Smoothed training loss of each source", progress, curves)
@@ -247,31 +110,31 @@ def _mixture_chart(run: Run, name: str, groups: Mapping[str, Key], ink: str) -> 
             sums[groups[source]] = sums.get(groups[source], 0.0) + shares[source]
         parts = (Part(g.colour, n, (f"{g.name} {n:.0%}", f"{n:.0%}"), ink) for g, n in sums.items())
         seen.update(sums)
-        tokens = human(_number(run.recipe["stages"][stage].get("tokens")))
+        tokens = human(number(run.recipe["stages"][stage].get("tokens")))
         bars.append(Bar(f"{stage} · {tokens} tokens", tuple(parts)))
     keys = tuple(key for key in dict.fromkeys(groups.values()) if key in seen)
-    return Chart(Markup(charts.bar_chart(name, f"{name} of each stage", bars, charts.HALF.width, 1.0)), Markup(), keys)
+    return Chart(Markup(charts.bar_chart(name, f"{name} of each stage", bars, drawing.HALF.width, 1.0)), Markup(), keys)
 
 
 def _mixtures(run: Run) -> tuple[Chart, Chart]:
     """Each stage's tokens by source and by register."""
-    stated = {name: _table(_table(run.recipe, "sources"), name).get("register", "formal") for name in run.sources}
+    stated = {name: table(table(run.recipe, "sources"), name).get("register", "formal") for name in run.sources}
     order = [*REGISTERS, *sorted(set(map(str, stated.values())) - set(REGISTERS))]
-    tones = {register: Key(f"tone{i % charts.TONES}", register) for i, register in enumerate(order)}
+    tones = {register: Key(f"tone{i % drawing.TONES}", register) for i, register in enumerate(order)}
     registers = {name: tones[str(stated[name])] for name in sorted(stated, key=lambda n: order.index(str(stated[n])))}
     sources = {name: Key(source_colour(i), name) for i, name in enumerate(run.sources)}
-    by_source = _mixture_chart(run, "mixture", sources, charts.ON)
-    return by_source, _mixture_chart(run, "registers", registers, charts.INK)
+    by_source = _mixture_chart(run, "mixture", sources, drawing.ON)
+    return by_source, _mixture_chart(run, "registers", registers, drawing.INK)
 
 
 def epochs(run: Run) -> dict[str, list[float]]:
     """Epochs over each source, one number a stage: windows the recipe plans over windows there are."""
-    context = _number(run.manifest.get("context", _table(run.recipe, "training").get("context")))
-    tokens = {name: _number(stage.get("tokens")) for name, stage in _table(run.recipe, "stages").items()}
+    context = number(run.manifest.get("context", table(run.recipe, "training").get("context")))
+    tokens = {name: number(stage.get("tokens")) for name, stage in table(run.recipe, "stages").items()}
     result = {}
     for source in run.sources:
-        split = _table(_table(_table(run.manifest, "sources"), source), "train")
-        windows = _number(split.get("windows"))
+        split = table(table(table(run.manifest, "sources"), source), "train")
+        windows = number(split.get("windows"))
         if windows > 0 and context > 0 and tokens:
             result[source] = [tokens[s] * run.shares[s].get(source, 0.0) / context / windows for s in run.shares]
     return result
@@ -284,7 +147,7 @@ def _epoch_chart(run: Run) -> Chart:
         parts = tuple(Part(colour, value) for value in stages if value > 0)
         bars.append(Bar(source, parts, f"{total:.2g}" if total < 10 else f"{total:.0f}"))
     full = max([MANY_EPOCHS, *(sum(stages) for stages in table.values())]) * 1.15
-    widths = (charts.NARROW.width, charts.WIDE.width)
+    widths = (drawing.NARROW.width, drawing.WIDE.width)
     drawn = (charts.bar_chart("epochs", "Epochs of each source", bars, width, full, MANY_EPOCHS) for width in widths)
     return Chart(Markup(next(drawn)), Markup(next(drawn)))
 
@@ -292,14 +155,14 @@ def _epoch_chart(run: Run) -> Chart:
 def _charts(run: Run) -> dict[str, Chart]:
     """All figures by name; one without data has no `narrow`."""
     progress = _progress(run)
-    rate, norm = _column(run.train, "learning_rate_scale"), _column(run.train, "gradient_norm")
+    rate, norm = column(run.train, "learning_rate_scale"), column(run.train, "gradient_norm")
     x, scale, _ = charts.trace(progress.tokens, rate, progress.edges)
-    elapsed, speed = np.nan_to_num(_column(run.timing, "seconds")), _column(run.timing, "tokens_per_second")
+    elapsed, speed = np.nan_to_num(column(run.timing, "seconds")), column(run.timing, "tokens_per_second")
     speed = charts.thin(speed, elapsed, charts.MOST_POINTS)
     clock = charts.thin(np.cumsum(elapsed), np.ones(len(elapsed)), charts.MOST_POINTS)
-    phases = {name: _number(_table(run.stages, name).get("seconds")) for name in run.stages if name != "report"}
-    bars = [Bar(name, (Part(charts.ACCENT, value),), duration(value)) for name, value in phases.items() if value >= 0]
-    time = charts.bar_chart("time", "Time by phase", bars, charts.HALF.width, max([1e-9, *phases.values()]) * 1.3)
+    phases = {name: number(table(run.stages, name).get("seconds")) for name in run.stages if name != "report"}
+    bars = [Bar(name, (Part(drawing.ACCENT, value),), duration(value)) for name, value in phases.items() if value >= 0]
+    time = charts.bar_chart("time", "Time by phase", bars, drawing.HALF.width, max([1e-9, *phases.values()]) * 1.3)
     mixture, registers = _mixtures(run)
     return {
         "loss": _loss_chart(run, progress),
@@ -319,17 +182,17 @@ def _charts(run: Run) -> dict[str, Chart]:
 
 def _tiles(run: Run) -> list[tuple[str, str, str]]:
     """The key figures: label, value, remark; what is not known yet is left out."""
-    summary, seconds = run.summary, _column(run.timing, "seconds")
-    speed = _column(run.timing, "tokens_per_second")
-    planned = sum(_number(stage.get("tokens")) for stage in _table(run.recipe, "stages").values())
-    seen = _last(_column(run.train, "tokens"))
-    bits = _table(run.validation[-1], "bits_per_byte") if run.validation else {}
+    summary, seconds = run.summary, column(run.timing, "seconds")
+    speed = column(run.timing, "tokens_per_second")
+    planned = sum(number(stage.get("tokens")) for stage in table(run.recipe, "stages").values())
+    seen = last(column(run.train, "tokens"))
+    bits = table(run.validation[-1], "bits_per_byte") if run.validation else {}
     trained = float(np.nansum(seconds))
     pace = float(np.nansum(speed * seconds) / max(1e-9, np.nansum(seconds)))
     values = [
-        ("Parameters", human(_number(summary.get("parameters"))), ""),
+        ("Parameters", human(number(summary.get("parameters"))), ""),
         ("Tokens seen", human(seen), f"of {human(planned)} planned" if planned > 0 else ""),
-        ("Validation", f"{_mean(bits.values()):.3f}", f"bits per byte, mean of {len(bits)} sources"),
+        ("Validation", f"{mean(bits.values()):.3f}", f"bits per byte, mean of {len(bits)} sources"),
         ("Training time", duration(trained) if trained > 0 else "nan", f"{len(run.train):,} steps"),
         ("Speed", human(pace) if pace > 0 else "nan", "tokens per second"),
         ("Device", str(summary.get("device", "nan")), str(summary.get("device_name", ""))),
@@ -337,19 +200,7 @@ def _tiles(run: Run) -> list[tuple[str, str, str]]:
     return [value for value in values if value[1] != "nan"]
 
 
-def _shown(show: Callable[[float], str]) -> Callable[[Any], str]:
-    """A template filter that shows a number, and nothing where a file holds none."""
-    return lambda value: show(value) if isinstance(value, int | float) else ""
-
-
 def render(run: Run) -> bytes:
     """The report of a run as a HTML page, UTF-8."""
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.ChainableUndefined, trim_blocks=True)
-    environment.filters["human"] = _shown(human)
-    environment.filters["count"] = _shown("{:,.0f}".format)
-    environment.filters["fixed"] = _shown("{:.3f}".format)
-    environment.filters["megabytes"] = _shown(lambda size: f"{size / 1e6:,.1f}")
-    template = files("keylm.evaluation").joinpath("report.html.jinja").read_text(encoding="utf-8")
     colours = {source: source_colour(index) for index, source in enumerate(run.sources)}
-    page = environment.from_string(template)
-    return page.render(run=run, charts=_charts(run), tiles=_tiles(run), colours=colours).encode()
+    return page.render("report.html.jinja", run=run, charts=_charts(run), tiles=_tiles(run), colours=colours)

@@ -1,0 +1,85 @@
+"""Pages of keylm: one self-contained HTML file from a template, without a script and without the network."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from keylm.evaluation.drawing import human
+
+DASH = "–"
+"""Stands where there is no figure."""
+
+
+@dataclass(frozen=True)
+class Key:
+    """An entry of a legend: a swatch in the CSS variable `colour`, a name, a value."""
+
+    colour: str
+    name: str
+    value: str = ""
+    dashed: bool = False
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A figure of the page: `wide` for its full width (may be ""), `narrow` for phones and half widths.
+
+    `keys` stand under the narrow one alone unless `keep_keys`.
+    """
+
+    narrow: Markup
+    wide: Markup
+    keys: tuple[Key, ...] = ()
+    note: str = ""
+    keep_keys: bool = False
+
+
+def render(template: str, **values: Any) -> bytes:
+    """Return a page of the template `template` of this package, UTF-8; everything in it is escaped but Markup."""
+    environment = jinja2.Environment(
+        autoescape=True,
+        undefined=jinja2.ChainableUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        loader=jinja2.FunctionLoader(_template),
+    )
+    environment.filters |= {
+        "human": _shown(human),
+        "count": _shown("{:,.0f}".format),
+        "fixed": _shown("{:.3f}".format),
+        "megabytes": _shown(lambda size: f"{size / 1e6:,.1f}"),
+    }
+    return environment.get_template(template).render(DASH=DASH, **values).encode()
+
+
+def _template(name: str) -> str:
+    return files("keylm.evaluation").joinpath(name).read_text(encoding="utf-8")
+
+
+def _shown(show: Callable[[float], str]) -> Callable[[Any], str]:
+    """A template filter that shows a number, and nothing where a file holds none."""
+    return lambda value: show(value) if isinstance(value, int | float) else ""
+
+
+def signed(value: float, digits: int) -> str:
+    """Return a difference with its sign, the minus as typographers set it: "+1.2", "−0.3"."""
+    text = f"{value:+.{digits}f}"
+    return text.replace("-", "−") if float(text) else f"{0:.{digits}f}"
+
+
+def in_unit(value: float, unit: str) -> str:
+    """Return a value as its unit is read: shares in per cent without the sign, bits in three decimals."""
+    digits = {"share": 1, "bits/byte": 3, "tokens/word": 2, "ms": 1}.get(unit)
+    if digits is None:
+        return human(value).replace("-", "−")
+    return f"{100 * value if unit == 'share' else value:.{digits}f}".replace("-", "−")
+
+
+def unit_words(unit: str) -> str:
+    """Return a unit's name as a reader knows it."""
+    names: Mapping[str, str] = {"share": "per cent", "bits/byte": "bits per byte", "tokens/word": "tokens per word"}
+    return names.get(unit, unit)
