@@ -4,6 +4,7 @@ Invariants: only files of the run folder are read; the same files give the same 
 there (a run stopped midway) costs its section and is named, never the report.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,9 @@ from keylm.evaluation import charts, drawing, page
 from keylm.evaluation.charts import Bar, Line, Part, Plot, Span
 from keylm.evaluation.drawing import Array, duration, human, source_colour
 from keylm.evaluation.page import Chart, Key
+from keylm.evaluation.report_cost import cost_of
+from keylm.evaluation.report_evaluation import Evaluation, contamination_rows, read_evaluation
+from keylm.evaluation.results import CARD, EXTRAS
 from keylm.evaluation.run_record import Run, column, last, mean, number, read_run, table
 from keylm.files import atomic_write
 
@@ -22,13 +26,16 @@ MANY_EPOCHS = 4
 """Repeats up to which text is worth about as much as new text (Muennighoff et al. 2023)."""
 REGISTERS = ("formal", "casual", "conversational", "structured", "synthetic")
 
+MAIN = {name: (metric, line.floor) for line in reversed(CARD + EXTRAS) for name, metric in line.parts}
+"""(metric that counts, what guessing gets) by benchmark."""
+
 
 def write_report(run: Path) -> Path:
     """Write `report.html` into the run folder from what lies there, whole or not at all; return its path."""
     if not run.is_dir():
         raise FileNotFoundError(f"{run}: no such run folder")
     path = run / "report.html"
-    atomic_write(path, render(read_run(run)))
+    atomic_write(path, render(read_run(run), read_evaluation(run)))
     return path
 
 
@@ -92,6 +99,29 @@ def _validation_chart(run: Run, progress: Progress) -> Chart:
         x, y, _ = charts.trace(tokens[measured], bits[measured], [0])
         curves.append((x, y))
     return _source_lines(run, "validation", "Validation bits per byte of each source", progress, curves)
+
+
+def _benchmark_chart(run: Run, progress: Progress) -> Chart:
+    """Accuracy of the benchmarks that are asked during training, and what guessing gets."""
+    lines, keys = [], []
+    items: dict[float | None, float] = {}
+    names = sorted({name for row in run.benchmarks for name in table(row, "results")})
+    for index, name in enumerate(names):
+        metric, floor = MAIN.get(name, ("acc", None))
+        y = 100 * column(run.benchmarks, "results", name, metric)
+        use = np.isfinite(y)
+        if use.any():
+            title, value = f"{name} {metric}", f"{last(y):.1f}"
+            colour = source_colour(index)
+            lines.append(Line(f"{title}  {value}", colour, column(run.benchmarks, "tokens")[use], y[use], marks=True))
+            keys.append(Key(colour, title, value))
+            items[floor] = max(items.get(floor, 0.0), last(column(run.benchmarks, "results", name, "n")))
+    floors = tuple(sorted({100 * floor for floor in items if floor is not None}))
+    alt = "Accuracy on benchmarks during training"
+    few = min((count for count in items.values() if count > 0), default=math.nan)
+    reach = 196 * math.sqrt(0.25 / few) if few > 0 else math.nan
+    note = f"With {few:,.0f} items, chance alone moves a figure by up to {reach:.1f} points (95 %)." if few > 0 else ""
+    return _full(Plot("benchmark-curves", alt, tuple(lines), progress.spans, floors=floors), keys, note)
 
 
 def _source_chart(run: Run, progress: Progress) -> Chart:
@@ -168,6 +198,7 @@ def _charts(run: Run) -> dict[str, Chart]:
         "loss": _loss_chart(run, progress),
         "validation": _validation_chart(run, progress),
         "sources": _source_chart(run, progress),
+        "benchmarks": _benchmark_chart(run, progress),
         "mixture": mixture,
         "registers": registers,
         "epochs": _epoch_chart(run),
@@ -200,7 +231,16 @@ def _tiles(run: Run) -> list[tuple[str, str, str]]:
     return [value for value in values if value[1] != "nan"]
 
 
-def render(run: Run) -> bytes:
-    """The report of a run as a HTML page, UTF-8."""
+def render(run: Run, evaluation: Evaluation) -> bytes:
+    """The report of a run and its evaluation as a HTML page, UTF-8."""
     colours = {source: source_colour(index) for index, source in enumerate(run.sources)}
-    return page.render("report.html.jinja", run=run, charts=_charts(run), tiles=_tiles(run), colours=colours)
+    return page.render(
+        "report.html.jinja",
+        run=run,
+        charts=_charts(run),
+        tiles=_tiles(run),
+        colours=colours,
+        cost=cost_of(run),
+        evaluation=evaluation,
+        contamination=contamination_rows(evaluation.contamination),
+    )
