@@ -93,6 +93,17 @@ REFUSED = {
         "curation: maximum_characters = 1048577 would never act",
         "accepted: at most 1048576",
     ),
+    "unknown benchmark": (
+        'evaluation.benchmarks=["piqa", "mmlu"]',
+        "evaluation.benchmarks.1",
+        '"mmlu"',
+        "accepted: 'hellaswag', 'arc_easy' or 'piqa'",
+    ),
+    "benchmark twice": (
+        'evaluation.benchmarks=["piqa", "piqa"]',
+        "evaluation: benchmarks names 'piqa' twice",
+        "accepted: each benchmark once",
+    ),
     "path with a NUL": (
         'sources.tales.path="a\\u0000b"',
         "sources.tales.path",
@@ -258,7 +269,10 @@ def test_keylm_75m_has_exactly_its_parameters() -> None:
 
 def test_what_decides_nothing_makes_no_other_run(tmp_path: Path):
     plain = identity_hash(tiny_recipe(tmp_path))
-    for same in ("training.parallel=fsdp", "training.micro_batch_windows=2", "optimizer.matrix_learning_rate=0.1"):
+    for same in (
+        *("training.parallel=fsdp", "training.micro_batch_windows=2", "optimizer.matrix_learning_rate=0.1"),
+        *('evaluation.benchmarks=["piqa"]', "evaluation.benchmark_items=9", "evaluation.benchmarks_every_steps=9"),
+    ):
         assert identity_hash(tiny_recipe(tmp_path, [same])) == plain, same
     adamw = tiny_recipe(tmp_path, ["optimizer.matrices=adamw"])
     assert "optimizer.matrices was None, is 'adamw'" in differences(tiny_recipe(tmp_path), adamw)

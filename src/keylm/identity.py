@@ -13,6 +13,7 @@ MAY_CHANGE = (
     "data.shards",
     "data.cache_bytes",
     "checkpoints",
+    "evaluation.benchmark",  # all three fields
     "evaluation.prompts",
     "evaluation.chats",
     "evaluation.sample_tokens",

@@ -8,7 +8,8 @@ Rows of metrics.jsonl ("step" is the batch's index, from 0; losses in nats per t
     {"kind": "train", "step", "stage", "tokens", "loss", "z_loss", "pair_loss", "bits_per_byte", "gradient_norm",
      "learning_rate_scale", "source_loss": {source: loss}}
     {"kind": "validation", "step", "stage", "tokens", "loss": {source: …}, "bits_per_byte": {source: …}}
-A validation row of step K was measured after K updates.
+    {"kind": "benchmark", "step", "stage", "tokens", "results": {benchmark: {"acc", "acc_norm", "n"}}}
+A validation or benchmark row of step K was measured after K updates.
 """
 
 import json

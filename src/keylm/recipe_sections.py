@@ -301,12 +301,30 @@ class Checkpoints(Section):
     keep_last: PositiveInt = 2
 
 
+Benchmark = Literal["hellaswag", "arc_easy", "piqa"]
+"""What can be measured while training goes on; see evaluation/in_training.py."""
+
+
 class Evaluation(Section):
-    """Validation during training, and the prompts whose continuations the report shows."""
+    """Validation and benchmarks during training, and the prompts whose continuations the report shows.
+
+    Of each of `benchmarks` the same `benchmark_items` are asked every time: at the end of each stage and, unless
+    it is 0, every `benchmarks_every_steps` steps.
+    """
 
     every_steps: PositiveInt = 100
     windows_per_source: PositiveInt = 32
     holdout: Annotated[float, Field(gt=0, lt=0.5)] = 0.005
+    benchmarks: tuple[Benchmark, ...] = ()
+    benchmark_items: PositiveInt = 200
+    benchmarks_every_steps: Annotated[int, Field(ge=0, lt=2**53)] = 0
     prompts: tuple[str, ...] = ("Once upon a time",)
     chats: tuple[str, ...] = ()
     sample_tokens: PositiveInt = 80
+
+    @model_validator(mode="after")
+    def _each_benchmark_once(self) -> Self:
+        twice = [name for number, name in enumerate(self.benchmarks) if name in self.benchmarks[:number]]
+        if twice:
+            raise ValueError(f"benchmarks names {twice[0]!r} twice; accepted: each benchmark once")
+        return self

@@ -76,14 +76,24 @@ def _window_sums(
     device: torch.device,
 ) -> npt.NDArray[np.float64]:
     """Return each window's [loss, tokens, loss of tokens that are text, their bytes], fp64 [windows, 4]."""
-    missing = settings.micro_batch_windows - len(windows)
-    batch = stack([*windows, *[blank_window(settings.context)] * missing], [0] * settings.micro_batch_windows)
-    [part] = micro_batches(batch, settings, device)
-    found = losses(part.to(device)).double().cpu().numpy()[: len(windows)]
-    labels = batch.labels[: len(windows)]
+    found = window_losses(losses, windows, settings, device)
+    labels = np.array([window.labels for window in windows], dtype=np.int64).reshape(-1, settings.context)
     sizes = label_bytes(labels, byte_lengths)
     parts = [found.sum(axis=1), (labels >= 0).sum(axis=1), (found * (sizes > 0)).sum(axis=1), sizes.sum(axis=1)]
     return np.stack(parts, axis=1).astype(np.float64)
+
+
+def window_losses(
+    losses: TokenLosses, windows: list[Window], settings: Training, device: torch.device
+) -> npt.NDArray[np.float64]:
+    """Return the cross-entropy of each label, fp64 [windows, L] in nats, 0 where it is -100.
+
+    Takes from no window to as many as a micro-batch has, and always works out a whole micro-batch.
+    """
+    missing = settings.micro_batch_windows - len(windows)
+    batch = stack([*windows, *[blank_window(settings.context)] * missing], [0] * settings.micro_batch_windows)
+    [part] = micro_batches(batch, settings, device)
+    return losses(part.to(device)).double().cpu().numpy()[: len(windows)]
 
 
 def blank_window(context: int) -> Window:

@@ -22,6 +22,7 @@ from keylm.console import Status, errors, say
 from keylm.data.curriculum import BatchLoader, Curriculum
 from keylm.data.streaming import BackgroundBuild, open_store
 from keylm.errors import Interrupted, KeylmError, TrainingDiverged
+from keylm.evaluation.in_training import draw_items, measure, pack_items
 from keylm.evaluation.validation import validate
 from keylm.fused import can_fuse
 from keylm.identity import identity_hash
@@ -71,7 +72,9 @@ class Trainer:
         self._signals = StopSignals()
         self._may_prune = False
         compute_deterministically(self._settings.deterministic)
+        items = ranks.lead(lambda: draw_items(recipe, quiet=self._quiet))  # first of all, as it may fail
         self._open_data(build)
+        self._benchmarks = pack_items(items, folder.tokenizer, recipe.training.context)
         self._bare_model = self._build_model()
         self._bare_objective = Objective(self._bare_model, self._settings.z_loss, self._settings.pair_weight)
         if self._settings.compile:
@@ -91,6 +94,8 @@ class Trainer:
             while self._step < total:
                 if self._step % evaluate_every == 0 or self._step in stage_ends:
                     self._validate()
+                if self._benchmarks_due():
+                    self._measure_benchmarks()
                 started = time.perf_counter()
                 row, stop = self.train_step()
                 self._record(row, time.perf_counter() - started, status)
@@ -103,6 +108,7 @@ class Trainer:
                         f"stopped after step {self._step} of {total}; the same command goes on from there"
                     )
             self._validate()
+            self._measure_benchmarks()
             self._writer.wait()
             self._prune()
 
@@ -289,13 +295,13 @@ class Trainer:
             f"{row['bits_per_byte']:.3f} bits/byte  {speed:,.0f} tokens/s",
         )
 
-    def _validate(self) -> None:
-        def losses(part: MicroBatch) -> Tensor:
-            with self._autocast():
-                return self._bare_objective.token_losses(part)
+    def _token_losses(self, part: MicroBatch) -> Tensor:
+        with self._autocast():
+            return self._bare_objective.token_losses(part)
 
+    def _validate(self) -> None:
         result = validate(
-            losses,
+            self._token_losses,
             self._store,
             self._curriculum.sources,
             self._byte_lengths,
@@ -303,13 +309,27 @@ class Trainer:
             self._settings,
             self._ranks,
         )
-        stage = self._curriculum.place(max(0, self._step - 1))[0]
+        figures = "  ".join(f"{name} {value:.3f}" for name, value in result["bits_per_byte"].items())
+        self._tell("validation", result, f"valid  step {self._step}: bits/byte  {figures}")
+
+    def _benchmarks_due(self) -> bool:
+        every = self._recipe.evaluation.benchmarks_every_steps
+        return self._step in self._curriculum.stage_ends().values() or (every > 0 and self._step % every == 0)
+
+    def _measure_benchmarks(self) -> None:
+        if not self._benchmarks.items:
+            return
+        results = measure(self._token_losses, self._benchmarks, self._settings, self._ranks)
+        figures = "  ".join(f"{name} {one['acc']:.3f}/{one['acc_norm']:.3f}" for name, one in results.items())
+        self._tell("benchmark", {"results": results}, f"bench  step {self._step}: acc/acc_norm  {figures}")
+
+    def _tell(self, kind: str, figures: dict[str, Any], line: str) -> None:
+        """Write a row of what was measured between two steps, and print a line of it."""
         if self._ranks.leads:
+            stage = self._curriculum.place(max(0, self._step - 1))[0]
             tokens = self._step * self._settings.batch_tokens
-            row = {"kind": "validation", "step": self._step, "stage": stage, "tokens": tokens, **result}
-            self._metrics.write(row)
-            figures = "  ".join(f"{name} {value:.3f}" for name, value in result["bits_per_byte"].items())
-            say(f"valid  step {self._step}: bits/byte  {figures}", quiet=self._quiet)
+            self._metrics.write({"kind": kind, "step": self._step, "stage": stage, "tokens": tokens, **figures})
+            say(line, quiet=self._quiet)
 
     def _checkpoint_due(self) -> bool:
         settings = self._recipe.checkpoints
