@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import matplotlib
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Drawing
 
 from keylm.evaluation.drawing import (
     CARD,
@@ -14,18 +13,25 @@ from keylm.evaluation.drawing import (
     GRID,
     MUTED,
     SETTINGS,
-    SMALL,
     Size,
     bare_frame,
     draw_line,
+    draw_note,
     draw_words,
     page_svg,
     round_ticks,
     short,
 )
 
-MARKERS = ("o", "s", "D", "^", "v", "P", "X", "p")
-"""Shapes, so that colour is not all that tells two apart."""
+MARKERS = {"o": "●", "s": "■", "D": "◆", "^": "▲", "v": "▼", "P": "✚", "X": "✖", "p": "⬟"}
+"""Shapes, so that colour is not all that tells two apart, and how a legend writes them."""
+_SIZES = {"D": 0.85, "^": 1.1, "v": 1.1}
+"""That make shapes look alike in size."""
+
+
+def shape(index: int) -> tuple[str, str]:
+    """Return series number `index`'s marker, and the letter that shows it in a legend."""
+    return list(MARKERS.items())[index % len(MARKERS)]
 
 
 @dataclass(frozen=True)
@@ -71,7 +77,7 @@ def interval_chart(plot: DotPlot, width: float) -> str:
     beside = width >= 600
     tops, bottom = _tops(rows, plot.apart, 0.0 if beside else 22.0)
     size = Size(width, bottom + 36)
-    left, right = (220.0, 96.0) if beside else (8.0, 8.0)
+    left, right = (260.0, 92.0) if beside else (8.0, 8.0)
     figure, axes = bare_frame(size, (left, 34, right, 2))
     low, high = _limits(rows, plot.zero)
     axes.set_xlim(low, high)
@@ -84,6 +90,8 @@ def interval_chart(plot: DotPlot, width: float) -> str:
         ink = left - 16 if beside else width - 16 - 7 * len(row.total)
         draw_words(axes, edges[0], middle, short(row.label, ink, 12), "left")
         draw_words(axes, edges[1], middle, row.total, "right")
+        for text in axes.texts[-2:]:
+            text.set_bbox({"facecolor": CODES[CARD], "edgecolor": "none", "pad": 1.5})
         _row(axes, row, (top + (0 if beside else 22), end), plot.apart)
     return page_svg(figure, f"{plot.name}-{width:.0f}", plot.alt)
 
@@ -113,9 +121,7 @@ def _axis(axes: Axes, plot: DotPlot, low: float, high: float, beside: bool) -> N
     axes.grid(axis="x", color=CODES[GRID], linewidth=1)
     if low < 0 < high:
         draw_line(axes, [0, 0], axes.get_ylim(), MUTED, 1)
-    drawing: Drawing = axes.get_figure(root=True)  # type: ignore[assignment]
-    size = drawing.get_size_inches() * 72
-    drawing.text(1, 1 / size[1], plot.unit, ha="right", va="bottom", color=CODES[MUTED], fontsize=SMALL)
+    draw_note(axes, plot.unit, (1, 0), (0, -22), "right", "top")
 
 
 def _row(axes: Axes, row: Measure, span: tuple[float, float], apart: bool) -> None:
@@ -129,4 +135,5 @@ def _row(axes: Axes, row: Measure, span: tuple[float, float], apart: bool) -> No
             bar = axes.plot([dot.low, dot.high], [height] * 2, color=CODES[dot.colour], linewidth=2.4)[0]
             bar.set(alpha=0.55, solid_capstyle="round")
         mark = axes.plot(dot.value, height, color=CODES[dot.colour], marker=dot.marker, linewidth=0, clip_on=False)[0]
-        mark.set(markersize=8.5 if dot.strong else 6.5, markeredgecolor=CODES[CARD], markeredgewidth=1, zorder=3)
+        size = (9.5 if dot.strong else 8.0) * _SIZES.get(dot.marker, 1.0)
+        mark.set(markersize=size, markeredgecolor=CODES[CARD], markeredgewidth=1, zorder=3)

@@ -22,6 +22,8 @@ class Key:
     name: str
     value: str = ""
     dashed: bool = False
+    mark: str = ""
+    """A letter instead of the swatch: the shape that the chart draws."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,8 @@ def in_unit(value: float, unit: str) -> str:
     digits = {"share": 1, "bits/byte": 3, "tokens/word": 2, "ms": 1}.get(unit)
     if digits is None:
         return human(value).replace("-", "−")
-    return f"{100 * value if unit == 'share' else value:.{digits}f}".replace("-", "−")
+    text = f"{100 * value if unit == 'share' else value:.{digits}f}"
+    return text.replace("-", "−" if float(text) else "")
 
 
 def unit_words(unit: str) -> str:

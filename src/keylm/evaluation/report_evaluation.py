@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from markupsafe import Markup
 
 from keylm.evaluation.drawing import ACCENT, NARROW, WIDE, source_colour
-from keylm.evaluation.intervals import MARKERS, Dot, DotPlot, Measure, interval_chart
+from keylm.evaluation.intervals import Dot, DotPlot, Measure, interval_chart, shape
 from keylm.evaluation.page import DASH, Chart, Key
 from keylm.evaluation.report_typing import Robustness, TypingGroup, robustness_of, typing_groups
 from keylm.evaluation.results import CARD, EXTRAS, EvaluationFolder, Figure, Line, Record, references, table
@@ -177,13 +177,15 @@ def _benchmark_chart(figures: Sequence[Figure], beside: Mapping[str, Mapping[str
             value = published.get(figure.line.reference or "")
             if value is not None:
                 seen.add(name)
-                dots.append(Dot(source_colour(index + 1), value, marker=MARKERS[index + 1]))
+                dots.append(Dot(source_colour(index + 1), value, marker=shape(index + 1)[0]))
         chance = math.nan if figure.line.floor is None else 100 * figure.line.floor
         rows.append(Measure(figure.line.title, tuple(dots), str(figure), chance))
     plot = DotPlot("benchmarks", "Each benchmark with its 95 % interval", "per cent correct", tuple(rows))
     narrow, wide = (Markup(interval_chart(plot, size.width)) for size in (NARROW, WIDE))
-    keys = [Key(ACCENT, "this model, with 95 % interval")]
-    keys += [Key(source_colour(index + 1), name) for index, name in enumerate(beside) if name in seen]
+    keys = [Key(ACCENT, "this model, with 95 % interval", mark=shape(0)[1])]
+    for index, name in enumerate(beside, start=1):
+        if name in seen:
+            keys.append(Key(source_colour(index), name, mark=shape(index)[1]))
     note = "Dashed: what guessing gets. Right: the value ± one standard error."
     return Chart(narrow, wide, tuple(keys), note, keep_keys=True)
 

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from keylm.evaluation import charts
 from keylm.evaluation.drawing import ACCENT, HALF, INK, NARROW, WIDE, source_colour
-from keylm.evaluation.intervals import MARKERS, Dot, DotPlot, Measure, interval_chart
+from keylm.evaluation.intervals import Dot, DotPlot, Measure, interval_chart, shape
 from keylm.evaluation.page import DASH, Chart, Key, in_unit, unit_words
 from keylm.evaluation.run_record import Row, number
 
@@ -25,7 +25,7 @@ OTHER = "More measures"
 
 @dataclass(frozen=True)
 class TypingCell:
-    """A system's figure: the value and its interval, as they are read."""
+    """A figure: the value and its interval, as they are read."""
 
     value: str
     interval: str
@@ -33,7 +33,7 @@ class TypingCell:
 
 @dataclass(frozen=True)
 class TypingRow:
-    """A measure on a test set; `cells`: one of each of the group's systems."""
+    """A measure, on one test set where the columns are systems; `cells`: one of each column."""
 
     measure: str
     remark: str
@@ -43,12 +43,16 @@ class TypingRow:
 
 @dataclass(frozen=True)
 class TypingGroup:
-    """Measures of one kind: a table, and a chart for each unit that several of them share."""
+    """Measures of one kind: a table, and a chart for each unit; columns are systems, or sets where one system is."""
 
     title: str
-    systems: tuple[str, ...]
+    columns: tuple[str, ...]
     rows: tuple[TypingRow, ...]
     charts: tuple[tuple[str, Chart], ...]
+
+
+Cells = dict[tuple[str, str, str], dict[str, Row]]
+"""(measure, set or "", unit) to rows by column."""
 
 
 def typing_groups(typing: Mapping[str, Any]) -> tuple[TypingGroup, ...]:
@@ -57,25 +61,27 @@ def typing_groups(typing: Mapping[str, Any]) -> tuple[TypingGroup, ...]:
     for row in typing.get("rows") or ():
         starts = (title for title, names in GROUPS.items() if row["measure"].startswith(names))
         grouped[next(starts, OTHER)].append(row)
-    systems = list(dict.fromkeys(row["system"] for rows in grouped.values() for row in rows))
-    systems.sort(key=lambda name: name != "model")
-    return tuple(_group(title, rows, systems) for title, rows in grouped.items() if rows)
+    return tuple(_group(title, rows) for title, rows in grouped.items() if rows)
 
 
-def _group(title: str, rows: Sequence[Row], systems: Sequence[str]) -> TypingGroup:
-    here = [name for name in systems if any(row["system"] == name for row in rows)]
-    table: dict[tuple[str, str, str], dict[str, Row]] = {}
+def _group(title: str, rows: Sequence[Row]) -> TypingGroup:
+    systems = sorted({row["system"]: None for row in rows}, key=lambda name: name != "model")
+    by_set = len(systems) == 1
+    columns = list(dict.fromkeys(row["set"] for row in rows)) if by_set else systems
+    cells: Cells = {}
     for row in rows:
-        table.setdefault((row["measure"], row["set"], row["unit"]), {})[row["system"]] = row
+        column, test_set = (row["set"], "") if by_set else (row["system"], row["set"])
+        measure = str(row["measure"]).removeprefix(f"{title.lower()}: ")
+        cells.setdefault((measure, test_set, row["unit"]), {})[column] = row
     shown = []
-    for (measure, test_set, unit), found in table.items():
+    for (measure, test_set, unit), found in cells.items():
         counts = sorted({int(row["n"]) for row in found.values()})
         items = "–".join(f"{count:,}" for count in dict.fromkeys((counts[0], counts[-1])))
-        cells = tuple(_cell(found.get(name), unit) for name in here)
-        shown.append(TypingRow(measure, f"{test_set} · {unit_words(unit)}", cells, items))
-    units = dict.fromkeys(unit for _, _, unit in table)
-    drawn = ((unit_words(unit), _chart(title, unit, table, systems)) for unit in units)
-    return TypingGroup(title, tuple(here), tuple(shown), tuple(drawn))
+        remark = " · ".join(part for part in (test_set, unit_words(unit)) if part)
+        shown.append(TypingRow(measure, remark, tuple(_cell(found.get(name), unit) for name in columns), items))
+    units = dict.fromkeys(unit for _, _, unit in cells)
+    drawn = ((unit_words(unit), _chart(title, unit, cells, columns)) for unit in units)
+    return TypingGroup(title, tuple(columns), tuple(shown), tuple(drawn))
 
 
 def _cell(row: Mapping[str, Any] | None, unit: str) -> TypingCell:
@@ -89,31 +95,30 @@ def _cell(row: Mapping[str, Any] | None, unit: str) -> TypingCell:
     return TypingCell(in_unit(row["value"], unit), interval)
 
 
-def _system_dot(row: Mapping[str, Any], index: int, scale: float) -> Dot:
+def _column_dot(row: Mapping[str, Any], index: int, scale: float) -> Dot:
     value, low, high = (scale * number(row.get(key)) for key in ("value", "low", "high"))
-    return Dot(system_colour(index), value, low, high, marker=MARKERS[index % len(MARKERS)], strong=index == 0)
+    return Dot(column_colour(index), value, low, high, marker=shape(index)[0], strong=index == 0)
 
 
-def system_colour(index: int) -> str:
-    """Return the colour of system number `index`; the first is the model."""
+def column_colour(index: int) -> str:
+    """Return the colour of column number `index`; the first is the model, where columns are systems."""
     return ACCENT if index == 0 else source_colour(index)
 
 
-def _chart(
-    title: str, unit: str, table: Mapping[tuple[str, str, str], Mapping[str, Row]], systems: Sequence[str]
-) -> Chart:
+def _chart(title: str, unit: str, cells: Cells, columns: Sequence[str]) -> Chart:
     scale = 100.0 if unit == "share" else 1.0
-    rows, sets = [], {test_set for _, test_set, _ in table}
-    for (measure, test_set, its_unit), found in table.items():
+    rows, used = [], set()
+    for (measure, test_set, its_unit), found in cells.items():
         if its_unit == unit:
-            dots = tuple(_system_dot(found[name], systems.index(name), scale) for name in systems if name in found)
-            rows.append(Measure(measure if len(sets) == 1 else f"{measure} · {test_set}", dots))
-    name = "-".join(word for word in f"{title} {unit}".lower().split() if word.isalnum())
+            used |= set(found)
+            dots = (_column_dot(found[name], columns.index(name), scale) for name in columns if name in found)
+            rows.append(Measure(" · ".join(part for part in (measure, test_set) if part), tuple(dots)))
+    name = "typing-" + "".join(letter if letter.isalnum() else "-" for letter in f"{title} {unit}".lower())
     plot = DotPlot(name, f"{title} with 95 % intervals", unit_words(unit), tuple(rows), apart=True, zero=True)
     narrow, wide = (Markup(interval_chart(plot, size.width)) for size in (NARROW, WIDE))
-    used = [name for name in systems if any(name in found for key, found in table.items() if key[2] == unit)]
-    keys = tuple(Key(system_colour(systems.index(name)), name) for name in used)
-    return Chart(narrow, wide, keys if len(systems) > 1 else (), keep_keys=True)
+    marked = ((index, name) for index, name in enumerate(columns) if name in used)
+    keys = tuple(Key(column_colour(index), name, mark=shape(index)[1]) for index, name in marked)
+    return Chart(narrow, wide, keys if len(columns) > 1 else (), keep_keys=True)
 
 
 @dataclass(frozen=True)
@@ -140,7 +145,7 @@ def robustness_of(data: Mapping[str, Any]) -> Robustness | None:
     area = number(data.get("area"))
     return Robustness(
         charts=tuple((curve_title(curve), _curve_chart(curve, at, data.get("points") or ())) for curve, at in curves),
-        rates=tuple(f"{rate:g} %" for rate in rates),
+        rates=tuple(f"{rate:g}\N{NO-BREAK SPACE}%" for rate in rates),
         retention=tuple(_retention(curve, found, rates) for curve, found in curves),
         area=f"{area:.3f}" if math.isfinite(area) else "",
         interval=f"{low:.3f}–{high:.3f}" if known else "",
