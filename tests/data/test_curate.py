@@ -237,6 +237,8 @@ def test_documents_that_hold_evaluation_items_go_and_the_report_names_them(tmp_p
     assert lines(tmp_path, "book") == [1]
     assert step(report, "book", "decontamination")["reasons"] == {"quiz": 1}
     assert "quiz:0" in step(report, "book", "decontamination")["samples"][0]["reason"]
+    assert step(report, "book", "decontamination")["items"] == {"quiz": {"0": 17}}
+    assert report["evaluation"] == {"quiz": {"items": 1, "matchable": 1}}
 
 
 def test_faults_are_counted_and_sources_switched_out_are_left_alone(tmp_path: Path) -> None:

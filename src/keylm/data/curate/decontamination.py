@@ -99,6 +99,14 @@ class Verdict:
         return bool(self.matches)
 
     @property
+    def items(self) -> dict[str, dict[str, int]]:
+        """By set and number of the item, in digits, how many words prove it: those in a row, or all; 0 if fuzzy."""
+        found: dict[str, dict[str, int]] = {}
+        for match in self.matches:
+            found.setdefault(match.set, {})[str(match.item)] = 0 if match.how == "fuzzy" else match.words
+        return found
+
+    @property
     def detail(self) -> str:
         """The first three matches in words."""
         more = f"; and {len(self.matches) - 3} more" if len(self.matches) > 3 else ""

@@ -242,7 +242,7 @@ class DecontaminationFilter(BaseFilter):
         """Return for each document whether it is free of evaluation items, or whose it holds."""
         verdicts: list[Verdict] = []
         for doc, found in zip(batch, _decontaminator(self._index).check_many(doc.text for doc in batch), strict=True):
-            doc.metadata["detail"] = found.detail
+            doc.metadata |= {"detail": found.detail, "items": found.items}
             sets = sorted({match.set for match in found.matches})
             verdicts.append((False, ", ".join(sets)) if found.hit else True)
         return verdicts

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from keylm.console import say
+from keylm.data.curate.decontamination import Decontaminator
 from keylm.data.curate.tally import Tally
 from keylm.errors import KeylmError
 from keylm.files import atomic_path, read_json, read_table, sha256_file, sha256_json
@@ -70,6 +71,11 @@ def make_report(
             seconds[step] = round(seconds.get(step, 0.0) + tally.seconds, 3)
         entries[name] = {"origin": origins[name], **_entry(source, steps, folder / name)}
     report = {"settings": settings, "sources": entries}
+    if (work / "evaluation.npz").is_file():
+        searched = Decontaminator.load(work / "evaluation.npz")
+        report["evaluation"] = {
+            name: {"items": items, "matchable": searched.matchable[name]} for name, items in searched.sets.items()
+        }
     return {**report, "hash": report_hash(report), "seconds": seconds}
 
 

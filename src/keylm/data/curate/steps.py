@@ -98,6 +98,7 @@ class Exclusions:
         """Count a document that was dropped."""
         facts = doc.metadata
         file, line = facts["origin"]
+        self._tally.find(facts.get("items", {}))
         self._tally.drop(
             file, line, facts["bytes"], facts.get("filter_reason", "duplicate"), doc.text, facts.get("detail", "")
         )

@@ -4,6 +4,7 @@ Invariant: tallies of several tasks add up to the same figures and the same samp
 """
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -25,6 +26,8 @@ class Tally:
     seconds: float = 0.0
     reasons: dict[str, int] = field(default_factory=dict)
     """documents dropped, by reason"""
+    items: dict[str, dict[str, int]] = field(default_factory=dict)
+    """evaluation items in the dropped documents: by set and number, the most words of the item that prove it"""
     samples: list[list[Any]] = field(default_factory=list)
     """[digest, file, line, reason, text] of the dropped documents with the least digests: a random draw of them"""
 
@@ -44,12 +47,19 @@ class Tally:
         if len(self.samples) > 4 * SAMPLES:
             self._draw()
 
+    def find(self, items: Mapping[str, Mapping[str, int]]) -> None:
+        """Take down evaluation items, {set: {number: words}}."""
+        for name, numbers in items.items():
+            known = self.items.setdefault(name, {})
+            known.update({number: max(words, known.get(number, 0)) for number, words in numbers.items()})
+
     def add(self, other: "Tally") -> None:
         """Add another task's figures."""
         for name in ("documents", "bytes", "dropped", "dropped_bytes", "changed", "seconds"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         for reason, count in other.reasons.items():
             self.reasons[reason] = self.reasons.get(reason, 0) + count
+        self.find(other.items)
         self.samples += other.samples
         self._draw()
 
@@ -69,6 +79,7 @@ class Tally:
             "dropped_bytes": self.dropped_bytes,
             "changed": self.changed,
             "reasons": dict(sorted(self.reasons.items(), key=lambda item: (-item[1], item[0]))),
+            **({"items": {name: _in_order(self.items[name]) for name in sorted(self.items)}} if self.items else {}),
             "samples": [
                 {"file": file, "line": line, "reason": reason, "text": text}
                 for _, file, line, reason, text in self.samples
@@ -77,3 +88,7 @@ class Tally:
 
     def _draw(self) -> None:
         self.samples = sorted(self.samples)[:SAMPLES]
+
+
+def _in_order(numbers: Mapping[str, int]) -> dict[str, int]:
+    return {number: numbers[number] for number in sorted(numbers, key=int)}
