@@ -53,6 +53,8 @@ def render(template: str, **values: Any) -> bytes:
         "human": _shown(human),
         "count": _shown("{:,.0f}".format),
         "fixed": _shown("{:.3f}".format),
+        "in_unit": in_unit,
+        "unit_words": unit_words,
         "megabytes": _shown(lambda size: f"{size / 1e6:,.1f}"),
     }
     return environment.get_template(template).render(DASH=DASH, **values).encode()
