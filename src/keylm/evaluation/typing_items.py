@@ -1,0 +1,212 @@
+"""The frozen test sets of the typing evaluation: where they come from, and the proof that they are the same.
+
+- `embedded`: passages of the prose in the package's own corpus (public domain and CC0, corpus/PROVENANCE.md) that a
+  recipe with `evaluation.holdout` of 0.05 or more, as nano, keeps from training; each also as a thumb-typist would
+  have typed it (typing_touch.py).
+- `git_fixes`: sentences with a typo that a person made and another mended, from the histories of documentation; only
+  the half that the typo statistics were not fitted to, and no repository whose text is also a training source.
+- `casual`: passages of chats, comments and reviews that keylm-75m-hour (holdout 0.01) keeps from training. Typed as
+  they stand: only predicting is measured on them.
+
+The last two are read from a corpus folder and are not part of the package. Invariant: `load_sets` gives the items
+whose hashes stand in typing_sets/sets.json, to the character, or an error.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from keylm.data.documents import Document
+from keylm.data.readers import FileRecords
+from keylm.data.sources import content_hash, document_texts, is_held_out, read_source
+from keylm.errors import KeylmError
+from keylm.evaluation.typing_touch import Typist
+from keylm.files import read_json, sha256_json
+from keylm.recipe_sections import Source
+
+SEED = 20261125
+"""Of the typists; no recipe's."""
+PASSAGE = 480
+"""Characters of a passage, at most; documents of less than half are left out."""
+PASSAGES = 2
+"""From each document of `embedded`, evenly spread."""
+PAIRS, DOCUMENTS = 300, 4
+"""Pairs of git_fixes, and documents of each casual source."""
+EMBEDDED = ("fairy_tales", "short_stories", "public_service")
+CASUAL = ("energy_forum", "lean_zulip", "reddit_comments", "sms", "stackexchange", "ubuntu_irc", "web_reviews")
+TRAINED_ON = (
+    "codespell-project/codespell",
+    "crate-ci/typos",
+    "GEM-benchmark/NL-Augmenter",
+    "globalwordnet/english-wordnet",
+    "ronaldl29/public-domain-recipes",
+    "thechangelog/transcripts",
+)
+"""Repositories of git_fixes of which other files are training sources."""
+LICENCES = {
+    "embedded": "public domain, CC0-1.0",
+    "git_fixes": "MIT, Apache-2.0 or CC, each pair's repository's",
+    "casual": "CC BY, CC BY-SA, MIT, Apache-2.0, some unstated",
+}
+_MASKED = re.compile(r"@\w|\d+\.\d+\.\d+\.\d+|\d{3}[ .-]\d{4}|\+\d")
+"""What curation may replace in a document (addresses, phone numbers), so that its hash would be another."""
+_QUOTES = str.maketrans("‘’“”", "''\"\"")
+_BEGINNING = re.compile(r"(?<=[.!?] )[A-Z]|(?<=\n)\w")
+
+
+@dataclass(frozen=True)
+class Item:
+    """A passage or sentence: the number of its document or pair, the clean text, and the text as it was typed."""
+
+    document: int
+    clean: str
+    typed: str
+
+
+@dataclass(frozen=True)
+class TypingSet:
+    """Items of one origin, in a fixed order that mixes the origin's parts."""
+
+    name: str
+    items: tuple[Item, ...]
+
+    @property
+    def digest(self) -> str:
+        """The SHA-256 of all items."""
+        return sha256_json([[item.document, item.clean, item.typed] for item in self.items])
+
+    @property
+    def documents(self) -> int:
+        """How many documents or pairs it has."""
+        return len({item.document for item in self.items})
+
+    def first(self, documents: int | None) -> "TypingSet":
+        """Return the items of the first `documents` documents or pairs (None: of all)."""
+        if documents is None:
+            return self
+        wanted = set(islice(dict.fromkeys(item.document for item in self.items), documents))
+        return TypingSet(self.name, tuple(item for item in self.items if item.document in wanted))
+
+
+def load_sets(corpus: Path | None = None) -> dict[str, TypingSet]:
+    """Return the sets by name; without a `corpus` folder only `embedded`.
+
+    Raises KeylmError where files are missing, or what they give is not what was frozen.
+    """
+    recorded = read_json(Path(str(files("keylm.evaluation") / "typing_sets" / "sets.json")))
+    sets = [embedded_set()] if corpus is None else [embedded_set(), git_fixes_set(corpus), casual_set(corpus)]
+    for found in sets:
+        wanted = recorded[found.name]
+        if found.digest != wanted["hash"]:
+            origin = "the package's corpus" if found.name == "embedded" else corpus
+            raise KeylmError(
+                f"{origin}: the typing set {found.name!r} made of it has hash {found.digest[:16]}… and "
+                f"{found.documents} documents; accepted: {wanted['hash'][:16]}… with {wanted['documents']}, as frozen "
+                "(docs/typing.md says from what)"
+            )
+    return {found.name: found for found in sets}
+
+
+def record(sets: Sequence[TypingSet]) -> dict[str, Any]:
+    """Return what sets.json holds of sets, for freezing them anew."""
+    return {
+        found.name: {
+            "documents": found.documents,
+            "items": len(found.items),
+            "characters": sum(len(item.clean) for item in found.items),
+            "hash": found.digest,
+            "licence": LICENCES[found.name],
+        }
+        for found in sets
+    }
+
+
+def embedded_set(noise: float = 1.0) -> TypingSet:
+    """Return the packaged set; `noise` scales how unsteadily it is typed (1 is what is frozen)."""
+    found = []
+    for name in EMBEDDED:
+        source = Source(path=f"embedded:{name}.jsonl.zst", register="formal", licence=LICENCES["embedded"])
+        found += [(_order(text), text) for text in _held_out(name, source, 0.05)]
+    items = []
+    for document, (key, text) in enumerate(sorted(found)):
+        typist = Typist(SEED + int(key[:8], 16), noise)
+        items += [Item(document, passage, typist.type(passage)) for passage in _passages(text, PASSAGES)]
+    return TypingSet("embedded", tuple(items))
+
+
+def git_fixes_set(corpus: Path) -> TypingSet:
+    """Return pairs of real sentences, in the order of their hash. Raises KeylmError where the file is not there."""
+    rows = [
+        row
+        for row in _rows(corpus / "typo" / "git_fixes.jsonl.zst")
+        if row["repo"] not in TRAINED_ON and not hashlib.sha256(row["clean"].encode()).digest()[0] & 1
+    ]
+    pairs = sorted({(_order(row["clean"]), row["clean"], row["noisy"]) for row in rows})
+    # A sentence that was mended twice stands there twice; its later typo would meet the same context.
+    pairs = list({key: (key, clean, noisy) for key, clean, noisy in pairs}.values())[:PAIRS]
+    items = (Item(number, clean, noisy) for number, (_, clean, noisy) in enumerate(pairs))
+    return TypingSet("git_fixes", tuple(Item(i.document, _plain(i.clean), _plain(i.typed)) for i in items))
+
+
+def casual_set(corpus: Path) -> TypingSet:
+    """Return a passage of each of a few held-out documents of each casual source. Raises KeylmError."""
+    found = []
+    for name in CASUAL:
+        source = Source(path=str(corpus / "casual" / f"{name}.jsonl.zst"), register="casual", licence="see corpus.json")
+        _there(Path(str(source.path)))
+        texts = (text for text in _held_out(name, source, 0.01) if not _MASKED.search(text))
+        found += sorted((_order(text), text) for text in texts)[:DOCUMENTS]
+    passages = [passage for _, text in sorted(found) for passage in _passages(text, 1)]
+    return TypingSet("casual", tuple(Item(number, text, text) for number, text in enumerate(passages)))
+
+
+def _held_out(name: str, source: Source, holdout: float) -> Iterator[str]:
+    """Yield the texts of a source's long enough documents that `holdout` keeps for validation."""
+    for item in read_source(name, source):
+        if isinstance(item, Document) and is_held_out(content_hash(item), holdout):
+            text = "\n".join(document_texts(item))
+            if len(text) >= PASSAGE // 2:
+                yield text
+
+
+def _passages(text: str, most: int) -> Iterator[str]:
+    """Yield up to `most` passages, evenly spread, each from the beginning of a sentence or line to a word's end."""
+    text = _plain(text)
+    most = min(most, max(1, len(text) // (2 * PASSAGE)))
+    for number in range(most):
+        start = number * len(text) // most
+        begins = _BEGINNING.search(text, start) if number else None
+        start = begins.start() if begins else start
+        passage = text[start : start + PASSAGE + 1]
+        yield passage[: passage.rfind(" ")] if len(passage) > PASSAGE else passage
+
+
+def _plain(text: str) -> str:
+    """Return `text` with straight quotation marks, as they are typed."""
+    return text.translate(_QUOTES)
+
+
+def _order(text: str) -> str:
+    """Return what texts are ordered by: as good as chance, and the same everywhere."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    _there(path)
+    for row in FileRecords(path, ()):
+        assert isinstance(row.content, bytes)
+        yield json.loads(row.content)
+
+
+def _there(path: Path) -> None:
+    if not path.is_file():
+        raise KeylmError(
+            f"{path}: is missing; accepted: a corpus folder with casual/ and typo/ that the typing sets were frozen "
+            "from (docs/typing.md), or none for the packaged set alone"
+        )
