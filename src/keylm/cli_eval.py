@@ -29,12 +29,17 @@ def evaluate(
     model: Annotated[str, typer.Argument(help="A model folder such as runs/nano/model, or a name on the hub.")],
     tasks: Annotated[
         list[str] | None,
-        typer.Option(help="card, extras, or a task of lm_eval; with commas or repeatedly. By default card."),
+        typer.Option(
+            help="card, extras, robustness, typing, or a task of lm_eval; with commas or repeatedly. By default card."
+        ),
     ] = None,
     tasks_path: Annotated[
         Path | None, typer.Option(help="A folder with items (data/…) or with lm_eval's task files; else from the hub.")
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first items of each task, to try things.")] = None,
+    corpus: Annotated[
+        Path | None, typer.Option(help="A folder with casual/ and typo/ for typing on real errors and held-out chat.")
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(help="Where results go; by default RUN/evaluation, or in the model folder."),
@@ -48,27 +53,76 @@ def evaluate(
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:1; by default a GPU where there is one.")] = "auto",
     quiet: QuietOption = False,
 ) -> None:
-    """Measure a model on benchmarks through lm_eval, zero-shot; a stopped evaluation goes on where it was."""
-    from keylm.evaluation.results import EvaluationFolder, default_folder, table, write_rows
+    """Measure a model: benchmarks through lm_eval (zero-shot), typing errors, typing; what is finished is kept.
+
+    A stopped evaluation goes on with the same command.
+    """
+    from keylm.evaluation.results import EvaluationFolder, default_folder, table
 
     try:
         import lm_eval  # noqa: F401
     except ImportError:
         raise KeylmError("keylm eval needs more packages; accepted: pip install 'keylm[eval]'") from None
-    from keylm.evaluation import benchmarks
+    from keylm.evaluation.benchmarks import Options
+    from keylm.evaluation.measure import measure
 
     folder = EvaluationFolder(out or default_folder(model, limit))
     asked = [name for item in tasks or ["card"] for name in item.split(",") if name]
-    options = benchmarks.Options(limit, chat, scoring, device, tasks_path)
+    options = Options(limit, chat, scoring, device, tasks_path)
+    command = shlex.join(["keylm", *sys.argv[1:]])
     try:
-        benchmarks.evaluate(model, asked, folder, options, quiet=quiet)
+        measure(model, asked, folder, options, corpus=corpus, command=command, quiet=quiet)
     except KeyboardInterrupt:
         raise Interrupted("stopped; the same command goes on with what is not measured yet") from None
-    finally:
-        if folder.benchmarks():
-            write_rows(folder, model, shlex.join(["keylm", *sys.argv[1:]]))
     if not quiet:
         show(table(folder.benchmarks()), folder)
+        show_typing(folder)
+    tell_report(folder, quiet=quiet)
+
+
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders, or folders of evaluations: two or more.")],
+    out: Annotated[Path | None, typer.Option(help="Also write a page (HTML) there.")] = None,
+) -> None:
+    """Put runs side by side: benchmarks with significance, typing, validation, what differs in their recipes."""
+    from keylm.evaluation.compare import as_text, write_comparison
+    from keylm.evaluation.compare import compare as compare_runs
+
+    say(as_text(compare_runs(runs)))
+    if out:
+        say(str(write_comparison(runs, out)))
+
+
+def tell_report(folder: "EvaluationFolder", *, quiet: bool) -> None:
+    """Write the report of the run that an evaluation lies in anew, and say where it is."""
+    from keylm.evaluation.report import write_report
+
+    if folder.path.name == "evaluation" and (folder.path.parent / "recipe.toml").is_file():
+        say(str(write_report(folder.path.parent)), quiet=quiet)
+
+
+def show_typing(folder: "EvaluationFolder") -> None:
+    """Print the typing figures of all systems, with their 95 % intervals."""
+    from keylm.files import read_table
+
+    rows = read_table(folder.typing).get("rows", [])
+    systems = list(dict.fromkeys(row["system"] for row in rows))
+    if not rows:
+        return
+    shown = Table("typing", "set", *systems, box=None, pad_edge=False, padding=(0, 1))
+    found: dict[tuple[str, str], dict[str, str]] = {}
+    for row in rows:
+        cell = found.setdefault(
+            (row["measure"] + ("" if row["unit"] == "share" else f", {row['unit']}"), row["set"]), {}
+        )
+        scale, digits = (100, 1) if row["unit"] == "share" else (1, 3)
+        value, low, high = (
+            None if row[key] is None else f"{scale * row[key]:.{digits}f}" for key in ("value", "low", "high")
+        )
+        cell[row["system"]] = "–" if value is None else value if low is None else f"{value} ({low} to {high})"
+    for (measure, name), cells in found.items():
+        shown.add_row(measure, name, *(cells.get(system, "") for system in systems))
+    console.print(shown)
 
 
 def show(figures: "Sequence[Figure]", folder: "EvaluationFolder") -> None:
@@ -87,6 +141,8 @@ def show(figures: "Sequence[Figure]", folder: "EvaluationFolder") -> None:
         beside = [published[name].get(line.reference or "") for name in BESIDE.values()]
         cells = ["" if value is None else f"{value:.1f}" for value in beside]
         shown.add_row(line.title, str(figure), floor, *cells, f"{figure.n:,}")
+    if not figures:
+        return
     console.print(shown)
     say(
         "± is one standard error. Published, as their sources give them, protocols differ by up to a point: "

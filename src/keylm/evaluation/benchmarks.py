@@ -12,11 +12,13 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
 from keylm.console import errors, say, seconds
 from keylm.errors import KeylmError
+from keylm.evaluation import robustness
 from keylm.evaluation.results import EvaluationFolder, Record
 from keylm.evaluation.task_files import TaskFiles, prepare
 from keylm.files import read_table, sha256_file, sha256_json, write_json
@@ -34,8 +36,9 @@ SUITES = {
         "ifeval",
     ),
     "extras": ("sciq", "commonsense_qa", "boolq", "lambada_openai", "blimp"),
+    "robustness": (*robustness.BENCHMARKS, *robustness.noises()),
 }
-"""The card's rows, quick ones first, and what is of interest beside them."""
+"""The card's rows, quick ones first; what is of interest beside them; the same prompts with typing errors."""
 STAND_INS = {"sciq": "sciq_validation"}
 """Measured where the first's items are not on this machine; named apart, as it is another split."""
 HUB = "from the hub"
@@ -156,8 +159,7 @@ class Harness:
         _hush(quiet)
         self._options = options
         self._lm = open_model(model, options)
-        folder = None if files.folder is None else str(files.folder)
-        self._tasks = TaskManager(include_path=folder, include_defaults=not files.alone)
+        self._tasks = TaskManager(include_path=[*map(str, files.folders)], include_defaults=not files.alone)
         self._at_hand = files.hashes
 
     def possible(self, names: Sequence[str], asked: Sequence[str], *, quiet: bool) -> list[str]:
@@ -167,7 +169,7 @@ class Harness:
         """
         unknown = [name for name in names if name not in self._tasks.all_tasks]
         if unknown:
-            known = ", ".join(self._at_hand or [*SUITES["card"], *SUITES["extras"]])
+            known = ", ".join(self._at_hand or dict.fromkeys(chain(*SUITES.values())))
             more = "" if self._at_hand else ", and any other task of lm_eval (`lm_eval ls tasks`)"
             raise KeylmError(f"--tasks: no task {', '.join(unknown)}; accepted: {', '.join(SUITES)}, {known}{more}")
         context = self._lm.max_length

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from keylm.errors import KeylmError
+from keylm.evaluation.robustness import BENCHMARKS, TASKS, noises, write_tasks
 from keylm.files import sha256_file, sha256_json
 
 SPLITS: dict[str, dict[str, str]] = {
@@ -63,8 +64,7 @@ _Text.add_constructor("!function", lambda loader, node: loader.construct_scalar(
 class TaskFiles:
     """A folder of task files for lm_eval, and what its items are known by."""
 
-    folder: Path | None
-    """None: the harness's own alone."""
+    folders: tuple[Path, ...]
     alone: bool
     """Whether the harness's own tasks are left out, whose names these have."""
     hashes: dict[str, str]
@@ -74,18 +74,19 @@ class TaskFiles:
 def prepare(tasks_path: Path | None, scratch: Path) -> TaskFiles:
     """Return the task files to use: the harness's (None), a user's, or ones for items on disk, written to `scratch`.
 
-    Raises KeylmError where `tasks_path` holds neither task files nor items.
+    The tasks with mistyped prompts (robustness.py) are always among them. Raises KeylmError where `tasks_path` holds
+    neither task files nor items.
     """
     if tasks_path is None:
-        return TaskFiles(None, alone=False, hashes={})
+        return TaskFiles((TASKS,), alone=False, hashes={})
     if (tasks_path / "data").is_dir():
         for variable in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):
             os.environ[variable] = "1"
         if (tasks_path / "nltk_data").is_dir():
             os.environ["NLTK_DATA"] = str((tasks_path / "nltk_data").absolute())
-        return TaskFiles(scratch, alone=True, hashes=write_task_files(tasks_path / "data", scratch))
+        return TaskFiles((scratch,), alone=True, hashes=write_task_files(tasks_path / "data", scratch))
     if tasks_path.is_dir() and next(tasks_path.rglob("*.yaml"), None):
-        return TaskFiles(tasks_path, alone=False, hashes={})
+        return TaskFiles((TASKS, tasks_path), alone=False, hashes={})
     raise KeylmError(
         f"--tasks-path {tasks_path}: neither task files nor items in it; accepted: a folder with lm_eval's *.yaml, or "
         "with data/hellaswag/validation.jsonl and the like"
@@ -94,15 +95,22 @@ def prepare(tasks_path: Path | None, scratch: Path) -> TaskFiles:
 
 def write_task_files(data: Path, out: Path) -> dict[str, str]:
     """Write a task file for every benchmark whose items are in `data`; return their hashes by name."""
-    hashes = {}
+    hashes, clean = {}, {}
     out.mkdir(parents=True, exist_ok=True)
     for name, configs in [*_single(data), *_parted(data)]:
+        clean[name] = configs.get(name, {})
         for task, config in configs.items():
             (out / f"{task}.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
         used = sorted({file for config in configs.values() for file in config["dataset_kwargs"]["data_files"].values()})
         hashes[name] = sha256_json([sha256_file(Path(file)) for file in used])
         for file in sorted(_harness(GROUPS[name]).glob("_*.yaml")) if name in GROUPS else ():
             shutil.copy(file, out / file.name)
+    mistyped = {name: config for name, config in clean.items() if name in BENCHMARKS}
+    if mistyped:
+        write_tasks(out, mistyped)
+    for name, noise in noises().items():
+        if noise.benchmark in hashes:
+            hashes[name] = sha256_json([hashes[noise.benchmark], noise.facts()])
     return hashes
 
 

@@ -1,0 +1,118 @@
+"""Everything that is measured of a model: benchmarks, robustness, typing, contamination; and the files of it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from keylm.console import say
+from keylm.errors import KeylmError
+from keylm.evaluation import benchmarks, robustness
+from keylm.evaluation.results import EvaluationFolder, Record, write_rows
+from keylm.files import read_table, write_json
+from keylm.run_folder import RunFolder
+
+TYPING = "typing"
+"""What --tasks calls the typing evaluation, which is no task of lm_eval."""
+
+
+def measure(
+    model: str,
+    asked: Sequence[str],
+    folder: EvaluationFolder,
+    options: benchmarks.Options,
+    *,
+    corpus: Path | None = None,
+    command: str = "",
+    quiet: bool = False,
+) -> None:
+    """Measure `asked` (suites, tasks of lm_eval, typing) of a model and write what came out into `folder`.
+
+    Files are written as far as it came, whatever ends it. Raises KeylmError as `benchmarks.evaluate` and
+    `typing.evaluate_typing` do.
+    """
+    try:
+        tasks = [name for name in asked if name != TYPING]
+        if TYPING in asked:
+            _typing(model, folder, options.limit, corpus, quiet=quiet)
+        if tasks:
+            benchmarks.evaluate(model, tasks, folder, options, quiet=quiet)
+    finally:
+        found = folder.benchmarks()
+        if found:
+            write_rows(folder, model, command)
+        points = robustness_points(found)
+        if {point["rate"] for point in points} > {0}:
+            write_json(folder.robustness, robustness_record(points))
+        _write_contamination(model, folder)
+
+
+def _typing(model: str, folder: EvaluationFolder, limit: int | None, corpus: Path | None, *, quiet: bool) -> None:
+    from keylm.evaluation.typing import evaluate_typing
+
+    if not Path(model).is_dir():
+        raise KeylmError(f"{model}: typing is measured on a model folder; accepted: its files on this machine")
+    settings = {"model": benchmarks.fingerprint(model), "items": limit, "corpus": corpus is not None}
+    if read_table(folder.typing).get("settings") == settings:
+        say("typing  measured already", quiet=quiet)
+        return
+    parts = folder.path / "typing.parts.json"
+    found = evaluate_typing(Path(model), corpus=corpus, items=limit, quiet=quiet, unfinished=parts)
+    write_json(folder.typing, {**found, "settings": settings})
+    parts.unlink(missing_ok=True)
+
+
+def robustness_points(found: dict[str, Record]) -> list[dict[str, Any]]:
+    """Return the accuracies under typing errors (rate 0: clean) that benchmarks' records have."""
+    noises = robustness.noises()
+    mistyped = {noise.benchmark for name, noise in noises.items() if name in found}
+    points = []
+    for name, record in found.items():
+        noise = noises.get(name)
+        if noise is None and name not in mistyped:
+            continue
+        benchmark, rate, seed = (noise.benchmark, noise.rate, noise.seed) if noise else (name, 0, 0)
+        for metric in ("acc", "acc_norm"):
+            figure = record["metrics"].get(metric)
+            if figure is not None:
+                place = {"benchmark": benchmark, "metric": metric, "rate": rate, "seed": seed}
+                points.append({**place, **figure, "n": record["n"]})
+    return points
+
+
+def robustness_record(points: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return what robustness.json holds: the points, and each benchmark's curve by its main metric."""
+    found = robustness.curves(points)
+    low, high = found["interval"] or (None, None)
+    rows = [row for row in found["curves"] if row["metric"] == robustness.BENCHMARKS[row["benchmark"]].metric]
+    return {
+        "points": list(points),
+        "curves": [
+            {
+                "benchmark": row["benchmark"],
+                "metric": row["metric"],
+                "floor": row["chance"],
+                "rates": [at["rate"] for at in row["rates"]],
+                "values": [at["accuracy"] for at in row["rates"]],
+                "spread": [at["spread"] for at in row["rates"]],
+                "retention": None if row["reason"] else [at["retention"] for at in row["rates"]],
+                "area": row["area"],
+                "reason": row["reason"],
+            }
+            for row in rows
+        ],
+        "area": found["area"],
+        "area_low": low,
+        "area_high": high,
+        "reason": found["reason"],
+    }
+
+
+def _write_contamination(model: str, folder: EvaluationFolder) -> None:
+    """Write what the data manifest of the model's run says about benchmarks' items in the training text."""
+    from keylm.evaluation.contamination import contamination, statement
+
+    run = RunFolder(Path(model).absolute().parent)
+    if not run.recipe.is_file():
+        return
+    rows = contamination(run.path)
+    write_json(folder.path / "contamination.json", {"statement": statement(rows), "rows": rows})
