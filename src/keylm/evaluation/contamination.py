@@ -1,0 +1,323 @@
+"""How many items of each benchmark the training texts hold, before curation and after it.
+
+    RUN/contamination.json   what `scan` found, source by source
+
+Invariant: what nobody looked at is None, with the reason, never 0.
+
+Two ways to know. `scan` searches the sources as they were and the texts that were trained on; it needs both at hand
+and takes as long as decontamination does (docs/robustness.md has the rate). Without it, what curation wrote down is
+read: it saw what its filters and de-duplication had left, and dropped every document in which it found an item.
+"""
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from keylm.console import Status, say
+from keylm.data.curate.decontamination import BATCH_CHARACTERS, LONGEST_NGRAM, Decontaminator
+from keylm.data.curate.evaluation_items import PLAIN_NAMES
+from keylm.data.curated import curated_recipe
+from keylm.data.documents import Document
+from keylm.data.sources import document_bytes, document_texts, input_bytes, read_source, source_inputs
+from keylm.errors import KeylmError
+from keylm.files import read_table, sha256_json, write_json
+from keylm.recipe import Recipe, load_recipe
+from keylm.recipe_sections import Source
+from keylm.run_folder import RunFolder
+
+FORMAT = 1
+FOUND = "contamination.json"
+Row = dict[str, Any]
+Items = dict[str, dict[str, int]]
+"""By set and number of the item, in digits: the most words that prove it, those in a row or all; 0 if fuzzy."""
+
+
+def contamination(place: Path) -> list[Row]:
+    """Return a row a benchmark of what is known of the training texts of `place`: a run folder or a manifest.json.
+
+    A row is {"benchmark", "items", "matchable" (items long enough to be found), "before", "before_13", "after",
+    "after_13", "documents_removed", "basis", "unknown"}. `before` and `after` count the items that the sources held
+    before curation, and that the training texts hold; those with _13 the ones with 13 words in a row, or all of theirs
+    if these are more (Brown et al. 2020, appendix C). `basis` is "scan", "curation" or "manifest"; `unknown` is a list
+    of what is not known, in words, and a count that is not known is None. There is no row where no benchmark was looked
+    for. Raises KeylmError where `place` is neither.
+    """
+    folder = place.parent if place.is_file() else place
+    folder = folder.parent if place.is_file() and folder.name == "shards" else folder
+    scanned = read_table(folder / FOUND)
+    if scanned.get("format") == FORMAT:
+        return _scanned_rows(scanned)
+    report = read_table(RunFolder(folder).curated / "report.json")
+    if "settings" in report:
+        return _curation_rows(report, _left_alone(RunFolder(folder)))
+    manifest = read_table(place if place.is_file() else RunFolder(folder).shards / "manifest.json")
+    if not manifest:
+        raise KeylmError(f"{place}: no data to tell of; accepted: a run folder whose data is built, or a manifest.json")
+    settings = (manifest.get("curation") or {}).get("settings", {})
+    return [_row(name, basis="manifest", unknown=[_MANIFEST]) for name in _named_sets(settings)]
+
+
+_MANIFEST = "the manifest names the items that were looked for, and not what was found"
+
+
+def scan(recipe: Recipe, folder: Path, *, items: Sequence[Path] = (), quiet: bool = False) -> list[Row]:
+    """Search the recipe's sources, and the texts in their place in the run `folder`; write and return what was found.
+
+    `items` are files or folders of evaluation items; by default those of `curation.decontaminate`. What is searched and
+    unchanged is not searched again: killed, it goes on with the next source. What cannot be read is unknown, with the
+    reason. Raises KeylmError where there are no items to look for.
+    """
+    paths = list(items) or [Path(path) for path in (recipe.curation.decontaminate if recipe.curation else ())]
+    if not paths:
+        raise KeylmError("contamination: no items to look for; accepted: curation.decontaminate, or paths of items")
+    searched = Decontaminator.from_paths(paths)
+    known = read_table(folder / FOUND)
+    found: dict[str, Any] = {
+        "format": FORMAT,
+        "fingerprint": searched.fingerprint(),
+        "evaluation": {name: {"items": n, "matchable": searched.matchable[name]} for name, n in searched.sets.items()},
+        "sources": {},
+    }
+    same = known.get("format") == FORMAT and known.get("fingerprint") == found["fingerprint"]
+    known_sources = known.get("sources", {}) if same else {}
+    for name, parts in _places(recipe, RunFolder(folder)).items():
+        entry = dict(known_sources.get(name, {}))
+        for side, where in parts.items():
+            label = f"contamination  {name} {side}"
+            entry[side] = _searched(searched, name, where, entry.get(side, {}), label, quiet=quiet)
+        found["sources"][name] = entry if "after" in parts else {**entry, "after": entry["before"]}
+        write_json(folder / FOUND, {**found, "sources": {**known_sources, **found["sources"]}})
+    write_json(folder / FOUND, found)
+    _tell_speed(found["sources"], quiet=quiet)
+    return _scanned_rows(found)
+
+
+def _places(recipe: Recipe, folder: RunFolder) -> dict[str, dict[str, Source | str]]:
+    """Return for each source that is read where its texts are, "before" and "after", or why that is not known.
+
+    There is no "after" where a source is trained on as it is.
+    """
+    report = read_table(folder.curated / "report.json")
+    curated = curated_recipe(recipe, folder.curated).sources if recipe.curation else {}
+    places: dict[str, dict[str, Source | str]] = {}
+    for name, source in recipe.read_sources.items():
+        if not recipe.curation or not source.curate:
+            places[name] = {"before": source}
+            continue
+        entry = report.get("sources", {}).get(name)
+        before = _as_it_was(name, source, (entry or {}).get("origin", {}))
+        after = curated[name] if entry else "no finished curation of it in the run folder"
+        places[name] = {"before": before, "after": after}
+    return places
+
+
+def _as_it_was(name: str, source: Source, origin: Mapping[str, Any]) -> Source | str:
+    """Return a source as it was curated, or in words that it is another one now."""
+    if source.hub:
+        return source.model_copy(update={"revision": origin.get("revision", source.revision)})
+    try:
+        now = [[file, size] for file, size, _ in source_inputs(name, source)]
+    except KeylmError as error:
+        return f"it cannot be read any more: {error}"
+    if "files" in origin and [[file["name"], file["bytes"]] for file in origin["files"]] != now:
+        return "its files are not those that were curated"
+    return source
+
+
+def _searched(
+    searched: Decontaminator, name: str, where: Source | str, known: Mapping[str, Any], label: str, *, quiet: bool
+) -> dict[str, Any]:
+    """Return what a source's documents hold; `known`, if that is of the same files."""
+    if isinstance(where, str):
+        return {"unknown": where}
+    try:
+        key = sha256_json([where.model_dump(mode="json"), source_inputs(name, where)])
+        if known.get("key") == key:
+            return dict(known)
+        total = None if where.hub else input_bytes(name, where)
+        with Status(label, total, quiet=quiet) as status:
+            return {"key": key, **_search(searched, _documents(name, where), status)}
+    except KeylmError as error:
+        return {"unknown": f"it cannot be read: {error}"}
+
+
+def _documents(name: str, source: Source) -> Iterator[tuple[str, int]]:
+    """Yield each document as decontamination sees it, and its size in bytes."""
+    for item in read_source(name, source):
+        if isinstance(item, Document):
+            yield "\n\n".join(document_texts(item)), document_bytes(item)
+
+
+def _search(searched: Decontaminator, documents: Iterable[tuple[str, int]], status: Status) -> dict[str, Any]:
+    items: Items = {}
+    count = hits = size = 0
+    seconds = 0.0
+    for batch in _batches(documents):
+        begun = time.process_time()
+        verdicts = searched.check_many(text for text, _ in batch)
+        seconds += time.process_time() - begun
+        for verdict in verdicts:
+            hits += verdict.hit
+            _merge(items, verdict.items)
+        count += len(batch)
+        size += sum(length for _, length in batch)
+        status.update(size, f"{count:,} documents, {size / 1e6:,.1f} MB, {hits:,} with an item")
+    ordered = {name: {number: items[name][number] for number in sorted(items[name], key=int)} for name in sorted(items)}
+    return {"documents": count, "bytes": size, "hits": hits, "seconds": round(seconds, 2), "items": ordered}
+
+
+def _batches(documents: Iterable[tuple[str, int]]) -> Iterator[list[tuple[str, int]]]:
+    batch: list[tuple[str, int]] = []
+    characters = 0
+    for document in documents:
+        batch.append(document)
+        characters += len(document[0])
+        if characters >= BATCH_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
+
+
+def _merge(items: Items, more: Mapping[str, Mapping[str, int]]) -> None:
+    for name, numbers in more.items():
+        known = items.setdefault(name, {})
+        known.update({number: max(words, known.get(number, 0)) for number, words in numbers.items()})
+
+
+def _tell_speed(sources: Mapping[str, Any], *, quiet: bool) -> None:
+    parts = [part for entry in sources.values() for part in entry.values() if "seconds" in part]
+    size, seconds = sum(part["bytes"] for part in parts), sum(part["seconds"] for part in parts)
+    if seconds:
+        say(f"contamination  searched at {size / 1e6 / seconds:.1f} MB a CPU second", quiet=quiet)
+
+
+def _row(name: str, **known: Any) -> Row:
+    columns = ("items", "matchable", "before", "before_13", "after", "after_13", "documents_removed")
+    return {"benchmark": name, **dict.fromkeys(columns), **known}
+
+
+def _counts(column: str, items: Mapping[str, Mapping[str, int]], name: str) -> Row:
+    """Return how many items of a set were found, and how many of them with 13 words in a row."""
+    words = items.get(name, {}).values()
+    return {column: len(words), f"{column}_13": sum(number >= LONGEST_NGRAM for number in words)}
+
+
+def _scanned_rows(found: Mapping[str, Any]) -> list[Row]:
+    sides: dict[str, Items] = {"before": {}, "after": {}}
+    unknown: dict[str, list[str]] = {"before": [], "after": []}
+    for source, entry in found["sources"].items():
+        for side in sides:
+            part = entry.get(side, {})
+            _merge(sides[side], part.get("items", {}))
+            if "items" not in part:
+                unknown[side].append(f"{source}, {side} curation: {part.get('unknown', 'not searched')}")
+    rows = []
+    for name, facts in found["evaluation"].items():
+        counts: Row = {}
+        for side, items in sides.items():
+            counts |= _counts(side, items, name) if not unknown[side] else {}
+        rows.append(_row(name, **facts, **counts, basis="scan", unknown=[*unknown["before"], *unknown["after"]]))
+    return rows
+
+
+def _curation_rows(report: Mapping[str, Any], left_alone: list[str] | None) -> list[Row]:
+    """Return what a curation's report tells; reports from before they named items tell of documents alone."""
+    items: Items = {}
+    removed: dict[str, int] = {}
+    for entry in report["sources"].values():
+        for step in [step for step in entry["steps"] if step["step"] == "decontamination"]:
+            _merge(items, step.get("items", {}))
+            for reason, documents in step["reasons"].items():
+                for name in reason.split(", "):
+                    removed[name] = removed.get(name, 0) + documents
+    recorded = report.get("evaluation")
+    unknown = ["documents that the filters or de-duplication had dropped were not searched"]
+    if recorded is None:
+        unknown.append("curation counted the documents that it dropped, and not the items in them")
+    if left_alone is None:
+        unknown.append("there is no recipe to tell whether sources were left out of curation")
+    elif left_alone:
+        unknown.append(f"left out of curation, so not searched: {', '.join(left_alone)}")
+    rows = []
+    for name in recorded or sorted({*_named_sets(report["settings"]), *removed}):
+        counts = {**_counts("before", items, name), **recorded[name]} if recorded else {}
+        # Curation drops every document with an item, so that what it let pass has none by the same rule.
+        after = {"after": 0, "after_13": 0} if left_alone == [] else {}
+        facts = {"documents_removed": removed.get(name, 0), "basis": "curation", "unknown": list(unknown)}
+        rows.append(_row(name, **counts, **after, **facts))
+    return rows
+
+
+def _left_alone(folder: RunFolder) -> list[str] | None:
+    """Return the sources that are trained on as they are; None where no recipe tells."""
+    if not folder.recipe.is_file():
+        return None
+    recipe = load_recipe(folder.recipe)
+    return [name for name, source in recipe.read_sources.items() if not (recipe.curation and source.curate)]
+
+
+def _named_sets(settings: Mapping[str, Any]) -> list[str]:
+    """Return the sets that a curation's settings name by their files, named as `read_items` does."""
+    names = set()
+    for content in (settings.get("curation") or {}).get("decontaminate", ()):
+        for file, _ in content:
+            if file.endswith((".jsonl", ".jsonl.gz", ".jsonl.zst")):
+                home, *parts = file.split(".jsonl")[0].split("/")
+                names.add(next((part for part in parts or [home] if part.lower() not in PLAIN_NAMES), home))
+    return sorted(names)
+
+
+def statement(rows: Sequence[Row]) -> str:
+    """Return the rows in words, for a model's card or a report."""
+    if not rows:
+        return "No benchmark's items were looked for in the training texts, so whether they hold any is not known."
+    total, long_enough = (_total(rows, column) for column in ("items", "matchable"))
+    items = "the items" if total is None else f"{total:,} items"
+    rule = (
+        "An item counts as held where its question or the whole of it stands in a text, many of its words in a row, or "
+        f"four fifths of them in place; {LONGEST_NGRAM} words in a row are counted apart."
+    )
+    lines = [f"The training texts were searched for {items} of {len(rows)} benchmarks. {rule}"]
+    if all(row["basis"] == "manifest" for row in rows):
+        lines = [f"Items of {len(rows)} benchmarks were looked for: {', '.join(row['benchmark'] for row in rows)}."]
+    else:
+        lines += [_held(rows, "before", "Before curation the sources held"), *_removed(rows)]
+        lines += [_held(rows, "after", "The texts that were trained on hold"), _by_benchmark(rows)]
+    unknown = dict.fromkeys(reason for row in rows for reason in row["unknown"])
+    if total is not None and long_enough is not None and total > long_enough:
+        unknown[f"{total - long_enough:,} items are too short to be told from ordinary language"] = None
+    unknown["rewordings and translations of items are not found"] = None
+    lines.append(f"Not known: {'; '.join(unknown)}.")
+    return " ".join(line for line in lines if line)
+
+
+def _total(rows: Sequence[Row], column: str) -> int | None:
+    numbers = [row[column] for row in rows]
+    return None if None in numbers else sum(numbers)
+
+
+def _held(rows: Sequence[Row], column: str, beginning: str) -> str:
+    number, long = _total(rows, column), _total(rows, f"{column}_13")
+    if number is None:
+        return f"{beginning} an unknown number of them."
+    if not number:
+        return f"{beginning} none of them."
+    return f"{beginning} {number:,} of them, {long:,} with {LONGEST_NGRAM} words in a row."
+
+
+def _removed(rows: Sequence[Row]) -> list[str]:
+    removed = [f"{row['benchmark']} {row['documents_removed']:,}" for row in rows if row["documents_removed"]]
+    return [f"Curation removed documents that held items: {', '.join(removed)}."] if removed else []
+
+
+def _by_benchmark(rows: Sequence[Row]) -> str:
+    """Return the benchmarks that have hits, and how many of their items."""
+    told = [
+        f"{row['benchmark']} {row['before']:,} before and {'unknown' if row['after'] is None else row['after']} after"
+        + (f", of {row['items']:,}" if row["items"] else "")
+        for row in rows
+        if row["before"]
+    ]
+    return f"By benchmark: {'; '.join(told)}." if told else ""
