@@ -1,9 +1,12 @@
 """Charts: what they are drawn from, and where their parts stand."""
 
+import re
+
 import numpy as np
 import pytest
 
-from keylm.evaluation import charts, drawing
+from keylm.evaluation import charts, drawing, intervals
+from keylm.evaluation.page import in_unit, signed
 
 
 def test_thin_and_smooth() -> None:
@@ -41,3 +44,57 @@ def test_human(value: float, words: str) -> None:
 )
 def test_duration(seconds: float, words: str) -> None:
     assert drawing.duration(seconds) == words
+
+
+def ladder(apart: bool = False, zero: bool = False, low: float = 20.0) -> intervals.DotPlot:
+    dots = (intervals.Dot("accent", 30, low, 40, strong=True), intervals.Dot("source1", 60, marker="s"))
+    rows = (intervals.Measure("first", dots, "30 ± 5", 25.0), intervals.Measure("second", dots[:1]))
+    return intervals.DotPlot("ladder", "two rows", "per cent", rows, apart, zero)
+
+
+def heights(svg: str) -> list[float]:
+    """Heights of the marks, which are placed by `y`."""
+    return [float(y) for y in re.findall(r'<use [^>]*y="([\d.]+)"', svg)]
+
+
+def test_dots_of_a_row_share_a_line_or_have_one_each() -> None:
+    for width in (350, 880):
+        marks = heights(intervals.interval_chart(ladder(), width))
+        assert len(marks) == 3
+        assert len(set(marks)) == 2
+        assert len(set(heights(intervals.interval_chart(ladder(apart=True), width)))) == 3
+
+
+def test_an_interval_is_on_its_axis() -> None:
+    rows = ladder().rows
+    low, high = intervals._limits(rows, zero=False)
+    assert low < 20
+    assert high > 60
+    assert intervals._limits(rows, zero=True)[0] == 0
+    assert intervals._limits(ladder(low=-5.0).rows, zero=True)[0] < -5
+
+
+def test_rows_without_a_value_are_left_out() -> None:
+    nothing = intervals.Measure("nothing", (intervals.Dot("accent", float("nan")),))
+    assert intervals.interval_chart(intervals.DotPlot("none", "none", "", (nothing,)), 880) == ""
+    svg = intervals.interval_chart(intervals.DotPlot("some", "some", "", (nothing, *ladder().rows)), 880)
+    assert "nothing" not in svg
+    assert "30 ± 5" in svg
+
+
+def test_guessing_is_on_the_axis_of_a_line_chart() -> None:
+    line = charts.Line("", "accent", np.array([0.0, 20.0]), np.array([60.0, 58.0]), half=np.array([0.0, 3.0]))
+    plot = charts.Plot("curve", "curve", (line,), x="mistyped", floors=(50.0,))
+    low, high, top = charts._window(plot, [line])
+    assert low < 50
+    assert high > 61
+    assert top <= high
+    assert "chance 50" in charts.line_chart(plot, drawing.HALF)
+
+
+def test_figures_as_words() -> None:
+    assert in_unit(0.1234, "share") == "12.3"
+    assert in_unit(-0.0312, "share") == "−3.1"
+    assert in_unit(-0.0001, "share") == "0.0"
+    assert in_unit(0.5, "bits/byte") == "0.500"
+    assert [signed(value, 1) for value in (1.25, -0.31, -0.01)] == ["+1.2", "−0.3", "0.0"]
