@@ -39,7 +39,7 @@ SHARED_ROW = 512
 """Tokens of the longest row that continuations share: its mask grows with the square."""
 SAVING = 0.1
 """Share of its tokens that a question must save, for a mask to be worth its cost."""
-BATCH_TOKENS = {"cpu": 2_048, "gpu": 65_536}
+BATCH_TOKENS = {"cpu": 1_024, "gpu": 65_536}
 """Padded tokens of a batch."""
 BATCH_LOGITS = {"cpu": 1 << 27, "gpu": 1 << 31}
 """Logits of a batch at most: fewer tokens where the vocabulary is large."""
@@ -358,14 +358,14 @@ class SharedContextLM(HFLM):  # type: ignore[misc]  # lm_eval is untyped
         """
         rng = np.random.default_rng(0)
         length = self._row_limit // 2
-        shapes = [(length, (length // 3 + 1,) * 3), (5, (4, 1, 6))]  # the first fills the longest row
+        shapes = [(length, (length // 3 + 1,) * 3), (5, (4, 1, 6))]  # the first fills the longest row: its last counts
         differences: list[Tensor] = []
         try:
             with self._in_32_bits():
                 for size, sizes in shapes:
                     context, *others = (tuple(rng.integers(vocabulary, size=n).tolist()) for n in (size, *sizes))
-                    apart = self._score([Row(context, [other]) for other in others])[0]
-                    together = self._score([Row(context, others)])[0]
+                    apart = self._score([Row(context, [other]) for other in others[-1 if size > 5 else 0 :]])[0]
+                    together = self._score([Row(context, others)])[0, -len(apart) :]
                     differences.append((together - apart).abs())
                 joined = self._score([Row(context + others[0], others[-1:])])[0]
                 contrast = (joined - apart[-len(others[-1]) :]).abs().max()
