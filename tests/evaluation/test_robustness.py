@@ -136,6 +136,24 @@ def test_all_tasks_load_and_only_the_question_differs(tasks: dict[str, Any]) -> 
         assert " at 0x" not in str(tasks[name].dump_config())
 
 
+def test_the_packaged_tasks_load_and_ask_what_those_on_disk_ask(
+    tasks: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datasets
+
+    hub = {"Rowan/hellaswag": "hellaswag", "baber/piqa": "piqa", "allenai/ai2_arc": "arc_easy"}
+
+    def load_dataset(path: str, name: str | None = None) -> dict[str, Any]:
+        assert name == {"allenai/ai2_arc": "ARC-Easy"}.get(path)
+        return dict.fromkeys(("train", "validation", "test"), datasets.Dataset.from_list(ITEMS[hub[path]]))
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    packaged = loaded(TASKS, [*noises()])
+    assert len(packaged) == 27
+    for name, task in packaged.items():
+        assert prompts(task) == prompts(tasks[name]), name
+
+
 def test_seeds_and_rates_differ_and_a_seed_repeats(tasks: dict[str, Any]) -> None:
     texts = {name: tuple(text for text, *_ in prompts(tasks[name])) for name in noises()}
     assert len(set(texts.values())) == 27
@@ -191,6 +209,15 @@ def test_rates_on_real_items_are_what_was_asked() -> None:
             assert found["items"] == len(docs) >= 1838
             assert found["rate"] == pytest.approx(noise.rate / 100, rel=0.1), noise
             assert found["mean_item_rate"] == pytest.approx(noise.rate / 100, rel=0.1), noise
+
+
+@pytest.mark.parametrize("noise", noises().values(), ids=str)
+def test_rates_on_made_up_items_are_what_was_asked(noise: Noise) -> None:
+    texts = [f"Case {n}: how should somebody remove the dried paint from a kitchen window?" for n in range(1000)]
+    _, counts = noise.mistype(texts)
+    assert sum(wrong for _, wrong in counts) / sum(words for words, _ in counts) == pytest.approx(
+        noise.rate / 100, rel=0.1
+    )
 
 
 def test_measured_noise_counts_words() -> None:
