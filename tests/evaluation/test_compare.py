@@ -163,7 +163,7 @@ def test_typing_by_intervals_and_sets(tmp_path: Path) -> None:
     better["sets"] = {"letters": {"hash": "other"}}
     (two / "evaluation" / "typing.json").write_text(json.dumps(better))
     verdicts = {row.measure: row.verdicts[1] for row in compare([one, two]).typing if row.test_set == "letters"}
-    assert verdicts["next word top-1"] == "not comparable: another test set"
+    assert verdicts["next word top-1"] == "not comparable: another test set or protocol"
 
 
 def test_validation_and_recipe(tmp_path: Path) -> None:

@@ -177,10 +177,10 @@ def _typing_rows(side: Side) -> dict[tuple[str, str, str], Interval]:
             rows[key] = Interval(number(row.get("value")), number(row.get("low")), number(row.get("high")))
     area = number(side.robustness.get("area"))
     if math.isfinite(area):
-        bounds = side.robustness.get("interval") or [side.robustness.get(key) for key in ("area_low", "area_high")]
-        benchmarks = ", ".join(side.robustness.get("benchmarks") or ())
-        low, high = (number(bound) for bound in bounds)
-        rows["area under the retention curve", benchmarks, "1 = nothing lost"] = Interval(area, low, high)
+        low, high = (number(side.robustness.get(key)) for key in ("area_low", "area_high"))
+        curves = [curve for curve in side.robustness.get("curves") or () if isinstance(curve, dict)]
+        counted = ", ".join(str(curve.get("benchmark")) for curve in curves if curve.get("retention"))
+        rows["area under the retention curve", counted, "1 = nothing lost"] = Interval(area, low, high)
     return rows
 
 
@@ -189,7 +189,7 @@ def _typing(sides: Sequence[Side]) -> tuple[TypingLine, ...]:
     lines = []
     for key in dict.fromkeys(key for rows in found for key in rows):
         values = tuple(rows.get(key) for rows in found)
-        hashes = [table(table(side.typing, "sets"), key[1]).get("hash") for side in sides]
+        hashes = [_test_set(side.typing, key[1]) for side in sides]
         verdicts = tuple(
             "" if index == 0 else _verdict(values[0], value, hashes[0] == hashes[index])
             for index, value in enumerate(values)
@@ -198,12 +198,18 @@ def _typing(sides: Sequence[Side]) -> tuple[TypingLine, ...]:
     return tuple(lines)
 
 
+def _test_set(typing: Row, name: str) -> tuple[Any, ...]:
+    """Return what two figures of typing must share to be compared."""
+    found = table(table(typing, "sets"), name)
+    return found.get("hash"), found.get("items"), typing.get("protocol")
+
+
 def _verdict(first: Interval | None, other: Interval | None, same_set: bool) -> str:
     """Return "higher" or "lower" where intervals lie apart, "overlap" where not, or why they cannot be compared."""
     if first is None or other is None:
         return "not measured in both"
     if not same_set:
-        return "not comparable: another test set"
+        return "not comparable: another test set or protocol"
     if not math.isfinite(first.low + first.high + other.low + other.high):
         return "not comparable: no interval"
     return "higher" if other.low > first.high else "lower" if other.high < first.low else "overlap"

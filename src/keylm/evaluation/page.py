@@ -1,6 +1,7 @@
 """Pages of keylm: one self-contained HTML file from a template, without a script and without the network."""
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
@@ -77,14 +78,18 @@ def signed(value: float, digits: int) -> str:
 
 def in_unit(value: float, unit: str) -> str:
     """Return a value as its unit is read: shares in per cent without the sign, bits in three decimals."""
-    digits = {"share": 1, "bits/byte": 3, "tokens/word": 2, "ms": 1}.get(unit)
+    digits = 1 if is_share(unit) else {"bits": 3, "tokens": 2, "ms": 1}.get(re.split(r"\W", unit)[0])
     if digits is None:
         return human(value).replace("-", "−")
-    text = f"{100 * value if unit == 'share' else value:.{digits}f}"
+    text = f"{100 * value if is_share(unit) else value:.{digits}f}"
     return text.replace("-", "−" if float(text) else "")
 
 
 def unit_words(unit: str) -> str:
     """Return a unit's name as a reader knows it."""
-    names: Mapping[str, str] = {"share": "per cent", "bits/byte": "bits per byte", "tokens/word": "tokens per word"}
-    return names.get(unit, unit)
+    return "per cent" if is_share(unit) else unit.replace("/", " per ")
+
+
+def is_share(unit: str) -> bool:
+    """Return whether a unit is that of a fraction; one without a name is."""
+    return unit in ("share", "")

@@ -5,6 +5,7 @@ Every file is optional. One that is missing or cannot be read costs its part of 
 
 import json
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,8 @@ BESIDE = ("KeyLM-75M", "KeyLM-75M-Instruct", "Pythia-70M", "GPT-2-124M", "SmolLM
 """Published models beside ours in the table and the chart; the others stand in a table of their own."""
 INTERVAL = 1.96
 """Standard errors to either side of a value that hold 95 %."""
+MISTYPED = re.compile(r"_typos_\d+_\d+$")
+"""Names of benchmarks with typing errors, which the robustness curves show (robustness.py)."""
 
 T = TypeVar("T")
 
@@ -117,10 +120,10 @@ def read_benchmarks(folder: Path, missing: dict[str, str]) -> dict[str, Record]:
 
 
 def figures_of(records: Mapping[str, Record]) -> list[Figure]:
-    """Return the lines of the table, and each metric of the benchmarks that no line is made of."""
+    """Return the lines of the table, and each metric of the clean benchmarks that no line is made of."""
     figures = table(records, CARD + EXTRAS)
     used = {name for figure in figures for name, _ in figure.line.parts}
-    rest = [name for name in records if name not in used]
+    rest = [name for name in records if name not in used and not MISTYPED.search(name)]
     lines = [Line(f"{name} {metric}", ((name, metric),)) for name in rest for metric in records[name]["metrics"]]
     return figures + table(records, lines)
 
@@ -194,7 +197,7 @@ def _limit_note(records: Mapping[str, Record]) -> str:
     limits: dict[int, list[str]] = {}
     for name, record in records.items():
         limit = number(record.get("settings", {}).get("limit"))
-        if limit > 0:
+        if limit > 0 and not MISTYPED.search(name):
             limits.setdefault(int(limit), []).append(name)
     parts = (f"the first {limit:,} items of each task of {', '.join(names)}" for limit, names in limits.items())
     return "; ".join(parts)

@@ -11,12 +11,12 @@ from markupsafe import Markup
 from keylm.evaluation import charts
 from keylm.evaluation.drawing import ACCENT, HALF, INK, NARROW, WIDE, source_colour
 from keylm.evaluation.intervals import Dot, DotPlot, Measure, interval_chart, shape
-from keylm.evaluation.page import DASH, Chart, Key, in_unit, unit_words
+from keylm.evaluation.page import DASH, Chart, Key, in_unit, is_share, unit_words
 from keylm.evaluation.run_record import Row, number
 
 GROUPS = {
     "Prediction": ("next word", "completion", "keystroke"),
-    "Correction": ("error reduction", "false correction"),
+    "Correction": ("error reduction", "false correction", "typos repaired"),
     "Cost of typos": ("cost of typos", "tokens per"),
 }
 """Parts of the typing tables, and what the names of their measures begin with."""
@@ -43,7 +43,10 @@ class TypingRow:
 
 @dataclass(frozen=True)
 class TypingGroup:
-    """Measures of one kind: a table, and a chart for each unit; columns are systems, or sets where one system is."""
+    """Measures of one kind: a table, and a chart for each unit.
+
+    Columns are systems, or test sets where every measure is of one system alone.
+    """
 
     title: str
     columns: tuple[str, ...]
@@ -66,7 +69,7 @@ def typing_groups(typing: Mapping[str, Any]) -> tuple[TypingGroup, ...]:
 
 def _group(title: str, rows: Sequence[Row]) -> TypingGroup:
     systems = sorted({row["system"]: None for row in rows}, key=lambda name: name != "model")
-    by_set = len(systems) == 1
+    by_set = len({(row["measure"], row["set"], row["unit"]) for row in rows}) == len(rows)
     columns = list(dict.fromkeys(row["set"] for row in rows)) if by_set else systems
     cells: Cells = {}
     for row in rows:
@@ -85,7 +88,7 @@ def _group(title: str, rows: Sequence[Row]) -> TypingGroup:
 
 
 def _cell(row: Mapping[str, Any] | None, unit: str) -> TypingCell:
-    if row is None:
+    if row is None or row["value"] is None:
         return TypingCell(DASH, "")
     low, high = number(row.get("low")), number(row.get("high"))
     known = math.isfinite(low + high)
@@ -106,7 +109,7 @@ def column_colour(index: int) -> str:
 
 
 def _chart(title: str, unit: str, cells: Cells, columns: Sequence[str]) -> Chart:
-    scale = 100.0 if unit == "share" else 1.0
+    scale = 100.0 if is_share(unit) else 1.0
     rows, used = [], set()
     for (measure, test_set, its_unit), found in cells.items():
         if its_unit == unit:
@@ -139,7 +142,7 @@ def robustness_of(data: Mapping[str, Any]) -> Robustness | None:
     curves = [(curve, _at_rates(curve)) for curve in data.get("curves") or ()]
     if not curves:
         return None
-    low, high = data.get("interval") or (data.get("area_low"), data.get("area_high"))
+    low, high = data.get("area_low"), data.get("area_high")
     known = math.isfinite(number(low) + number(high))
     rates = sorted({at["rate"] for _, found in curves for at in found})
     area = number(data.get("area"))
@@ -159,10 +162,8 @@ def curve_title(curve: Mapping[str, Any]) -> str:
 
 
 def _at_rates(curve: Mapping[str, Any]) -> list[Row]:
-    """Return {"rate", "accuracy", "spread", "retention"} of each rate, held as rows or as lists of equal length."""
+    """Return {"rate", "accuracy", "spread", "retention"} of each rate; the file holds lists of equal length."""
     rates = curve["rates"]
-    if all(isinstance(rate, dict) for rate in rates):
-        return list(rates)
     lists = [curve[key] or [None] * len(rates) for key in ("values", "spread", "retention")]
     rows = zip(rates, *lists, strict=True)
     return [dict(zip(("rate", "accuracy", "spread", "retention"), row, strict=True)) for row in rows]
@@ -187,7 +188,7 @@ def _curve_chart(curve: Mapping[str, Any], found: Sequence[Row], points: Iterabl
     lines = [charts.Line("", ACCENT, rate, 100 * accuracy, marks=True, half=100 * half)]
     if own:
         lines.insert(0, charts.Line("", INK, seeds[0], 100 * seeds[1], faint=True, dots=True))
-    floor = number(curve.get("chance", curve.get("floor")))
+    floor = number(curve.get("floor"))
     floors = (100 * floor,) if math.isfinite(floor) else ()
     name = "robustness-" + "-".join(part for part in (str(curve["benchmark"]), str(curve.get("metric", ""))) if part)
     plot = charts.Plot(
