@@ -112,7 +112,7 @@ class Noise:
         return {**asdict(self), "version": VERSION, "typo_model": _model().fingerprint()}
 
     def _identity(self, text: str) -> int:
-        """Return 64 bits that stand for an item: the same at every rate, so that higher ones mostly add to lower ones."""
+        """Return 64 bits that stand for an item: the same at every rate, so higher ones mostly add to lower ones."""
         digest = hashlib.blake2b(f"{self.benchmark}\0{text}".encode(), digest_size=8).digest()
         return int.from_bytes(digest, "little")
 
