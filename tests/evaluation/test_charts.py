@@ -92,6 +92,21 @@ def test_guessing_is_on_the_axis_of_a_line_chart() -> None:
     assert "chance 50" in charts.line_chart(plot, drawing.HALF)
 
 
+def test_a_long_label_gets_the_room_it_needs() -> None:
+    label = "completion top-3 after 2 letters · a test set"
+    row = intervals.Measure(label, ladder().rows[0].dots)
+    plot = intervals.DotPlot("long", "long", "per cent", (row,))
+    assert label in intervals.interval_chart(plot, 880)
+    assert label not in intervals.interval_chart(plot, 200)
+
+
+def test_only_curves_with_a_band_may_leave_their_axes() -> None:
+    steep = charts.Line("", "accent", np.array([0.0, 1.0, 100.0]), np.array([90.0, 3.0, 2.0]), marks=True)
+    svg = charts.line_chart(charts.Plot("steep", "steep", (steep,)), drawing.HALF)
+    assert "clip-path" in svg
+    assert "starts at 90" in svg
+
+
 def test_figures_as_words() -> None:
     assert in_unit(0.1234, "share") == "12.3"
     assert in_unit(-0.0312, "share") == "−3.1"

@@ -183,7 +183,7 @@ def _draw_curve(axes: Axes, line: Line) -> None:
         axes.fill_between(line.x, line.y - line.half, line.y + line.half, color=colour, alpha=0.16, linewidth=0)
     (drawn,) = axes.plot(line.x, line.y, color=colour, linewidth=0 if line.dots else 1 if line.faint else 2)
     drawn.set(alpha=0.35 if line.faint else 1, marker="o" if line.marks or line.dots else "", markersize=3.6)
-    drawn.set(linestyle=(0, (4, 2)) if line.dashed else "-", solid_capstyle="round", clip_on=not line.marks)
+    drawn.set(linestyle=(0, (4, 2)) if line.dashed else "-", solid_capstyle="round", clip_on=line.half is None)
 
 
 def _scales(axes: Axes, plot: Plot, size: Size) -> None:

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 
 from keylm.evaluation.drawing import (
     CARD,
+    CHARACTER,
     CODES,
     GRID,
     MUTED,
@@ -77,7 +78,8 @@ def interval_chart(plot: DotPlot, width: float) -> str:
     beside = width >= 600
     tops, bottom = _tops(rows, plot.apart, 0.0 if beside else 22.0)
     size = Size(width, bottom + 36)
-    left, right = (260.0, 92.0) if beside else (8.0, 8.0)
+    longest = 12 * CHARACTER * max(len(row.label) for row in rows)
+    left, right = (min(max(150.0, longest + 18), 0.42 * width), 92.0) if beside else (8.0, 8.0)
     figure, axes = bare_frame(size, (left, 34, right, 2))
     low, high = _limits(rows, plot.zero)
     axes.set_xlim(low, high)
