@@ -20,7 +20,7 @@ from keylm.console import errors, say, seconds
 from keylm.errors import KeylmError
 from keylm.evaluation import robustness
 from keylm.evaluation.results import EvaluationFolder, Record
-from keylm.evaluation.task_files import TaskFiles, prepare
+from keylm.evaluation.task_files import TaskFiles, harness_folders, prepare
 from keylm.files import read_table, sha256_file, sha256_json, write_json
 from keylm.release.huggingface import check_model_folder, silence_transformers
 
@@ -83,7 +83,7 @@ def evaluate(
                 say(f"{name}  measured already", quiet=quiet)
         if not left:
             return
-        harness = Harness(model, files, options, quiet=quiet)
+        harness = Harness(model, left, files, options, quiet=quiet)
         for name in harness.possible(left, asked, quiet=quiet):
             say(f"{name}  is being measured", quiet=quiet or errors.is_terminal)
             record = harness.run(name)
@@ -152,14 +152,16 @@ def summary(record: Record) -> str:
 class Harness:
     """lm_eval with one model and one set of task files."""
 
-    def __init__(self, model: str, files: TaskFiles, options: Options, *, quiet: bool) -> None:
-        """Open the model. Raises KeylmError where it cannot be."""
+    def __init__(self, model: str, names: Sequence[str], files: TaskFiles, options: Options, *, quiet: bool) -> None:
+        """Open the model, to measure `names`. Raises KeylmError where it cannot be."""
         from lm_eval.tasks import TaskManager
 
         _hush(quiet)
         self._options = options
         self._lm = open_model(model, options)
-        self._tasks = TaskManager(include_path=[*map(str, files.folders)], include_defaults=not files.alone)
+        folders = [] if files.alone else harness_folders(names)
+        paths = [*map(str, folders or ()), *map(str, files.folders)]
+        self._tasks = TaskManager(include_path=paths, include_defaults=folders is None)
         self._at_hand = files.hashes
 
     def possible(self, names: Sequence[str], asked: Sequence[str], *, quiet: bool) -> list[str]:

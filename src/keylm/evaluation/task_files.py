@@ -7,7 +7,7 @@ in the data sets' own columns (`data/hellaswag/validation.jsonl`, …) and may h
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -154,6 +154,20 @@ def _config(task: str, harness_file: str, files: dict[str, str]) -> dict[str, An
         "dataset_name": None,
         "dataset_kwargs": {"data_files": files},
     }
+
+
+def harness_folders(names: Iterable[str]) -> list[Path] | None:
+    """Return the folders of the harness that have these tasks; None where one is not known to be in any.
+
+    To read all of its folders takes it over ten seconds.
+    """
+    folders = []
+    for name in names:
+        if name in HARNESS_FILES or name in GROUPS:
+            folders.append(_harness(HARNESS_FILES[name]).parent if name in HARNESS_FILES else _harness(GROUPS[name]))
+        elif name not in noises():
+            return None
+    return folders
 
 
 def _harness(path: str) -> Path:
