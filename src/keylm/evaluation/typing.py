@@ -14,8 +14,8 @@ from typing import Any
 
 from keylm.console import Status, say
 from keylm.errors import KeylmError
-from keylm.evaluation.typing_baselines import Hunspell, Lexicon
-from keylm.evaluation.typing_correction import Correct, Corrector, measure_correction
+from keylm.evaluation.typing_baselines import hunspell, lexicon
+from keylm.evaluation.typing_correction import Candidates, Correct, Corrector, measure_correction
 from keylm.evaluation.typing_edits import EditModel
 from keylm.evaluation.typing_items import LICENCES, Item, TypingSet, load_sets
 from keylm.evaluation.typing_keystrokes import (
@@ -89,26 +89,23 @@ class _Bench:
         self.skipped = _skipped()
 
     @cached_property
-    def lexicon(self) -> Lexicon:
-        return Lexicon()
-
-    @cached_property
     def suggesting(self) -> dict[str, Suggest]:
         def suggest(text: str, typed: str) -> list[str]:
             return [suggestion.word for suggestion in self.suggester.suggest(text, typed, SHOWN)]
 
-        return {"model": suggest, "word frequency": lambda _, typed: self.lexicon.completions(typed, SHOWN)}
+        return {"model": suggest, "word frequency": lambda _, typed: lexicon().completions(typed, SHOWN)}
 
     @cached_property
     def correcting(self) -> dict[str, Correct]:
+        candidates = Candidates(self.suggester, lexicon(), EditModel())
         systems: dict[str, Correct] = {
-            "model": Corrector(self.suggester, self.lexicon, EditModel()),
+            "model": Corrector(candidates, 1.0),
+            "model + word frequency": Corrector(candidates),
             "typed text": lambda _, typed: typed,
-            "symspell": lambda _, typed: self.lexicon.corrected(typed),
+            "symspell": lambda _, typed: lexicon().corrected(typed),
         }
         if "hunspell" not in self.skipped:
-            hunspell = Hunspell()
-            systems["hunspell"] = lambda _, typed: hunspell.corrected(typed)
+            systems["hunspell"] = lambda _, typed: hunspell().corrected(typed)
         return systems
 
 
@@ -125,7 +122,7 @@ def _parts(bench: _Bench, sets: dict[str, TypingSet]) -> Iterator[tuple[str, _Me
 
 
 def _correct(bench: _Bench, items: Sequence[Item], tallies: Tallies) -> Iterator[int]:
-    return measure_correction(bench.correcting, items, bench.lexicon.counts.__contains__, tallies)
+    return measure_correction(bench.correcting, items, lexicon().counts.__contains__, tallies)
 
 
 def _count_tokens(tokenizer: Any, items: Sequence[Item], tallies: Tallies) -> list[int]:

@@ -10,7 +10,7 @@ Neither looks at the context.
 
 from bisect import bisect_left
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -84,6 +84,18 @@ class Hunspell:
         if self._dictionary.lookup(typed):
             return typed
         return str(next(iter(self._dictionary.suggest(typed)), typed))
+
+
+@cache
+def lexicon() -> Lexicon:
+    """Return the lexicon, read once: it takes seconds. Raises KeylmError."""
+    return Lexicon()
+
+
+@cache
+def hunspell() -> Hunspell:
+    """Return Hunspell, read once, with all that it was asked before. Raises KeylmError."""
+    return Hunspell()
 
 
 def cased(word: str, like: str) -> str:

@@ -2,7 +2,9 @@
 
 The model is one half of a noisy channel (Kernighan, Church & Gale, "A spelling correction program based on a noisy
 channel model", COLING 1990): of the words near the typed one, that is chosen for which log p(word | text before) +
-log p(typed | word) is highest; the typed word is one of them. The other half is typing_edits.py.
+log p(typed | word) is highest; the typed word is one of them. The other half is typing_edits.py. Small models know
+rare words badly, so there is a second such system, whose p(word | text before) is half the model's and half the word's
+frequency in a dictionary (Jelinek & Mercer's linear interpolation, 1980).
 
 Invariant of the measures: only plain words are tested (ASCII letters, apostrophes inside, not all capitals), the same
 ones for every system, each behind the text as it was typed, mistakes included.
@@ -12,6 +14,7 @@ import difflib
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
 from typing import NamedTuple
 
 from keylm.evaluation.typing_baselines import Lexicon, cased
@@ -23,37 +26,85 @@ from keylm.evaluation.typing_tokens import WORD
 
 CANDIDATES = 24
 """Words that the model weighs, at most: the likeliest by frequency and channel."""
+MIXED = 0.5
+SHARES = (1.0, MIXED)
+"""The model's share in a word's probability: alone, and mixed with word frequencies, which know rare words better than
+a small model does. Half and half was not chosen by any figure."""
 Correct = Callable[[str, str], str]
 """Text before a word and the word as typed to the word that a system puts there."""
 _PLAIN = re.compile(r"[^\w']*([A-Za-z']*[A-Za-z])[^\w]*")
 
 
-class Corrector:
-    """A language model and an edit model as a noisy channel."""
+class Candidate(NamedTuple):
+    """A word that may have been meant, and three log-probabilities in nats."""
+
+    word: str
+    channel: float
+    """Of typing what was typed for it."""
+    model: float
+    """Of the word behind the text, by the language model."""
+    frequency: float
+    """Of the word anywhere, by the lexicon."""
+
+    def score(self, share: float) -> float:
+        """Return the log-probability of word and typing, by a mixture that has `share` of the language model."""
+        if share == 1:
+            return self.model + self.channel
+        return _log_sum(math.log(share) + self.model, math.log1p(-share) + self.frequency) + self.channel
+
+
+class Candidates:
+    """What may have been meant by a typed word; the typed word comes first."""
 
     def __init__(self, suggester: Suggester, lexicon: Lexicon, edits: EditModel) -> None:
         self._suggester, self._lexicon, self._edits = suggester, lexicon, edits
+        self._total = math.log(sum(lexicon.counts.values()))
+        self.weighed = lru_cache(maxsize=8)(self._weighed)
+
+    def _weighed(self, context: str, typed: str) -> list[Candidate]:
+        """Return the typed word and those that could be likelier, for one of SHARES at least."""
+        channel, low = self._edits.log_probability, typed.lower()
+        [known] = self._suggester.log_probabilities(context, [typed])
+        kept = Candidate(typed, channel(low, low), known, self._frequency(low))
+        near = [Candidate(word, channel(low, word), 0.0, self._frequency(word)) for word in self._lexicon.near(low)]
+        # No word is likelier than certain, so mostly nothing is left to weigh.
+        near = [candidate for candidate in near if any(candidate.score(s) > kept.score(s) for s in SHARES)]
+        near = sorted(near, key=lambda found: (-found.channel - found.frequency, found.word))[:CANDIDATES]
+        words = [cased(candidate.word, typed) for candidate in near]
+        least = [self._least(candidate, kept) for candidate in near]
+        scores = self._suggester.log_probabilities(context, words, least) if near else []
+        weighed = zip(near, words, scores, strict=True)
+        return [kept, *(candidate._replace(word=word, model=score) for candidate, word, score in weighed)]
+
+    def _least(self, candidate: Candidate, kept: Candidate) -> float:
+        """Return what the model must give a candidate at least for it to matter; -inf where frequency may carry it.
+
+        Where frequency gives less than half of what is needed, the model must give the other half.
+        """
+        half = math.log(2)
+        if any(candidate._replace(model=-math.inf).score(s) + half > kept.score(s) for s in SHARES if s < 1):
+            return -math.inf
+        return min(kept.score(s) - candidate.channel - math.log(s) for s in SHARES) - half
+
+    def _frequency(self, word: str) -> float:
+        count = self._lexicon.counts.get(word, 0)
+        return math.log(count) - self._total if count else -math.inf
+
+
+class Corrector:
+    """A language model and an edit model as a noisy channel."""
+
+    def __init__(self, candidates: Candidates, share: float = MIXED) -> None:
+        """Take the model's share in p(word), one of SHARES; the rest is the lexicon's frequencies."""
+        assert share in SHARES
+        self._candidates, self._share = candidates, share
 
     def __call__(self, context: str, typed: str) -> str:
         """Return the word for `typed` behind `context`, which ends where the word begins."""
         if not WORD.fullmatch(typed) or (len(typed) > 1 and typed.isupper()):
             return typed
-        channel = self._edits.log_probability
-        [known] = self._suggester.log_probabilities(context, [typed])
-        bar = known + channel(typed.lower(), typed.lower())
-        # No word is likelier than certain, so a channel below the bar cannot win; mostly nothing is left to weigh.
-        possible = [(channel(typed.lower(), word), word) for word in self._lexicon.near(typed.lower())]
-        near = sorted(((p + self._frequency(word), p, word) for p, word in possible if p > bar), reverse=True)
-        del near[CANDIDATES:]
-        if not near:
-            return typed
-        words = [cased(word, typed) for _, _, word in near]
-        scores = self._suggester.log_probabilities(context, words, [bar - p for _, p, _ in near])
-        best, word = max((score + p, word) for score, (_, p, _), word in zip(scores, near, words, strict=True))
-        return word if best > bar else typed
-
-    def _frequency(self, word: str) -> float:
-        return math.log(self._lexicon.counts.get(word, 0) + 1)
+        # The first of the best: the typed word, where another is no likelier.
+        return max(self._candidates.weighed(context, typed), key=lambda candidate: candidate.score(self._share)).word
 
 
 class TypedWord(NamedTuple):
@@ -82,8 +133,9 @@ def measure_correction(
 ) -> Iterator[int]:
     """Add error reduction, repaired typos and false corrections of each system; yield the number of items done.
 
-    `known` says whether a typed word is a word, so that typos are told from wrong words. "error reduction": typos
-    repaired less correct words spoilt, over typos; at most 1, below 0 where a system does harm.
+        `known` says whether a typed word is a word, so that typos are told from wrong words. "error reduction": typos
+        repaired less correct words spoilt, over typos; at most 1, below 0 where a system does harm. "wrong words left" is
+    the share of all words that are wrong behind the system.
     """
     for number, item in enumerate(items, 1):
         for word in typed_words(item):
@@ -92,6 +144,7 @@ def measure_correction(
             for name, correct in systems.items():
                 given = correct(word.context, word.typed)
                 good = given == word.meant
+                tallies.add("wrong words left", name, item.document, not good, 1)
                 if wrong:
                     tallies.add("error reduction", name, item.document, good, 1)
                     tallies.add(kind, name, item.document, good, 1)
@@ -99,6 +152,12 @@ def measure_correction(
                     tallies.add("error reduction", name, item.document, good - 1, 0)
                     tallies.add("false corrections", name, item.document, not good, 1)
         yield number
+
+
+def _log_sum(left: float, right: float) -> float:
+    """Return log(exp(left) + exp(right))."""
+    high, low = max(left, right), min(left, right)
+    return high if low == -math.inf else high + math.log1p(math.exp(low - high))
 
 
 def _tested(word: str) -> bool:

@@ -1,0 +1,176 @@
+import json
+import types
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
+
+from keylm.errors import KeylmError
+from keylm.evaluation import typing as typing_evaluation
+from keylm.evaluation.typing import evaluate_typing
+from keylm.evaluation.typing_items import Item, embedded_set
+from keylm.evaluation.typing_robustness import KINDS, measure_cost, measure_tokens, split
+from keylm.evaluation.typing_statistics import Tallies
+from keylm.tokenizer import train_tokenizer
+
+CORPUS = Path(__file__).parents[3] / "shared" / "corpus"
+needs_corpus = pytest.mark.skipif(not CORPUS.is_dir(), reason="the shared corpus is not beside this checkout")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "model"
+    train_tokenizer(iter([item.clean for item in embedded_set().items]), 700, folder, 256)
+    torch.manual_seed(1)
+    config = Qwen3Config(
+        vocab_size=700,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        intermediate_size=32,
+        max_position_embeddings=512,
+    )
+    Qwen3ForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def result(folder):
+    pytest.importorskip("symspellpy", reason="symspellpy is not installed")
+    return evaluate_typing(folder, corpus=None, items=2, quiet=True)
+
+
+class Remembers:
+    """A model that expects the tokens that it has seen, by how often."""
+
+    device = torch.device("cpu")
+
+    def __call__(self, input_ids):
+        seen = torch.nn.functional.one_hot(input_ids, 700).float().cumsum(dim=1)
+        return types.SimpleNamespace(logits=(seen + 0.01).log())
+
+
+def costs(tokenizer, items):
+    tallies = Tallies()
+    assert list(measure_cost(Remembers(), tokenizer, 512, items, tallies))[-1] <= len(items)
+    return {row["measure"]: row for row in tallies.rows("set", 0)}
+
+
+def test_all_measures_come_with_intervals_and_can_be_written_as_json(result):
+    rows = json.loads(json.dumps(result))["rows"]
+    measures = {row["measure"] for row in rows}
+    assert {"next word top-1", "completion top-3 after 2 letters", "keystroke savings", "false corrections"} <= measures
+    assert {"error reduction", "cost of typos: touch", *(f"cost of typos: {kind}" for kind in KINDS)} <= measures
+    assert {"tokens per word: mistyped", "tokens per word: as meant"} <= measures
+    for row in rows:
+        assert list(row) == ["measure", "set", "system", "value", "low", "high", "n", "unit"]
+        assert row["n"] in (1, 2)
+        assert row["n"] == 1 or row["low"] <= row["value"] <= row["high"]
+    assert result["sets"]["embedded"] == {
+        "items": 2,
+        "hash": embedded_set().first(2).digest,
+        "licence": "public domain, CC0-1.0",
+    }
+    assert result["latency"]["threads"] == 1
+    assert 0 < result["latency"]["p50_ms"] <= result["latency"]["p95_ms"]
+
+
+def test_the_same_again_gives_the_same_figures(folder, result):
+    assert evaluate_typing(folder, corpus=None, items=2, quiet=True)["rows"] == result["rows"]
+
+
+def test_every_system_answers_for_the_same_items(result):
+    systems = {}
+    for row in result["rows"]:
+        systems.setdefault(row["measure"], {})[row["system"]] = row["n"]
+    assert set(systems["error reduction"]) >= {"model", "typed text", "symspell"}
+    assert set(systems["next word top-1"]) == {"model", "word frequency"}
+    assert all(len(set(found.values())) == 1 for found in systems.values())
+
+
+def test_a_stopped_evaluation_goes_on_where_it_was(folder, result, tmp_path, monkeypatch):
+    kept = tmp_path / "unfinished.json"
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(typing_evaluation, "measure_latency", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            evaluate_typing(folder, corpus=None, items=2, quiet=True, unfinished=kept)
+    with monkeypatch.context() as patch:
+        patch.setattr(typing_evaluation, "_measured", stopped)
+        rows = evaluate_typing(folder, corpus=None, items=2, quiet=True, unfinished=kept)["rows"]
+        assert rows == result["rows"]
+        with pytest.raises(KeyboardInterrupt):  # other items are other figures
+            evaluate_typing(folder, corpus=None, items=1, quiet=True, unfinished=kept)
+
+
+def test_typos_of_which_more_are_made_cost_more(folder, monkeypatch):
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    again = "The old king gave the horse a golden apple, and the horse carried the old king over the wide river. "
+    items = [Item(n, (again * 5)[17 * n : 17 * n + 480], (again * 5)[17 * n : 17 * n + 480]) for n in range(5)]
+    few = costs(tokenizer, items)
+    monkeypatch.setattr("keylm.evaluation.typing_robustness.MISTYPED", 0.6)
+    many = costs(tokenizer, items)
+    for kind in ("transposition", "omission", "neighbour"):
+        name = f"cost of typos: {kind}"
+        assert 0 < few[name]["value"] < many[name]["value"], kind
+        assert few[name]["unit"] == "bits per byte"
+
+
+def test_an_unsteadier_hand_costs_more(folder):
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    name = "cost of typos: touch"
+    calm, wild = (costs(tokenizer, embedded_set(noise).items)[name]["value"] for noise in (0.8, 1.8))
+    assert calm < wild
+
+
+def test_a_prefix_and_its_continuation_are_the_text_cut_before_a_word():
+    text = embedded_set().items[0].clean
+    before, after = split(text)
+    assert text.startswith(before + after)
+    assert after[0] == " "
+    assert after[1].isalpha()
+    assert split("too short") is None
+
+
+def test_tokens_are_counted_of_mistyped_words_alone(folder):
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tallies = Tallies()
+    measure_tokens(tokenizer, [Item(0, "said the king", "said tjhe king"), Item(1, "king", "king")], tallies)
+    rows = {row["measure"]: (row["value"], row["n"]) for row in tallies.rows("set", 0)}
+    assert rows == {
+        "tokens per word: mistyped": (len(tokenizer(" tjhe")["input_ids"]), 1),
+        "tokens per word: as meant": (len(tokenizer(" the")["input_ids"]), 1),
+    }
+
+
+def test_without_spylls_its_row_is_missing_and_the_reason_is_told(monkeypatch):
+    def missing(name):
+        raise ImportError(name)
+
+    monkeypatch.setattr(typing_evaluation.importlib, "import_module", missing)
+    assert "spylls is not installed" in typing_evaluation._skipped()["hunspell"]
+
+
+@pytest.mark.parametrize("items", [0, -3])
+def test_a_senseless_number_of_items_is_refused(folder, items):
+    with pytest.raises(KeylmError, match="accepted: a whole number from 1 on"):
+        evaluate_typing(folder, corpus=None, items=items, quiet=True)
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path):
+    with pytest.raises(KeylmError, match=r"no config\.json"):
+        evaluate_typing(tmp_path, corpus=None, items=1, quiet=True)
+
+
+@needs_corpus
+def test_the_corpus_brings_the_other_sets(folder):
+    found = evaluate_typing(folder, corpus=CORPUS, items=1, quiet=True)
+    assert set(found["sets"]) == {"embedded", "git_fixes", "casual"}
+    measured = {(row["set"], row["measure"]) for row in found["rows"]}
+    assert {("git_fixes", "false corrections"), ("casual", "keystroke savings")} <= measured
