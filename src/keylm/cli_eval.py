@@ -1,8 +1,10 @@
 """The verbs that measure a model."""
 
+import os
 import shlex
 import sys
 from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -10,7 +12,7 @@ import typer
 from rich.table import Table
 
 from keylm.cli_options import QuietOption
-from keylm.console import console, say
+from keylm.console import console, errors, say
 from keylm.errors import Interrupted, KeylmError
 
 if TYPE_CHECKING:
@@ -57,6 +59,8 @@ def evaluate(
 
     A stopped evaluation goes on with the same command.
     """
+    if quiet or not errors.is_terminal:
+        os.environ["TQDM_DISABLE"] = "1"  # read when tqdm is imported: no bars where nobody sees them
     from keylm.evaluation.results import EvaluationFolder, default_folder, table
 
     try:
@@ -113,9 +117,9 @@ def show_typing(folder: "EvaluationFolder") -> None:
     found: dict[tuple[str, str], dict[str, str]] = {}
     for row in rows:
         cell = found.setdefault(
-            (row["measure"] + ("" if row["unit"] == "share" else f", {row['unit']}"), row["set"]), {}
+            (row["measure"] + ("" if row["unit"] in ("", "share") else f", {row['unit']}"), row["set"]), {}
         )
-        scale, digits = (100, 1) if row["unit"] == "share" else (1, 3)
+        scale, digits = (100, 1) if row["unit"] in ("", "share") else (1, 3)
         value, low, high = (
             None if row[key] is None else f"{scale * row[key]:.{digits}f}" for key in ("value", "low", "high")
         )
@@ -129,20 +133,23 @@ def show(figures: "Sequence[Figure]", folder: "EvaluationFolder") -> None:
     """Print the table with published figures beside."""
     from keylm.evaluation.results import references
 
-    published = {row["model"]: row["figures"] for row in references()}
-    shown = Table("per cent", "here", "chance", *BESIDE, "items", box=None, pad_edge=False, padding=(0, 1))
-    for column in shown.columns:
-        column.no_wrap = True
-    for column in shown.columns[1:]:
-        column.justify = "right"
-    for figure in figures:
-        line = figure.line
-        floor = "" if line.floor is None else f"{100 * line.floor:.0f}"
-        beside = [published[name].get(line.reference or "") for name in BESIDE.values()]
-        cells = ["" if value is None else f"{value:.1f}" for value in beside]
-        shown.add_row(line.title, str(figure), floor, *cells, f"{figure.n:,}")
     if not figures:
         return
+    published = {row["model"]: row["figures"] for row in references()}
+    heads = ["per cent", "here", "chance", "items", *BESIDE]
+    lines = []
+    for figure in figures:
+        floor = "" if figure.line.floor is None else f"{100 * figure.line.floor:.0f}"
+        beside = [published[name].get(figure.line.reference or "") for name in BESIDE.values()]
+        cells = ["" if value is None else f"{value:.1f}" for value in beside]
+        lines.append([figure.line.title, str(figure), floor, f"{figure.n:,}", *cells])
+    widths = [max(map(len, column)) + 2 for column in zip(heads, *lines, strict=True)]
+    fitting = max(4, sum(width <= console.width for width in accumulate(widths)))
+    shown = Table(*heads[:fitting], box=None, pad_edge=False)
+    for number, column in enumerate(shown.columns):
+        column.no_wrap, column.justify = True, "right" if number else "left"
+    for line in lines:
+        shown.add_row(*line[:fitting])
     console.print(shown)
     say(
         "± is one standard error. Published, as their sources give them, protocols differ by up to a point: "

@@ -6,7 +6,6 @@ log-likelihoods faster. One file a finished benchmark is kept (see results.py), 
 
 import contextlib
 import logging
-import os
 import platform
 import tempfile
 import time
@@ -83,7 +82,7 @@ def evaluate(
                 say(f"{name}  measured already", quiet=quiet)
         if not left:
             return
-        harness = Harness(model, left, files, options, quiet=quiet)
+        harness = Harness(model, left, files, options)
         for name in harness.possible(left, asked, quiet=quiet):
             say(f"{name}  is being measured", quiet=quiet or errors.is_terminal)
             record = harness.run(name)
@@ -152,11 +151,11 @@ def summary(record: Record) -> str:
 class Harness:
     """lm_eval with one model and one set of task files."""
 
-    def __init__(self, model: str, names: Sequence[str], files: TaskFiles, options: Options, *, quiet: bool) -> None:
+    def __init__(self, model: str, names: Sequence[str], files: TaskFiles, options: Options) -> None:
         """Open the model, to measure `names`. Raises KeylmError where it cannot be."""
         from lm_eval.tasks import TaskManager
 
-        _hush(quiet)
+        _hush()
         self._options = options
         self._lm = open_model(model, options)
         folders = [] if files.alone else harness_folders(names)
@@ -294,13 +293,11 @@ def _reachable(name: str) -> Iterator[None]:
         ) from None
 
 
-def _hush(quiet: bool) -> None:
-    """Keep libraries from talking past the progress bars, and the bars too where nobody sees them."""
+def _hush() -> None:
+    """Keep libraries from talking past the progress bars."""
     import datasets
 
     silence_transformers()
     datasets.disable_progress_bars()
     for library in ("lm_eval", "datasets", "httpx"):
         logging.getLogger(library).setLevel(logging.ERROR)
-    if quiet or not errors.is_terminal:
-        os.environ["TQDM_DISABLE"] = "1"

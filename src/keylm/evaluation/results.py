@@ -108,10 +108,10 @@ class Figure:
         return all(metric != "perplexity" for _, metric in self.line.parts)
 
     def __str__(self) -> str:
-        """Return the value with its standard error, in per cent where it is a share."""
-        scale = 100 if self.is_share else 1
-        error = "" if self.stderr is None else f" ± {scale * self.stderr:.1f}"
-        return f"{scale * self.value:.1f}{error}"
+        """Return the value: a share in per cent, with its standard error."""
+        if not self.is_share:
+            return f"{self.value:,.1f}" if self.value < 1e5 else f"{self.value:.1e}"
+        return f"{100 * self.value:.1f}" + ("" if self.stderr is None else f" ± {100 * self.stderr:.1f}")
 
 
 def table(benchmarks: Mapping[str, Record], lines: Sequence[Line] = CARD + EXTRAS) -> list[Figure]:
