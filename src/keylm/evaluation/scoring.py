@@ -21,6 +21,7 @@ for the device once a batch, while the next batch is on its way.
 import contextlib
 import inspect
 import logging
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -205,7 +206,7 @@ class SharedContextLM(HFLM):  # type: ignore[misc]  # lm_eval is untyped
             else:
                 texts[continuation, False] = None
         self._encode(texts)
-        answers: list[Answer] = super().loglikelihood(requests, disable_tqdm=disable_tqdm)
+        answers: list[Answer] = super().loglikelihood(requests, disable_tqdm=disable_tqdm or NO_BARS in os.environ)
         self._encoded.clear()
         return answers
 
@@ -245,7 +246,7 @@ class SharedContextLM(HFLM):  # type: ignore[misc]  # lm_eval is untyped
             return answers
         groups = self._grouped(requests)
         found: list[Answer] = [(0.0, False)] * len(requests)
-        hidden = disable_tqdm or self.rank != 0
+        hidden = disable_tqdm or self.rank != 0 or NO_BARS in os.environ
         with tqdm(total=len(requests), disable=hidden, desc="Running loglikelihood requests") as bar:
             for row, continuation, answer in self._answers(self._rows(groups)):
                 numbers = groups[row.context][continuation]
