@@ -50,6 +50,8 @@ TOLERANCE = 1e-3
 """Nats that a token's log-likelihood may differ by in a shared row, in 32 bits."""
 DOUBT = 0.01
 """The same, as a share of what it differs by where a continuation does see the one before it."""
+NO_BARS = "TQDM_DISABLE"
+"""tqdm's own switch, which the harness overrules."""
 
 Tokens = tuple[int, ...]
 Request = tuple[tuple[str, str] | None, list[int], list[int]]
