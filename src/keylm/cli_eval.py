@@ -106,27 +106,25 @@ def tell_report(folder: "EvaluationFolder", *, quiet: bool) -> None:
 
 
 def show_typing(folder: "EvaluationFolder") -> None:
-    """Print the typing figures of all systems, with their 95 % intervals."""
+    """Print the typing figures: the model's with its 95 % interval, and the other systems' beside."""
     from keylm.files import read_table
 
-    rows = read_table(folder.typing).get("rows", [])
-    systems = list(dict.fromkeys(row["system"] for row in rows))
-    if not rows:
-        return
-    shown = Table("typing", "set", *systems, box=None, pad_edge=False, padding=(0, 1))
     found: dict[tuple[str, str], dict[str, str]] = {}
-    for row in rows:
-        cell = found.setdefault(
-            (row["measure"] + ("" if row["unit"] in ("", "share") else f", {row['unit']}"), row["set"]), {}
-        )
-        scale, digits = (100, 1) if row["unit"] in ("", "share") else (1, 3)
+    for row in read_table(folder.typing).get("rows", []):
+        share = row["unit"] in ("", "share")
+        scale, digits = (100, 1) if share else (1, 3)
         value, low, high = (
-            None if row[key] is None else f"{scale * row[key]:.{digits}f}" for key in ("value", "low", "high")
+            "–" if row[key] is None else f"{scale * row[key]:.{digits}f}" for key in ("value", "low", "high")
         )
-        cell[row["system"]] = "–" if value is None else value if low is None else f"{value} ({low} to {high})"
-    for (measure, name), cells in found.items():
-        shown.add_row(measure, name, *(cells.get(system, "") for system in systems))
-    console.print(shown)
+        cells = found.setdefault((row["set"], row["measure"] + ("" if share else f", {row['unit']}")), {})
+        cells[row["system"]] = f"{value} ({low} to {high})" if row["system"] == "model" else value
+    for name in dict.fromkeys(name for name, _ in found):
+        shown = Table(f"typing, {name}", "model", "others", box=None, pad_edge=False)
+        for (place, measure), cells in found.items():
+            if place == name:
+                others = ", ".join(f"{system} {value}" for system, value in cells.items() if system != "model")
+                shown.add_row(measure, cells.get("model", ""), others)
+        console.print(shown)
 
 
 def show(figures: "Sequence[Figure]", folder: "EvaluationFolder") -> None:

@@ -88,6 +88,7 @@ EXTRAS = (
     Line("LAMBADA acc", (("lambada_openai", "acc"),)),
     Line("LAMBADA perplexity", (("lambada_openai", "perplexity"),)),
     Line("SciQ acc", (("sciq", "acc"),), 0.25),
+    Line("SciQ validation acc", (("sciq_validation", "acc"),), 0.25),
     Line("BoolQ acc", (("boolq", "acc"),), 0.5),
     Line("CommonsenseQA acc", (("commonsense_qa", "acc"),), 0.2),
 )
