@@ -130,8 +130,10 @@ def figures_of(records: Mapping[str, Record]) -> list[Figure]:
 
 def interval_of(figure: Figure) -> tuple[float, float]:
     """Return the bounds of a figure's 95 % interval, NaN where its standard error is not known."""
-    reach = math.nan if figure.stderr is None else INTERVAL * figure.stderr
-    return figure.value - reach, figure.value + reach
+    if figure.stderr is None:
+        return math.nan, math.nan
+    reach = INTERVAL * figure.stderr
+    return max(0.0, figure.value - reach), figure.value + reach
 
 
 def benchmarks_of(records: Mapping[str, Record]) -> Benchmarks | None:
