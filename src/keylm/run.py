@@ -22,6 +22,7 @@ from keylm.data.curriculum import Curriculum
 from keylm.data.shards import read_manifest
 from keylm.data.streaming import BackgroundBuild
 from keylm.errors import KeylmError
+from keylm.evaluation.in_training import draw_items
 from keylm.evaluation.report import write_report
 from keylm.files import sha256_file, sha256_json, write_json
 from keylm.generate import Generator, Sampling
@@ -60,6 +61,8 @@ def run(
         if fresh:
             ranks.lead(lambda: put_aside(folder, quiet=quiet))
         ranks.lead(lambda: held.enter_context(folder.locked()))
+        if "train" in manner.stages:
+            ranks.lead(lambda: draw_items(recipe, quiet=True))  # what they lack is told before hours of data
         builds: list[BackgroundBuild | None] = []
         ranks.lead(lambda: builds.append(held.enter_context(prepare(recipe, folder, manner))))
         if "train" in manner.stages:

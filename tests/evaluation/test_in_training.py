@@ -331,6 +331,9 @@ def test_without_files_and_hub_the_run_stops_before_training(prepared: Path, mon
         Trainer(tiny_recipe(prepared, asked), folder, CPU, quiet=True)
     with pytest.raises(KeylmError, match=r"\[paths\] has no evaluation, a folder with arc_easy/test.jsonl"):
         draw_items(tiny_recipe(prepared, asked[-1:]), quiet=True)
+    with pytest.raises(KeylmError, match=r"nowhere has no arc_easy/test.jsonl"):
+        run(tiny_recipe(prepared, asked), prepared / "anew", quiet=True)
+    assert not (prepared / "anew" / "tokenizer").exists()  # told before anything is built
 
 
 READ_HUB = """
