@@ -8,6 +8,7 @@ from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
 from keylm.errors import KeylmError
 from keylm.evaluation import typing as typing_evaluation
+from keylm.evaluation import typing_jobs
 from keylm.evaluation.typing import evaluate_typing
 from keylm.evaluation.typing_items import Item, embedded_set
 from keylm.evaluation.typing_robustness import KINDS, measure_cost, measure_tokens, split
@@ -40,7 +41,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def result(folder):
     pytest.importorskip("symspellpy", reason="symspellpy is not installed")
-    return evaluate_typing(folder, corpus=None, items=2, quiet=True)
+    return evaluate_typing(folder, corpus=None, items=2, quiet=True, workers=1)
 
 
 class Remembers:
@@ -79,7 +80,7 @@ def test_all_measures_come_with_intervals_and_can_be_written_as_json(result):
 
 
 def test_the_same_again_gives_the_same_figures(folder, result):
-    assert evaluate_typing(folder, corpus=None, items=2, quiet=True)["rows"] == result["rows"]
+    assert evaluate_typing(folder, corpus=None, items=2, quiet=True, workers=1)["rows"] == result["rows"]
 
 
 def test_every_system_answers_for_the_same_items(result):
@@ -91,22 +92,34 @@ def test_every_system_answers_for_the_same_items(result):
     assert all(len(set(found.values())) == 1 for found in systems.values())
 
 
+def test_workers_change_no_figure(folder, result):
+    assert evaluate_typing(folder, corpus=None, items=2, quiet=True, workers=2)["rows"] == result["rows"]
+
+
 def test_a_stopped_evaluation_goes_on_where_it_was(folder, result, tmp_path, monkeypatch):
-    kept = tmp_path / "unfinished.json"
+    kept, asked = tmp_path / "unfinished.json", []
 
-    def stopped(*_):
-        raise KeyboardInterrupt
+    def measure(folder, job):
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        asked.append(job.key)
+        return typing_jobs_measure(folder, job)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(typing_evaluation, "measure_latency", stopped)
-        with pytest.raises(KeyboardInterrupt):
-            evaluate_typing(folder, corpus=None, items=2, quiet=True, unfinished=kept)
-    with monkeypatch.context() as patch:
-        patch.setattr(typing_evaluation, "_measured", stopped)
-        rows = evaluate_typing(folder, corpus=None, items=2, quiet=True, unfinished=kept)["rows"]
-        assert rows == result["rows"]
-        with pytest.raises(KeyboardInterrupt):  # other items are other figures
-            evaluate_typing(folder, corpus=None, items=1, quiet=True, unfinished=kept)
+    typing_jobs_measure = typing_jobs.measure
+    again = {"corpus": None, "items": 2, "quiet": True, "workers": 1, "unfinished": kept}
+    monkeypatch.setattr(typing_jobs, "measure", measure)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_typing(folder, **again)
+    first, asked[:] = list(asked), ["room for one more"]
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_typing(folder, **again)
+    assert asked[1] not in first
+    monkeypatch.setattr(typing_jobs, "measure", typing_jobs_measure)
+    assert evaluate_typing(folder, **again)["rows"] == result["rows"]
+    monkeypatch.setattr(typing_jobs, "measure", measure)
+    assert evaluate_typing(folder, **again)["rows"] == result["rows"]  # all is there
+    with pytest.raises(KeyboardInterrupt):  # other items are other figures
+        evaluate_typing(folder, **{**again, "items": 1})
 
 
 def test_typos_of_which_more_are_made_cost_more(folder, monkeypatch):
@@ -154,7 +167,7 @@ def test_without_spylls_its_row_is_missing_and_the_reason_is_told(monkeypatch):
         raise ImportError(name)
 
     monkeypatch.setattr(typing_evaluation.importlib, "import_module", missing)
-    assert "spylls is not installed" in typing_evaluation._skipped()["hunspell"]
+    assert "spylls is not installed" in typing_evaluation.skipped_systems()["hunspell"]
 
 
 @pytest.mark.parametrize("items", [0, -3])
@@ -165,12 +178,12 @@ def test_a_senseless_number_of_items_is_refused(folder, items):
 
 def test_a_folder_without_a_model_is_refused(tmp_path):
     with pytest.raises(KeylmError, match=r"no config\.json"):
-        evaluate_typing(tmp_path, corpus=None, items=1, quiet=True)
+        evaluate_typing(tmp_path, corpus=None, items=1, quiet=True, workers=1)
 
 
 @needs_corpus
 def test_the_corpus_brings_the_other_sets(folder):
-    found = evaluate_typing(folder, corpus=CORPUS, items=1, quiet=True)
+    found = evaluate_typing(folder, corpus=CORPUS, items=1, quiet=True, workers=1)
     assert set(found["sets"]) == {"embedded", "git_fixes", "casual"}
     measured = {(row["set"], row["measure"]) for row in found["rows"]}
     assert {("git_fixes", "false corrections"), ("casual", "keystroke savings")} <= measured

@@ -149,12 +149,12 @@ def test_repairs_and_harm_are_counted():
         ("error reduction", "some"): 0.0,  # one repaired, one spoilt
         ("wrong words left", "some"): pytest.approx(2 / 5),
         ("false corrections", "some"): pytest.approx(1 / 3),
-        ("typos repaired: wrong words", "some"): 1.0,
+        ("typos repaired: real words", "some"): 1.0,
         ("typos repaired: non-words", "some"): 0.0,
         ("error reduction", "typed text"): 0.0,
         ("wrong words left", "typed text"): pytest.approx(2 / 5),
         ("false corrections", "typed text"): 0.0,
-        ("typos repaired: wrong words", "typed text"): 0.0,
+        ("typos repaired: real words", "typed text"): 0.0,
         ("typos repaired: non-words", "typed text"): 0.0,
     }
 

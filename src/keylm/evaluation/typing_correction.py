@@ -60,21 +60,27 @@ class Candidates:
         self._suggester, self._lexicon, self._edits = suggester, lexicon, edits
         self._total = math.log(sum(lexicon.counts.values()))
         self.weighed = lru_cache(maxsize=8)(self._weighed)
+        self._near = lru_cache(maxsize=1 << 14)(self._words_near)
 
     def _weighed(self, context: str, typed: str) -> list[Candidate]:
         """Return the typed word and those that could be likelier, for one of SHARES at least."""
         channel, low = self._edits.log_probability, typed.lower()
         [known] = self._suggester.log_probabilities(context, [typed])
         kept = Candidate(typed, channel(low, low), known, self._frequency(low))
-        near = [Candidate(word, channel(low, word), 0.0, self._frequency(word)) for word in self._lexicon.near(low)]
         # No word is likelier than certain, so mostly nothing is left to weigh.
-        near = [candidate for candidate in near if any(candidate.score(s) > kept.score(s) for s in SHARES)]
-        near = sorted(near, key=lambda found: (-found.channel - found.frequency, found.word))[:CANDIDATES]
+        bars = [(share, kept.score(share)) for share in SHARES]
+        near = [found for found in self._near(low) if any(found.score(share) > bar for share, bar in bars)][:CANDIDATES]
         words = [cased(candidate.word, typed) for candidate in near]
         least = [self._least(candidate, kept) for candidate in near]
         scores = self._suggester.log_probabilities(context, words, least) if near else []
         weighed = zip(near, words, scores, strict=True)
         return [kept, *(candidate._replace(word=word, model=score) for candidate, word, score in weighed)]
+
+    def _words_near(self, typed: str) -> list[Candidate]:
+        """Return the words that may have been meant, the likeliest first where nothing is known of the context."""
+        words = ((word, self._edits.log_probability(typed, word)) for word in self._lexicon.near(typed))
+        near = [Candidate(word, p, 0.0, self._frequency(word)) for word, p in words if p > -math.inf]
+        return sorted(near, key=lambda found: (-found.channel - found.frequency, found.word))
 
     def _least(self, candidate: Candidate, kept: Candidate) -> float:
         """Return what the model must give a candidate at least for it to matter; -inf where frequency may carry it.
@@ -133,14 +139,14 @@ def measure_correction(
 ) -> Iterator[int]:
     """Add error reduction, repaired typos and false corrections of each system; yield the number of items done.
 
-        `known` says whether a typed word is a word, so that typos are told from wrong words. "error reduction": typos
-        repaired less correct words spoilt, over typos; at most 1, below 0 where a system does harm. "wrong words left" is
-    the share of all words that are wrong behind the system.
+    `known` says whether a typed word is a word, so that real-word errors are told from the others. "error reduction":
+    typos repaired less correct words spoilt, over typos; at most 1, below 0 where a system does harm. "wrong words
+    left" is the share of all words that are wrong behind the system.
     """
     for number, item in enumerate(items, 1):
         for word in typed_words(item):
             wrong = word.typed != word.meant
-            kind = "typos repaired: wrong words" if known(word.typed.lower()) else "typos repaired: non-words"
+            kind = "typos repaired: real words" if known(word.typed.lower()) else "typos repaired: non-words"
             for name, correct in systems.items():
                 given = correct(word.context, word.typed)
                 good = given == word.meant

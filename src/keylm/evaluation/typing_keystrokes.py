@@ -31,7 +31,7 @@ LETTERS = (1, 2, 3)
 """After how many letters completions are looked at."""
 PREDICTED = 10
 """Words of a passage that are predicted, evenly spread; the first ones of a document have little before them."""
-TYPED = 200
+TYPED = 120
 """Characters of a passage that are typed, at most."""
 TIMED = 2
 """Passages that are typed against the clock."""

@@ -15,11 +15,9 @@ KINDS = (
     "transposition",
     "omission",
     "insertion",
-    "doubling",
     "neighbour",
     "phonetic",
     "confusion",
-    "case",
     "space_missing",
 )
 """Kinds of error that are made one at a time; docs/typos.md has what they are."""

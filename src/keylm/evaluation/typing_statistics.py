@@ -27,6 +27,15 @@ class Tallies:
         sums[0] += numerator
         sums[1] += denominator
 
+    def sums(self) -> list[list[Any]]:
+        """Return all that was added, ready for JSON: [measure, system, unit, item, numerator, denominator]."""
+        return [[*key, item, *sums] for key, items in self._sums.items() for item, sums in items.items()]
+
+    def take(self, sums: Sequence[Sequence[Any]]) -> None:
+        """Add what another collection's `sums` gave."""
+        for measure, system, unit, item, numerator, denominator in sums:
+            self.add(measure, system, item, numerator, denominator, unit)
+
     def rows(self, name: str, seed: int) -> list[dict[str, Any]]:
         """Return a row a measure and system, in the order of their first item; `name` is the set's."""
         return [

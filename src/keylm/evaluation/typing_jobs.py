@@ -1,0 +1,145 @@
+"""The typing evaluation in pieces: a few items and one group of measures, in this process or in several.
+
+Invariants: a piece's figures depend on the model and its items alone, not on what was measured before or beside it, so
+that any number of processes, and a run that was stopped and goes on, give the same ones. No process outlives the one
+that started it. All compute on one thread each: a word search runs a few tokens at a time, where threads cost more than
+they bring.
+"""
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from keylm.data.workers import exit_with
+from keylm.errors import KeylmError
+from keylm.evaluation.typing_baselines import hunspell, lexicon
+from keylm.evaluation.typing_correction import Candidates, Correct, Corrector, measure_correction
+from keylm.evaluation.typing_edits import EditModel
+from keylm.evaluation.typing_items import Item, TypingSet
+from keylm.evaluation.typing_keystrokes import SHOWN, Suggest, measure_keystrokes, measure_prediction, one_thread
+from keylm.evaluation.typing_robustness import measure_cost, measure_tokens
+from keylm.evaluation.typing_search import Suggester
+from keylm.evaluation.typing_statistics import Tallies
+from keylm.generate import Generator
+
+PASSAGES, PAIRS = 7, 30
+"""Items of a piece, at most, of sets of passages and of pairs."""
+Sums = list[list[Any]]
+"""What `Tallies.sums` gives."""
+
+
+class Job(NamedTuple):
+    """A group of measures ("prediction", "keystrokes", "typos before", "correction") and some items of a set."""
+
+    model: str
+    """The fingerprint of the model folder."""
+    group: str
+    set: str
+    number: int
+    items: tuple[Item, ...]
+    skipped: tuple[str, ...]
+    """Systems that are not there."""
+
+    @property
+    def key(self) -> str:
+        """What the job is known by among those of one evaluation."""
+        return f"{self.group}, {self.set}, {self.number}"
+
+
+def jobs_of(model: str, sets: dict[str, TypingSet], skipped: Sequence[str]) -> Iterator[Job]:
+    """Yield all jobs for the model of that fingerprint, in the order of their rows in the result."""
+    for name, found in sets.items():
+        first = tuple({item.document: item for item in reversed(found.items)}.values())[::-1]
+        groups = {"correction": found.items}
+        if name != "git_fixes":
+            groups = {"prediction": found.items, "keystrokes": first, "typos before": first}
+            groups |= {"correction": found.items} if name != "casual" else {}
+        size = PAIRS if name == "git_fixes" else PASSAGES
+        for group, items in groups.items():
+            for start in range(0, len(items), size):
+                yield Job(model, group, name, start // size, items[start : start + size], tuple(skipped))
+
+
+def done_jobs(folder: Path, jobs: Sequence[Job], workers: int) -> Iterator[tuple[Job, Sums]]:
+    """Yield jobs with their sums as they are done, in any order. Raises KeylmError, also where a worker was killed."""
+    if workers == 1 or len(jobs) < 2:
+        yield from ((job, measure(folder, job)) for job in jobs)
+        return
+    # spawn: a fork would copy the threads' locks of torch in whatever state they are.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(min(workers, len(jobs)), context, initializer=_begin, initargs=(os.getpid(),))
+    try:
+        futures = {pool.submit(measure, folder, job): job for job in jobs}
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+    except BrokenProcessPool:
+        raise KeylmError(
+            "a worker process of the typing evaluation was killed, perhaps for lack of memory; accepted: fewer workers"
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def measure(folder: Path, job: Job) -> Sums:
+    """Return what one job counts. Raises KeylmError where the model cannot be opened or a package is missing."""
+    generator, tallies = opened(folder, job.model), Tallies()
+    with one_thread():
+        for _ in _measured(job, generator, tallies):
+            pass
+    return tallies.sums()
+
+
+@lru_cache(maxsize=1)
+def opened(folder: Path, fingerprint: str) -> Generator:
+    """Return the model of a folder, opened once as long as it is the same by `fingerprint`. Raises KeylmError."""
+    return Generator(folder)
+
+
+def _measured(job: Job, generator: Generator, tallies: Tallies) -> Iterable[int]:
+    model, tokenizer = generator.model, generator.tokenizer
+    if job.group == "typos before":
+        return measure_cost(model, tokenizer, generator.context, job.items, tallies)
+    suggester = Suggester(model, tokenizer)
+    if job.group == "prediction":
+        return measure_prediction(suggesting(suggester), job.items, tallies)
+    if job.group == "keystrokes":
+        return measure_keystrokes(suggesting(suggester), job.items, tallies)
+    assert job.group == "correction"
+    measure_tokens(tokenizer, job.items, tallies)
+    systems = correcting(suggester)
+    kept = {name: correct for name, correct in systems.items() if name not in job.skipped}
+    return measure_correction(kept, job.items, lexicon().counts.__contains__, tallies)
+
+
+def suggesting(suggester: Suggester) -> dict[str, Suggest]:
+    """Return the systems that suggest words."""
+
+    def suggest(text: str, typed: str) -> list[str]:
+        return [suggestion.word for suggestion in suggester.suggest(text, typed, SHOWN)]
+
+    return {"model": suggest, "word frequency": lambda _, typed: lexicon().completions(typed, SHOWN)}
+
+
+def correcting(suggester: Suggester) -> dict[str, Correct]:
+    """Return the systems that correct words."""
+    candidates = Candidates(suggester, lexicon(), EditModel())
+    return {
+        "model": Corrector(candidates, 1.0),
+        "model + word frequency": Corrector(candidates),
+        "typed text": lambda _, typed: typed,
+        "symspell": lambda _, typed: lexicon().corrected(typed),
+        "hunspell": lambda _, typed: hunspell().corrected(typed),
+    }
+
+
+def _begin(parent: int) -> None:
+    """Prepare a worker process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
+    exit_with(parent)
