@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from keylm.data.documents import Document
 from keylm.data.readers import FileRecords
@@ -60,8 +60,7 @@ _QUOTES = str.maketrans("‘’“”", "''\"\"")
 _BEGINNING = re.compile(r"(?<=[.!?] )[A-Z]|(?<=\n)\w")
 
 
-@dataclass(frozen=True)
-class Item:
+class Item(NamedTuple):
     """A passage or sentence: the number of its document or pair, the clean text, and the text as it was typed."""
 
     document: int
@@ -79,7 +78,7 @@ class TypingSet:
     @property
     def digest(self) -> str:
         """The SHA-256 of all items."""
-        return sha256_json([[item.document, item.clean, item.typed] for item in self.items])
+        return sha256_json(self.items)
 
     @property
     def documents(self) -> int:
