@@ -108,6 +108,21 @@ def test_what_was_asked_before_changes_nothing(model, tokenizer):
             assert old.log_probability == pytest.approx(new.log_probability, abs=1e-3)
 
 
+def test_reading_ahead_changes_nothing(model, tokenizer):
+    plain, ahead = Suggester(model, tokenizer), Suggester(model, tokenizer)
+    calls = []
+    model.register_forward_hook(lambda *_: calls.append(1))
+    ahead.read("the old king went to the wood")
+    for text, word in [("the ", "old"), ("the old ", "king"), ("the old king ", "wants"), ("the old king went ", "to")]:
+        calls.clear()
+        [found] = ahead.log_probabilities(text, [word])
+        assert len(calls) == (word == "wants"), text
+        assert found == pytest.approx(plain.log_probabilities(text, [word])[0], abs=1e-3)
+        for one, other in zip(ahead.suggest(text, "t"), plain.suggest(text, "t"), strict=True):
+            assert one.word == other.word
+            assert one.log_probability == pytest.approx(other.log_probability, abs=1e-3)
+
+
 def test_a_words_log_probability_is_that_of_its_tokens_and_an_end(model, tokenizer):
     words = ["king", "king's", "winter", "Xylophone"]
     found = Suggester(model, tokenizer).log_probabilities("the old ", words)

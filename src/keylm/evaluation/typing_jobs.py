@@ -107,14 +107,21 @@ def _measured(job: Job, generator: Generator, tallies: Tallies) -> Iterable[int]
         return measure_cost(model, tokenizer, generator.context, job.items, tallies)
     suggester = Suggester(model, tokenizer)
     if job.group == "prediction":
-        return measure_prediction(suggesting(suggester), job.items, tallies)
+        return measure_prediction(suggesting(suggester), _read(suggester, job.items), tallies)
     if job.group == "keystrokes":
-        return measure_keystrokes(suggesting(suggester), job.items, tallies)
+        return measure_keystrokes(suggesting(suggester), _read(suggester, job.items), tallies)
     assert job.group == "correction"
     measure_tokens(tokenizer, job.items, tallies)
     systems = correcting(suggester)
     kept = {name: correct for name, correct in systems.items() if name not in job.skipped}
-    return measure_correction(kept, job.items, lexicon().counts.__contains__, tallies)
+    return measure_correction(kept, _read(suggester, job.items), lexicon().counts.__contains__, tallies)
+
+
+def _read(suggester: Suggester, items: Iterable[Item]) -> Iterator[Item]:
+    """Yield the items, each read ahead by the suggester."""
+    for item in items:
+        suggester.read(item.typed)
+        yield item
 
 
 def suggesting(suggester: Suggester) -> dict[str, Suggest]:

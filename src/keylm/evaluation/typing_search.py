@@ -43,7 +43,8 @@ class Suggestion:
 
 
 class Read(NamedTuple):
-    """Tokens that a model has read, their keys and values (None: not kept), and what it expects next, fp32 [V]."""
+    """Tokens that a model has read, their keys and values (None: not kept), and what it expects next: fp32 [V], or
+    behind each of them [tokens, V]."""
 
     ids: list[int]
     cache: Any
@@ -56,15 +57,23 @@ class Continuations:
     def __init__(self, model: Any) -> None:
         """Take a causal language model of transformers, in evaluation mode."""
         self._model = model
-        self._read = self._ahead = Read([], None, None)
+        self._read = self._ahead = self._whole = Read([], None, None)
         self._known: dict[tuple[int, ...], Tensor] = {}
+
+    @torch.no_grad()
+    def read(self, ids: list[int]) -> None:
+        """Read a whole text ahead: to move to its beginnings, and a token path along it, then costs no run."""
+        output = self._model(input_ids=self._tensor([ids]), use_cache=True)
+        self._whole = Read(ids, _croppable(output.past_key_values), _log_probabilities(output.logits[0]))
 
     @torch.no_grad()
     def move(self, ids: list[int]) -> None:
         """Go to a text (at least one token); what it has in common with the last one is not computed again."""
         if ids == self._read.ids:
             return
-        if _common(self._ahead.ids, ids) > _common(self._read.ids, ids):
+        if (expected := self._whole.expected) is not None and self._whole.ids[: len(ids)] == ids:
+            self._read = Read(ids, self._whole.cache, expected[len(ids) - 1])
+        elif _common(self._ahead.ids, ids) > _common(self._read.ids, ids):
             self._read = self._ahead
         if ids != self._read.ids:
             same = min(_common(self._read.ids, ids), len(ids) - 1)
@@ -87,12 +96,16 @@ class Continuations:
         """Return the same after each token of each path (none empty), fp32 [tokens, V]."""
         if not paths:
             return []
+        if len(paths) == 1 and (expected := self._whole.expected) is not None:
+            begin, end = len(self._read.ids), len(self._read.ids) + len(paths[0])
+            if self._whole.ids[:end] == [*self._read.ids, *paths[0]]:
+                return [expected[begin:end]]
         longest = max(map(len, paths))
         past = self._past(len(self._read.ids), len(paths))
-        begin: list[int] = self._read.ids if past is None else []
-        padded = self._tensor([[*begin, *path, *[0] * (longest - len(path))] for path in paths])
+        before: list[int] = self._read.ids if past is None else []
+        padded = self._tensor([[*before, *path, *[0] * (longest - len(path))] for path in paths])
         output = self._model(input_ids=padded, past_key_values=past, use_cache=past is not None)
-        rows = zip(output.logits[:, len(begin) :], map(len, paths), strict=True)
+        rows = zip(output.logits[:, len(before) :], map(len, paths), strict=True)
         found = [_log_probabilities(row[:length]) for row, length in rows]
         if past is not None and len(paths) == 1:  # a typed word: the next text most likely goes on behind it
             self._ahead = Read([*self._read.ids, *paths[0]], _croppable(output.past_key_values), found[0][-1])
@@ -127,6 +140,12 @@ class Suggester:
         self._context = min(CONTEXT, longest - LONGEST)
         start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
         self._start = [] if start is None else [start]
+
+    def read(self, text: str) -> None:
+        """Read a text ahead that others will be the beginnings of: the same answers for less, but no live typing."""
+        ids = [*self._start, *self._tokenizer(text, add_special_tokens=False)["input_ids"]]
+        if 0 < len(ids) <= self._context:
+            self._continuations.read(ids)
 
     def suggest(self, text: str, partial: str = "", k: int = 3) -> list[Suggestion]:
         """Return up to `k` words, the likeliest first, that begin with `partial`, which stands behind `text`.
