@@ -43,12 +43,13 @@ class Suggestion:
 
 
 class Read(NamedTuple):
-    """Tokens that a model has read, their keys and values (None: not kept), and what it expects next: fp32 [V], or
-    behind each of them [tokens, V]."""
+    """Tokens that a model has read, their keys and values, and what it expects behind them."""
 
     ids: list[int]
     cache: Any
+    """None where it is not kept."""
     expected: Tensor | None
+    """Log-probabilities of the next token: behind all of them, fp32 [V], or behind each, fp32 [tokens, V]."""
 
 
 class Continuations:
