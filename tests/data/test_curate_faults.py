@@ -171,7 +171,7 @@ def test_no_worker_outlives_the_main_process(how: signal.Signals, tmp_path: Path
         workers = [int(pid.read_text()) for pid in pids]
         process.send_signal(how)
         process.wait(60)  # Python may take its time to hear of a signal on a busy machine
-        wait_for(lambda: not any(alive(pid) for pid in workers), 10)
+        wait_for(lambda: not any(alive(pid) for pid in workers), 40)
     finally:
         process.kill()
 

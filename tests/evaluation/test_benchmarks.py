@@ -191,6 +191,7 @@ def test_the_command_writes_rows_and_a_table(model, items, tmp_path, monkeypatch
     out = tmp_path / "out"
     command = ["keylm", "eval", str(model), "--tasks-path", str(items), "--tasks", "arc_easy,piqa", "--out", str(out)]
     monkeypatch.setattr("sys.argv", command)
+    monkeypatch.setenv("TQDM_DISABLE", "1")  # what the command sets is taken back
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 0

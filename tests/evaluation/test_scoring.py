@@ -207,7 +207,10 @@ def test_answers_go_to_the_cache_in_full_and_texts_by_their_whole(tokenizer: Pat
     assert set(kept) == {("loglikelihood_rolling", (text,)) for text in texts}
 
 
-def test_the_bar_counts_every_request(tokenizer: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_bar_counts_every_request(
+    tokenizer: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TQDM_DISABLE", raising=False)  # the command line may have set it in this process
     _, fast = both(MODELS["qwen3"](), tokenizer)
     pairs = [pair for question in made_up(random.Random(7))[:20] for pair in question]
     capsys.readouterr()
