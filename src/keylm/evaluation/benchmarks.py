@@ -20,8 +20,8 @@ from keylm.errors import KeylmError
 from keylm.evaluation import robustness
 from keylm.evaluation.results import EvaluationFolder, Record
 from keylm.evaluation.task_files import TaskFiles, harness_folders, prepare
-from keylm.files import read_table, sha256_file, sha256_json, write_json
-from keylm.release.huggingface import check_model_folder, silence_transformers
+from keylm.files import read_table, write_json
+from keylm.release.huggingface import check_model_folder, model_fingerprint, silence_transformers
 
 SUITES = {
     "card": (
@@ -57,10 +57,9 @@ class Options:
     device: str = "auto"
     tasks_path: Path | None = None
 
-
-def names_of(asked: Sequence[str]) -> list[str]:
-    """Return the benchmarks that suites and names stand for, each once."""
-    return list(dict.fromkeys(name for item in asked for name in SUITES.get(item, (item,))))
+    def chats(self, name: str) -> bool:
+        """Return whether a benchmark gets the chat template."""
+        return self.chat == "all" or (self.chat == "ifeval" and name == "ifeval")
 
 
 def evaluate(
@@ -75,7 +74,8 @@ def evaluate(
     with tempfile.TemporaryDirectory(prefix="keylm-tasks-") as scratch:
         files = prepare(options.tasks_path, Path(scratch))
         names = _at_hand(asked, files, quiet=quiet)
-        settings = {name: _settings(model, name, files, options) for name in names}
+        known = fingerprint(model)
+        settings = {name: _settings(known, name, files, options) for name in names}
         left = [name for name in names if read_table(folder.benchmark(name)).get("settings") != settings[name]]
         for name in names:
             if name not in left:
@@ -105,15 +105,15 @@ def _at_hand(asked: Sequence[str], files: TaskFiles, *, quiet: bool) -> list[str
     return found
 
 
-def _settings(model: str, name: str, files: TaskFiles, options: Options) -> dict[str, Any]:
+def _settings(known: str, name: str, files: TaskFiles, options: Options) -> dict[str, Any]:
     """Return what a benchmark's figures are known by: measured anew where any of it changes."""
     import lm_eval
 
     return {
-        "model": fingerprint(model),
+        "model": known,
         "items": files.hashes.get(name, HUB),
         "limit": options.limit,
-        "chat": options.chat == "all" or (options.chat == "ifeval" and name == "ifeval"),
+        "chat": options.chats(name),
         "scoring": options.scoring,
         "dtype": "bfloat16" if chosen_device(options.device).startswith("cuda") else "float32",
         "harness": lm_eval.__version__,
@@ -123,10 +123,7 @@ def _settings(model: str, name: str, files: TaskFiles, options: Options) -> dict
 def fingerprint(model: str) -> str:
     """Return what a model is known by: the hash of its weights, configuration and tokenizer, or its name on the hub."""
     folder = Path(model)
-    if not folder.is_dir():
-        return f"hub:{model}"
-    wanted = [*folder.glob("*.safetensors"), *folder.glob("*.json")]
-    return sha256_json({file.name: sha256_file(file) for file in sorted(wanted)})
+    return model_fingerprint(folder) if folder.is_dir() else f"hub:{model}"
 
 
 def chosen_device(device: str) -> str:
@@ -186,7 +183,7 @@ class Harness:
         """Return one benchmark's record, all but its settings. Raises KeylmError where its items are out of reach."""
         import lm_eval
 
-        chat = self._options.chat == "all" or (self._options.chat == "ifeval" and name == "ifeval")
+        chat = self._options.chats(name)
         started = time.monotonic()
         with _reachable(name):
             results = lm_eval.simple_evaluate(

@@ -34,10 +34,8 @@ SPLITS: dict[str, dict[str, str]] = {
 }
 """Files of each split that is read without examples; what is missing there costs its benchmark."""
 HARNESS_FILES = {
-    "arc_easy": "arc/arc_easy.yaml",
+    **{name: benchmark.file for name, benchmark in BENCHMARKS.items()},
     "arc_challenge": "arc/arc_challenge.yaml",
-    "hellaswag": "hellaswag/hellaswag.yaml",
-    "piqa": "piqa/piqa.yaml",
     "winogrande": "winogrande/default.yaml",
     "openbookqa": "openbookqa/openbookqa.yaml",
     "ifeval": "ifeval/ifeval.yaml",

@@ -18,8 +18,8 @@ from keylm.evaluation.typing_jobs import Job, Sums, done_jobs, jobs_of, opened
 from keylm.evaluation.typing_keystrokes import measure_latency
 from keylm.evaluation.typing_search import Suggester
 from keylm.evaluation.typing_statistics import Tallies
-from keylm.files import read_table, sha256_file, sha256_json, write_json
-from keylm.release.huggingface import check_model_folder
+from keylm.files import read_table, sha256_json, write_json
+from keylm.release.huggingface import check_model_folder, model_fingerprint
 
 PROTOCOL = "keylm typing 1"
 """Goes up with any change of a rule, a set or a baseline: figures of two protocols do not compare."""
@@ -50,7 +50,8 @@ def evaluate_typing(
     for name, number in (("items", items), ("workers", workers)):
         if number is not None and number < 1:
             raise KeylmError(f"{name}: got {number}; accepted: a whole number from 1 on, or none for the default")
-    fingerprint = _fingerprint(model_folder)
+    check_model_folder(model_folder)
+    fingerprint = model_fingerprint(model_folder)
     generator = opened(model_folder, fingerprint)
     suggester = Suggester(generator.model, generator.tokenizer)  # refuses what cannot be measured, at once
     sets = {name: found.first(items) for name, found in load_sets(corpus).items()}
@@ -97,10 +98,3 @@ def _counted(
     for job in jobs:  # in their order, so that the rows' is always the same
         tallies[job.set].take(done[job.key])
     return tallies
-
-
-def _fingerprint(folder: Path) -> str:
-    """Return the hash of a model folder's weights, configuration and tokenizer. Raises KeylmError."""
-    check_model_folder(folder)
-    files = sorted([*folder.glob("*.safetensors"), *folder.glob("*.json")])
-    return sha256_json({file.name: sha256_file(file) for file in files})

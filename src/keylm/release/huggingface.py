@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from keylm.errors import KeylmError
-from keylm.files import atomic_folder, read_json, write_json
+from keylm.files import atomic_folder, read_json, sha256_file, sha256_json, write_json
 from keylm.recipe import Recipe
 from keylm.recipe_sections import Model
 from keylm.tokenizer import END_OF_TEXT, IM_END, PAD, tokenizer_config
@@ -38,6 +38,12 @@ def check_model_folder(folder: Path) -> None:
         raise KeylmError(f"{folder}: no *.safetensors in it; accepted: a model folder with weights")
     if not list(folder.glob("tokenizer*")):
         raise KeylmError(f"{folder}: no tokenizer in it; accepted: a model folder with tokenizer.json")
+
+
+def model_fingerprint(folder: Path) -> str:
+    """Return the SHA-256 that stands for a model folder's weights, configuration and tokenizer."""
+    files = sorted([*folder.glob("*.safetensors"), *folder.glob("*.json")])
+    return sha256_json({file.name: sha256_file(file) for file in files})
 
 
 def qwen3_config(shape: Model, vocab_size: int) -> dict[str, Any]:
