@@ -90,6 +90,16 @@ sample_tokens = 6
 """
 
 
+def random_qwen3(seed: int, vocab_size: int, **shape: int) -> Any:
+    """Return a small Qwen3ForCausalLM with random weights; `shape` changes its configuration."""
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    small = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
+    torch.manual_seed(seed)
+    config = Qwen3Config(vocab_size=vocab_size, **{**small, "head_dim": 8, "intermediate_size": 32, **shape})
+    return Qwen3ForCausalLM(config).eval()
+
+
 def training_command(folder: Path, name: str, settings: Iterable[str], processes: int = 1) -> list[str]:
     """Return the command that trains `folder/recipe.toml` with `settings` in `folder/name`."""
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]

@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from transformers import Qwen3Config, Qwen3ForCausalLM
+from conftest import random_qwen3
 
 from keylm.errors import KeylmError
 from keylm.evaluation.continuation import continuation_bits
@@ -22,17 +22,7 @@ class Bytes:
 
 @pytest.fixture(scope="module")
 def model():
-    torch.manual_seed(1)
-    config = Qwen3Config(
-        vocab_size=300,
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=8,
-        intermediate_size=32,
-    )
-    return Qwen3ForCausalLM(config).eval()
+    return random_qwen3(1, 300)
 
 
 def plainly(model, prefix, continuation):

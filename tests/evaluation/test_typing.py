@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
+from conftest import random_qwen3
+from transformers import AutoTokenizer
 
 from keylm.errors import KeylmError
 from keylm.evaluation import typing as typing_evaluation
@@ -23,18 +24,7 @@ needs_corpus = pytest.mark.skipif(not CORPUS.is_dir(), reason="the shared corpus
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run") / "model"
     train_tokenizer(iter([item.clean for item in embedded_set().items]), 700, folder, 256)
-    torch.manual_seed(1)
-    config = Qwen3Config(
-        vocab_size=700,
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=8,
-        intermediate_size=32,
-        max_position_embeddings=512,
-    )
-    Qwen3ForCausalLM(config).save_pretrained(folder)
+    random_qwen3(1, 700, num_hidden_layers=1, max_position_embeddings=512).save_pretrained(folder)
     return folder
 
 

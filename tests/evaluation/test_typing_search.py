@@ -2,7 +2,8 @@ import math
 
 import pytest
 import torch
-from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
+from conftest import random_qwen3
+from transformers import AutoTokenizer
 
 from keylm.errors import KeylmError
 from keylm.evaluation.typing_search import Suggester
@@ -21,18 +22,7 @@ def tokenizer(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model(tokenizer):
-    torch.manual_seed(3)
-    config = Qwen3Config(
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=8,
-        intermediate_size=32,
-        max_position_embeddings=64,
-    )
-    model = Qwen3ForCausalLM(config).eval()
+    model = random_qwen3(3, len(tokenizer), max_position_embeddings=64)
     with torch.no_grad():
         model.lm_head.weight *= 60  # a model that knows what it wants, if not why
     return model
