@@ -8,20 +8,14 @@ from pathlib import Path
 
 import pytest
 from conftest import tiny_recipe
+from programs import run as run_program
 
 from keylm.run import run
 from keylm.run_folder import RunFolder
 
 
 def keylm(*arguments: str, stdin: str = "", cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "keylm", *arguments],
-        input=stdin,
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "COLUMNS": "200", "NO_COLOR": "1"},
-    )
+    return run_program([sys.executable, "-m", "keylm", *arguments], stdin=stdin, cwd=cwd)
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +89,7 @@ def test_under_torchrun_one_process_speaks(tmp_path: Path):
 
 
 def test_help_lists_the_verbs():
-    done = keylm("--help")
+    done = subprocess.run([sys.executable, "-m", "keylm", "--help"], capture_output=True, text=True)
     assert done.returncode == 0
     for verb in ("run", "doctor", "generate", "chat", "data", "report"):
         assert verb in done.stdout
