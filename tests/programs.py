@@ -1,9 +1,9 @@
 """Starts Python programs as processes of their own without paying each time for the same imports.
 
-A server that each test session starts once imports torch, transformers and keylm, and from then on only forks: a program
-runs in a process of its own, is killed with -9, ends with its own exit code, and shares no state with any other. This
-spares about 2.5 CPU seconds a program. KEYLM_COLD_PROGRAMS=1 starts all of them the plain way, as other systems than
-Linux do.
+A server, started once a test process, imports torch, transformers and keylm, and from then on only forks. A program
+runs in a process of its own, a child of the server; it can be killed with -9, has its own exit code and shares no state
+with any other. This spares it about 2.5 CPU seconds. KEYLM_COLD_PROGRAMS=1 starts all of them the plain way, which is
+the only one but on Linux.
 """
 
 import atexit
@@ -29,7 +29,7 @@ IMPORTED = (
     *("keylm.cli", "keylm.run", "keylm.doctor", "keylm.generate", "keylm.data.verify", "keylm.data.show"),
     *("keylm.training.loop", "keylm.training.sharding", "keylm.training.sharded_checkpoint"),
     *("torch._dynamo", "torch._inductor.config", "torch.distributed.fsdp", "torch.distributed.checkpoint"),
-    *("transformers.models.qwen3.modeling_qwen3", "transformers.generation.utils"),
+    *("transformers.models.qwen3.modeling_qwen3", "transformers.generation.utils", "matplotlib.backends.backend_svg"),
 )
 WARM = sys.platform == "linux" and not os.environ.get("KEYLM_COLD_PROGRAMS")
 SHOWN = {"COLUMNS": "200", "NO_COLOR": "1"}
@@ -46,7 +46,7 @@ class Program:
     ) -> None:
         """Start `command`, which begins with sys.executable: a script, -m MODULE or -c CODE, and arguments."""
         assert command[0] == sys.executable
-        self._files = [tempfile.TemporaryFile() for _ in range(3)]
+        self._files = [tempfile.TemporaryFile() for _ in range(3)]  # noqa: SIM115  # they live as long as this
         self._files[0].write(stdin.encode())
         self._files[0].seek(0)
         environment = {**(os.environ if env is None else env), **SHOWN}
@@ -59,7 +59,11 @@ class Program:
             return
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._socket.connect(server())
-        request = {"arguments": [str(part) for part in command[1:]], "environment": environment, "folder": str(cwd or Path.cwd())}
+        request = {
+            "arguments": [str(part) for part in command[1:]],
+            "environment": environment,
+            "folder": str(cwd or Path.cwd()),
+        }
         socket.send_fds(self._socket, [json.dumps(request).encode()], [file.fileno() for file in self._files])
         self.pid = int(self._socket.recv(100))
 
@@ -68,7 +72,7 @@ class Program:
         return self._look(0)
 
     def wait(self, timeout: float = PATIENCE) -> int:
-        """Return the exit code; a program that takes longer than `timeout` seconds is killed and TimeoutExpired raised."""
+        """Return the exit code. Raises TimeoutExpired after `timeout` seconds; the program is killed then."""
         found = self._look(timeout)
         if found is None:
             self.kill()

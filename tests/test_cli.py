@@ -134,13 +134,22 @@ def test_fresh_puts_the_old_run_aside_and_no_resume_refuses(tmp_path: Path):
     assert len(list(tmp_path.glob("run.old-*"))) == 1
 
 
+# Does not wait for a hub that may be out of reach.
+OFFLINE = """
+from huggingface_hub import constants
+constants.HF_HUB_OFFLINE = True
+from keylm.cli import main
+main()
+"""
+
+
 def test_doctor_passes_a_sound_recipe_and_fails_one_that_cannot_run(tmp_path: Path):
     tiny_recipe(tmp_path)
     done = keylm("doctor", str(tmp_path / "recipe.toml"), cwd=tmp_path)
     assert done.returncode == 0, done.stderr + done.stdout
     for expected in ("parameters", "tokens/s", "everything is ready", "tales: 1 file"):
         assert expected in done.stdout
-    hub = keylm("doctor", "keylm-75m", cwd=tmp_path)
+    hub = run_program([sys.executable, "-c", OFFLINE, "doctor", "keylm-75m"], cwd=tmp_path)
     assert hub.returncode == 2
     assert "75,251,200" in hub.stdout
     assert "FAILED" in hub.stdout
