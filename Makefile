@@ -10,7 +10,7 @@ demo: env
 	$(BIN)/keylm run recipes/nano.toml
 
 test: env-dev check
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 check: env-dev
 	$(BIN)/ruff check .
@@ -23,16 +23,20 @@ env-dev: $(VENV)/.keylm-dev
 # On Linux the package index's torch brings CUDA; a machine without a GPU is spared that by a CPU index:
 # make demo TORCH="torch --index-url https://download.pytorch.org/whl/cpu"
 TORCH ?= torch
-$(VENV)/.keylm: pyproject.toml constraints.txt
+INSTALL := $(PIP) install -q -c constraints.txt
+$(VENV)/.torch: constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info < (3, 14) else "keylm needs Python 3.11-3.13, this is %s: make PYTHON=python3.12 ..." % sys.version.split()[0])'
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) install -q -c constraints.txt $(TORCH)
-	$(PIP) install -q -c constraints.txt -e .
+	$(INSTALL) $(TORCH)
 	touch $@
 
-$(VENV)/.keylm-dev: $(VENV)/.keylm
-	$(PIP) install -q -c constraints.txt -e '.[dev,hub,curate,ray,eval]'
+$(VENV)/.keylm: $(VENV)/.torch pyproject.toml
+	$(INSTALL) -e .
 	touch $@
+
+$(VENV)/.keylm-dev: $(VENV)/.torch pyproject.toml
+	$(INSTALL) -e '.[dev,hub,curate,ray,eval]'
+	touch $(VENV)/.keylm $@
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

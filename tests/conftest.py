@@ -5,7 +5,7 @@ import json
 import os
 import random
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +126,14 @@ def chat(*contents: str) -> dict[str, Any]:
         {"role": "assistant" if number % 2 else "user", "content": content} for number, content in enumerate(contents)
     ]
     return {"messages": turns}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_inventory() -> Iterator[None]:
+    """Spare lm_eval its list of all installed packages, for which it starts pip at each evaluation."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("torch.utils.collect_env.get_pretty_env_info", lambda: "")
+        yield
 
 
 @pytest.fixture(scope="session")

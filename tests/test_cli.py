@@ -8,20 +8,14 @@ from pathlib import Path
 
 import pytest
 from conftest import tiny_recipe
+from programs import run as run_program
 
 from keylm.run import run
 from keylm.run_folder import RunFolder
 
 
 def keylm(*arguments: str, stdin: str = "", cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "keylm", *arguments],
-        input=stdin,
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "COLUMNS": "200", "NO_COLOR": "1"},
-    )
+    return run_program([sys.executable, "-m", "keylm", *arguments], stdin=stdin, cwd=cwd)
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +89,7 @@ def test_under_torchrun_one_process_speaks(tmp_path: Path):
 
 
 def test_help_lists_the_verbs():
-    done = keylm("--help")
+    done = subprocess.run([sys.executable, "-m", "keylm", "--help"], capture_output=True, text=True)
     assert done.returncode == 0
     for verb in ("run", "doctor", "generate", "chat", "data", "report"):
         assert verb in done.stdout
@@ -140,13 +134,22 @@ def test_fresh_puts_the_old_run_aside_and_no_resume_refuses(tmp_path: Path):
     assert len(list(tmp_path.glob("run.old-*"))) == 1
 
 
+# Does not wait for a hub that may be out of reach.
+OFFLINE = """
+from huggingface_hub import constants
+constants.HF_HUB_OFFLINE = True
+from keylm.cli import main
+main()
+"""
+
+
 def test_doctor_passes_a_sound_recipe_and_fails_one_that_cannot_run(tmp_path: Path):
     tiny_recipe(tmp_path)
     done = keylm("doctor", str(tmp_path / "recipe.toml"), cwd=tmp_path)
     assert done.returncode == 0, done.stderr + done.stdout
     for expected in ("parameters", "tokens/s", "everything is ready", "tales: 1 file"):
         assert expected in done.stdout
-    hub = keylm("doctor", "keylm-75m", cwd=tmp_path)
+    hub = run_program([sys.executable, "-c", OFFLINE, "doctor", "keylm-75m"], cwd=tmp_path)
     assert hub.returncode == 2
     assert "75,251,200" in hub.stdout
     assert "FAILED" in hub.stdout

@@ -16,7 +16,7 @@ from keylm.errors import KeylmError
 from keylm.generate import Chat, Generator, Sampling
 from keylm.json_lines import read_rows
 from keylm.model import Decoder
-from keylm.recipe import load_recipe
+from keylm.recipe import Recipe, load_recipe
 from keylm.run import run
 from keylm.run_folder import RunFolder
 from keylm.training.checkpoint import checkpoint_path, checkpoint_paths, read_checkpoint
@@ -28,7 +28,7 @@ NANO = Path(__file__).parents[1] / "recipes" / "nano.toml"
 @pytest.fixture(scope="module")
 def nano(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """The nano recipe, whole but for its length: every stage, the embedded corpus, the report."""
-    short = ["stages.pretrain.tokens=24576", "stages.chat.tokens=8192", "training.batch_tokens=2048"]
+    short = ["stages.pretrain.tokens=12288", "stages.chat.tokens=4096", "training.batch_tokens=1024"]
     recipe = load_recipe(NANO, [*short, "evaluation.every_steps=6", "evaluation.windows_per_source=2"])
     return run(recipe, tmp_path_factory.mktemp("nano") / "run", quiet=True)
 
@@ -144,6 +144,14 @@ def test_a_folder_without_a_model_is_one_clear_error(nano: RunFolder, tmp_path: 
         Generator(tmp_path)
 
 
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Recipe, RunFolder]:
+    """The tiny recipe, and its run from beginning to end; tests work on copies."""
+    folder = tmp_path_factory.mktemp("tiny")
+    recipe = tiny_recipe(folder)
+    return recipe, run(recipe, folder / "run", quiet=True)
+
+
 def damage(file: Path) -> None:
     file.write_bytes(b"x" + file.read_bytes()[1:])
 
@@ -168,9 +176,9 @@ def test_a_broken_checkpoint_of_an_earlier_stage_does_not_cost_the_model(tmp_pat
 
 
 @pytest.mark.parametrize("lost", ["tokenizer", "model", "samples.json", "summary.json", "report.html", "stages.json"])
-def test_an_output_that_is_lost_is_made_again(tmp_path: Path, lost: str):
-    recipe = tiny_recipe(tmp_path)
-    folder = run(recipe, tmp_path / "run", quiet=True)
+def test_an_output_that_is_lost_is_made_again(tiny: tuple[Recipe, RunFolder], tmp_path: Path, lost: str):
+    recipe, finished = tiny
+    folder = RunFolder(Path(shutil.copytree(finished.path, tmp_path / "run")))
     before = folder.samples.read_bytes()
     victim = folder.path / lost
     shutil.rmtree(victim) if victim.is_dir() else victim.unlink()

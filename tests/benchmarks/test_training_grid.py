@@ -4,11 +4,16 @@ import importlib
 import json
 import math
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
+from typing import IO
 
 import pytest
 from conftest import tiny_recipe
+from programs import run as run_program
+from programs import server
 
 from keylm.files import write_json
 from keylm.model import count_parameters
@@ -36,6 +41,19 @@ def grid(monkeypatch):
     return importlib.import_module("training_grid")
 
 
+def logged(command: list[str], *, stdout: IO[str], stderr: IO[str], env: dict, check: bool):
+    """Run `keylm data build` as it is, and the trainings without importing everything anew and without their watch."""
+    if "data" in command:
+        return run_cold(command, stdout=stdout, stderr=stderr, env=env, check=check)
+    done = run_program([sys.executable, "-m", "keylm", *command[4:]], env=env, check=check)
+    stdout.write(done.stdout)
+    stderr.write(done.stderr)
+    return done
+
+
+run_cold = subprocess.run
+
+
 def run(grid, folder: Path, *options: str) -> dict:
     study, out = str(folder / "study.toml"), folder / "out"
     grid.main([study, "--data", str(folder / "data"), "--out", str(out), *options])
@@ -46,6 +64,8 @@ def test_a_study_ends_in_figures_skips_what_is_done_and_outlives_failures(
     grid, tmp_path, tokenizer, capsys, monkeypatch
 ):
     monkeypatch.setattr(grid, "visible_gpus", lambda most: [None, None])  # two at a time, as on two GPUs
+    monkeypatch.setattr("ablation.subprocess.run", logged)
+    server()  # before two threads ask for it
     tiny_recipe(tmp_path)
     (tmp_path / "study.toml").write_text(STUDY)
     shutil.copytree(tokenizer, tmp_path / "data/tokenizer")

@@ -1,9 +1,9 @@
 """Training while shards are still built, or fetched as they are needed, gives what training afterwards gives."""
 
 import json
+import os
 import shutil
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -15,6 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import tiny_recipe, write_jsonl
+from programs import Program
+from programs import run as run_program
 
 from keylm.data import streaming
 from keylm.data.build import build_shards
@@ -88,7 +90,7 @@ def rows_written(folder: RunFolder) -> int:
     return len(folder.metrics.read_bytes().splitlines()) if folder.metrics.exists() else 0
 
 
-def wait_for_rows(process: "subprocess.Popen[bytes]", folder: RunFolder, count: int) -> None:
+def wait_for_rows(process: Program, folder: RunFolder, count: int) -> None:
     deadline = time.monotonic() + 120
     while rows_written(folder) < count:
         assert process.poll() is None, "the process has ended before"
@@ -100,28 +102,28 @@ def test_kill_9_while_shards_are_built_and_resume_leaves_no_trace(trained: RunFo
     tiny_recipe(tmp_path)
     folder = RunFolder(tmp_path / "run")
     for count in (1, 12):
-        process = subprocess.Popen(slow_run(tmp_path), stdout=subprocess.DEVNULL)
+        process = Program(slow_run(tmp_path))
         wait_for_rows(process, folder, count)
         process.kill()
         assert process.wait() == -signal.SIGKILL
         assert count > 1 or not (folder.shards / "manifest.json").exists(), "training began before all was built"
-    subprocess.run(slow_run(tmp_path), check=True, stdout=subprocess.DEVNULL)
+    run_program(slow_run(tmp_path), check=True)
     assert_same_training(trained, folder)
 
 
 def test_a_stop_signal_ends_the_build_too_and_resume_leaves_no_trace(trained: RunFolder, tmp_path: Path) -> None:
     tiny_recipe(tmp_path)
     folder = RunFolder(tmp_path / "run")
-    with subprocess.Popen(slow_run(tmp_path), stderr=subprocess.PIPE) as process:
-        wait_for_rows(process, folder, 4)
-        process.send_signal(signal.SIGTERM)
-        _, told = process.communicate(timeout=60)
+    process = Program(slow_run(tmp_path))
+    wait_for_rows(process, folder, 4)
+    process.send_signal(signal.SIGTERM)
+    _, told = process.communicate()
     assert process.returncode == 130, told
-    assert b"the same command goes on from there" in told
+    assert "the same command goes on from there" in told
     files = set(folder.shards.rglob("*.safetensors"))
     time.sleep(1)
     assert set(folder.shards.rglob("*.safetensors")) == files
-    subprocess.run(slow_run(tmp_path), check=True, stdout=subprocess.DEVNULL)
+    run_program(slow_run(tmp_path), check=True)
     assert_same_training(trained, folder)
 
 
@@ -129,15 +131,15 @@ def test_a_stop_signal_ends_the_build_too_and_resume_leaves_no_trace(trained: Ru
 def test_a_build_that_is_killed_is_told(tmp_path: Path) -> None:
     tiny_recipe(tmp_path)
     folder = RunFolder(tmp_path / "run")
-    with subprocess.Popen(slow_run(tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
-        wait_for_rows(process, folder, 1)
-        found = [int(n) for n in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
-        [build] = [child for child in found if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
-        subprocess.run(["kill", "-9", str(build)], check=True)
-        _, told = process.communicate(timeout=60)
+    process = Program(slow_run(tmp_path))
+    wait_for_rows(process, folder, 1)
+    found = [int(n) for n in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+    [build] = [child for child in found if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    os.kill(build, signal.SIGKILL)
+    _, told = process.communicate()
     assert process.returncode == 2
-    assert told.count(b"error: ") == 1
-    assert b"the build of the shards was killed; the same command goes on" in told
+    assert told.count("error: ") == 1
+    assert "the build of the shards was killed; the same command goes on" in told
 
 
 def test_what_the_build_cannot_do_is_told_and_a_mended_source_goes_on(trained: RunFolder, tmp_path: Path) -> None:
@@ -153,7 +155,7 @@ def test_what_the_build_cannot_do_is_told_and_a_mended_source_goes_on(trained: R
 def test_what_the_build_cannot_do_ends_the_command_with_its_exit_code(tmp_path: Path) -> None:
     tiny_recipe(tmp_path)
     write_jsonl(tmp_path / "chat.jsonl", [{"text": ""}])
-    done = subprocess.run(slow_run(tmp_path), capture_output=True, text=True)
+    done = run_program(slow_run(tmp_path))
     assert done.returncode == 2
     assert "error: sources.chat: gives no document to train on" in done.stderr
     assert done.stderr.count("error: ") == 1

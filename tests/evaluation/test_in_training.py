@@ -15,6 +15,7 @@ import pytest
 import torch
 from conftest import sentence, tiny_recipe, training_command, write_jsonl
 from fake_hub import FakeHub, Repo, json_lines, one_split
+from programs import run_ranks
 
 from keylm.errors import KeylmError
 from keylm.evaluation.in_training import TASKS, Item, draw_items, measure, pack_items
@@ -244,8 +245,7 @@ def test_a_run_goes_on_with_other_benchmarks(prepared: Path, alone: RunFolder) -
 def test_two_processes_give_the_figures_of_one(prepared: Path, alone: RunFolder, kind: str) -> None:
     folder = copied(prepared, kind)
     settings = [*SETTINGS, *ASKED, f"paths.evaluation={prepared / 'items'}", f"training.parallel={kind}"]
-    done = subprocess.run(training_command(prepared, kind, settings, processes=2), capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    done = run_ranks(training_command(prepared, kind, settings), 2)
     assert f"bench  step {STEPS}: acc/acc_norm  hellaswag 0." in done.stdout
     assert benchmark_rows(folder) == benchmark_rows(alone)
 

@@ -2,7 +2,8 @@ import math
 
 import pytest
 
-from keylm.evaluation.typing_baselines import Hunspell, Lexicon, cased
+from keylm.evaluation.typing_baselines import cased, hunspell
+from keylm.evaluation.typing_baselines import lexicon as read_lexicon
 from keylm.evaluation.typing_correction import MIXED, Candidates, Corrector, TypedWord, measure_correction, typed_words
 from keylm.evaluation.typing_edits import EditModel
 from keylm.evaluation.typing_items import Item, embedded_set
@@ -13,7 +14,7 @@ symspellpy = pytest.importorskip("symspellpy", reason="symspellpy is not install
 
 @pytest.fixture(scope="module")
 def lexicon():
-    return Lexicon()
+    return read_lexicon()
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +87,7 @@ def test_frequencies_help_where_the_model_knows_neither_word(lexicon, edits):
 
 
 def test_candidates_that_are_left_out_early_would_not_have_won(lexicon, edits, monkeypatch):
-    words = sorted({word for item in embedded_set().first(2).items for word in item.typed.split() if word.isalpha()})
+    words = sorted({word for item in embedded_set().first(1).items for word in item.typed.split() if word.isalpha()})
     shares = (1.0, MIXED)
     quick = [[corrector(lexicon, edits, share)("a ", word) for word in words] for share in shares]
     monkeypatch.setattr(Candidates, "_least", lambda *_: -math.inf)
@@ -107,8 +108,7 @@ def test_baselines_correct_what_they_do_not_know_and_nothing_else(lexicon):
         "qqqqqqqq",
     ]
     pytest.importorskip("spylls", reason="spylls is not installed")
-    hunspell = Hunspell()
-    assert [hunspell.corrected(word) for word in ("langauge", "Recieve", "form")] == ["language", "Receive", "form"]
+    assert [hunspell().corrected(word) for word in ("langauge", "Recieve", "form")] == ["language", "Receive", "form"]
 
 
 def test_frequent_words_complete_a_beginning(lexicon):

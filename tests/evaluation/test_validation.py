@@ -3,7 +3,6 @@
 import math
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import tiny_recipe
+from programs import Program
 from torch.nn import functional as F
 
 from keylm.attention import Packing
@@ -136,7 +136,7 @@ def test_a_killed_run_with_typos_goes_on_and_leaves_no_trace(
     sets = [part for item in NOISE for part in ("--set", item)]
     recipe, target = str(prepared[1] / "recipe.toml"), str(folder.path)
     command = [sys.executable, "-m", "keylm", "run", recipe, "--run-dir", target, "--until", "train", *sets]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    process = Program(command)
     deadline = time.monotonic() + 120
     while not checkpoint_paths(folder.checkpoints) or len(read_rows(folder.metrics, "train")) < 5:
         assert process.poll() is None

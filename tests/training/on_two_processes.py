@@ -1,4 +1,4 @@
-"""What test_sharded_parts.py starts on two processes: the parts of sharded training against the plain ones."""
+"""What test_sharded_parts.py starts as two processes: the parts of sharded training against the plain ones."""
 
 import sys
 from collections.abc import Callable

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 import torch
 from conftest import tiny_recipe, training_command
+from programs import Program, run_ranks
+from programs import run as run_program
 from safetensors.torch import load_file
 
 from keylm.attention import Packing
@@ -82,7 +84,7 @@ def assert_same_run(one: Path, two: Path) -> None:
     assert [name for name in first if first[name] != second[name]] == []
 
 
-def kill_when(process: subprocess.Popen[bytes], ready, limit: float = 120) -> None:
+def kill_when(process: "subprocess.Popen[bytes] | Program", ready, limit: float = 120) -> None:
     """Kill -9 as soon as `ready()` holds, or when the process has ended."""
     deadline = time.monotonic() + limit
     while process.poll() is None and not ready():
@@ -103,19 +105,27 @@ def test_kill_9_at_random_steps_and_resume_leaves_no_trace(prepared, uninterrupt
     folder = copy_run(prepared, name)
     for _ in range(2):
         target = rows_written(folder.path) + chance.randint(1, 10)
-        process = subprocess.Popen(command(prepared, name), stdout=subprocess.DEVNULL)
+        process = Program(command(prepared, name))
         kill_when(process, lambda target=target: rows_written(folder.path) >= target)
-    subprocess.run(command(prepared, name), check=True, stdout=subprocess.DEVNULL)
+    run_program(command(prepared, name), check=True)
+    assert_same_run(uninterrupted, folder.path)
+
+
+def test_kill_9_of_the_command_as_a_user_starts_it_and_resume_leaves_no_trace(prepared, uninterrupted):
+    folder = copy_run(prepared, "killed-cold")
+    process = subprocess.Popen(command(prepared, "killed-cold"), stdout=subprocess.DEVNULL)
+    kill_when(process, lambda: rows_written(folder.path) >= 7)
+    assert process.returncode == -signal.SIGKILL
+    run_program(command(prepared, "killed-cold"), check=True)
     assert_same_run(uninterrupted, folder.path)
 
 
 def test_kill_9_in_the_middle_of_a_checkpoint_write_and_resume_leaves_no_trace(prepared, uninterrupted):
     folder = copy_run(prepared, "killed-writing")
-    process = subprocess.Popen([sys.executable, "-c", KILL_WHILE_WRITING, *command(prepared, "killed-writing")[3:]])
-    process.wait()
-    assert process.returncode == -signal.SIGKILL
+    process = Program([sys.executable, "-c", KILL_WHILE_WRITING, *command(prepared, "killed-writing")[3:]])
+    assert process.wait() == -signal.SIGKILL
     assert list((folder.checkpoints).glob(".tmp-*")), "the kill did not come while a checkpoint was written"
-    subprocess.run(command(prepared, "killed-writing"), check=True, stdout=subprocess.DEVNULL)
+    run_program(command(prepared, "killed-writing"), check=True)
     assert_same_run(uninterrupted, folder.path)
     assert not list((folder.checkpoints).glob(".tmp-*"))
 
@@ -140,11 +150,11 @@ main()
 
 def test_a_damaged_last_checkpoint_costs_steps_but_no_bit(prepared, uninterrupted):
     folder = copy_run(prepared, "damaged")
-    process = subprocess.Popen(command(prepared, "damaged"), stdout=subprocess.DEVNULL)
+    process = Program(command(prepared, "damaged"))
     kill_when(process, lambda: len(checkpoint_paths(folder.checkpoints)) >= 2)
     victim = checkpoint_paths(folder.checkpoints)[-1] / "model.safetensors"
     victim.write_bytes(victim.read_bytes()[:-9])
-    done = subprocess.run(command(prepared, "damaged"), check=True, capture_output=True, text=True)
+    done = run_program(command(prepared, "damaged"), check=True)
     assert "refused" in done.stderr
     assert victim.parent.name in done.stderr
     assert_same_run(uninterrupted, folder.path)
@@ -154,25 +164,23 @@ def test_a_damaged_last_checkpoint_costs_steps_but_no_bit(prepared, uninterrupte
 def test_a_stop_signal_writes_a_checkpoint_exits_and_resume_leaves_no_trace(prepared, uninterrupted, number):
     name = f"stopped-{number.name}"
     folder = copy_run(prepared, name)
-    process = subprocess.Popen(command(prepared, name), stderr=subprocess.PIPE, text=True)
+    process = Program(command(prepared, name))
     while rows_written(folder.path) < 8:
         assert process.poll() is None
         time.sleep(0.001)
     process.send_signal(number)
-    _, message = process.communicate(timeout=60)
+    _, message = process.communicate()
     assert process.returncode == Interrupted.exit_code
     assert "the same command goes on" in message
     stopped = checkpoint_paths(folder.checkpoints)[-1]
     assert int(stopped.name[-8:]) == max(row["step"] for row in read_rows(folder.metrics, "train")) + 1
-    subprocess.run(command(prepared, name), check=True, stdout=subprocess.DEVNULL)
+    run_program(command(prepared, name), check=True)
     assert_same_run(uninterrupted, folder.path)
 
 
 def test_two_processes_see_the_same_batches_and_losses(prepared, uninterrupted):
     copy_run(prepared, "two")
-    command = training_command(prepared[1], "two", SETTINGS, processes=2)
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    run_ranks(command(prepared, "two"), 2)
     one, two = read_rows(uninterrupted / "metrics.jsonl"), read_rows(prepared[1] / "two" / "metrics.jsonl")
     assert len(one) == len(two)
     for mine, theirs in zip(one, two, strict=True):

@@ -1,10 +1,11 @@
-"""Sharded training part by part; the checks stand in on_two_processes.py, which torchrun starts once for all."""
+"""Sharded training part by part; the checks stand in on_two_processes.py, which is started once for all."""
 
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from programs import run_ranks
 
 SCRIPT = Path(__file__).with_name("on_two_processes.py")
 CHECKS = (
@@ -17,9 +18,7 @@ CHECKS = (
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> subprocess.CompletedProcess[str]:
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    folder = str(tmp_path_factory.mktemp("parts"))
-    return subprocess.run([*torchrun, str(SCRIPT), folder], capture_output=True, text=True, timeout=200)
+    return run_ranks([sys.executable, str(SCRIPT), str(tmp_path_factory.mktemp("parts"))], 2)
 
 
 @pytest.mark.parametrize("check", CHECKS)

@@ -1,8 +1,6 @@
 """Fully sharded training on two processes: the losses of one, checkpoints between any numbers, kill -9, damage."""
 
-import os
 import shutil
-import signal
 import subprocess
 import time
 from pathlib import Path
@@ -10,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import tiny_recipe, training_command
+from programs import run as run_program
+from programs import run_ranks, start_ranks
 
 from keylm.errors import KeylmError
 from keylm.json_lines import read_rows
@@ -56,7 +56,7 @@ def alone(prepared: tuple[Recipe, Path]) -> Path:
 def sharded(prepared: tuple[Recipe, Path]) -> Path:
     """The run folder of two processes that shared the model."""
     folder = copy_run(prepared, "sharded")
-    subprocess.run(command(prepared, "sharded", FSDP), check=True)
+    run_ranks(command(prepared, "sharded", FSDP), 2)
     return folder.path
 
 
@@ -65,8 +65,8 @@ def copy_run(prepared: tuple[Recipe, Path], name: str) -> RunFolder:
     return RunFolder(prepared[1] / name)
 
 
-def command(prepared: tuple[Recipe, Path], name: str, *extra: str, processes: int = 2) -> list[str]:
-    return training_command(prepared[1], name, [*SETTINGS, *extra], processes)
+def command(prepared: tuple[Recipe, Path], name: str, *extra: str) -> list[str]:
+    return training_command(prepared[1], name, [*SETTINGS, *extra])
 
 
 def losses(run_dir: Path) -> list[float]:
@@ -118,7 +118,8 @@ def test_a_run_goes_on_with_another_number_or_kind_of_processes(prepared, reques
     folder = RunFolder(prepared[1] / f"{start}-{processes}-{len(extra)}")
     shutil.copytree(before, folder.path)
     go_back_to(folder.path, HALF)
-    subprocess.run(command(prepared, folder.path.name, *extra, processes=processes), check=True)
+    start = command(prepared, folder.path.name, *extra)
+    run_ranks(start, processes) if processes > 1 else run_program(start, check=True)
     expected = request.getfixturevalue("alone")
     assert losses(folder.path) == pytest.approx(losses(expected), rel=1e-5)
     assert_same_weights(expected, folder.path)
@@ -142,26 +143,26 @@ def test_a_damaged_shard_is_refused_by_name_and_the_checkpoint_before_used(prepa
 
 def test_kill_9_of_all_processes_and_resume_leaves_no_trace(prepared, sharded):
     folder = copy_run(prepared, "killed")
-    process = subprocess.Popen(command(prepared, "killed", FSDP), start_new_session=True)
-    while process.poll() is None and len(checkpoint_paths(folder.checkpoints)) < 3:
+    ranks = start_ranks(command(prepared, "killed", FSDP), 2)
+    while all(rank.poll() is None for rank in ranks) and len(checkpoint_paths(folder.checkpoints)) < 3:
         time.sleep(0.001)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    for rank in ranks:
+        rank.kill()
     assert len(read_rows(folder.metrics, "train")) < STEPS
-    subprocess.run(command(prepared, "killed", FSDP), check=True)
+    run_ranks(command(prepared, "killed", FSDP), 2)
     assert folder.metrics.read_bytes() == (sharded / "metrics.jsonl").read_bytes()
 
 
 def test_kill_9_of_one_process_while_it_writes_its_shards_leaves_no_half_checkpoint(prepared, sharded, tmp_path):
     folder, script = copy_run(prepared, "killed-writing"), tmp_path / "killed.py"
     script.write_text(KILL_ONE_WHILE_WRITING)
-    start = command(prepared, "killed-writing", FSDP)
+    start = training_command(prepared[1], "killed-writing", [*SETTINGS, FSDP], processes=2)  # by torchrun
     place = start.index("keylm") - 1  # -m keylm
     done = subprocess.run([*start[:place], str(script), *start[place + 2 :]], capture_output=True, text=True)
     assert done.returncode != 0
     assert "Signal 9" in done.stderr
     assert [path.name for path in checkpoint_paths(folder.checkpoints)] == ["step-00000002"]
-    subprocess.run(command(prepared, "killed-writing", FSDP), check=True)
+    run_ranks(command(prepared, "killed-writing", FSDP), 2)
     assert folder.metrics.read_bytes() == (sharded / "metrics.jsonl").read_bytes()
     assert not list(folder.checkpoints.glob(".tmp-*"))
 
