@@ -2,8 +2,8 @@
 
 Three sets (data/instructions/held_out.py): constraints of trained types on held-out documents, constraints of types
 that training never had, and typo fixing on held-out sentences. The answers are greedy, so the same model and items give
-the same figures on the same machine; every figure is a share with a 95 % bootstrap interval over items. Cost: one answer
-an item, in batches of items of like length.
+the same figures on the same machine; every figure is a share with a 95 % bootstrap interval over items. Cost: one
+answer an item, in batches of items of like length.
 """
 
 import difflib
@@ -27,6 +27,7 @@ PROTOCOL = "keylm instructions 1"
 """Goes up with any change of a rule: figures of two protocols do not compare."""
 BATCH = 16
 Item = dict[str, Any]
+_KEYS = {"set", "messages", "constraints", "max_new_tokens"}
 
 
 def read_items(path: Path) -> list[Item]:
@@ -34,8 +35,9 @@ def read_items(path: Path) -> list[Item]:
     try:
         raw = ZstdReader(path).readall() if path.suffix == ".zst" else path.read_bytes()
         items = [json.loads(line) for line in raw.decode("utf-8").splitlines()]
-        assert all({"set", "messages", "constraints", "max_new_tokens"} <= set(item) for item in items) and items
-    except (OSError, ValueError, AssertionError, EOFError) as error:
+        if not items or any(_KEYS - set(item) for item in items):
+            raise ValueError(f"each line needs {', '.join(sorted(_KEYS))}")
+    except (OSError, ValueError, TypeError, EOFError) as error:
         raise KeylmError(
             f"{path}: no evaluation items ({error}); accepted: evaluation.jsonl.zst of `keylm data instructions`"
         ) from None

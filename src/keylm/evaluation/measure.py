@@ -28,7 +28,7 @@ def measure(
     command: str = "",
     quiet: bool = False,
 ) -> None:
-    """Measure `asked` (suites, tasks of lm_eval, typing, instructions) of a model and write what came out into `folder`.
+    """Measure `asked` (suites, tasks of lm_eval, typing, instructions) of a model; write what came out into `folder`.
 
     Files are written as far as it came, whatever ends it. Raises KeylmError as `benchmarks.evaluate` and
     `typing.evaluate_typing` do.

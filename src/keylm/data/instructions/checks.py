@@ -91,7 +91,7 @@ def _paragraph_start(answer: str, given: Mapping[str, Any]) -> bool:
 
 
 def _bullets(answer: str, given: Mapping[str, Any]) -> bool:
-    return len(BULLET.findall(answer)) == given["count"]
+    return len(BULLET.findall(answer)) == int(given["count"])
 
 
 def _numbered(answer: str, given: Mapping[str, Any]) -> bool:
@@ -162,11 +162,11 @@ def _title(answer: str, _: Mapping[str, Any]) -> bool:
 
 
 def _highlights(answer: str, given: Mapping[str, Any]) -> bool:
-    return len(HIGHLIGHT.findall(answer)) >= given["count"]
+    return len(HIGHLIGHT.findall(answer)) >= int(given["count"])
 
 
 def _placeholders(answer: str, given: Mapping[str, Any]) -> bool:
-    return len(PLACEHOLDER.findall(answer)) >= given["count"]
+    return len(PLACEHOLDER.findall(answer)) >= int(given["count"])
 
 
 def _postscript(answer: str, given: Mapping[str, Any]) -> bool:
@@ -221,7 +221,7 @@ def _alphabetical(answer: str, given: Mapping[str, Any]) -> bool:
 
 
 def _question_marks(answer: str, given: Mapping[str, Any]) -> bool:
-    return answer.count("?") == given["count"]
+    return answer.count("?") == int(given["count"])
 
 
 def _short_sentences(answer: str, given: Mapping[str, Any]) -> bool:

@@ -14,12 +14,13 @@ from keylm.data.instructions.text import fewest_words, listed
 
 Paragraph = list[str]
 LEANING = re.compile(
-    r"(?i)(he|she|it|they|his|her|hers|its|their|this|that|these|those|such|then|but|and|or|so|however|thus|therefore|"
-    r"moreover|furthermore|also|another|instead|similarly|consequently|meanwhile|nevertheless|otherwise|later|here|"
-    r"there|both|each|one|first|second|third|finally|next|additionally|in addition|for example|for instance|"
-    r"as a result|in contrast|on the other hand|yes|no|because|which|who|while|after|before|since|i|we|my|our|him|them|"
-    r"other|others|according|due to|even so|still|despite|in spite of|in the preceding|under this|with this|"
-    r"at th(at|e) time|by then|overall|nonetheless|regardless|in short|in conclusion|in summary|to summarise|for this)\b"
+    r"(?i)(he|she|it|they|his|her|hers|its|their|this|that|these|those|such|then|but|and|or|nor|so|however|thus|"
+    r"therefore|moreover|furthermore|also|another|instead|similarly|consequently|meanwhile|nevertheless|otherwise|"
+    r"later|here|there|both|each|one|first|second|third|finally|next|additionally|in addition|for example|"
+    r"for instance|as a result|in contrast|on the other hand|yes|no|because|which|who|while|after|before|since|i|we|my|"
+    r"our|him|them|other|others|according|due to|even so|still|despite|in spite of|in the preceding|under this|"
+    r"with this|at th(at|e) time|by then|overall|nonetheless|regardless|in short|in conclusion|in summary|"
+    r"to summarise|for this)\b"
 )
 """How sentences begin that lean on the one before, and so cannot stand alone."""
 

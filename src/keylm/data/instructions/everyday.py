@@ -126,12 +126,12 @@ def _rewrite(supplies: Supplies, random: Random) -> Exchange | None:
         (("Remove the commas: {text}", "Write this without commas: {text}"), sentence, sentence.replace(",", "")),
     ]
     if long_forms(sentence) != sentence:
-        asks = (
+        formal = (
             "Make this more formal: {text}",
             "Write this without short forms: {text}",
             "Spell out the contractions: {text}",
         )
-        ways += [(asks, sentence, long_forms(sentence))] * 6
+        ways += [(formal, sentence, long_forms(sentence))] * 6
     asks, shown, answer = random.choice(ways)
     if shown == answer and not asks[0].startswith("Repeat"):
         return None
@@ -223,7 +223,7 @@ def _person(supplies: Supplies, random: Random) -> Exchange | None:
     if lead is None or lead.heading or not (found := _BORN.match(lead.paragraphs[0][0])):
         return None
     name, born, died, calling = found.groups()
-    questions = [
+    questions: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
         (
             (f"When was {name} born?", f"On what date was {name} born?", f"What is the birth date of {name}?"),
             (f"{name} was born on {born}.", f"{born}", f"On {born}."),

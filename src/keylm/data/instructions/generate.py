@@ -8,6 +8,7 @@ draft of the answer, further constraints are read off the finished text, and the
 away and drawn anew.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
@@ -79,7 +80,8 @@ _LENGTHS = (12, 20, 30, 45, 60, 90, 130)
 _LONG_LENGTHS = (10, 25, 40, 60, 90, 130, 180, 250, 330, 420, 550)
 _FOLLOW_UPS = (
     "Now write that again. {c}", "Can you change your answer? {c}", "Once more, please. {c}", "{c}",
-    "Good. One more thing: {c}", "Please do it again like this: {c}", "Not quite what I wanted. {c}", "Rewrite your answer. {c}",
+    "Good. One more thing: {c}", "Please do it again like this: {c}", "Not quite what I wanted. {c}",
+    "Rewrite your answer. {c}",
 )  # fmt: skip
 
 
@@ -237,7 +239,7 @@ _LISTS = ("bullets", "numbered_list", "json")
 _UNFIT = {
     "headline": tuple(name for name in WEIGHTS if name not in _SHORT),
     "summary": tuple(name for name in WEIGHTS if name not in _SHORT),
-    "tale": (*_LISTS, "added_keywords"),
+    "tale": (*_LISTS, "added_keywords", "two_answers"),
     "story": (*_LISTS, "added_keywords"),
     "opening": ("repeat_request", *_LISTS, "title", "placeholders", "start_phrase", "sections"),
     "news": ("numbered_list",),
@@ -279,7 +281,8 @@ def _answered(
 ) -> tuple[str | None, list[Constraint]]:
     """Return an answer made and measured for `types` (the request's repetition left aside), and its constraints."""
     long = {"words", "sentences", "letter_count", "keyword_count", "keywords"} & set(types)
-    draft = Draft(task, words or random.choice(_LONG_LENGTHS if long else _LENGTHS))
+    words = words or random.choice(_LONG_LENGTHS if long else _LENGTHS)
+    draft = Draft(task, max(words, _SHORTEST) if _LONG_FORMS.search(task.request) else words)
     constraints: list[Constraint] = []
     for name in sorted((name for name in types if name in MAKERS), key=lambda name: MAKERS[name][0]):
         parameters = MAKERS[name][1](draft, random)
@@ -296,6 +299,9 @@ def _answered(
     return text, constraints
 
 
+_LONG_FORMS = re.compile(r"(?i)\b(blog|essay|article|story|report|biography|passage|guide|opening|tale)\b")
+_SHORTEST = 55
+"""Words that such a text has at least."""
 _ALIASES = {"added_keywords": "keywords", "few_capital_words": "capital_words"}
 
 

@@ -7,11 +7,22 @@ trusted: generate.py checks every finished answer.
 import json
 import re
 from collections.abc import Callable
+from functools import partial
 from random import Random
 from typing import Any
 
 from keylm.data.instructions.checks import ANSWERS_APART, DIVIDER
-from keylm.data.instructions.drafts import LEANING, Block, Draft, Paragraph, capitalised, fix_articles, grouped, lowered
+from keylm.data.instructions.drafts import (
+    LEANING,
+    Block,
+    Draft,
+    Paragraph,
+    Task,
+    capitalised,
+    fix_articles,
+    grouped,
+    lowered,
+)
 from keylm.data.instructions.phrases import (
     END_PHRASES,
     FORM_FIELDS,
@@ -139,9 +150,9 @@ def _two_answers(draft: Draft, random: Random) -> Parameters | None:
     first = draft.render()
     if task.again:
         other = Draft(task.again(random), max(20, len(first) // 6)).render()
-    elif len(task.pool) > 1 and not task.head:
+    elif not task.head and (rest := [part for part in task.pool[1:] if not LEANING.match(part[0])]):
         first = " ".join(task.pool[0][:4])
-        other = " ".join(task.pool[1][:4])
+        other = " ".join(rest[0][:4])
     else:
         return None
     if first == other:
@@ -204,8 +215,14 @@ def _placeholders(draft: Draft, random: Random) -> Parameters | None:
 
 def _postscript(draft: Draft, random: Random) -> Parameters | None:
     marker = random.choice(("P.S.", "P.S.", "P.P.S"))
-    draft.bottom.append(f"{marker} {random.choice(POSTSCRIPTS).format(topic=draft.task.title or 'this')}")
+    draft.bottom.append(f"{marker} {random.choice(POSTSCRIPTS).format(topic=_topic(draft.task))}")
     return {"marker": marker}
+
+
+def _topic(task: Task) -> str:
+    """Return what a text is about, to stand within a sentence."""
+    names = task.family in ("about", "subject") and len(task.title.split()) <= 3
+    return lowered(task.title) if names and task.title.isascii() else "this"
 
 
 def _end_phrase(draft: Draft, random: Random) -> Parameters | None:
@@ -242,8 +259,12 @@ def _capital_words(draft: Draft, random: Random) -> Parameters | None:
         return None
     count = min(len(words) // 2, random.choices((1, 2, 3, 4, 5, 6), (2, 4, 4, 3, 3, 1))[0])
     for word in random.sample(words, count):
-        draft.each_line(lambda line, word=word: re.sub(rf"(?<![\w'’-]){word}(?![\w'’-])", word.upper(), line))
+        draft.each_line(partial(_raised, word=word))
     return {"relation": "at_least", "count": count}
+
+
+def _raised(line: str, word: str) -> str:
+    return re.sub(rf"(?<![\w'’-]){word}(?![\w'’-])", word.upper(), line)
 
 
 def _no_comma(draft: Draft, random: Random) -> Parameters | None:
@@ -264,10 +285,10 @@ def _no_comma(draft: Draft, random: Random) -> Parameters | None:
 
 
 def _comma_free(pool: list[Paragraph]) -> list[Paragraph]:
-    """Return the sentences without commas, by threes, but for those that lean on one that had a comma."""
+    """Return the sentences whose commas can go, by threes, but for those that lean on one that could not."""
     kept: list[str] = []
     before = False
-    for sentence in (sentence for part in pool for sentence in part):
+    for sentence in (without_commas(sentence) for part in pool for sentence in part):
         before = "," not in sentence and (before or not LEANING.match(sentence))
         if before:
             kept.append(sentence)
@@ -275,13 +296,19 @@ def _comma_free(pool: list[Paragraph]) -> list[Paragraph]:
 
 
 def without_commas(line: str) -> str:
-    """Return a line with its commas gone: two at most, none in a number; one with more is left as it is."""
-    if line.count(",") > 2 or re.search(r"\d,\d", line):
+    """Return a line without its commas, of which "and" replaces those in a row of things; else as it is.
+
+    Lines with a comma in a number, or with more than two that only mark a pause, are left.
+    """
+    if re.search(r"\d,\d", line):
         return line
-    line = re.sub(
-        r", (?=(?:and|or|but|so|which|who|where|because|while|as|with|such|including|especially)\b)", " ", line
-    )
-    return line.replace(",", "")
+    changed = _IN_A_ROW.sub(lambda match: f" {match[2] or 'and'} ", line)
+    changed = _BEFORE_JOIN.sub(" ", changed)
+    return changed.replace(",", "") if changed.count(",") <= 2 else line
+
+
+_IN_A_ROW = re.compile(r"(?<=[a-z]),( (?=[a-z][\w-]*(?: [a-z][\w-]*)?, (?:and|or) )| (and|or) (?=[a-z]))")
+_BEFORE_JOIN = re.compile(r", (?=(?:and|or|but|so|which|who|where|because|while|as|with|such|including|especially)\b)")
 
 
 def _quotation(draft: Draft, random: Random) -> Parameters | None:

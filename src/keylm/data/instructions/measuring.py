@@ -10,7 +10,7 @@ from collections.abc import Callable
 from random import Random
 from typing import Any
 
-from keylm.data.instructions.drafts import Task
+from keylm.data.instructions.drafts import LEANING, Task
 from keylm.data.instructions.phrases import NOUNS
 from keylm.data.instructions.text import (
     bare,
@@ -113,7 +113,11 @@ def _few_capital_words(text: str, task: Task, random: Random) -> Parameters | No
 
 def _first_word(text: str, task: Task, random: Random) -> Parameters | None:
     word = bare(text.split()[0])
-    return {"word": random.choice((word, word.capitalize()))} if re.fullmatch(r"[a-z]{2,}", word) else None
+    return (
+        {"word": random.choice((word, word.capitalize()))}
+        if re.fullmatch(r"[a-z]{2,}", word) and not LEANING.match(word)
+        else None
+    )
 
 
 def _last_word(text: str, task: Task, random: Random) -> Parameters | None:

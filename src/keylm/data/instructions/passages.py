@@ -16,19 +16,19 @@ READ_CHARACTERS = 3200
 """How much of a document is looked at."""
 _TELLING = frozenset(
     listed(
-        "let's i i've i'm i'll we'll my me figure table equation following above below click link subscribe citation "
-        "isbn exercise wikinews imagine wonder wonders wondering wondered dive explore explores exploring"
+        "let's i i've i'm i'll we'll my me figure table equation following above below click link subscribe "
+        "citation isbn exercise wikinews imagine wonder wonders wondering wondered dive explore explores exploring"
     )
 )
 _TELLING_PHRASES = re.compile(
     r"(?i)\b(this (article|section|chapter|guide|subsection|book|textbook|blog|post|page|module|unit)|we will|"
-    r"we have (discussed|seen|explored|covered)|we (discuss|cover|saw)|let us|read on|(previous|next) (section|chapter)|"
+    r"we have (discussed|seen|explored|covered)|we (discuss|cover|saw)|let us|read on|(previous|next) section|"
     r"as follows|see also|learn more about|in the context of|refer to|more (insights|information|details|tips)|"
     r"as mentioned|have you ever|you are not alone|you will (learn|discover|find|understand|see)|"
-    r"knowing the answer|we understand|it covers|covers everything|look no further)\b"
+    r"knowing the answer|we understand|(it|we)( also)? covers?|covers everything|get ready|look no further)\b"
 )
 _TELLING_STARTS = frozenset(
-    listed("this we let read previous next as see learn in refer more have you knowing it covers look")
+    listed("this we let read previous next as see learn in refer more have you knowing it look get")
 )
 _COMMANDS = listed(
     "describe explain identify define discuss compare list state calculate distinguish analyze evaluate "
@@ -178,7 +178,7 @@ def good_heading(heading: str) -> bool:
 
 
 def word_forms(title: str, body: str) -> Forms:
-    """Return how running text writes each word of a title, by its lower-case form; a sentence's first does not count."""
+    """Return how running text writes each word of a title, by its lower-case form; first words don't count."""
     asked = {word.strip("?,.'\"():").lower().removesuffix("'s") for word in title.split()}
     forms: Forms = {}
     for word in _INSIDE.findall(body):

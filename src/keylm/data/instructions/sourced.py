@@ -88,7 +88,7 @@ def about(text: Text, random: Random) -> Task | None:
     person = re.search(r"\((?:born )?.{0,40}\d{3,4}", first) or re.search(r"\b(he|she|his|her)\b", text.text[:900])
     past = re.search(r"\b(was|were|is|are)\b", first)
     if person and re.match(r"[A-Z]\w+ [A-Z]", title):
-        requests = (
+        requests: tuple[str, ...] = (
             f"Who {'was' if past and past[0] == 'was' else 'is'} {name}?",
             f"Tell me about {name}.",
             f"Write a short biography of {name}.",
@@ -185,16 +185,15 @@ def question(text: Text, random: Random) -> Task | None:
     if not found:
         return None
     heading, section = random.choice(found)
-    heading = _question(heading, text.prose)
-    if heading is None:
+    asked = _question(heading, text.prose)
+    if asked is None:
         return None
     yes_no = re.match(r"(Yes|No)\b", section.paragraphs[0][0])
-    task = Task("question", heading, section.paragraphs, source=text.source)
-    asked = _topic(heading)
-    task.title = capitalised(asked)
+    task = Task("question", asked, section.paragraphs, source=text.source)
+    task.title = capitalised(_topic(asked))
     if yes_no and random.random() < 0.5:
         yes, no, open_ = random.choice(_VERDICTS)
-        task = Task("verdict", heading, [[yes if yes_no[0] == "Yes" else no]], source=text.source, whole=True)
+        task = Task("verdict", asked, [[yes if yes_no[0] == "Yes" else no]], source=text.source, whole=True)
         task.options = [yes, no, open_] if random.random() < 0.6 else [yes, no]
     return task
 
@@ -210,8 +209,12 @@ _VERDICTS = (
 )
 
 
+def _be(name: str) -> str:
+    return "are" if re.search(r"[^siu]s$", name) else "is"
+
+
 def _question(heading: str, body: str) -> str | None:
-    heading = re.sub(r"What is \(are\) (.*)\?", lambda match: f"What is {match[1]}?", heading)
+    heading = re.sub(r"What is \(are\) (.*)\?", lambda match: f"What {_be(match[1])} {match[1]}?", heading)
     if not re.match(
         r"(What|How|Why|Can|Could|Is|Are|Do|Does|Did|Should|When|Where|Which|Who|Will|Would|May)\b", heading
     ):
@@ -242,13 +245,14 @@ def howto(text: Text, random: Random) -> Task | None:
     pool = [[s for s in part if not s.endswith("?")] for section in body for part in section.paragraphs]
     pool = [part for part in pool if part]
     pool = [part for part in pool if text.on_its_title(part)]
+    pool.sort(key=lambda part: not _DIRECT.match(part[0]))  # what answers at once comes first
     if not pool or LEANING.match(pool[0][0]):
         return None
     asked = sentence_case(title, text.prose)
     asked = asked[0].upper() + asked[1:]
     if re.search(r"\b(don|doesn|can|isn|won|didn) t\b|\b[A-Z]$", asked, re.IGNORECASE):
         return None
-    requests = (f"{asked}?",) * 4 + (
+    requests: tuple[str, ...] = (f"{asked}?",) * 4 + (
         asked.lower(),
         f"{asked}? Please explain.",
         f"I want to know: {asked[0].lower()}{asked[1:]}?",
@@ -272,6 +276,9 @@ def howto(text: Text, random: Random) -> Task | None:
     return Task(
         "howto", random.choice(requests), pool, asked, points=points[:10] if len(points) > 2 else [], source=text.source
     )
+
+
+_DIRECT = re.compile(r"(To|Yes|No|You can|You should|Use|Start by|Begin by|The best)\b")
 
 
 def news(text: Text, random: Random) -> Task | None:
@@ -323,7 +330,7 @@ def headline(text: Text, random: Random) -> Task | None:
 def summary(text: Text, random: Random) -> Task | None:
     """Ask for a summary of a passage; its first sentence, which says the most, answers."""
     found = text.sections
-    if not found or found[0].heading or (len(found[0].paragraphs[0]) < 2 and len(found[0].paragraphs) < 2):
+    if not text.opens_whole() or (len(found[0].paragraphs[0]) < 2 and len(found[0].paragraphs) < 2):
         return None
     lines = [sentence for part in found[0].paragraphs[:3] for sentence in part][: random.randint(3, 7)]
     passage = " ".join(lines)

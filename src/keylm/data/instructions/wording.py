@@ -10,7 +10,7 @@ from typing import Any
 from keylm.data.instructions.checks import Constraint
 from keylm.data.instructions.text import counted, ordinal
 
-_RELATIONS = {
+_RELATIONS: dict[str, tuple[str, ...]] = {
     "at_least": (
         "Use at least {amount}.",
         "Write at least {amount}.",
@@ -24,6 +24,7 @@ _RELATIONS = {
         "There should be at least {amount} in the answer.",
         "Minimum: {amount}.",
         "Go on for {amount} or more.",
+        "Length: {amount} or more.",
     ),
     "at_most": (
         "Use at most {amount}.",
@@ -57,7 +58,7 @@ _RELATIONS = {
     ),
 }
 _UNITS = {"words": "word", "sentences": "sentence"}
-_COUNTS = {
+_COUNTS: dict[str, dict[str, tuple[str, ...]]] = {
     "keyword_count": {
         "at_least": (
             "Use the word {word} at least {times}.",
@@ -381,7 +382,7 @@ def describe(constraint: Constraint, random: Random) -> str:
     """Return a sentence or two that ask for what `constraint` says."""
     kind = constraint["type"]
     if kind in _UNITS:
-        templates: tuple[str, ...] = _RELATIONS[constraint["relation"]]
+        templates = _RELATIONS[constraint["relation"]]
         if kind == "sentences" or constraint["relation"] != "at_least":
             templates = tuple(t for t in templates if kind == "words" or "long" not in t)
     elif kind in _COUNTS:
@@ -398,7 +399,7 @@ def _slots(constraint: Constraint, random: Random) -> dict[str, Any]:
         slots["figure"], slots["more"] = count, count + 1
         slots["count"] = counted(count, spelt=spelt)
         slots["times"] = ("once" if spelt else "1 time") if count == 1 else f"{slots['count']} times"
-        slots["parts"] = f"{slots['count']} {random.choice(('part', 'phrase'))}{'s' * (count != 1)}"
+        slots["parts"] = f"{slots['count']} {random.choice(('part', 'phrase', 'section'))}{'s' * (count != 1)}"
         slots["places"] = f"{slots['count']} placeholder{'s' * (count != 1)}"
         unit = _UNITS.get(kind, "word")
         slots["amount"] = _amount(count, unit, spelt)
