@@ -158,7 +158,13 @@ def _answers(generator: Generator, items: Sequence[Item]) -> list[str]:
 
 
 def measure_instructions(
-    model_folder: Path, items_file: Path, out: Path, *, limit: int | None, device: torch.device, quiet: bool = False
+    model_folder: Path,
+    items_file: Path,
+    out: Path,
+    *,
+    limit: int | None,
+    device: torch.device | None,
+    quiet: bool = False,
 ) -> dict[str, Any]:
     """Write what `evaluate_instructions` finds to `out`, unless it is there; return it.
 

@@ -56,6 +56,9 @@ def _longer(answer: str, constraint: Constraint, random: Random) -> str:
 
 def _shorter(answer: str, constraint: Constraint, random: Random) -> str:
     parts = sentences(answer)
+    if len(parts) < 2:
+        words = answer.split()
+        return " ".join(words[: random.randint(1, max(1, len(words) // 2))])
     return " ".join(parts[: max(1, len(parts) - random.randint(1, max(1, len(parts) - 1)))])
 
 
@@ -117,7 +120,7 @@ def _one_case(answer: str, constraint: Constraint, random: Random) -> str:
 def _capitals(answer: str, constraint: Constraint, random: Random) -> str:
     if constraint["relation"] == "at_least":
         return re.sub(r"\b[A-Z]{2,}\b", lambda match: match.group().lower(), answer)
-    return re.sub(r"\b[a-z]{4,}\b", lambda match: match.group().upper(), answer, count=int(constraint["count"]) + 2)
+    return re.sub(r"\b[a-z]{3,}\b", lambda match: match.group().upper(), answer, count=int(constraint["count"]) + 2)
 
 
 def _comma(answer: str, constraint: Constraint, random: Random) -> str:

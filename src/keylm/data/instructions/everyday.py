@@ -220,7 +220,7 @@ def _person(supplies: Supplies, random: Random) -> Exchange | None:
         return None
     text = random.choice(supplies.documents["wikipedia"])
     lead = text.sections[0] if text.sections else None
-    if lead is None or lead.heading or not (found := _BORN.match(lead.paragraphs[0][0])):
+    if lead is None or lead.heading or not lead.paragraphs or not (found := _BORN.match(lead.paragraphs[0][0])):
         return None
     name, born, died, calling = found.groups()
     questions: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
