@@ -107,7 +107,10 @@ def instructions(
     corpus: Annotated[Path, typer.Option(help="A folder of documents: wikipedia.jsonl.zst and others, at any depth.")],
     count: Annotated[int, typer.Option(min=1, help="Conversations to write, with and without constraints.")] = 200_000,
     everyday: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of them without constraints.")] = 0.4,
-    preferences: Annotated[int, typer.Option(min=0, help="Pairs of a good and a bad answer, for keylm dpo.")] = 0,
+    preferences: Annotated[int, typer.Option(min=0, help="Prompts with a good answer, for preference tuning.")] = 0,
+    rejected: Annotated[
+        bool, typer.Option("--rejected", help="Give these a minimal violation; else the model's own are to be found.")
+    ] = False,
     evaluation: Annotated[int, typer.Option(min=0, help="Held-out items of each of the three sets.")] = 200,
     seed: Annotated[int, typer.Option(min=0, help="Another one gives other pairs.")] = 0,
     name: Annotated[str, typer.Option(help="What the assistant calls itself.")] = "KeyLM",
@@ -124,7 +127,7 @@ def instructions(
 
     if not name.strip():
         raise KeylmError("--name: got an empty name; accepted: some text")
-    plan = Plan(corpus, count, everyday, preferences, evaluation, Settings(seed, name.strip()), open_only)
+    plan = Plan(corpus, count, everyday, preferences, rejected, evaluation, Settings(seed, name.strip()), open_only)
     try:
         manifest = write_instructions(out, plan, workers=workers or default_workers(), quiet=quiet)
     except KeyboardInterrupt:

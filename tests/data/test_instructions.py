@@ -187,7 +187,7 @@ def test_the_verb_writes_files_once_and_the_same_for_any_number_of_workers(tmp_p
     corpus.mkdir()
     for name, texts in documents().items():
         write_jsonl(corpus / f"{name}.jsonl", [{"text": text.text} for text in texts])
-    plan = Plan(corpus, count=60, everyday=0.5, preferences=5, evaluation=4, settings=Settings(seed=3))
+    plan = Plan(corpus, count=60, everyday=0.5, preferences=5, rejected=True, evaluation=4, settings=Settings(seed=3))
     first = write_instructions(tmp_path / "one", plan, workers=1, quiet=True)
     second = write_instructions(tmp_path / "two", plan, workers=2, quiet=True)
     assert first == second

@@ -78,6 +78,9 @@ _GROUPS: tuple[set[str], ...] = (
 """Of each set a request has one at most."""
 _LENGTHS = (12, 20, 30, 45, 60, 90, 130)
 _LONG_LENGTHS = (10, 25, 40, 60, 90, 130, 180, 250, 330, 420, 550)
+_LONG_TEXTS = (200, 300, 400, 550)
+_LONG_SHARE = 0.5
+"""Of requests on the number of words, those that only documents with much to say are taken for."""
 _FOLLOW_UPS = (
     "Now write that again. {c}", "Can you change your answer? {c}", "Once more, please. {c}", "{c}",
     "Good. One more thing: {c}", "Please do it again like this: {c}", "Not quite what I wanted. {c}",
@@ -134,11 +137,19 @@ class Generator:
         random = self._random(stream, index)
         while True:
             first = random.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
+            long = first == "words" and random.random() < _LONG_SHARE
             for _ in range(60):
                 task = self._task(random)
-                if task is None or first in _UNFIT.get(task.family, ()) or bool(task.options) != (first == "choice"):
+                if (
+                    task is None
+                    or (long and (task.whole or task.words < _LONG_TEXTS[0]))
+                    or first in _UNFIT.get(task.family, ())
+                    or bool(task.options) != (first == "choice")
+                ):
                     continue
-                pair = (self._follow_up if random.random() < 0.07 else self._constrained)(task, first, random)
+                pair = (self._follow_up if random.random() < 0.07 and not long else self._constrained)(
+                    task, first, random
+                )
                 if pair is not None:
                     return pair
 
@@ -179,7 +190,9 @@ class Generator:
 
     def _constrained(self, task: Task, first: str, random: Random) -> Pair | None:
         types = _drawn(task, first, random, random.choices((1, 2, 3), (50, 33, 17))[0])
-        answer, constraints = _answered(task, types, random)
+        long = first == "words" and task.words >= _LONG_TEXTS[0] and not task.whole
+        words = random.choice(_LONG_TEXTS) if long and random.random() < 0.7 else None
+        answer, constraints = _answered(task, types, random, words)
         if answer is None or (not constraints and "repeat_request" not in types):
             return None
         request = self._spoilt(task.request, random)
@@ -252,7 +265,7 @@ _UNFIT = {
         "highlights",
         "capital_words",
     ),
-    "points": ("repeat_request", "title", "two_answers"),
+    "points": ("repeat_request", "highlights", "title", "two_answers"),
 }
 """What does not suit a task."""
 

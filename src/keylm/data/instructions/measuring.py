@@ -30,10 +30,10 @@ Measure = Callable[[str, Task, Random], Parameters | None]
 def _words(text: str, task: Task, random: Random) -> Parameters | None:
     few, many = sorted((fewest_words(text), most_words(text)))
     shape = random.random()
-    if shape < 0.5:
+    if shape < (0.8 if few > 150 else 0.5):
         count = _rounded(few * random.uniform(0.6, 1.0), random, up=False)
         return {"relation": "at_least", "count": count} if 3 <= count <= few else None
-    if shape < 0.85:
+    if shape < 0.9:
         return {"relation": "at_most", "count": _rounded(many * random.uniform(1.0, 1.7) + 1, random, up=True)}
     low, high = _rounded(few * 0.8, random, up=False), _rounded(many * 1.2 + 1, random, up=True)
     return {"relation": "between", "count": low, "most": high} if 3 <= low < high else None

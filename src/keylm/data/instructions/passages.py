@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from keylm.data.instructions.drafts import Paragraph
 from keylm.data.instructions.text import fewest_words, listed, sentences
 
-READ_CHARACTERS = 3200
+READ_CHARACTERS = 4500
 """How much of a document is looked at."""
 _TELLING = frozenset(
     listed(

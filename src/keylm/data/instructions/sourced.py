@@ -113,7 +113,7 @@ def about(text: Text, random: Random) -> Task | None:
             f"I am writing a school report on {name}. What should I say?",
             f"can you tell me what {name} {verb}",
         )
-    pool = [part for section in found[:3] for part in section.paragraphs]
+    pool = [part for section in found[:8] for part in section.paragraphs]
     return Task(
         "about",
         capitalised(random.choice(requests)) if random.random() < 0.95 else random.choice(requests),

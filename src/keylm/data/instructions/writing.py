@@ -2,7 +2,7 @@
 
     OUT/verifiable.jsonl.zst    {"messages", "source", "constraints", "kind", "from"}: constraints that a program checks
     OUT/everyday.jsonl.zst      the same without constraints: facts, words, typo fixing, rewriting, small talk
-    OUT/preferences.jsonl.zst   {"prompt", "chosen", "rejected", "constraints"}: for preference tuning
+    OUT/preferences.jsonl.zst   {"prompt", "chosen", "constraints"}; "rejected" too where minimal violations are wanted
     OUT/evaluation.jsonl.zst    items from held-out documents, and of held-out types (held_out.py)
     OUT/manifest.json           settings, sources with licences and hashes, counts
 
@@ -59,6 +59,8 @@ class Plan:
     everyday: float = 0.4
     """share of them without constraints"""
     preferences: int = 0
+    rejected: bool = False
+    """whether these come with a minimal violation; without, the model's own violating answers are to be found"""
     evaluation: int = 200
     """items of each set"""
     settings: Settings = field(default_factory=Settings)
@@ -98,7 +100,12 @@ def write_instructions(out: Path, plan: Plan, *, workers: int = 1, quiet: bool =
         manifest = {
             "format": VERSION,
             "keylm": keylm.__version__,
-            "settings": {**asdict(plan.settings), "everyday": plan.everyday, "open_only": plan.open_only},
+            "settings": {
+                **asdict(plan.settings),
+                "everyday": plan.everyday,
+                "rejected": plan.rejected,
+                "open_only": plan.open_only,
+            },
             "sources": [
                 {"name": o.name, "file": o.path.name, "licence": o.licence, "status": o.status}
                 | {"sha256": sha256_file(o.path)}
@@ -165,7 +172,7 @@ class _Blocks:
     def __init__(self, plan: Plan, origins: Sequence[Origin]) -> None:
         kept, held = read_documents(origins)
         self._kept, self._held = Generator(kept, plan.settings), Generator(held or kept, plan.settings)
-        self._items = plan.evaluation
+        self._items, self._rejected = plan.evaluation, plan.rejected
 
     def lines(self, part: str, start: int) -> list[dict[str, Any]]:
         """Return the records of a part from index `start` on."""
@@ -176,13 +183,17 @@ class _Blocks:
             case "everyday":
                 return [self._kept.everyday(index).record() for index in indices]
             case "preferences":
-                return [self._kept.preference(index) for index in indices]
+                return [self._preference(index) for index in indices]
         end = self._items * len(held_out.SETS)
         return [
             held_out.item(self._held, held_out.SETS[index // self._items], index % self._items)
             for index in indices
             if index < end
         ]
+
+    def _preference(self, index: int) -> dict[str, Any]:
+        made = self._kept.preference(index)
+        return made if self._rejected else {key: value for key, value in made.items() if key != "rejected"}
 
 
 _blocks: _Blocks | None = None
