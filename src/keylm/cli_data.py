@@ -7,7 +7,7 @@ import typer
 
 from keylm.cli_options import ExecutorOption, QuietOption, RecipeArgument, RunDirOption, SetOption, WorkersOption
 from keylm.console import say
-from keylm.errors import Interrupted
+from keylm.errors import Interrupted, KeylmError
 from keylm.recipe import load_recipe
 
 app = typer.Typer(help="Build, plan, verify and look at data.", no_args_is_help=True)
@@ -99,3 +99,37 @@ def show(
     from keylm.data.show import show_batch
 
     show_batch(run_dir, step, windows, characters)
+
+
+@app.command()
+def instructions(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")],
+    corpus: Annotated[Path, typer.Option(help="A folder of documents: wikipedia.jsonl.zst and others, at any depth.")],
+    count: Annotated[int, typer.Option(min=1, help="Conversations to write, with and without constraints.")] = 200_000,
+    everyday: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of them without constraints.")] = 0.4,
+    preferences: Annotated[int, typer.Option(min=0, help="Prompts with a good answer, for preference tuning.")] = 0,
+    rejected: Annotated[
+        bool, typer.Option("--rejected", help="Give these a minimal violation; else the model's own are to be found.")
+    ] = False,
+    evaluation: Annotated[int, typer.Option(min=0, help="Held-out items of each of the three sets.")] = 200,
+    seed: Annotated[int, typer.Option(min=0, help="Another one gives other pairs.")] = 0,
+    name: Annotated[str, typer.Option(help="What the assistant calls itself.")] = "KeyLM",
+    open_only: Annotated[bool, typer.Option("--open-only", help="Leave out files with no open licence.")] = False,
+    workers: WorkersOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Make instruction data whose constraints a program checks, from documents; see docs/instructions.md.
+
+    Stopped, it leaves nothing; the same command begins anew.
+    """
+    from keylm.data.instructions.generate import Settings
+    from keylm.data.instructions.writing import Plan, default_workers, tell, write_instructions
+
+    if not name.strip():
+        raise KeylmError("--name: got an empty name; accepted: some text")
+    plan = Plan(corpus, count, everyday, preferences, rejected, evaluation, Settings(seed, name.strip()), open_only)
+    try:
+        manifest = write_instructions(out, plan, workers=workers or default_workers(), quiet=quiet)
+    except KeyboardInterrupt:
+        raise Interrupted("stopped; nothing was written, and the same command begins anew") from None
+    tell(out, manifest, quiet=quiet)

@@ -32,7 +32,8 @@ def evaluate(
     tasks: Annotated[
         list[str] | None,
         typer.Option(
-            help="card, extras, robustness, typing, or a task of lm_eval; with commas or repeatedly. By default card."
+            help="card, extras, robustness, typing, instructions, or a task of lm_eval; with commas or repeatedly. "
+            "By default card."
         ),
     ] = None,
     tasks_path: Annotated[
@@ -41,6 +42,9 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first items of each task, to try things.")] = None,
     corpus: Annotated[
         Path | None, typer.Option(help="A folder with casual/ and typo/ for typing on real errors and held-out chat.")
+    ] = None,
+    items: Annotated[
+        Path | None, typer.Option(help="For instructions: evaluation.jsonl.zst of keylm data instructions.")
     ] = None,
     out: Annotated[
         Path | None,
@@ -75,12 +79,13 @@ def evaluate(
     options = Options(limit, chat, scoring, device, tasks_path)
     command = shlex.join(["keylm", *sys.argv[1:]])
     try:
-        measure(model, asked, folder, options, corpus=corpus, command=command, quiet=quiet)
+        measure(model, asked, folder, options, corpus=corpus, items=items, command=command, quiet=quiet)
     except KeyboardInterrupt:
         raise Interrupted("stopped; the same command goes on with what is not measured yet") from None
     if not quiet:
         show(table(folder.benchmarks()), folder)
         show_typing(folder)
+        show_instructions(folder)
     tell_report(folder, quiet=quiet)
 
 
@@ -124,6 +129,21 @@ def show_typing(folder: "EvaluationFolder") -> None:
             if place == name:
                 others = ", ".join(f"{system} {value}" for system, value in cells.items() if system != "model")
                 shown.add_row(measure, cells.get("model", ""), others)
+        console.print(shown)
+
+
+def show_instructions(folder: "EvaluationFolder") -> None:
+    """Print which share of constraints the model keeps and of typos it fixes, with 95 % intervals."""
+    from keylm.files import read_table
+
+    found: dict[str, Table] = {}
+    for row in read_table(folder.instructions).get("rows", []):
+        name = row["set"].replace("_", "-")
+        shown = found.setdefault(name, Table(f"instructions, {name}", "per cent", "items", box=None, pad_edge=False))
+        value, low, high = ("–" if row[key] is None else f"{100 * row[key]:.1f}" for key in ("value", "low", "high"))
+        label = row["measure"].replace("_", " ") + ("" if row["system"] == "model" else f" ({row['system']})")
+        shown.add_row(label, f"{value} ({low} to {high})", str(row["n"]))
+    for shown in found.values():
         console.print(shown)
 
 

@@ -13,6 +13,8 @@ from keylm.run_folder import RunFolder
 
 TYPING = "typing"
 """What --tasks calls the typing evaluation, which is no task of lm_eval."""
+INSTRUCTIONS = "instructions"
+"""What --tasks calls the evaluation of constraints that a program checks."""
 
 
 def measure(
@@ -22,18 +24,21 @@ def measure(
     options: benchmarks.Options,
     *,
     corpus: Path | None = None,
+    items: Path | None = None,
     command: str = "",
     quiet: bool = False,
 ) -> None:
-    """Measure `asked` (suites, tasks of lm_eval, typing) of a model and write what came out into `folder`.
+    """Measure `asked` (suites, tasks of lm_eval, typing, instructions) of a model; write what came out into `folder`.
 
     Files are written as far as it came, whatever ends it. Raises KeylmError as `benchmarks.evaluate` and
     `typing.evaluate_typing` do.
     """
     try:
-        tasks = [name for name in asked if name != TYPING]
+        tasks = [name for name in asked if name not in (TYPING, INSTRUCTIONS)]
         if TYPING in asked:
             _typing(model, folder, options.limit, corpus, quiet=quiet)
+        if INSTRUCTIONS in asked:
+            _instructions(model, folder, options, items, quiet=quiet)
         if tasks:
             benchmarks.evaluate(model, tasks, folder, options, quiet=quiet)
     finally:
@@ -59,6 +64,23 @@ def _typing(model: str, folder: EvaluationFolder, limit: int | None, corpus: Pat
     found = evaluate_typing(Path(model), corpus=corpus, items=limit, quiet=quiet, unfinished=parts)
     write_json(folder.typing, {**found, "settings": settings})
     parts.unlink(missing_ok=True)
+
+
+def _instructions(
+    model: str, folder: EvaluationFolder, options: benchmarks.Options, items: Path | None, *, quiet: bool
+) -> None:
+    import torch
+
+    from keylm.evaluation.instructions import measure_instructions
+
+    if not Path(model).is_dir():
+        raise KeylmError(f"{model}: instructions are measured on a model folder; accepted: its files on this machine")
+    if items is None:
+        raise KeylmError(
+            "instructions: no items; accepted: --items with evaluation.jsonl.zst of `keylm data instructions`"
+        )
+    device = torch.device(benchmarks.chosen_device(options.device))
+    measure_instructions(Path(model), items, folder.instructions, limit=options.limit, device=device, quiet=quiet)
 
 
 def robustness_points(found: dict[str, Record]) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
     EVALUATION/benchmarks/NAME.json   one finished benchmark: metrics, standard errors, every item's outcome
     EVALUATION/typing.json            the typing evaluation
+    EVALUATION/instructions.json      constraints kept and typos fixed, on held-out items
     EVALUATION/robustness.json        accuracy under typing errors
     EVALUATION/evaluation.json        the rows of all of it, a list, for other programs
 
@@ -35,6 +36,7 @@ class EvaluationFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.typing, self.robustness = path / "typing.json", path / "robustness.json"
+        self.instructions = path / "instructions.json"
         self.rows = path / "evaluation.json"
 
     def benchmark(self, name: str) -> Path:

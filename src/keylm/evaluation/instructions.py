@@ -1,0 +1,183 @@
+"""How well a model follows instructions that a program can check, on items from `keylm data instructions`.
+
+Three sets (data/instructions/held_out.py): constraints of trained types on held-out documents, constraints of types
+that training never had, and typo fixing on held-out sentences. The answers are greedy, so the same model and items give
+the same figures on the same machine; every figure is a share with a 95 % bootstrap interval over items. Cost: one
+answer an item, in batches of items of like length.
+"""
+
+import difflib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from keylm.console import Status
+from keylm.data.instructions.checks import keeps
+from keylm.data.readers import ZstdReader
+from keylm.errors import KeylmError
+from keylm.evaluation.typing_statistics import Tallies
+from keylm.files import read_table, sha256_file, write_json
+from keylm.generate import Generator
+from keylm.release.huggingface import model_fingerprint
+
+PROTOCOL = "keylm instructions 1"
+"""Goes up with any change of a rule: figures of two protocols do not compare."""
+BATCH = 16
+Item = dict[str, Any]
+_KEYS = {"set", "messages", "constraints", "max_new_tokens"}
+
+
+def read_items(path: Path) -> list[Item]:
+    """Return the items of an evaluation.jsonl.zst. Raises KeylmError where there are none."""
+    try:
+        raw = ZstdReader(path).readall() if path.suffix == ".zst" else path.read_bytes()
+        items = [json.loads(line) for line in raw.decode("utf-8").splitlines()]
+        if not items or any(_KEYS - set(item) for item in items):
+            raise ValueError(f"each line needs {', '.join(sorted(_KEYS))}")
+    except (OSError, ValueError, TypeError, EOFError) as error:
+        raise KeylmError(
+            f"{path}: no evaluation items ({error}); accepted: evaluation.jsonl.zst of `keylm data instructions`"
+        ) from None
+    return items
+
+
+def evaluate_instructions(
+    model_folder: Path,
+    items: Sequence[Item],
+    *,
+    device: torch.device | None = None,
+    batch: int = BATCH,
+    seed: int = 0,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Return what a model makes of the items, ready for JSON.
+
+    {"protocol", "rows": [{"measure", "set", "value", "low", "high", "n", …}], "answers": [{"set", "answer", "broken"}]}
+
+    Measures of the sets trained and held_out: "all constraints" (share of items that keep all), "constraints" (share of
+    constraints kept), and one a type. Of typos: "exact" (share of sentences right to the character), "error reduction"
+    (share of wrong words that are right afterwards, less those made wrong), "unchanged".
+    Raises KeylmError where the model cannot be opened or has no chat template.
+    """
+    generator = Generator(model_folder, device)
+    if not generator.tokenizer.chat_template:
+        raise KeylmError(f"{model_folder}: this model has no chat template; accepted: a model that was tuned to chat")
+    answers = [""] * len(items)
+    with Status("instructions", len(items), quiet=quiet) as status:
+        done = 0
+        for indices in _batches(generator, items, batch):
+            for index, answer in zip(indices, _answers(generator, [items[i] for i in indices]), strict=True):
+                answers[index] = answer
+            done += len(indices)
+            status.update(done, "items answered")
+    scored = [_scored(item, answer) for item, answer in zip(items, answers, strict=True)]
+    return {"protocol": PROTOCOL, "rows": score(items, answers, seed), "answers": scored}
+
+
+def score(items: Sequence[Item], answers: Sequence[str], seed: int = 0) -> list[dict[str, Any]]:
+    """Return a row a set and measure: {"measure", "set", "value", "low", "high", "n", …}."""
+    rows: list[dict[str, Any]] = []
+    for name in dict.fromkeys(item["set"] for item in items):
+        tallies = Tallies()
+        for number, (item, answer) in enumerate(zip(items, answers, strict=True)):
+            if item["set"] != name:
+                continue
+            if name == "typos":
+                _add_fix(tallies, number, item, answer.strip())
+            else:
+                kept = [keeps(answer, constraint) for constraint in item["constraints"]]
+                tallies.add("all constraints", "model", number, all(kept), 1)
+                tallies.add("constraints", "model", number, sum(kept), len(kept))
+                for constraint, right in zip(item["constraints"], kept, strict=True):
+                    tallies.add(constraint["type"], "model", number, right, 1)
+        rows += tallies.rows(name, seed)
+    return rows
+
+
+def _add_fix(tallies: Tallies, number: int, item: Item, answer: str) -> None:
+    clean, noisy = item["reference"], item["noisy"]
+    before = _wrong_words(noisy, clean)
+    tallies.add("exact", "model", number, answer == clean, 1)
+    tallies.add("exact", "doing nothing", number, noisy == clean, 1)
+    tallies.add("unchanged", "model", number, answer == noisy, 1)
+    if before:
+        tallies.add("error reduction", "model", number, before - _wrong_words(answer, clean), before)
+
+
+def _wrong_words(text: str, clean: str) -> int:
+    """Return how many words have to be put in, left out or replaced to come from `text` to `clean`."""
+    matcher = difflib.SequenceMatcher(None, text.split()[:200], clean.split(), autojunk=False)
+    return sum(max(b - a, d - c) for tag, a, b, c, d in matcher.get_opcodes() if tag != "equal")
+
+
+def _scored(item: Item, answer: str) -> dict[str, Any]:
+    broken = [constraint["type"] for constraint in item["constraints"] if not keeps(answer, constraint)]
+    return {"set": item["set"], "answer": answer, "broken": broken}
+
+
+def _batches(generator: Generator, items: Sequence[Item], size: int) -> Iterator[list[int]]:
+    """Yield indices of items that ask for about as many tokens."""
+    order = sorted(range(len(items)), key=lambda index: items[index]["max_new_tokens"])
+    for start in range(0, len(order), size):
+        yield order[start : start + size]
+
+
+@torch.inference_mode()
+def _answers(generator: Generator, items: Sequence[Item]) -> list[str]:
+    """Return the greedy answers to a batch; an item that leaves no room in the context has an empty one."""
+    tokenizer = generator.tokenizer
+    prompts = [
+        tokenizer.apply_chat_template(item["messages"], add_generation_prompt=True, return_dict=True)["input_ids"]
+        for item in items
+    ]
+    room = [min(item["max_new_tokens"], generator.context - len(ids)) for item, ids in zip(items, prompts, strict=True)]
+    fitting = [number for number, tokens in enumerate(room) if tokens > 0]
+    answers = [""] * len(items)
+    if not fitting:
+        return answers
+    longest = max(len(prompts[number]) for number in fitting)
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    ids = torch.full((len(fitting), longest), pad)
+    mask = torch.zeros_like(ids)
+    for row, number in enumerate(fitting):
+        ids[row, longest - len(prompts[number]) :] = torch.tensor(prompts[number])
+        mask[row, longest - len(prompts[number]) :] = 1
+    made = generator.model.generate(
+        ids.to(generator.device),
+        attention_mask=mask.to(generator.device),
+        max_new_tokens=max(1, min(max(room[number] for number in fitting), generator.context - longest)),
+        do_sample=False,
+        pad_token_id=pad,
+    )
+    for row, number in enumerate(fitting):
+        answers[number] = tokenizer.decode(made[row, longest : longest + room[number]], skip_special_tokens=True)
+    return answers
+
+
+def measure_instructions(
+    model_folder: Path,
+    items_file: Path,
+    out: Path,
+    *,
+    limit: int | None,
+    device: torch.device | None,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Write what `evaluate_instructions` finds to `out`, unless it is there; return it.
+
+    `limit`: the first items of each set alone. Raises KeylmError as `read_items` and `evaluate_instructions` do.
+    """
+    settings = {"model": model_fingerprint(model_folder), "items": sha256_file(items_file), "limit": limit}
+    found = read_table(out)
+    if found.get("settings") == settings and found.get("protocol") == PROTOCOL:
+        return found
+    items = read_items(items_file)
+    if limit is not None:
+        sets = dict.fromkeys(item["set"] for item in items)
+        items = [item for name in sets for item in [item for item in items if item["set"] == name][:limit]]
+    made = {**evaluate_instructions(model_folder, items, device=device, quiet=quiet), "settings": settings}
+    write_json(out, made)
+    return made

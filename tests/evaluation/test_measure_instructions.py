@@ -1,0 +1,71 @@
+"""Scores of checkable instructions, and the evaluation of a small model."""
+
+import json
+
+import pytest
+from conftest import random_qwen3
+from transformers import AutoTokenizer
+
+from keylm.errors import KeylmError
+from keylm.evaluation.instructions import evaluate_instructions, measure_instructions, read_items, score
+
+USER = [{"role": "user", "content": "the old man"}]
+ITEMS = [
+    {"set": "trained", "messages": USER, "constraints": [{"type": "no_comma"}, {"type": "lower_case"}]},
+    {"set": "trained", "messages": USER, "constraints": [{"type": "no_comma"}]},
+    {"set": "held_out", "messages": USER, "constraints": [{"type": "ends_with_question"}]},
+    {"set": "typos", "messages": USER, "constraints": [], "reference": "The red fox ran.", "noisy": "Teh red fxo ran."},
+    {"set": "typos", "messages": USER, "constraints": [], "reference": "It is night.", "noisy": "It is nigth."},
+]
+ITEMS = [{"max_new_tokens": 5, "reference": None, **item} for item in ITEMS]
+
+
+def test_scores_are_shares_of_items_constraints_and_words():
+    answers = ["no capitals, but a comma", "None", "Why?", "The red fxo ran.", "It is night."]
+    rows = {(row["set"], row["measure"], row["system"]): row for row in score(ITEMS, answers)}
+    value = {key: row["value"] for key, row in rows.items()}
+    assert value["trained", "all constraints", "model"] == 0.5
+    assert value["trained", "constraints", "model"] == pytest.approx(2 / 3)
+    assert value["trained", "no_comma", "model"] == 0.5
+    assert value["trained", "lower_case", "model"] == 1
+    assert value["held_out", "all constraints", "model"] == 1
+    assert value["typos", "exact", "model"] == 0.5
+    assert value["typos", "exact", "doing nothing"] == 0
+    assert value["typos", "error reduction", "model"] == pytest.approx(2 / 3)
+    assert rows["trained", "no_comma", "model"]["low"] <= 0.5 <= rows["trained", "no_comma", "model"]["high"]
+
+
+@pytest.fixture(scope="module")
+def folder(tokenizer, tmp_path_factory):
+    path = tmp_path_factory.mktemp("instructed") / "model"
+    opened = AutoTokenizer.from_pretrained(tokenizer)
+    random_qwen3(0, len(opened), max_position_embeddings=64).save_pretrained(path)
+    opened.save_pretrained(path)
+    return path
+
+
+def test_a_model_is_measured_the_same_in_any_batch_and_once(folder, tmp_path):
+    one = evaluate_instructions(folder, ITEMS, batch=1, quiet=True)
+    all_at_once = evaluate_instructions(folder, ITEMS, batch=8, quiet=True)
+    assert one == all_at_once
+    assert len(one["answers"]) == len(ITEMS)
+    file = tmp_path / "items.jsonl"
+    file.write_text("".join(json.dumps(item) + "\n" for item in ITEMS))
+    out = tmp_path / "instructions.json"
+    found = measure_instructions(folder, file, out, limit=1, device=None, quiet=True)
+    assert {row["n"] for row in found["rows"]} == {1}
+    out.write_text(json.dumps({**found, "rows": []}))
+    assert measure_instructions(folder, file, out, limit=1, device=None, quiet=True)["rows"] == []
+
+
+def test_a_prompt_that_fills_the_context_has_no_answer(folder):
+    long = [{**ITEMS[1], "messages": [{"role": "user", "content": "the old man " * 60}]}]
+    assert evaluate_instructions(folder, long, quiet=True)["answers"][0]["answer"] == ""
+
+
+def test_bad_items_are_one_clear_error(tmp_path):
+    (tmp_path / "items.jsonl").write_text('{"set": "trained"}\n')
+    with pytest.raises(KeylmError, match="no evaluation items"):
+        read_items(tmp_path / "items.jsonl")
+    with pytest.raises(KeylmError, match="no evaluation items"):
+        read_items(tmp_path / "missing.jsonl.zst")
