@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import os
 import sys
 import time
 from pathlib import Path
@@ -11,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import keylm
-from keylm import cli_data, cli_eval
+from keylm import cli_data, cli_eval, cli_post
 from keylm.cli_options import ExecutorOption, QuietOption, RecipeArgument, RunDirOption, SetOption, WorkersOption
-from keylm.console import console, errors, say, seconds
+from keylm.console import console, errors, is_leader, say, seconds
 from keylm.errors import FailedElsewhere, Interrupted, KeylmError, TrainingDiverged
 from keylm.recipe import load_recipe
 
@@ -30,6 +29,7 @@ app = typer.Typer(
 app.add_typer(cli_data.app, name="data")
 app.command("eval")(cli_eval.evaluate)
 app.command()(cli_eval.compare)
+app.command()(cli_post.sft)
 
 ModelArgument = Annotated[Path, typer.Argument(help="A model folder, such as runs/nano/model.")]
 TokensOption = Annotated[int, typer.Option(min=1, help="Most tokens to write.")]
@@ -201,11 +201,6 @@ def emit(text: str) -> None:
     """Write a piece of text at once."""
     sys.stdout.write(text)
     sys.stdout.flush()
-
-
-def is_leader() -> bool:
-    """Return whether this process is the one that speaks, among torchrun's."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 def main() -> None:
