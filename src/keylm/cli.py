@@ -1,11 +1,10 @@
 """The verbs. Each reads its arguments and calls one importable function."""
 
-import contextlib
 import errno
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -15,9 +14,6 @@ from keylm.cli_options import ExecutorOption, QuietOption, RecipeArgument, RunDi
 from keylm.console import console, errors, is_leader, say, seconds
 from keylm.errors import FailedElsewhere, Interrupted, KeylmError, TrainingDiverged
 from keylm.recipe import load_recipe
-
-if TYPE_CHECKING:
-    from keylm.generate import Chat
 
 app = typer.Typer(
     help="Make a small language model from scratch: one recipe from raw text to a talking model.",
@@ -126,29 +122,19 @@ def chat(
     temperature: TemperatureOption = 0.7,
     top_p: TopPOption = 0.9,
     repetition_penalty: PenaltyOption = 1.1,
+    loop_guard: Annotated[
+        int, typer.Option(min=0, help="Tokens in a row that an answer may not say twice; 0 lets it.")
+    ] = 8,
     seed: SeedOption = None,
 ) -> None:
-    """Talk with a model. /reset forgets the conversation, /quit or Ctrl-D ends it."""
-    from keylm.generate import Chat, Generator, Sampling
+    """Talk with a model. /help lists the commands; Ctrl-C stops an answer, /exit or Ctrl-D ends the chat."""
+    from keylm.chat import Chat, converse
+    from keylm.generate import Generator, Sampling
 
-    sampling = Sampling(max_new_tokens, temperature, top_p, repetition_penalty, seed)
+    sampling = Sampling(max_new_tokens, temperature, top_p, repetition_penalty, seed, loop_guard)
     conversation = Chat(Generator(model), sampling, system)
-    say("/reset forgets the conversation, /quit ends it.")
-    with contextlib.suppress(KeyboardInterrupt):
-        converse(conversation)
-
-
-def converse(conversation: "Chat") -> None:
-    """Answer what the user types until /quit or the end of input."""
-    while (text := ask()) is not None:
-        if text == "/reset":
-            conversation.reset()
-        elif text:
-            try:
-                conversation.say(text, emit)
-            except KeylmError as error:
-                errors.print(str(error), markup=False)
-            emit("\n")
+    say("/help lists the commands, /exit ends the chat.")
+    converse(conversation, lambda: input("> "), emit, say, lambda text: errors.print(text, markup=False))
 
 
 @app.command()
@@ -186,15 +172,6 @@ def tell_result(run_dir: Path, elapsed: float) -> None:
     console.rule()
     say(f"model   {folder.model}\nreport  {folder.report}\ntime    {seconds(elapsed)}")
     say(f'try     keylm generate {folder.model} "Once upon a time"   or   keylm chat {folder.model}')
-
-
-def ask() -> str | None:
-    """Return a line that the user types, or None at the end."""
-    try:
-        text = input("> ").strip()
-    except EOFError:
-        return None
-    return None if text in ("/quit", "/exit") else text
 
 
 def emit(text: str) -> None:
