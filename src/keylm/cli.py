@@ -10,7 +10,15 @@ import typer
 
 import keylm
 from keylm import cli_data, cli_eval, cli_post
-from keylm.cli_options import ExecutorOption, QuietOption, RecipeArgument, RunDirOption, SetOption, WorkersOption
+from keylm.cli_options import (
+    ExecutorOption,
+    QuietOption,
+    RecipeArgument,
+    RunDirOption,
+    SetOption,
+    TemperatureOption,
+    WorkersOption,
+)
 from keylm.console import console, errors, is_leader, say, seconds
 from keylm.errors import FailedElsewhere, Interrupted, KeylmError, TrainingDiverged
 from keylm.recipe import load_recipe
@@ -26,10 +34,10 @@ app.add_typer(cli_data.app, name="data")
 app.command("eval")(cli_eval.evaluate)
 app.command()(cli_eval.compare)
 app.command()(cli_post.sft)
+app.command()(cli_post.dpo)
 
 ModelArgument = Annotated[Path, typer.Argument(help="A model folder, such as runs/nano/model.")]
 TokensOption = Annotated[int, typer.Option(min=1, help="Most tokens to write.")]
-TemperatureOption = Annotated[float, typer.Option(min=0.0, help="0 is greedy; higher is freer.")]
 TopPOption = Annotated[float, typer.Option(min=0.0, max=1.0, help="Draw from the likeliest tokens of this mass.")]
 PenaltyOption = Annotated[float, typer.Option(min=0.1, help="Above 1 discourages repetition.")]
 SeedOption = Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Draw the same text each time.")]

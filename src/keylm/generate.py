@@ -3,7 +3,7 @@
 Works for any causal language model that transformers opens, not only for ours.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,34 @@ class Generator:
         """Return the assistant's next turn. Raises KeylmError where the model has no chat template."""
         check_unicode(messages[-1]["content"])
         return self._generate(self._chat_ids(messages), sampling, emit)
+
+    def answers(self, conversations: Sequence[list[Message]], sampling: Sampling) -> list[str]:
+        """Return the assistant's next turn in each conversation, all drawn at once; "" where there is no room for one.
+
+        The loop guard is not asked: it looks at one answer.
+        """
+        prompts = [self._chat_ids(messages)[0] for messages in conversations]
+        texts = [""] * len(prompts)
+        fitting = [number for number, ids in enumerate(prompts) if len(ids) < self.context]
+        if not fitting:
+            return texts
+        longest = max(len(prompts[number]) for number in fitting)
+        pad = self.tokenizer.pad_token_id
+        ids = torch.full((len(fitting), longest), self.tokenizer.eos_token_id if pad is None else pad)
+        mask = torch.zeros_like(ids)
+        for row, number in enumerate(fitting):
+            ids[row, longest - len(prompts[number]) :] = prompts[number]
+            mask[row, longest - len(prompts[number]) :] = 1
+        drawn = self.model.generate(
+            ids.to(self.device),
+            attention_mask=mask.to(self.device),
+            max_new_tokens=min(sampling.max_new_tokens, self.context - longest),
+            **sampling.arguments(),
+        )
+        decoded = self.tokenizer.batch_decode(drawn[:, longest:].cpu(), skip_special_tokens=True)
+        for number, text in zip(fitting, decoded, strict=True):
+            texts[number] = text
+        return texts
 
     def chat_tokens(self, messages: list[Message]) -> int:
         """Return how many tokens a conversation takes, the head of the answer included."""
