@@ -160,6 +160,16 @@ def test_a_guarded_answer_has_no_loop_and_an_unguarded_one_has(base: Path):
     assert loops(2) == 0
 
 
+def test_answers_drawn_together_are_those_drawn_one_by_one(base: Path):
+    generator, greedy = Generator(base), Sampling(max_new_tokens=6, temperature=0, repetition_penalty=1.0)
+    questions = ["the cat?", "the old red fox and the man?", "word " * 60, "a"]
+    asked = [[{"role": "user", "content": question}] for question in questions]
+    one_by_one = [generator.answer(messages, greedy) for messages in (*asked[:2], asked[3])]
+    together = generator.answers(asked, greedy)
+    assert together == [*one_by_one[:2], "", one_by_one[2]], "what leaves no room is answered by nothing"
+    assert len(set(one_by_one)) > 1
+
+
 def test_the_model_folder_carries_the_sampling_defaults(base: Path):
     found = read_json(base / "generation_config.json")
     ours = Sampling().arguments()

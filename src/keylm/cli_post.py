@@ -72,7 +72,9 @@ def dpo(
     learning_rate: Annotated[float, typer.Option(min=1e-12, help="AdamW's, at the peak.")] = 2e-6,
     beta: Annotated[float, typer.Option(min=1e-6, help="How firmly the model is held to what it was.")] = 0.1,
     batch_pairs: Annotated[int, typer.Option(min=1, help="Pairs in a step.")] = 32,
-    micro_batch_pairs: Annotated[int, typer.Option(min=1, help="Pairs that are computed at once.")] = 8,
+    micro_batch_pairs: Annotated[
+        int | None, typer.Option(min=1, help="Pairs that are computed at once; by default 16 on a GPU, else 8.")
+    ] = None,
     tries: Annotated[int, typer.Option(min=1, help="Answers sampled in search of one that violates.")] = 4,
     temperature: TemperatureOption = 1.0,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of a sampled answer.")] = 256,

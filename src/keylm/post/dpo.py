@@ -35,6 +35,8 @@ from keylm.training.initial import weights_hash
 SAMPLE_BATCH = {"cuda": 256}
 """Questions that are answered at once, by kind of device; SMALL_BATCH elsewhere."""
 SMALL_BATCH = 16
+MICRO_BATCH = {"cuda": 16, "cpu": 8, "mps": 8}
+"""Pairs that are computed at once, two answers each, by kind of device; memory grows with it."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,8 @@ class Tools:
     """How it is done; of no consequence for the result but rounding."""
 
     device: str = "auto"
-    micro_batch_pairs: int = 8
+    micro_batch_pairs: int | None = None
+    """pairs that are computed at once; None: MICRO_BATCH"""
     checker: Callable[[], Checker] = default_checker
     quiet: bool = False
 

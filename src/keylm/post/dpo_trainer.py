@@ -25,7 +25,7 @@ from keylm.console import Status, say
 from keylm.errors import Interrupted, KeylmError, TrainingDiverged
 from keylm.files import atomic_write, read_table, write_json
 from keylm.machine import device_name
-from keylm.post.dpo import Preference, Tools
+from keylm.post.dpo import MICRO_BATCH, Preference, Tools
 from keylm.release.huggingface import silence_transformers
 from keylm.run_folder import RunFolder
 from keylm.training.signals import StopSignals
@@ -111,7 +111,7 @@ def _config(
     evaluates: bool,
     begins: bool,
 ) -> Any:
-    most = min(tools.micro_batch_pairs, settings.batch_pairs)
+    most = min(tools.micro_batch_pairs or MICRO_BATCH[device.type], settings.batch_pairs)
     micro = next(size for size in range(most, 0, -1) if settings.batch_pairs % size == 0)
     config = trl.DPOConfig(
         output_dir=str(folder.path / "trl"),
