@@ -13,7 +13,7 @@ from keylm.errors import KeylmError
 from keylm.files import read_json
 from keylm.generate import Message
 from keylm.json_lines import read_rows
-from keylm.post.dpo import Preference, Tools, dpo
+from keylm.post.dpo import Preference, Tools, dpo, round_by_chance
 from keylm.post.pairs import Asked, Constraint, Search, make_pairs, read_asked, read_pairs
 
 trl = pytest.importorskip("trl", reason="needs keylm[post]")
@@ -157,3 +157,15 @@ def test_sampling_goes_on_with_the_lines_that_are_left(tmp_path: Path):
     assert counts == {"pairs": 9, "no_violation_found": 1}
     assert min(number for number in seen if number != 99) == 4
     assert [row["line"] for row in read_rows(out)] == list(range(10))
+
+
+def test_rounding_by_chance_keeps_the_mean_and_what_needs_no_rounding():
+    generator = torch.Generator().manual_seed(1)
+    exact = torch.randn(1000, generator=generator).bfloat16().float()
+    assert torch.equal(round_by_chance(exact, generator).float(), exact)
+    values = exact[:1].expand(200_000) * (1 + 2**-10)  # a quarter of the way to the next bf16 number, or an eighth
+    rounded = round_by_chance(values, generator).float()
+    assert len(rounded.unique()) == 2
+    assert torch.equal(values.bfloat16().float(), exact[:1].expand(200_000)), "to the nearest, the change is gone"
+    moved, meant = (rounded - exact[0]).mean(), (values - exact[0]).mean()
+    assert moved / meant == pytest.approx(1, abs=0.03)

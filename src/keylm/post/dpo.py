@@ -199,7 +199,14 @@ def _tune(
 
 
 def export_tuned(model: Any, source: Path, folder: Path) -> None:
-    """Write a tuned model as a bf16 model folder, with `source`'s tokenizer and generation defaults; whole or not."""
+    """Write a tuned fp32 model as a bf16 model folder, with `source`'s tokenizer and generation defaults; whole or not.
+
+    Weights are rounded by chance (see `round_by_chance`), always the same one. Changes `model`.
+    """
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(round_by_chance(parameter.cpu(), generator))
     with atomic_folder(folder) as temporary:
         model.to(torch.bfloat16).save_pretrained(temporary, max_shard_size=SHARD_SIZE)
         for file in source.iterdir():
@@ -207,6 +214,18 @@ def export_tuned(model: Any, source: Path, folder: Path) -> None:
                 shutil.copyfile(file, temporary / file.name)
         config = read_json(temporary / "config.json")
         write_json(temporary / "config.json", {**config, "dtype": "bfloat16", "torch_dtype": "bfloat16"})
+
+
+def round_by_chance(values: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Return fp32 `values` as bf16: one of the two neighbours, by a chance that makes the mean right.
+
+    What preference tuning changes is mostly less than half the distance between two bf16 numbers, and the weights it
+    begins with are such numbers: rounded to the nearest, most of it would be gone (docs/LOG.md). bf16 is the upper half
+    of fp32's bits, so a random lower half is added and what is below is cut off; bf16 numbers stay as they are.
+    """
+    bits = values.float().contiguous().view(torch.int32)
+    noise = torch.randint(0, 1 << 16, values.shape, dtype=torch.int32, generator=generator)
+    return ((bits + noise) & -(1 << 16)).view(torch.float32).bfloat16()
 
 
 def _write_report(path: Path) -> None:
