@@ -98,8 +98,8 @@ def sft(
     recipe = _resolved(with_windows(draft, windows, manifest["context"], tuning), folder, overrides)
     stage = recipe.stages[STAGE]
     say(
-        f"sft  {tuning.epochs:g} epochs of {sum(windows.values()):,} windows: {stage.tokens:,} tokens in steps of "
-        f"{recipe.training.batch_tokens:,}",
+        f"sft  {stage.tokens:,} tokens in steps of {recipe.training.batch_tokens:,}; an epoch of all data has "
+        f"{sum(windows.values()) * manifest['context']:,}",
         quiet=quiet,
     )
     if is_leader() and not begun:
