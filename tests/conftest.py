@@ -146,6 +146,15 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "tokenizer"
 
 
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the model folder of a finished tiny run; chat.jsonl and recipe.toml lie two folders above."""
+    from keylm.run import run
+
+    folder = tmp_path_factory.mktemp("base")
+    return run(tiny_recipe(folder), folder / "run", until="export", quiet=True).model
+
+
 def tiny_recipe(folder: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Write `folder/recipe.toml` and its three sources, and return the resolved recipe (always the same bytes)."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ import torch
 from conftest import tiny_recipe
 
 from keylm.errors import KeylmError
-from keylm.generate import Chat, Generator, Sampling
+from keylm.generate import Generator, Sampling
 from keylm.json_lines import read_rows
 from keylm.model import Decoder
 from keylm.recipe import Recipe, load_recipe
@@ -119,20 +119,6 @@ def test_generation_streams_what_it_returns_and_a_seed_repeats_it(nano: RunFolde
 def test_a_prompt_beyond_the_context_is_one_clear_error(nano: RunFolder):
     with pytest.raises(KeylmError, match="accepted: fewer than the context of 256"):
         Generator(nano.model).complete("word " * 400, Sampling())
-
-
-def test_chat_remembers_forgets_and_makes_room(nano: RunFolder):
-    chat = Chat(Generator(nano.model), Sampling(max_new_tokens=24, seed=1), system="Be brief.")
-    for turn in range(12):
-        chat.say(f"Hello number {turn}, how are you today?")
-    assert chat.messages[0]["role"] == "system"
-    assert chat.messages[-2]["content"].startswith("Hello number 11")
-    assert len(chat.messages) < 25
-    with pytest.raises(KeylmError, match="context"):
-        chat.say("word " * 400)
-    assert len(chat.messages) % 2
-    chat.reset()
-    assert [message["role"] for message in chat.messages] == ["system"]
 
 
 @pytest.mark.parametrize("missing", ["config.json", "model.safetensors"])

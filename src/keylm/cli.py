@@ -1,24 +1,27 @@
 """The verbs. Each reads its arguments and calls one importable function."""
 
-import contextlib
 import errno
-import os
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 import keylm
-from keylm import cli_data, cli_eval
-from keylm.cli_options import ExecutorOption, QuietOption, RecipeArgument, RunDirOption, SetOption, WorkersOption
-from keylm.console import console, errors, say, seconds
+from keylm import cli_data, cli_eval, cli_post
+from keylm.cli_options import (
+    ExecutorOption,
+    QuietOption,
+    RecipeArgument,
+    RunDirOption,
+    SetOption,
+    TemperatureOption,
+    WorkersOption,
+)
+from keylm.console import console, errors, is_leader, say, seconds
 from keylm.errors import FailedElsewhere, Interrupted, KeylmError, TrainingDiverged
 from keylm.recipe import load_recipe
-
-if TYPE_CHECKING:
-    from keylm.generate import Chat
 
 app = typer.Typer(
     help="Make a small language model from scratch: one recipe from raw text to a talking model.",
@@ -30,10 +33,11 @@ app = typer.Typer(
 app.add_typer(cli_data.app, name="data")
 app.command("eval")(cli_eval.evaluate)
 app.command()(cli_eval.compare)
+app.command()(cli_post.sft)
+app.command()(cli_post.dpo)
 
 ModelArgument = Annotated[Path, typer.Argument(help="A model folder, such as runs/nano/model.")]
 TokensOption = Annotated[int, typer.Option(min=1, help="Most tokens to write.")]
-TemperatureOption = Annotated[float, typer.Option(min=0.0, help="0 is greedy; higher is freer.")]
 TopPOption = Annotated[float, typer.Option(min=0.0, max=1.0, help="Draw from the likeliest tokens of this mass.")]
 PenaltyOption = Annotated[float, typer.Option(min=0.1, help="Above 1 discourages repetition.")]
 SeedOption = Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Draw the same text each time.")]
@@ -126,29 +130,19 @@ def chat(
     temperature: TemperatureOption = 0.7,
     top_p: TopPOption = 0.9,
     repetition_penalty: PenaltyOption = 1.1,
+    loop_guard: Annotated[
+        int, typer.Option(min=0, help="Tokens in a row that an answer may not say twice; 0 lets it.")
+    ] = 8,
     seed: SeedOption = None,
 ) -> None:
-    """Talk with a model. /reset forgets the conversation, /quit or Ctrl-D ends it."""
-    from keylm.generate import Chat, Generator, Sampling
+    """Talk with a model. /help lists the commands; Ctrl-C stops an answer, /exit or Ctrl-D ends the chat."""
+    from keylm.chat import Chat, converse
+    from keylm.generate import Generator, Sampling
 
-    sampling = Sampling(max_new_tokens, temperature, top_p, repetition_penalty, seed)
+    sampling = Sampling(max_new_tokens, temperature, top_p, repetition_penalty, seed, loop_guard)
     conversation = Chat(Generator(model), sampling, system)
-    say("/reset forgets the conversation, /quit ends it.")
-    with contextlib.suppress(KeyboardInterrupt):
-        converse(conversation)
-
-
-def converse(conversation: "Chat") -> None:
-    """Answer what the user types until /quit or the end of input."""
-    while (text := ask()) is not None:
-        if text == "/reset":
-            conversation.reset()
-        elif text:
-            try:
-                conversation.say(text, emit)
-            except KeylmError as error:
-                errors.print(str(error), markup=False)
-            emit("\n")
+    say("/help lists the commands, /exit ends the chat.")
+    converse(conversation, lambda: input("> "), emit, say, lambda text: errors.print(text, markup=False))
 
 
 @app.command()
@@ -188,24 +182,10 @@ def tell_result(run_dir: Path, elapsed: float) -> None:
     say(f'try     keylm generate {folder.model} "Once upon a time"   or   keylm chat {folder.model}')
 
 
-def ask() -> str | None:
-    """Return a line that the user types, or None at the end."""
-    try:
-        text = input("> ").strip()
-    except EOFError:
-        return None
-    return None if text in ("/quit", "/exit") else text
-
-
 def emit(text: str) -> None:
     """Write a piece of text at once."""
     sys.stdout.write(text)
     sys.stdout.flush()
-
-
-def is_leader() -> bool:
-    """Return whether this process is the one that speaks, among torchrun's."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 def main() -> None:

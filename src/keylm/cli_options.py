@@ -18,3 +18,4 @@ ExecutorOption = Annotated[
     Literal["local", "ray", "slurm"], typer.Option(help="What runs the curation: processes here, Ray or Slurm.")
 ]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
+TemperatureOption = Annotated[float, typer.Option(min=0.0, help="0 is greedy; higher is freer.")]

@@ -1,5 +1,6 @@
 """What a person sees while something runs: a live line on a terminal, a plain line now and then elsewhere."""
 
+import os
 import time
 from types import TracebackType
 from typing import Self
@@ -84,3 +85,8 @@ def seconds(value: float) -> str:
     if value < 3600:
         return f"{int(value // 60)} min {int(value % 60)} s"
     return f"{int(value // 3600)} h {int(value % 3600 // 60)} min"
+
+
+def is_leader() -> bool:
+    """Return whether this process is the one that speaks, among torchrun's."""
+    return os.environ.get("RANK", "0") == "0"

@@ -1,9 +1,9 @@
-"""Text from a model folder: completion and chat, token by token, through transformers.
+"""Text from a model folder: completions and answers, token by token, through transformers.
 
 Works for any causal language model that transformers opens, not only for ours.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,8 @@ class Sampling:
     top_p: float = 0.9
     repetition_penalty: float = 1.1
     seed: int | None = None
+    loop_guard: int = 0
+    """Tokens in a row that an answer may not say twice; 0: no matter. See NoLoops."""
 
     def arguments(self) -> dict[str, Any]:
         """Return the arguments of transformers' generate; temperature 0 is greedy."""
@@ -67,15 +69,51 @@ class Generator:
     def answer(self, messages: list[Message], sampling: Sampling, emit: Callable[[str], None] | None = None) -> str:
         """Return the assistant's next turn. Raises KeylmError where the model has no chat template."""
         check_unicode(messages[-1]["content"])
+        return self._generate(self._chat_ids(messages), sampling, emit)
+
+    def answers(self, conversations: Sequence[list[Message]], sampling: Sampling) -> list[str]:
+        """Return the assistant's next turn in each conversation, all drawn at once; "" where there is no room for one.
+
+        The loop guard is not asked: it looks at one answer.
+        """
+        prompts = [self._chat_ids(messages)[0] for messages in conversations]
+        texts = [""] * len(prompts)
+        fitting = [number for number, ids in enumerate(prompts) if len(ids) < self.context]
+        if not fitting:
+            return texts
+        longest = max(len(prompts[number]) for number in fitting)
+        pad = self.tokenizer.pad_token_id
+        ids = torch.full((len(fitting), longest), self.tokenizer.eos_token_id if pad is None else pad)
+        mask = torch.zeros_like(ids)
+        for row, number in enumerate(fitting):
+            ids[row, longest - len(prompts[number]) :] = prompts[number]
+            mask[row, longest - len(prompts[number]) :] = 1
+        drawn = self.model.generate(
+            ids.to(self.device),
+            attention_mask=mask.to(self.device),
+            max_new_tokens=min(sampling.max_new_tokens, self.context - longest),
+            **sampling.arguments(),
+        )
+        decoded = self.tokenizer.batch_decode(drawn[:, longest:].cpu(), skip_special_tokens=True)
+        for number, text in zip(fitting, decoded, strict=True):
+            texts[number] = text
+        return texts
+
+    def chat_tokens(self, messages: list[Message]) -> int:
+        """Return how many tokens a conversation takes, the head of the answer included."""
+        return self._chat_ids(messages).shape[1]
+
+    def _chat_ids(self, messages: list[Message]) -> torch.Tensor:
         if not self.tokenizer.chat_template:
             raise KeylmError("this model has no chat template; accepted: a model that was tuned to chat")
-        ids = self.tokenizer.apply_chat_template(
+        rendered = self.tokenizer.apply_chat_template(
             messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
-        )["input_ids"]
-        return self._generate(ids, sampling, emit)
+        )
+        ids: torch.Tensor = rendered["input_ids"]
+        return ids
 
     def _generate(self, ids: torch.Tensor, sampling: Sampling, emit: Callable[[str], None] | None) -> str:
-        from transformers import TextStreamer
+        from transformers import LogitsProcessorList, TextStreamer
 
         room = self.context - ids.shape[1]
         if room < 1:
@@ -93,8 +131,10 @@ class Generator:
         if sampling.seed is not None:
             torch.manual_seed(sampling.seed)
         ids = ids.to(self.device)
+        guard = [NoLoops(ids.shape[1], sampling.loop_guard)] if sampling.loop_guard > 1 else []
         self.model.generate(
             ids,
+            logits_processor=LogitsProcessorList(guard),
             attention_mask=torch.ones_like(ids),
             max_new_tokens=min(sampling.max_new_tokens, room),
             streamer=Collector(self.tokenizer, skip_prompt=True, skip_special_tokens=True),
@@ -103,39 +143,30 @@ class Generator:
         return "".join(pieces)
 
 
-class Chat:
-    """A conversation that forgets its oldest exchanges where the context is full."""
+class NoLoops:
+    """Bars every token that would complete a run of `size` tokens which the answer holds already.
 
-    def __init__(self, generator: Generator, sampling: Sampling, system: str | None = None) -> None:
-        self._generator, self._sampling = generator, sampling
-        self._start: list[Message] = [{"role": "system", "content": system}] if system else []
-        self.reset()
+    Unlike transformers' no_repeat_ngram_size it looks at the answer alone, so that the prompt may be repeated where
+    that is what was asked. One row at a time; a step costs the same however long the answer is.
+    """
 
-    def reset(self) -> None:
-        """Forget all turns but the system's."""
-        self.messages = list(self._start)
+    def __init__(self, prompt: int, size: int) -> None:
+        """Guard an answer behind `prompt` tokens."""
+        self._seen, self._size = prompt, size
+        self._prompt = prompt
+        self._followers: dict[tuple[int, ...], set[int]] = {}
 
-    def say(self, text: str, emit: Callable[[str], None] | None = None) -> str:
-        """Return the answer to `text` and remember both."""
-        self.messages.append({"role": "user", "content": text})
-        self._make_room()
-        try:
-            answer = self._generator.answer(self.messages, self._sampling, emit)
-        except KeylmError:
-            self.messages.pop()  # a turn that cannot be answered is not remembered
-            raise
-        self.messages.append({"role": "assistant", "content": answer})
-        return answer
-
-    def _make_room(self) -> None:
-        """Drop the oldest exchanges until a quarter of the context is free."""
-        first = len(self._start)
-        while len(self.messages) > first + 1 and self._length() > self._generator.context * 3 // 4:
-            del self.messages[first : first + 2]
-
-    def _length(self) -> int:
-        ids = self._generator.tokenizer.apply_chat_template(self.messages, add_generation_prompt=True, return_dict=True)
-        return len(ids["input_ids"])
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Return `scores` [1, V] with the barred tokens at -inf. input_ids: int64 [1, tokens so far]."""
+        answer, head = input_ids[0, self._prompt :].tolist(), self._size - 1
+        for end in range(max(head, self._seen - self._prompt), len(answer)):
+            self._followers.setdefault(tuple(answer[end - head : end]), set()).add(answer[end])
+        self._seen = self._prompt + len(answer)
+        barred = self._followers.get(tuple(answer[len(answer) - head :]), ()) if len(answer) >= head else ()
+        if barred:
+            scores = scores.clone()
+            scores[0, list(barred)] = -torch.inf
+        return scores
 
 
 def check_unicode(text: str) -> None:

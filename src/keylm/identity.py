@@ -32,6 +32,8 @@ def identity(recipe: Recipe) -> dict[str, Any]:
     fields = {key: value for key, value in _flat(recipe.to_data()).items() if not key.startswith(MAY_CHANGE)}
     if recipe.optimizer.matrices == "muon":  # AdamW's part in the matrices decides nothing, and older runs know none
         fields = {key: value for key, value in fields.items() if not key.startswith("optimizer.matri")}
+    if recipe.training.initial_model is not None:  # which one is told by its content: training/initial.py
+        fields["training.initial_model"] = "given"
     # The curriculum goes by these orders, which a table of fields does not show.
     return {**fields, "order of stages": list(recipe.stages), "order of sources": list(recipe.used_sources)}
 

@@ -24,12 +24,13 @@ from keylm.data.sources import (
 from keylm.data.store import finished_store
 from keylm.data.streaming import BackgroundBuild, background_build, fetch_manifest
 from keylm.errors import KeylmError
-from keylm.files import atomic_write, sha256_file, sha256_json, sweep, write_json
+from keylm.files import atomic_write, read_json, sha256_file, sha256_json, sweep, write_json
 from keylm.identity import differences
 from keylm.recipe import Recipe
 from keylm.run_folder import RunFolder
 from keylm.tokenizer import DocumentTokenizer, tokenizer_config, train_tokenizer
 from keylm.training.checkpoint import REFUSED, checkpoint_paths
+from keylm.training.initial import claim_initial
 
 CHAT_MARKS = 8
 """Tokens that the chat template puts around one question, about."""
@@ -59,6 +60,7 @@ def prepare(recipe: Recipe, folder: RunFolder, manner: Manner) -> Iterator[Backg
     sweep(folder.path)
     begun = bool(checkpoint_paths(folder.checkpoints) or list(folder.checkpoints.glob(f"{REFUSED}*")))
     _claim(recipe, folder, begun=begun, quiet=manner.quiet)
+    claim_initial(recipe, folder, begun=begun)
     built = folder.is_done("tokenizer") and folder.is_done("shards")
     if built and begun and not _asks_shards(recipe, folder, manner):
         yield None
@@ -67,6 +69,7 @@ def prepare(recipe: Recipe, folder: RunFolder, manner: Manner) -> Iterator[Backg
         manifest = fetch_manifest(recipe.data.shards, folder.shards, folder.tokenizer, keep=begun)
         check_published(recipe, manifest)
         _check_vocabulary(recipe, DocumentTokenizer(folder.tokenizer), recipe.data.shards)
+        _check_same_tokenizer(recipe, folder)
         write_json(folder.tokenizer / "tokenizer_config.json", tokenizer_config(recipe.model.max_position_embeddings))
         _check_prompts(recipe, folder)
         yield None
@@ -195,8 +198,8 @@ def _check_prompts(recipe: Recipe, folder: RunFolder) -> None:
 def _tokenizer_inputs(recipe: Recipe) -> str:
     """Return the hash of all that the tokenizer's folder is made from."""
     shape = [recipe.tokenizer.vocab_size, recipe.model.max_position_embeddings]
-    if recipe.tokenizer.path is not None:
-        return sha256_json([*shape, sha256_file(Path(recipe.tokenizer.path) / "tokenizer.json")])
+    if recipe.given_tokenizer is not None:
+        return sha256_json([*shape, sha256_file(Path(recipe.given_tokenizer) / "tokenizer.json")])
     texts = {name: source for name, source in recipe.used_sources.items() if not source.typos_of}
     sources = {
         name: [str(source.path), source_settings(source) | {"loss": ""}, source_inputs(name, source)]
@@ -208,14 +211,26 @@ def _tokenizer_inputs(recipe: Recipe) -> str:
 
 def _make_tokenizer(recipe: Recipe, folder: RunFolder) -> None:
     context = recipe.model.max_position_embeddings
-    if recipe.tokenizer.path is None:
+    if recipe.given_tokenizer is None:
         train_tokenizer(
             tokenizer_sample(recipe, recipe.sources), recipe.tokenizer.vocab_size, folder.tokenizer, context
         )
         return
-    given = DocumentTokenizer(Path(recipe.tokenizer.path))
-    _check_vocabulary(recipe, given, recipe.tokenizer.path)
+    given = DocumentTokenizer(Path(recipe.given_tokenizer))
+    _check_vocabulary(recipe, given, recipe.given_tokenizer)
     given.save(folder.tokenizer, context)
+
+
+def _check_same_tokenizer(recipe: Recipe, folder: RunFolder) -> None:
+    """Raise KeylmError where shards were made with another tokenizer than the one that the recipe names."""
+    if recipe.given_tokenizer is None:
+        return
+    theirs, given = (read_json(place / "tokenizer.json") for place in (folder.tokenizer, Path(recipe.given_tokenizer)))
+    if theirs["model"] != given["model"]:
+        raise KeylmError(
+            f"data.shards: {recipe.data.shards} has another tokenizer than {recipe.given_tokenizer}; "
+            "accepted: shards of the same tokenizer"
+        )
 
 
 def _check_vocabulary(recipe: Recipe, tokenizer: DocumentTokenizer, where: str) -> None:

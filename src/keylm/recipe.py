@@ -34,6 +34,8 @@ from keylm.recipe_sections import (
     Typos,
 )
 
+FOLDERS = (["data", "shards"], ["training", "initial_model"])
+"""Fields that hold paths, beside all that are called `path`."""
 CORPUS_FOLDER = Path(__file__).parent / "corpus"
 
 
@@ -93,6 +95,11 @@ class Recipe(Section):
         read = {name for used, source in self.used_sources.items() for name in source.typos_of or (used,)}
         return {name: source for name, source in self.sources.items() if name in read}
 
+    @property
+    def given_tokenizer(self) -> str | None:
+        """The folder of a finished tokenizer: the recipe's own, else the initial model's; None where one is trained."""
+        return self.tokenizer.path or self.training.initial_model
+
     def to_data(self) -> dict[str, Any]:
         """Return the resolved recipe as plain values (every default written out, None left out)."""
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
@@ -109,11 +116,17 @@ def load_recipe(path: Path | str, overrides: list[str] | None = None) -> Recipe:
     Raises KeylmError naming the field, the value and what is accepted.
     """
     file = find_recipe(path)
-    data = read_toml(file)
+    return resolve_recipe(read_toml(file), file, overrides)
+
+
+def resolve_recipe(data: dict[str, Any], file: Path, overrides: list[str] | None = None) -> Recipe:
+    """Override, validate and resolve a recipe's plain values; paths count from `file`, which errors name.
+
+    Raises KeylmError as `load_recipe` does. Changes `data`.
+    """
     for override in overrides or []:
         _apply(data, override)
-    recipe = parse_recipe(data, str(file))
-    return _resolve_paths(recipe, file)
+    return _resolve_paths(parse_recipe(data, str(file)), file)
 
 
 def parse_recipe(data: Mapping[str, Any], where: str) -> Recipe:
@@ -179,7 +192,7 @@ def _apply(data: dict[str, Any], override: str) -> None:
         table = table.setdefault(part, {})
         if not isinstance(table, dict):
             raise KeylmError(f"--set {override!r}: {part!r} is a value, not a table")
-    is_path = parts[-1] == "path" or parts[0] == "paths" or parts == ["data", "shards"]
+    is_path = parts[-1] == "path" or parts[0] == "paths" or parts in FOLDERS
     table[parts[-1]] = _from_here(value) if is_path else value
 
 
@@ -214,6 +227,8 @@ def _resolve_paths(recipe: Recipe, file: Path) -> Recipe:
         data["curation"]["decontaminate"] = found
     if "path" in data["tokenizer"]:
         data["tokenizer"]["path"] = absolute(data["tokenizer"]["path"], "tokenizer.path")
+    if recipe.training.initial_model is not None:
+        data["training"]["initial_model"] = absolute(recipe.training.initial_model, "training.initial_model")
     return parse_recipe(data, str(file))
 
 

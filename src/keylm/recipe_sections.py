@@ -220,7 +220,10 @@ class Stage(Section):
 
 
 class Training(Section):
-    """The loop: how many tokens a step has and how they are computed.
+    """The loop: where the weights start, how many tokens a step has and how they are computed.
+
+    `initial_model` is a model folder whose weights training begins with, and whose tokenizer is taken unless
+    `tokenizer.path` names another; without one the weights are drawn from the seed.
 
     `parallel` says what several processes (torchrun) share: with "ddp" each has the whole model and optimizer, with
     "fsdp" its rows of every parameter and of the optimizer's state, for models that do not fit otherwise. One process
@@ -229,6 +232,7 @@ class Training(Section):
 
     batch_tokens: PositiveInt
     context: Dimension
+    initial_model: PathText | None = None
     micro_batch_windows: Dimension = 8
     clip_norm: PositiveFloat = 1.0
     z_loss: Decay = 1e-4

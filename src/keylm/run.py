@@ -36,6 +36,7 @@ from keylm.release.huggingface import export_model
 from keylm.run_folder import RunFolder
 from keylm.training.checkpoint import DamagedCheckpoint, checkpoint_path, read_checkpoint
 from keylm.training.distributed import Ranks, join
+from keylm.training.initial import initial_hash
 from keylm.training.loop import Trainer
 
 
@@ -101,7 +102,8 @@ def _is_trained(recipe: Recipe, folder: RunFolder, last: Path) -> bool:
 
 
 def _train_inputs(recipe: Recipe, folder: RunFolder) -> str:
-    return sha256_json([identity_hash(recipe), read_manifest(folder.shards)["hash"]])
+    initial = [initial_hash(folder)] if recipe.training.initial_model else []
+    return sha256_json([identity_hash(recipe), read_manifest(folder.shards)["hash"], *initial])
 
 
 def _finish(recipe: Recipe, folder: RunFolder, ranks: Ranks, wanted: tuple[str, ...], *, quiet: bool) -> None:

@@ -51,6 +51,11 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
+    def initial(self) -> Path:
+        """Which model training began with, where it began with one: its path and the hash of its weights (JSON)."""
+        return self.path / "initial.json"
+
+    @property
     def metrics(self) -> Path:
         """JSON lines, a pure function of recipe and data (on one kind of machine)."""
         return self.path / "metrics.jsonl"

@@ -228,7 +228,7 @@ def _sampled(name: str, source: Source, tokenizer: DocumentTokenizer | None) -> 
 
 
 def _tokenizer(recipe: Recipe, folder: RunFolder) -> DocumentTokenizer | None:
-    place = Path(recipe.tokenizer.path) if recipe.tokenizer.path else folder.tokenizer
+    place = Path(recipe.given_tokenizer) if recipe.given_tokenizer else folder.tokenizer
     return DocumentTokenizer(place) if (place / "tokenizer.json").is_file() else None
 
 

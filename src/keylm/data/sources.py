@@ -286,8 +286,10 @@ def check_sources(recipe: Recipe, *, quiet: bool = False) -> None:
         paths += [("curation.decontaminate", path) for path in recipe.curation.decontaminate]
     if recipe.tokenizer.path is not None:
         paths.append(("tokenizer.path", recipe.tokenizer.path))
+    elif recipe.training.initial_model is not None:
+        paths.append(("training.initial_model", recipe.training.initial_model))
     for field, path in paths:
-        if why := missing_path(path, a_tokenizer=field == "tokenizer.path"):
+        if why := missing_path(path, a_tokenizer=field in ("tokenizer.path", "training.initial_model")):
             raise KeylmError(f"{field}: {why}")
 
 

@@ -66,7 +66,7 @@ class Plot:
     alt: str
     lines: tuple[Line, ...]
     spans: tuple[Span, ...] = ()
-    x: Literal["tokens", "seconds", "mistyped"] = "tokens"
+    x: Literal["tokens", "pairs", "seconds", "mistyped"] = "tokens"
     zero: bool = False
     floors: tuple[float, ...] = ()
 
@@ -187,7 +187,7 @@ def _draw_curve(axes: Axes, line: Line) -> None:
 
 
 def _scales(axes: Axes, plot: Plot, size: Size) -> None:
-    end, unit, name = axes.get_xlim()[1], 1.0, "tokens seen"
+    end, unit, name = axes.get_xlim()[1], 1.0, f"{plot.x} seen"
     if plot.x == "seconds":
         unit, name = (1.0, "seconds") if end < 180 else (60.0, "minutes") if end < 10800 else (3600.0, "hours")
         name = f"training time, {name}"

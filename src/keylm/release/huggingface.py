@@ -20,6 +20,9 @@ from keylm.tokenizer import END_OF_TEXT, IM_END, PAD, tokenizer_config
 SHARD_SIZE = "45MB"
 """Largest weight file: below what common file hosts and git servers accept."""
 
+SAMPLING = {"do_sample": True, "temperature": 0.7, "top_p": 0.9, "repetition_penalty": 1.1}
+"""What a model folder tells others to draw with, in transformers' names; keylm.generate has the same defaults."""
+
 
 def silence_transformers() -> None:
     """Keep transformers' own progress bars and advice out of what keylm prints."""
@@ -73,7 +76,7 @@ def export_model(recipe: Recipe, weights: dict[str, Tensor], tokenizer: Path, fo
     half = {name: value.to(torch.bfloat16) for name, value in weights.items()}
     model.load_state_dict(half, strict=True, assign=True)
     model.config.dtype = torch.bfloat16
-    model.generation_config = GenerationConfig(eos_token_id=[END_OF_TEXT, IM_END], pad_token_id=PAD)
+    model.generation_config = GenerationConfig(eos_token_id=[END_OF_TEXT, IM_END], pad_token_id=PAD, **SAMPLING)
     with atomic_folder(folder) as temporary:
         model.save_pretrained(temporary, max_shard_size=SHARD_SIZE)
         config = read_json(temporary / "config.json")

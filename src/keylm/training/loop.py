@@ -34,6 +34,7 @@ from keylm.run_folder import RunFolder
 from keylm.tokenizer import DocumentTokenizer
 from keylm.training.checkpoint import (
     Checkpoint,
+    checkpoint_paths,
     latest_checkpoint,
     prune,
     save_checkpoint,
@@ -41,6 +42,7 @@ from keylm.training.checkpoint import (
 )
 from keylm.training.distributed import Ranks, check_share
 from keylm.training.feeding import Ahead, Feed, MicroBatch, feed, suited
+from keylm.training.initial import initial_hash, load_initial
 from keylm.training.objective import Objective
 from keylm.training.optimizer import Optimizers
 from keylm.training.schedule import multiplier
@@ -126,7 +128,10 @@ class Trainer:
         with torch.device("meta"):
             model = Decoder(shape, vocab_size)
         model.to_empty(device="cpu")  # nothing is drawn that `initialise` would draw again
-        initialise(model, self._recipe.seed)
+        if self._recipe.training.initial_model is None or checkpoint_paths(self._folder.checkpoints):
+            initialise(model, self._recipe.seed)
+        else:
+            load_initial(model, self._recipe, self._folder)
         device = self._ranks.device
         if self._settings.computes_in_bf16(device.type) and can_fuse(device, shape.head_dim):
             model.fuse()
@@ -192,9 +197,13 @@ class Trainer:
         return checkpoint
 
     def _belongs_to(self, step: int) -> dict[str, str]:
-        """Return the hashes that a checkpoint of this run at `step` carries: its recipe's, its shards' so far."""
+        """Return the hashes that a checkpoint of this run at `step` carries.
+
+        They are its recipe's, its shards' so far and, where there is one, its initial model's.
+        """
         shards = self._store.prefix_hash(self._curriculum.shards_begun(step))
-        return {"recipe": identity_hash(self._recipe), "shards": shards}
+        initial = initial_hash(self._folder) if self._recipe.training.initial_model else None
+        return {"recipe": identity_hash(self._recipe), "shards": shards} | ({"initial": initial} if initial else {})
 
     def _open_logs(self, state: dict[str, Any]) -> None:
         if self._ranks.leads:

@@ -1,0 +1,1 @@
+"""After pretraining: instruction tuning and preference tuning."""
