@@ -59,11 +59,11 @@ def card(
 ) -> None:
     """Write a model card from what the run measured; what was not measured is said to be so."""
     from keylm.files import atomic_write
-    from keylm.release.card import card_text
+    from keylm.release.card import Given, card_text
 
     if parity and not parity.is_file():
         raise KeylmError(f"--parity {parity}: no such file; accepted: the parity.json that `keylm export` wrote")
-    text = card_text(place, licence=licence, repo=repo, watts=watts, parity=parity)
+    text = card_text(place, Given(None, repo, licence, watts, parity))
     if out is None:
         typer.echo(text)
     else:
@@ -114,9 +114,7 @@ def show_parity(rows: "Sequence[Parity]") -> None:
     console.print(shown)
     if rows:
         say(f"PyTorch in fp32: perplexity {rows[0].reference_perplexity:.3f}")
-        say(
-            "max Δ: of any logit. greedy: texts that are equal + that part at a tie. tokens: strings tokenized differently"
-        )
+        say("max Δ: of any logit. greedy: texts that are equal + that part at a tie. tokens: strings split differently")
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
-"""A model card from what the run left on disk: huggingface_hub's ModelCard, with the figures as its eval results.
+"""A model card from what the run left on disk: huggingface_hub's ModelCard, the figures as its eval results.
 
-Invariant: every figure comes from a file of the run or of the model. What no file says is left out, or is said to be not
-measured or not known; nothing is filled in. The sections are in card_sections.py.
+Invariant: every figure comes from a file of the run or of the model. What no file says is left out, or is said to be
+not measured or not known; nothing is filled in. The sections are in card_sections.py.
 """
 
 from collections.abc import Mapping
@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from keylm.errors import KeylmError
-from keylm.evaluation.report_evaluation import Evaluation, figures_of, read_benchmarks, read_evaluation
+from keylm.evaluation.contamination import contamination, statement
+from keylm.evaluation.report_evaluation import (
+    Evaluation,
+    evaluation_folder,
+    figures_of,
+    read_benchmarks,
+    read_evaluation,
+)
 from keylm.evaluation.results import EvaluationFolder, Figure
 from keylm.evaluation.run_record import Run, read_run
 from keylm.files import read_json, read_table
@@ -28,97 +35,96 @@ class Facts:
     has_chat: bool
     parameters: int | None
     run: Run | None
-    evaluation: Evaluation | None
+    part: str
+    """limit-N where only the first N items were asked."""
     figures: tuple[Figure, ...]
     harness: str
     commands: tuple[str, ...]
     robustness: Mapping[str, Any]
     typing: Mapping[str, Any]
+    contamination: Mapping[str, Any]
     parity: Mapping[str, Any]
     licence: str | None
     repo: str | None
     watts: float | None
 
 
-def card_text(
-    place: Path,
-    *,
-    licence: str | None = None,
-    repo: str | None = None,
-    watts: float | None = None,
-    parity: Path | None = None,
-) -> str:
-    """Return the card (README.md) of a model folder or of a run.
+@dataclass(frozen=True)
+class Given:
+    """What no file of the model says."""
 
-    `licence` is the model's, which only its maker knows; `repo` its name on the hub; `watts` what a processor draws, for
-    the energy estimate; `parity` the parity.json of an export. Raises KeylmError where `place` is neither.
-    """
+    name: str | None = None
+    """What the model is called; by default what its run or folder is called."""
+    repo: str | None = None
+    """OWNER/NAME on the hub."""
+    licence: str | None = None
+    """The model's own."""
+    watts: float | None = None
+    """What a processor drew in training, for the energy estimate."""
+    parity: Path | None = None
+    """An export's parity.json."""
+
+
+def card_text(place: Path, given: Given | None = None) -> str:
+    """Return the card (README.md) of a model folder or of a run. Raises KeylmError where `place` is neither."""
     from huggingface_hub import ModelCard
 
     from keylm.release.card_sections import body
 
-    facts = gather(place, licence=licence, repo=repo, watts=watts, parity=parity)
-    card = ModelCard(f"---\n{_metadata(facts).to_yaml()}\n---\n\n{body(facts)}")
-    return str(card)
+    facts = gather(place, given or Given())
+    return str(ModelCard(f"---\n{_metadata(facts).to_yaml()}\n---\n\n{body(facts)}"))
 
 
-def gather(
-    place: Path,
-    *,
-    licence: str | None = None,
-    repo: str | None = None,
-    watts: float | None = None,
-    parity: Path | None = None,
-) -> Facts:
+def gather(place: Path, given: Given) -> Facts:
     """Read what there is to say of a model folder or a run. Raises KeylmError where `place` is neither."""
     model, run_folder = _folders(place)
-    run = read_run(run_folder) if run_folder else None
-    config = read_json(model / "config.json")
-    place_of_figures = run_folder / "evaluation" if run_folder else model / "evaluation"
-    evaluation = read_evaluation(run_folder) if run_folder else None
-    if run_folder and evaluation:
-        place_of_figures = run_folder / evaluation.place
-    records = read_benchmarks(place_of_figures, {})
-    files = EvaluationFolder(place_of_figures)
+    measured = evaluation_folder(run_folder or model)
+    records, files = read_benchmarks(measured, {}), EvaluationFolder(measured)
     rows = read_json(files.rows) if files.rows.is_file() else []
+    evaluation = read_evaluation(run_folder) if run_folder else None
+    run = read_run(run_folder) if run_folder else None
     return Facts(
-        name=_name(model, run_folder, repo),
-        config=config,
+        name=given.name or (given.repo.split("/")[-1] if given.repo else (run_folder or model).resolve().name),
+        config=read_json(model / "config.json"),
         has_chat=_has_chat(model, run),
         parameters=_parameters(model),
         run=run,
-        evaluation=evaluation,
-        figures=tuple(figure for figure in figures_of(records)),
+        part=measured.name if measured.name != "evaluation" else "",
+        figures=tuple(figures_of(records)),
         harness=", ".join(sorted({str(record.get("harness")) for record in records.values() if record.get("harness")})),
-        commands=tuple(
-            dict.fromkeys(str(row["command"]) for row in rows if isinstance(row, dict) and row.get("command"))
-        ),
+        commands=tuple(dict.fromkeys(str(row["command"]) for row in rows if row.get("command"))),
         robustness=read_table(files.robustness),
         typing=read_table(files.typing),
-        parity=read_table(parity) if parity else {},
-        licence=licence,
-        repo=repo,
-        watts=watts,
+        contamination=_contamination(run_folder, evaluation),
+        parity=read_table(given.parity) if given.parity else {},
+        licence=given.licence,
+        repo=given.repo,
+        watts=given.watts,
     )
 
 
+def _contamination(run: Path | None, evaluation: Evaluation | None) -> Mapping[str, Any]:
+    """Return what is known of benchmark items in the training texts: measured, or what curation wrote down."""
+    if not run or (evaluation and evaluation.contamination):
+        return evaluation.contamination if evaluation else {}
+    try:
+        rows = contamination(run)
+    except KeylmError:
+        return {}
+    return {"statement": statement(rows), "rows": rows}
+
+
 def _folders(place: Path) -> tuple[Path, Path | None]:
-    """Return the model folder and, where there is one, the run folder."""
+    """Return the model folder and, where it is the end of a run, that run; earlier models are not all of it."""
     if (place / "config.json").is_file():
-        above = place.resolve().parent
-        return place, above if (above / "recipe.toml").is_file() else None
+        folder = place.resolve()
+        of_run = folder.name == "model" and (folder.parent / "recipe.toml").is_file()
+        return place, folder.parent if of_run else None
     if (place / "recipe.toml").is_file():
         if not (place / "model" / "config.json").is_file():
             raise KeylmError(f"{place}: the run has no model yet; accepted: a finished run, or a model folder")
         return place / "model", place
     raise KeylmError(f"{place}: no config.json or recipe.toml in it; accepted: a model folder or a run folder")
-
-
-def _name(model: Path, run: Path | None, repo: str | None) -> str:
-    if repo:
-        return repo.split("/")[-1]
-    folder = run if run and model.resolve().name == "model" else model.resolve()
-    return folder.name
 
 
 def _has_chat(model: Path, run: Run | None) -> bool:
@@ -171,7 +177,6 @@ def _metadata(facts: Facts) -> Any:
     sources = facts.run.recipe.get("sources", {}) if facts.run else {}
     datasets = list(dict.fromkeys(source["hub"] for source in sources.values() if source.get("hub")))
     tags = ["keylm", *(["conversational"] if facts.has_chat else [])]
-    more = {"model_name": facts.name, "eval_results": results} if results else {}
     return ModelCardData(
         language=LANGUAGE,
         license=facts.licence,
@@ -179,5 +184,6 @@ def _metadata(facts: Facts) -> Any:
         pipeline_tag=TASK,
         tags=tags,
         datasets=datasets or None,
-        **more,
+        model_name=facts.name if results else None,
+        eval_results=results or None,
     )

@@ -12,6 +12,7 @@ from keylm.evaluation.results import references
 from keylm.evaluation.run_record import Run, column, number, table
 from keylm.release.card import Facts
 
+UNKNOWN = "not known"
 WATTS = {"H100 80GB HBM3": 700.0, "H200": 700.0, "H100 PCIe": 350.0, "A100-SXM4-80GB": 400.0}
 """Most that a GPU's board draws, in watts, by a part of its name (NVIDIA's data sheets)."""
 
@@ -51,9 +52,10 @@ def markdown_table(heads: Iterable[str], rows: Iterable[Iterable[str]], left: in
 def _summary(facts: Facts) -> str:
     config, run = facts.config, facts.run
     size = f"{facts.parameters:,} parameters" if facts.parameters else "a number of parameters that is not known"
+    layout = ", ".join(config.get("architectures") or ["decoder"])
     lines = [str(run.recipe.get("description", ""))] if run and run.recipe.get("description") else []
     lines.append(
-        f"A decoder of the stock {', '.join(config.get('architectures') or ['causal language model'])} layout with {size}: "
+        f"A decoder of the stock {layout} layout with {size}: "
         f"{config.get('num_hidden_layers')} layers, hidden size {config.get('hidden_size')}, "
         f"{config.get('num_attention_heads')} heads over {config.get('num_key_value_heads')} of keys and values, "
         f"a vocabulary of {config.get('vocab_size'):,}, a context of {config.get('max_position_embeddings'):,} tokens."
@@ -73,19 +75,23 @@ def snippet(name: str) -> str:
         "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
         f'tokenizer = AutoTokenizer.from_pretrained("{name}", trust_remote_code=True)\n'
         f'model = AutoModelForCausalLM.from_pretrained("{name}", trust_remote_code=True)\n'
-        'print(tokenizer.decode(model.generate(**tokenizer("Once upon a time", return_tensors="pt"), max_new_tokens=40)[0]))'
+        'prompt = tokenizer("Once upon a time", return_tensors="pt")\n'
+        "print(tokenizer.decode(model.generate(**prompt, max_new_tokens=40)[0]))"
     )
 
 
 def _use(facts: Facts) -> str:
     name = facts.repo or facts.name
-    text = f"```python\n{snippet(name)}\n```\n\nThe layout is transformers' own: `trust_remote_code` is accepted and runs no code."
+    text = f"```python\n{snippet(name)}\n```\n\n"
+    text += "The layout is transformers' own: `trust_remote_code` is accepted and runs no code."
     if facts.has_chat:
         text += (
             "\n\nFor a conversation:\n\n```python\n"
             'turns = [{"role": "user", "content": "Hello! Who are you?"}]\n'
-            'asked = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_tensors="pt", return_dict=True)\n'
-            "print(tokenizer.decode(model.generate(**asked, max_new_tokens=100)[0][asked['input_ids'].shape[1] :]))\n```"
+            'options = {"add_generation_prompt": True, "return_tensors": "pt", "return_dict": True}\n'
+            "asked = tokenizer.apply_chat_template(turns, **options)\n"
+            "answer = model.generate(**asked, max_new_tokens=100)[0][asked['input_ids'].shape[1] :]\n"
+            "print(tokenizer.decode(answer, skip_special_tokens=True))\n```"
         )
     return text
 
@@ -108,8 +114,8 @@ def _measured(facts: Facts) -> str:
     notes = [f"Measured with lm_eval {facts.harness}." if facts.harness else ""]
     notes.append(f"The other models' figures are published ones, and protocols differ by up to a point ({sources}).")
     notes += [f"Commands: {', '.join(f'`{command}`' for command in facts.commands)}." if facts.commands else ""]
-    if facts.evaluation and facts.evaluation.place != "evaluation":
-        notes.insert(0, f"Only part of the items was asked ({facts.evaluation.place}).")
+    if facts.part:
+        notes.insert(0, f"Only the first {facts.part.removeprefix('limit-')} items of each task were asked.")
     return markdown_table(heads, rows) + "\n\n" + " ".join(note for note in notes if note)
 
 
@@ -142,40 +148,38 @@ def _data(facts: Facts) -> str:
     if not run or not run.sources:
         return "Not known: the card was made without the run that trained the model."
     cost, made = cost_of(run), table(run.manifest, "sources")
+    used = {source for shares in run.shares.values() for source in shares}
     total = math.fsum(cost.seen.values())
     rows = []
-    for source in run.sources:
-        entry, seen = table(table(run.recipe, "sources"), source), cost.seen.get(source, 0.0)
-        there = number(table(table(made, source), "train").get("tokens"))
-        if not seen and not there > 0:
-            continue
-        origin = entry.get("hub") or (
-            "errors put into " + ", ".join(entry["typos_of"]) if entry.get("typos_of") else entry.get("path")
-        )
-        rows.append(
-            [
-                source,
-                _origin(str(origin)),
-                str(entry.get("register") or "not stated"),
-                str(entry.get("licence") or "unstated"),
-                f"{there:,.0f}" if there > 0 else "not known",
-                f"{seen:,.0f}" if seen else "0",
-                f"{100 * seen / total:.1f}" if total else "not known",
+    for source in sorted(run.sources, key=lambda name: -cost.seen.get(name, 0.0)):
+        there, seen = number(table(table(made, source), "train").get("tokens")), cost.seen.get(source, 0.0)
+        if source in used or there > 0:
+            counts = [
+                _count(there),
+                _count(seen if total else math.nan),
+                f"{100 * seen / total:.1f}" if total else UNKNOWN,
             ]
-        )
-    rows.sort(key=lambda row: -float(row[6]) if row[6] != "not known" else 0)
+            rows.append([source, *_described(table(table(run.recipe, "sources"), source)), *counts])
     heads = ["source", "origin", "register", "licence", "tokens", "tokens seen", "share, %"]
-    licences = [[licence.name, f"{licence.seen:,.0f}"] for licence in cost.licences if licence.seen]
-    return (
-        markdown_table(heads, rows, left=4)
-        + "\n\nBy licence:\n\n"
-        + markdown_table(["licence", "tokens seen"], licences)
-        + (
-            f"\n\nThe data are named by the hash of their manifest, `{run.manifest['hash']}`."
-            if run.manifest.get("hash")
-            else ""
-        )
-    )
+    parts = [markdown_table(heads, rows, left=4)]
+    licences = [[licence.name, _count(licence.seen)] for licence in cost.licences if licence.seen]
+    if licences:
+        parts += ["By licence:", markdown_table(["licence", "tokens seen"], licences)]
+    if run.manifest.get("hash"):
+        parts.append(f"The data are named by the hash of their manifest, `{run.manifest['hash']}`.")
+    return "\n\n".join(parts)
+
+
+def _described(source: Mapping[str, Any]) -> list[str]:
+    """Return a source's origin, register and licence, in words."""
+    origin = source.get("hub") or _origin(str(source.get("path") or UNKNOWN))
+    if source.get("typos_of"):
+        origin = "errors put into " + ", ".join(source["typos_of"])
+    return [origin, str(source.get("register") or "not stated"), str(source.get("licence") or "unstated")]
+
+
+def _count(value: float) -> str:
+    return f"{value:,.0f}" if math.isfinite(value) else UNKNOWN
 
 
 def _origin(path: str) -> str:
@@ -209,7 +213,7 @@ def _compute(facts: Facts) -> str:
     if cost.flops:
         estimate = str(cost.flops).replace("<sup>", "^").replace("</sup>", "")
         lines.append(
-            f"About {estimate} floating-point operations: 6 × parameters × tokens, attention over the context not counted."
+            f"About {estimate} floating-point operations: 6 × parameters × tokens, without attention over the context."
         )
     if hours > 0:
         lines.append(
@@ -221,7 +225,7 @@ def _compute(facts: Facts) -> str:
 
 def device_hours(run: Run) -> float:
     """Return the hours of the training steps, times the processes (one to a GPU)."""
-    processes = max(1.0, np.nan_to_num(number(run.summary.get("world_size", 1))))
+    processes = max(1.0, float(np.nan_to_num(number(run.summary.get("world_size", 1)))))
     return float(np.nansum(column(run.timing, "seconds"))) * processes / 3600
 
 
@@ -233,18 +237,16 @@ def _energy(facts: Facts, run: Run, hours: float) -> str:
         return "Energy was not measured, and what this processor draws is not known."
     source = "as given by the maker of the model" if facts.watts else "the most that its board draws"
     return (
-        f"Energy was not measured. An estimate: {hours * watts / 1000:.2g} kWh, from the hours above and {watts:g} W for each "
+        f"Energy was not measured. An estimate: {hours * watts / 1000:.2g} kWh, from these hours and {watts:g} W a "
         f"processor ({source}); the rest of the machine, cooling and losses come on top."
     )
 
 
 def _decontamination(facts: Facts) -> str:
-    found = facts.evaluation.contamination if facts.evaluation else {}
+    found = facts.contamination
     rows = contamination_rows(found)
     if not rows and not found.get("statement"):
-        if facts.run and facts.run.recipe and not facts.run.recipe.get("curation", {}).get("decontaminate"):
-            return "The training texts were not searched for items of the benchmarks."
-        return "What the training texts hold of the benchmarks was not looked up."
+        return "What the training texts hold of the benchmarks is not known."
     text = str(found.get("statement", ""))
     if rows:
         cells = [[row["benchmark"], row["items"], row["before"], row["after"]] for row in rows]
@@ -289,7 +291,7 @@ def _limitations(facts: Facts) -> str:
     lines = []
     if facts.parameters and facts.parameters < 1_000_000_000:
         lines.append(
-            "- Small: it invents facts, loses the thread, and does not calculate. Nothing that it says should be relied on."
+            "- Models of this size state falsehoods fluently. What it writes is to be checked before it is relied on."
         )
     below = [
         figure.line.title
@@ -303,7 +305,7 @@ def _limitations(facts: Facts) -> str:
     )
     if not facts.has_chat:
         lines.append("- It continues texts; it was not trained to answer.")
-    lines.append("- No training for safety, and no measure of bias or of harmful output, is on record.")
+    lines.append("- Bias and harmful output were not measured, and it was not trained to avoid them.")
     return "\n".join(lines)
 
 

@@ -14,15 +14,16 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import keylm
 from keylm.console import say
 from keylm.errors import KeylmError
-from keylm.files import read_json, write_json
+from keylm.files import atomic_write, read_json, write_json
 from keylm.release import gguf_file, llama, onnx_files
-from keylm.release.card import card_text
+from keylm.release.card import Given, card_text
 from keylm.release.huggingface import check_model_folder, export_folder, model_fingerprint
 from keylm.release.parity import Parity, Reference, Subject, compare, make_probe
 from keylm.release.torch_model import FileTokenizer, TorchModel
@@ -85,6 +86,10 @@ class Exporter:
         for kind in self.wish.formats:
             getattr(self, f"_{kind}")()
         self._record()
+        if (self.out / "hf").is_dir() and "hf" in self.wish.formats:  # now with the table of all formats
+            atomic_write(
+                self.out / "hf" / "README.md", card_text(self.model, Given(self.name, parity=self.out / "parity.json"))
+            )
         failed = [row for row in self.rows if row.faults]
         if failed:
             lines = [f"{row.artefact}: {'; '.join(row.faults)}" for row in failed]
@@ -104,13 +109,13 @@ class Exporter:
 
         final = self.out / "hf"
         with self._checked(final, check) as folder:
-            export_folder(self.model, folder, card_text(self.model))
+            export_folder(self.model, folder, card_text(self.model, Given(self.name)))
 
     def _gguf(self) -> None:
         made: list[str] = []
         for kind in self.wish.gguf:
             final = self.out / "gguf" / f"{self.name}-{kind.upper()}.gguf"
-            with self._checked(final, lambda file, kind=kind: self._open_gguf(file, kind)) as file:
+            with self._checked(final, partial(self._open_gguf, kind=kind)) as file:
                 self._write_gguf(file, kind)
             made += [final.name] if final.exists() else []
         best = next((name for name in made if "Q8_0" in name), made[0] if made else None)

@@ -32,6 +32,13 @@ BATCH = 512
 _Log = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
 
 
+def _say_nothing(level: int, text: bytes, data: int) -> None:
+    """Take what llama.cpp logs."""
+
+
+_silence = _Log(_say_nothing)  # kept here, as llama.cpp goes on calling it
+
+
 class _Parameters(ctypes.Structure):
     """llama_model_params or llama_context_params, unread but for its beginning."""
 
@@ -78,8 +85,7 @@ def _library() -> Any:
         raise KeylmError(
             f"{file}: llama.cpp's C interface cannot be used: {error}; accepted: another version"
         ) from None
-    library.keylm_silence = _Log(lambda level, text, data: None)  # kept, as llama.cpp goes on calling it
-    library.llama_log_set(library.keylm_silence, None)
+    library.llama_log_set(_silence, None)
     library.llama_backend_init()
     return library
 

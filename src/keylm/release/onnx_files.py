@@ -137,7 +137,7 @@ def pack_q4(matrix: Array) -> tuple[npt.NDArray[np.uint8], Array]:
     scales = largest / np.float32(-8)
     safe = np.where(scales == 0, np.float32(1), scales)
     levels = np.clip(np.rint(padded / safe) + 8, 0, 15).astype(np.uint8)
-    return levels[..., 0::2] | (levels[..., 1::2] << 4), scales.reshape(-1)
+    return levels[..., 0::2] | (levels[..., 1::2] << 4), scales.reshape(-1).astype(np.float32)
 
 
 class OnnxModel:
