@@ -107,7 +107,7 @@ def show_parity(rows: "Sequence[Parity]") -> None:
             f"{row.kl:.1e}",
             f"{100 * row.top1:.1f}",
             f"{row.perplexity:.3f}",
-            f"{row.greedy_equal}+{row.greedy_ties}/{row.greedy_prompts}",
+            f"{row.greedy_equal}{f'+{row.greedy_ties}' if row.greedy_ties else ''}/{row.greedy_prompts}",
             f"{row.tokenizer_mismatches}/{row.tokenizer_strings}",
             "FAILED" if row.faults else "passed",
         )

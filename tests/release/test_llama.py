@@ -1,5 +1,6 @@
 """llama.cpp through its C interface reads what PyTorch reads, however the tokens come in."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,9 @@ from keylm.release import llama
 from keylm.release.gguf_file import write_gguf
 from keylm.release.huggingface import export_model
 from keylm.release.torch_model import TorchModel
+
+PACKAGES = ("gguf", "xllamacpp")
+pytestmark = pytest.mark.skipif(not all(map(find_spec, PACKAGES)), reason="needs the export extra")
 
 
 @pytest.fixture(scope="module")

@@ -102,7 +102,8 @@ class Parity:
     """Largest difference between reading token by token and at once, in logits."""
     greedy_equal: int
     greedy_ties: int
-    """Texts that part where the reference's two choices are nearer to each other than rounding moved a logit."""
+    """Texts that part where the reference's two choices are nearer to each other than rounding moved both logits; they
+    are looked for only where greedy texts must be equal."""
     greedy_prompts: int
     tokenizer_mismatches: int
     tokenizer_strings: int
@@ -233,8 +234,9 @@ def compare(subject: Subject, reference: Reference) -> Parity:
         agreements.append(logits.argmax(-1) == expected.argmax(-1))
         if place < GREEDY_PROMPTS:
             by_step = max(by_step, _difference(read_by_step(subject.runtime, ids), expected))
+    tie = 2 * max(largest, by_step) if limits_of(subject.kind).greedy else 0.0
     greedy_texts = [
-        same_choices(greedy(subject.runtime, ids)[0], tokens, logits, 2 * max(largest, by_step))
+        same_choices(greedy(subject.runtime, ids)[0], tokens, logits, tie)
         for ids, (tokens, logits) in zip(reference.probe.prompts, reference.greedy, strict=False)
     ]
     strings = zip(reference.probe.strings, reference.tokens, strict=True)
