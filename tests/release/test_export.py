@@ -143,6 +143,22 @@ def test_gguf_says_what_llama_cpp_must_know(out: Path, model: Path):
     assert f"PARAMETER num_ctx {CONTEXT}" in modelfile
 
 
+def test_llama_cpps_server_renders_the_chat_template(out: Path, model: Path):
+    import xllamacpp
+
+    parameters = xllamacpp.CommonParams()
+    parameters.model.path = str(out / "gguf" / "small-F16.gguf")
+    parameters.n_ctx, parameters.n_parallel, parameters.warmup, parameters.verbosity = CONTEXT, 1, False, -1
+    parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = 1
+    server = xllamacpp.Server(parameters)
+    turns = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "the fox?\n it's <b>"}]
+    answer = server.handle_chat_completions({"messages": turns, "max_tokens": 1, "temperature": 0})
+    rendered = AutoTokenizer.from_pretrained(model).apply_chat_template(
+        turns, add_generation_prompt=True, return_dict=True
+    )
+    assert answer["usage"]["prompt_tokens"] == len(rendered["input_ids"])
+
+
 def test_onnx_is_laid_out_for_transformers_js(out: Path, model: Path):
     import onnx
 
@@ -157,6 +173,7 @@ def test_onnx_is_laid_out_for_transformers_js(out: Path, model: Path):
     assert [entry.name for entry in graph.output] == ["logits", *(f"present.{cache}" for cache in caches)]
     for cache in caches:
         for name in (f"past_key_values.{cache}", f"present.{cache}"):
+            assert shapes[name][0].dim_param == "batch_size"  # other names are 0 to transformers.js
             assert (shapes[name][1].dim_value, shapes[name][3].dim_value) == (1, 32)
     config = read_json(out / "onnx" / "config.json")
     assert (config["model_type"], config["transformers.js_config"]["dtype"]) == ("qwen3", "q8")

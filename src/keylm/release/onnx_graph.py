@@ -5,13 +5,14 @@ shapes and fused operators that onnxruntime and transformers.js want: attention 
 (com.microsoft GroupQueryAttention), as are a residual sum and its norm. The parity check is the proof that it is the
 same model.
 
-    input_ids              int64 [batch, sequence]
-    attention_mask         int64 [batch, past + sequence]; rows shorter than others are padded on the right
-    past_key_values.N.key  fp32 [batch, key-value heads, past, head_dim], likewise .value
-    logits                 fp32 [batch, sequence, vocabulary]
+    input_ids              int64 [batch_size, sequence]
+    attention_mask         int64 [batch_size, past + sequence]; rows shorter than others are padded on the right
+    past_key_values.N.key  fp32 [batch_size, key-value heads, past, head_dim], likewise .value
+    logits                 fp32 [batch_size, sequence, vocabulary]
     present.N.key, .value  the cache to give back with the next tokens
 
-The last dimension of the cache is a number, as transformers.js takes a name there for 0.
+transformers.js begins with a cache of the shape that is written here: it takes every name for 0 but batch_size, so the
+last dimension is a number.
 """
 
 from collections.abc import Mapping
@@ -79,13 +80,18 @@ def build_graph(config: Mapping[str, Any], weights: Mapping[str, Array]) -> Any:
     graph.node("MatMul", [hidden, graph.weight("lm_head.weight", head.T)], "logits")
     heads, width = config["num_key_value_heads"], config["head_dim"]
     inputs = [
-        helper.make_tensor_value_info("input_ids", types.INT64, ["batch", "sequence"]),
-        helper.make_tensor_value_info("attention_mask", types.INT64, ["batch", "total_sequence"]),
+        helper.make_tensor_value_info("input_ids", types.INT64, ["batch_size", "sequence_length"]),
+        helper.make_tensor_value_info("attention_mask", types.INT64, ["batch_size", "total_sequence_length"]),
     ]
-    outputs = [helper.make_tensor_value_info("logits", types.FLOAT, ["batch", "sequence", config["vocab_size"]])]
+    outputs = [
+        helper.make_tensor_value_info("logits", types.FLOAT, ["batch_size", "sequence_length", config["vocab_size"]])
+    ]
     for layer in range(config["num_hidden_layers"]):
         for part in ("key", "value"):
-            cache = ["batch", heads, "past_sequence", width], ["batch", heads, "total_sequence", width]
+            cache = (
+                ["batch_size", heads, "past_sequence_length", width],
+                ["batch_size", heads, "total_sequence_length", width],
+            )
             inputs.append(helper.make_tensor_value_info(f"past_key_values.{layer}.{part}", types.FLOAT, cache[0]))
             outputs.append(helper.make_tensor_value_info(f"present.{layer}.{part}", types.FLOAT, cache[1]))
     made = helper.make_graph(graph.nodes, "keylm", inputs, outputs, graph.weights)

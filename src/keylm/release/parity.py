@@ -57,7 +57,7 @@ LIMITS = {
     "int8": Limits(2.5, 1e-1, 0.8, 5e-2),
     "q6_k": Limits(2.5, 5e-2, 0.8, 5e-2, weights=0.1),
     "q5_k_m": Limits(4.0, 2e-1, 0.6, 0.1, weights=0.2),
-    "q4": Limits(8.0, 1.0, 0.0, 0.3, weights=0.4),
+    "q4": Limits(8.0, 0.6, 0.0, 0.15, weights=0.4),
 }
 """Several times what was measured on random and on trained weights (docs/export.md): enough for rounding of that kind,
 too little for a wrong weight, name, norm, rotation or token. Where weights lose no bits ("exact", fp32) the order of
