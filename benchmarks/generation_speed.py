@@ -7,7 +7,7 @@ runtime are written anew from it. Each variant runs in a process of its own: it 
 likeliest token again and again, one sequence at a time. Shown are tokens a second after the first, the time to the
 first token, and the most memory that the process had at any time, its libraries included. Medians of the repeats, with
 the fastest; the load of the machine before and after each variant stands beside, as a busy machine slows runtimes with
-several threads more than others (their threads wait for each other by spinning).
+several threads more than others (their threads wait for each other by spinning). A run is added to the results file.
 
 `hf-eager` is transformers' generate. `hf-compiled` is its StaticCache under torch.compile in a loop of our own, as its
 generate does not compile on a CPU; compilation is not counted. keylm has no kernels of its own for generation: `keylm
@@ -128,7 +128,7 @@ def compiled(model: Path, threads: int, room: int) -> Callable[[list[int], int],
         place = torch.arange(read.filled, read.filled + len(ids))  # type: ignore[attr-defined]
         read.filled += len(ids)  # type: ignore[attr-defined]
         forward = step if len(ids) == 1 else opened.forward
-        with torch.inference_mode():
+        with torch.no_grad():
             found = forward(
                 input_ids=torch.tensor([list(ids)]), position_ids=place[None], past_key_values=cache, use_cache=True
             )
@@ -259,7 +259,8 @@ def main() -> None:
     shape = {name: getattr(arguments, name) for name in ("threads", "prompt", "tokens", "repeats")}
     show(rows)
     arguments.results.parent.mkdir(parents=True, exist_ok=True)
-    arguments.results.write_text(json.dumps({**facts, **shape, "rows": rows}, indent=1) + "\n")
+    known = json.loads(arguments.results.read_text()) if arguments.results.is_file() else []
+    arguments.results.write_text(json.dumps([*known, {**facts, **shape, "rows": rows}], indent=1) + "\n")
 
 
 if __name__ == "__main__":
