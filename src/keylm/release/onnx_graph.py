@@ -1,6 +1,6 @@
 """Qwen3's forward pass with a key-value cache as an ONNX graph, written node by node.
 
-By hand and not by an exporter, so that it depends on no exporter's version, takes a second, and has the names,
+By hand and not by an exporter, so that it depends on no exporter's version, takes two seconds, and has the names,
 shapes and fused operators that onnxruntime and transformers.js want: attention with rotation and cache is one node
 (com.microsoft GroupQueryAttention), as are a residual sum and its norm. The parity check is the proof that it is the
 same model.
