@@ -59,7 +59,7 @@ LIMITS = {
     "q5_k_m": Limits(4.0, 2e-1, 0.6, 0.1, weights=0.2),
     "q4": Limits(8.0, 0.6, 0.0, 0.15, weights=0.4),
 }
-"""At least twice what was measured, random and trained weights (docs/export.md): enough for rounding of that kind,
+"""About twice what was measured or more, random and trained weights (docs/export.md): enough for rounding of that kind,
 too little for a wrong weight, name, norm, rotation or token. Where weights lose no bits ("exact", fp32) the order of
 sums is left. llama.cpp keeps its cache in f16 and rounds what it multiplies to the weights' type, hence the limits of
 f32 and bf16. In 4 bits single tokens may change, and what counts is the text: perplexity, divergence, and the weights
