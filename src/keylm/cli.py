@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 import keylm
-from keylm import cli_data, cli_eval, cli_post
+from keylm import cli_data, cli_eval, cli_post, cli_release
 from keylm.cli_options import (
     ExecutorOption,
     QuietOption,
@@ -35,6 +35,9 @@ app.command("eval")(cli_eval.evaluate)
 app.command()(cli_eval.compare)
 app.command()(cli_post.sft)
 app.command()(cli_post.dpo)
+app.command()(cli_release.export)
+app.command()(cli_release.card)
+app.command()(cli_release.push)
 
 ModelArgument = Annotated[Path, typer.Argument(help="A model folder, such as runs/nano/model.")]
 TokensOption = Annotated[int, typer.Option(min=1, help="Most tokens to write.")]

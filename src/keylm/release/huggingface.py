@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from keylm.errors import KeylmError
@@ -75,14 +76,46 @@ def export_model(recipe: Recipe, weights: dict[str, Tensor], tokenizer: Path, fo
         model = Qwen3ForCausalLM(Qwen3Config(**qwen3_config(recipe.model, recipe.tokenizer.vocab_size)))
     half = {name: value.to(torch.bfloat16) for name, value in weights.items()}
     model.load_state_dict(half, strict=True, assign=True)
-    model.config.dtype = torch.bfloat16
     model.generation_config = GenerationConfig(eos_token_id=[END_OF_TEXT, IM_END], pad_token_id=PAD, **SAMPLING)
     with atomic_folder(folder) as temporary:
-        model.save_pretrained(temporary, max_shard_size=SHARD_SIZE)
-        config = read_json(temporary / "config.json")
-        # transformers 5 reads rope_parameters; older readers and converters look for rope_theta.
-        config["rope_theta"] = recipe.model.rope_theta
-        config["torch_dtype"] = "bfloat16"
-        write_json(temporary / "config.json", config)
+        _save(model, temporary)
         shutil.copyfile(tokenizer / "tokenizer.json", temporary / "tokenizer.json")
         write_json(temporary / "tokenizer_config.json", tokenizer_config(recipe.model.max_position_embeddings))
+
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json")
+
+
+def export_folder(source: Path, folder: Path, card: str | None = None) -> None:
+    """Write a model folder anew for the hub: bf16, in shards of SHARD_SIZE, with its tokenizer and `card` (README.md).
+
+    Whole or not at all. Raises KeylmError where transformers cannot open `source`.
+    """
+    check_model_folder(source)
+    from transformers import AutoModelForCausalLM
+
+    silence_transformers()
+    try:
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.bfloat16)
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise KeylmError(f"{source}: transformers cannot open it: {error}") from None
+    with atomic_folder(folder) as temporary:
+        _save(model, temporary)
+        for name in TOKENIZER_FILES:
+            if (source / name).is_file():
+                shutil.copyfile(source / name, temporary / name)
+        if card is not None:
+            (temporary / "README.md").write_text(card, encoding="utf-8")
+
+
+def _save(model: Any, folder: Path) -> None:
+    """Write a bf16 model's weights and configuration."""
+    model.config.dtype = torch.bfloat16
+    model.save_pretrained(folder, max_shard_size=SHARD_SIZE)
+    config = read_json(folder / "config.json")
+    # transformers 5 reads rope_parameters; older readers and converters look for rope_theta.
+    theta = (config.get("rope_parameters") or {}).get("rope_theta")
+    if theta is not None:
+        config["rope_theta"] = theta
+    config["torch_dtype"] = "bfloat16"
+    write_json(folder / "config.json", config)

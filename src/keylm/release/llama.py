@@ -1,0 +1,240 @@
+"""llama.cpp itself, by its C interface: the logits of every position, its tokenizer, its greedy choice.
+
+The library is the one inside xllamacpp's prebuilt wheel (which exports the whole of llama.h), or llama-cpp-python's.
+Servers hand out the likeliest tokens one position at a time; a comparison with PyTorch needs all logits of all
+positions, and only the C interface has them.
+
+Of the two structs of parameters only the first four fields are touched (n_ctx, n_batch, n_ubatch, n_seq_max, which
+have stood first since 2024); the rest goes back to llama.cpp as it gave it. What was set is read back and checked, so
+another layout is an error and no wrong figure.
+"""
+
+import ctypes
+import importlib.util
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from keylm.errors import KeylmError
+
+Logits = npt.NDArray[np.float32]
+MISSING = "running GGUF files needs llama.cpp; accepted: pip install 'keylm[export]' (xllamacpp), or llama-cpp-python"
+ROOM = 2048
+"""Bytes kept for a struct of parameters: several times what any version has needed."""
+BATCH = 512
+"""Tokens handed to llama.cpp at once, at most."""
+
+_Log = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
+
+
+def _say_nothing(level: int, text: bytes, data: int) -> None:
+    """Take what llama.cpp logs."""
+
+
+_silence = _Log(_say_nothing)  # kept here, as llama.cpp goes on calling it
+
+
+class _Parameters(ctypes.Structure):
+    """llama_model_params or llama_context_params, unread but for its beginning."""
+
+    _fields_ = (("first", ctypes.c_uint32 * 4), ("rest", ctypes.c_uint8 * (ROOM - 16)))
+
+
+class _Batch(ctypes.Structure):
+    """llama_batch."""
+
+    _fields_ = (
+        ("n_tokens", ctypes.c_int32),
+        ("token", ctypes.POINTER(ctypes.c_int32)),
+        ("embd", ctypes.POINTER(ctypes.c_float)),
+        ("pos", ctypes.POINTER(ctypes.c_int32)),
+        ("n_seq_id", ctypes.POINTER(ctypes.c_int32)),
+        ("seq_id", ctypes.POINTER(ctypes.POINTER(ctypes.c_int32))),
+        ("logits", ctypes.POINTER(ctypes.c_int8)),
+    )
+
+
+def library_file() -> Path:
+    """Return the library that has llama.cpp's C interface. Raises KeylmError where none is installed."""
+    for package in ("xllamacpp", "llama_cpp"):
+        found = importlib.util.find_spec(package)
+        for place in (found.submodule_search_locations or []) if found else []:
+            patterns = (
+                ("xllamacpp*.so", "xllamacpp*.pyd") if package == "xllamacpp" else ("lib/libllama.*", "lib/llama.dll")
+            )
+            for pattern in patterns:
+                files = sorted(Path(place).glob(pattern))
+                if files:
+                    return files[0]
+    raise KeylmError(MISSING)
+
+
+@cache
+def _library() -> Any:
+    """Return the loaded library with its types set, and quiet."""
+    file = library_file()
+    try:
+        library = ctypes.CDLL(str(file))
+        _declare(library)
+    except (OSError, AttributeError) as error:
+        raise KeylmError(
+            f"{file}: llama.cpp's C interface cannot be used: {error}; accepted: another version"
+        ) from None
+    library.llama_log_set(_silence, None)
+    library.llama_backend_init()
+    return library
+
+
+def _declare(library: Any) -> None:
+    pointer, number, text = ctypes.c_void_p, ctypes.c_int32, ctypes.c_char_p
+    ids = ctypes.POINTER(number)
+    kinds: dict[str, tuple[Any, list[Any]]] = {
+        "llama_log_set": (None, [_Log, pointer]),
+        "llama_backend_init": (None, []),
+        "llama_model_default_params": (_Parameters, []),
+        "llama_context_default_params": (_Parameters, []),
+        "llama_model_load_from_file": (pointer, [text, _Parameters]),
+        "llama_init_from_model": (pointer, [pointer, _Parameters]),
+        "llama_model_free": (None, [pointer]),
+        "llama_free": (None, [pointer]),
+        "llama_model_get_vocab": (pointer, [pointer]),
+        "llama_vocab_n_tokens": (number, [pointer]),
+        "llama_vocab_eos": (number, [pointer]),
+        "llama_vocab_eot": (number, [pointer]),
+        "llama_vocab_get_add_bos": (ctypes.c_bool, [pointer]),
+        "llama_vocab_is_eog": (ctypes.c_bool, [pointer, number]),
+        "llama_model_chat_template": (text, [pointer, text]),
+        "llama_n_ctx": (ctypes.c_uint32, [pointer]),
+        "llama_n_batch": (ctypes.c_uint32, [pointer]),
+        "llama_set_n_threads": (None, [pointer, number, number]),
+        "llama_get_memory": (pointer, [pointer]),
+        "llama_memory_clear": (None, [pointer, ctypes.c_bool]),
+        "llama_batch_init": (_Batch, [number, number, number]),
+        "llama_batch_free": (None, [_Batch]),
+        "llama_decode": (number, [pointer, _Batch]),
+        "llama_get_logits_ith": (ctypes.POINTER(ctypes.c_float), [pointer, number]),
+        "llama_tokenize": (number, [pointer, text, number, ids, number, ctypes.c_bool, ctypes.c_bool]),
+    }
+    for name, (result, arguments) in kinds.items():
+        function = getattr(library, name)
+        function.restype, function.argtypes = result, arguments
+
+
+class LlamaModel:
+    """A GGUF file opened by llama.cpp; a context manager."""
+
+    def __init__(self, file: Path, context: int, threads: int = 1) -> None:
+        """Open `file` for sequences of up to `context` tokens. Raises KeylmError where llama.cpp refuses it."""
+        self._model = self._context = None
+        self._library = library = _library()
+        self._model = library.llama_model_load_from_file(str(file).encode(), library.llama_model_default_params())
+        if not self._model:
+            raise KeylmError(f"{file}: llama.cpp cannot load it; accepted: a GGUF file that is whole")
+        parameters = library.llama_context_default_params()
+        batch = min(BATCH, context)
+        parameters.first[:] = (context, batch, batch, 1)
+        self._context = library.llama_init_from_model(self._model, parameters)
+        if not self._context or library.llama_n_batch(self._context) != batch:
+            self.close()
+            raise KeylmError(f"{file}: llama.cpp takes other parameters than expected; accepted: another version of it")
+        library.llama_set_n_threads(self._context, threads, threads)
+        self._vocabulary = library.llama_model_get_vocab(self._model)
+        self.vocab_size: int = library.llama_vocab_n_tokens(self._vocabulary)
+        self._batch = library.llama_batch_init(batch, 0, 1)
+        self._size, self._filled = batch, 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give back the memory."""
+        if self._context:
+            if hasattr(self, "_batch"):
+                self._library.llama_batch_free(self._batch)
+            self._library.llama_free(self._context)
+        if self._model:
+            self._library.llama_model_free(self._model)
+        self._model = self._context = None
+
+    @property
+    def eos(self) -> int:
+        """The end-of-sequence token's id."""
+        return int(self._library.llama_vocab_eos(self._vocabulary))
+
+    @property
+    def eot(self) -> int:
+        """The end-of-turn token's id; -1 where there is none."""
+        return int(self._library.llama_vocab_eot(self._vocabulary))
+
+    @property
+    def adds_bos(self) -> bool:
+        """Whether llama.cpp puts a token before every text."""
+        return bool(self._library.llama_vocab_get_add_bos(self._vocabulary))
+
+    def ends(self, token: int) -> bool:
+        """Return whether generation stops at `token`."""
+        return bool(self._library.llama_vocab_is_eog(self._vocabulary, token))
+
+    @property
+    def chat_template(self) -> str | None:
+        """The Jinja template in the file."""
+        found = self._library.llama_model_chat_template(self._model, None)
+        return None if found is None else str(found.decode())
+
+    def encode(self, text: str, *, special: bool = False) -> list[int]:
+        """Return llama.cpp's tokens of `text`; with `special`, what is spelled like a special token is one."""
+        raw = text.encode()
+        room = len(raw) + 8
+        buffer = (ctypes.c_int32 * room)()
+        count = self._library.llama_tokenize(self._vocabulary, raw, len(raw), buffer, room, False, special)
+        if count < 0:
+            raise KeylmError(f"llama.cpp's tokenizer failed on {text[:40]!r}")
+        return list(buffer[:count])
+
+    def reset(self) -> None:
+        """Forget the tokens read so far."""
+        self._library.llama_memory_clear(self._library.llama_get_memory(self._context), True)
+        self._filled = 0
+
+    def read(self, ids: Sequence[int], *, every: bool = True) -> Logits:
+        """Read `ids` after those read before; return the logits of each [tokens, vocab], or of the last [1, vocab]."""
+        rows = []
+        for start in range(0, len(ids), self._size):
+            part = ids[start : start + self._size]
+            self._fill(part, every=every, last=start + len(part) == len(ids))
+            status = self._library.llama_decode(self._context, self._batch)
+            if status:
+                raise KeylmError(
+                    f"llama.cpp could not decode {len(part)} tokens after {self._filled} (status {status})"
+                )
+            for place in range(len(part)):
+                if self._batch.logits[place]:
+                    row = self._library.llama_get_logits_ith(self._context, place)
+                    rows.append(np.ctypeslib.as_array(row, shape=(self.vocab_size,)).copy())
+            self._filled += len(part)
+        return np.stack(rows)
+
+    def _fill(self, ids: Sequence[int], *, every: bool, last: bool) -> None:
+        self._batch.n_tokens = len(ids)
+        for place, token in enumerate(ids):
+            self._batch.token[place] = token
+            self._batch.pos[place] = self._filled + place
+            self._batch.n_seq_id[place] = 1
+            self._batch.seq_id[place][0] = 0
+            self._batch.logits[place] = every or (last and place == len(ids) - 1)
+
+
+def version() -> str:
+    """Return which package the library is of, and that package's version."""
+    from importlib.metadata import version as version_of
+
+    package = "xllamacpp" if "xllamacpp" in library_file().name else "llama_cpp_python"
+    return f"{package} {version_of(package)}"
