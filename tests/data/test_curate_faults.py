@@ -148,8 +148,10 @@ class Sleeper(PipelineStep):
         time.sleep(300)
 """
 SLEEPING = """
+import signal
 from sleeper import *
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job would begin with it ignored
     here = Path(sys.argv[1])
     real = pipeline._clean_steps
     pipeline._clean_steps = lambda *given: [*real(*given), Sleeper(here)]
