@@ -172,9 +172,16 @@ def line_chart(plot: Plot, size: Size) -> str:
     for line in lines:
         _draw_curve(axes, line)
     if top > high:
-        draw_note(axes, f"↑ starts at {top:.2f}", (0.03, 1), (16, -4), "left", "top")
+        clear = max(_entry(line, high) for line in lines) / axes.get_xlim()[1]  # right of it no line is near the top
+        draw_note(axes, f"↑ starts at {top:.2f}", (clear, 1), (10, -4), "left", "top")
     _end_labels(axes, named, size)
     return page_svg(figure, f"{plot.name}-{size.width:.0f}", plot.alt)
+
+
+def _entry(line: Line, high: float) -> float:
+    """Return where a line first lies within the chart, whose y axis ends at `high`."""
+    inside = np.flatnonzero(np.asarray(line.y) <= high)
+    return float(line.x[inside[0]]) if len(inside) else 0.0
 
 
 def _draw_curve(axes: Axes, line: Line) -> None:
