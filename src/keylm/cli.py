@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import keylm
-from keylm import cli_data, cli_eval
+from keylm import cli_data, cli_eval, cli_serve
 from keylm.cli_options import ExecutorOption, QuietOption, RecipeArgument, RunDirOption, SetOption, WorkersOption
 from keylm.console import console, errors, say, seconds
 from keylm.errors import FailedElsewhere, Interrupted, KeylmError, TrainingDiverged
@@ -30,6 +30,7 @@ app = typer.Typer(
 app.add_typer(cli_data.app, name="data")
 app.command("eval")(cli_eval.evaluate)
 app.command()(cli_eval.compare)
+app.command()(cli_serve.serve)
 
 ModelArgument = Annotated[Path, typer.Argument(help="A model folder, such as runs/nano/model.")]
 TokensOption = Annotated[int, typer.Option(min=1, help="Most tokens to write.")]
