@@ -58,6 +58,7 @@ def running(served):
     """Serve on a free port until the block ends; yields the address."""
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))
+    listening.listen()  # clients may come before uvicorn has begun
     server = uvicorn.Server(uvicorn.Config(application(served), log_level="error", lifespan="off"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()

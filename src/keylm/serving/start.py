@@ -137,6 +137,7 @@ def _listen(options: Options) -> socket.socket:
         if os.name == "posix":
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((options.host, options.port))
+        listening.listen()  # on some systems only this says that a port is in use
     except OSError as error:
         listening.close()
         raise KeylmError(

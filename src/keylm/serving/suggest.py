@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from keylm.errors import KeylmError
-from keylm.evaluation.typing_baselines import Lexicon
+from keylm.evaluation.typing_baselines import Lexicon, lexicon
 from keylm.evaluation.typing_correction import Candidates, Corrector
 from keylm.evaluation.typing_edits import EditModel
 from keylm.evaluation.typing_search import CONTEXT, LONGEST, Suggester, Suggestion
@@ -110,12 +110,12 @@ class TreeContinuations:
 class Keyboard:
     """One person's text: its suggestions and corrections."""
 
-    def __init__(self, decoder: CachedDecoder, tokens: WordTokens, tokenizer: Any, lexicon: Lexicon | None) -> None:
+    def __init__(self, decoder: CachedDecoder, tokens: WordTokens, tokenizer: Any, words: Lexicon | None) -> None:
         self.continuations = TreeContinuations(decoder)
         self._suggester = Suggester.of(
             self.continuations, tokens, tokenizer, decoder.context, width=WIDTH, rounds=ROUNDS
         )
-        self._corrector = Corrector(Candidates(self._suggester, lexicon, EditModel())) if lexicon else None
+        self._corrector = Corrector(Candidates(self._suggester, words, EditModel())) if words else None
         self.text = ""
         self._tokenizer = tokenizer
         self._suggest = lru_cache(maxsize=64)(self._suggester.suggest)
@@ -150,10 +150,11 @@ class Keyboards:
         """Take a decoder and its tokenizer. Raises KeylmError where the tokenizer cannot spell words."""
         tokens = WordTokens(tokenizer.convert_ids_to_tokens(list(range(len(tokenizer)))), decoder.vocab_size)
         try:
-            lexicon, self.why_no_corrections = Lexicon(), ""
+            words: Lexicon | None = lexicon()
+            self.why_no_corrections = ""
         except KeylmError as error:
-            lexicon, self.why_no_corrections = None, str(error)
-        self._all = [Keyboard(decoder, tokens, tokenizer, lexicon) for _ in range(number)]
+            words, self.why_no_corrections = None, str(error)
+        self._all = [Keyboard(decoder, tokens, tokenizer, words) for _ in range(number)]
         self._used = [0.0] * number
 
     def answer(self, text: str, k: int = 3, *, correct: bool = True) -> Answer:
