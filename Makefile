@@ -31,7 +31,7 @@ $(VENV)/.keylm: pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.keylm-dev: $(VENV)/.keylm
-	$(PIP) install -q -c constraints.txt -e '.[dev,hub,curate,ray,eval]'
+	$(PIP) install -q -c constraints.txt -e '.[dev,hub,curate,ray,eval,serve]'
 	touch $@
 
 clean:
