@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 import keylm
-from keylm import cli_data, cli_eval, cli_post, cli_release
+from keylm import cli_data, cli_eval, cli_post, cli_release, cli_serve
 from keylm.cli_options import (
     ExecutorOption,
     QuietOption,
@@ -38,6 +38,7 @@ app.command()(cli_post.dpo)
 app.command()(cli_release.export)
 app.command()(cli_release.card)
 app.command()(cli_release.push)
+app.command()(cli_serve.serve)
 
 ModelArgument = Annotated[Path, typer.Argument(help="A model folder, such as runs/nano/model.")]
 TokensOption = Annotated[int, typer.Option(min=1, help="Most tokens to write.")]

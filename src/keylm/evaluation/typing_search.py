@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from keylm.errors import KeylmError
-from keylm.evaluation.typing_tokens import UNFINISHED, WORD, word_tokens
+from keylm.evaluation.typing_tokens import UNFINISHED, WORD, WordTokens, word_tokens
 
 WIDTH, ROUNDS = 8, 6
 CONTEXT = 512
@@ -133,11 +133,25 @@ class Suggester:
 
     def __init__(self, model: Any, tokenizer: Any, *, width: int = WIDTH, rounds: int = ROUNDS) -> None:
         """Take what AutoModelForCausalLM and AutoTokenizer open. Raises KeylmError where it cannot spell words."""
-        self._tokens = word_tokens(model, tokenizer)
-        self._tokenizer = tokenizer
-        self._width, self._rounds = width, rounds
-        self._continuations = Continuations(model)
         longest = int(getattr(model.config, "max_position_embeddings", None) or CONTEXT + LONGEST)
+        tokens = word_tokens(model, tokenizer)
+        self._set_up(Continuations(model), tokens, tokenizer, longest, width, rounds)
+
+    @classmethod
+    def of(
+        cls, continuations: Any, tokens: WordTokens, tokenizer: Any, longest: int, *, width: int, rounds: int
+    ) -> "Suggester":
+        """Return a suggester over anything with Continuations' methods; `longest`: tokens that it can look at."""
+        made = cls.__new__(cls)
+        made._set_up(continuations, tokens, tokenizer, longest, width, rounds)
+        return made
+
+    def _set_up(
+        self, continuations: Any, tokens: WordTokens, tokenizer: Any, longest: int, width: int, rounds: int
+    ) -> None:
+        self._tokens, self._tokenizer = tokens, tokenizer
+        self._width, self._rounds = width, rounds
+        self._continuations = continuations
         self._context = min(CONTEXT, longest - LONGEST)
         start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
         self._start = [] if start is None else [start]

@@ -1,0 +1,52 @@
+"""The verb that serves a model."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from keylm.cli_options import QuietOption
+
+
+def serve(
+    model: Annotated[Path, typer.Argument(help="A model folder, such as runs/nano/model.")],
+    host: Annotated[
+        str, typer.Option(help="Address to listen at; 0.0.0.0 is every one (set a key then).")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
+    name: Annotated[
+        str | None, typer.Option(help="What the model is called; by default its folder, or its run's.")
+    ] = None,
+    api_key: Annotated[
+        str | None,
+        typer.Option(envvar="KEYLM_API_KEY", help="Answer only requests with this key.", show_envvar=True),
+    ] = None,
+    slots: Annotated[int, typer.Option(min=1, max=256, help="Texts that are written at the same time.")] = 16,
+    queue: Annotated[int, typer.Option(min=0, help="Texts that may wait; more are answered with 429.")] = 64,
+    precision: Annotated[
+        Literal["fp32", "int8"], typer.Option(help="int8 is faster, and its figures differ a little.")
+    ] = "fp32",
+    threads: Annotated[int | None, typer.Option(min=1, help="Of the engine; by default torch's.")] = None,
+    suggest: Annotated[bool, typer.Option("--suggest/--no-suggest", help="Offer /v1/suggest for keyboards.")] = True,
+    request_seconds: Annotated[float, typer.Option(min=0.1, help="What an answer may take.")] = 300.0,
+    body_bytes: Annotated[int, typer.Option(min=1000, help="What a request may have.")] = 4_000_000,
+    quiet: QuietOption = False,
+) -> None:
+    """Serve a model over HTTP: OpenAI's completions and chat, suggestions for keyboards, a page to try them."""
+    from keylm.serving.start import Options
+    from keylm.serving.start import serve as serve_model
+
+    options = Options(
+        host,
+        port,
+        name,
+        api_key or None,
+        slots,
+        queue,
+        precision,
+        threads,
+        suggest,
+        request_seconds,
+        body_bytes,
+    )
+    serve_model(model, options, quiet=quiet)

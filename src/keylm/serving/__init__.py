@@ -1,0 +1,1 @@
+"""A model behind HTTP: OpenAI's protocol, and suggestions for keyboards."""

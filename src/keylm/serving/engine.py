@@ -1,0 +1,324 @@
+"""What answers: the interface of engines, and the one in PyTorch, which batches all requests that are under way.
+
+An engine takes jobs and gives events, from a thread of its own; the server knows nothing else of it. TorchEngine is one
+thread that goes round: take what has come, read a part of the prompts, then one token for every text in one batch.
+A step's cost is mostly that of reading the weights, so sixteen texts take little longer than one.
+
+Invariants: a job gets its events in order, the last one Finished or Failed, unless it was cancelled; a job is never
+held up by another's length. A row's cached tokens stay when its text is done: a prompt that begins like any of them is
+read only from where it differs.
+"""
+
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from keylm.serving.decoder import CachedDecoder
+from keylm.serving.sampling import Drawer, Grammar, Sampling, Token, told
+from keylm.serving.writing import Piece, Vocabulary, Writer
+
+READ_AT_ONCE = 256
+"""Tokens of prompts that are read between two steps: what a text under way waits for newcomers, at most."""
+WORTH_COPYING = 16
+"""Tokens that a row must have in common with a prompt to be copied."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One text to be written."""
+
+    prompt: Sequence[int]
+    """Token ids, at least one."""
+    max_tokens: int
+    sampling: Sampling = field(default_factory=Sampling)
+    stops: tuple[str, ...] = ()
+    top: int | None = None
+    """As sampling.Drawer's."""
+    score_prompt: bool = False
+    """Whether the prompt's own log-probabilities are wanted."""
+    ignore_ends: bool = False
+    grammar: Callable[[], Grammar] | None = None
+    seconds: float = float("inf")
+    """How long it may take from when it was handed in."""
+
+
+@dataclass(frozen=True)
+class PromptScored:
+    """The prompt's tokens, with what the model thought of each; comes first where it was asked for."""
+
+    tokens: tuple[Token, ...]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The end."""
+
+    reason: Literal["stop", "length"]
+    written: int
+    """Tokens of the answer, the one that ended it included."""
+    cached: int
+    """Tokens of the prompt that were not read anew."""
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The end, for a reason that is not in the text."""
+
+    reason: Literal["timeout", "grammar", "closed", "fault"]
+    message: str
+
+
+Event = PromptScored | Piece | Finished | Failed
+Emit = Callable[[Event], None]
+
+
+class QueueFull(Exception):
+    """More jobs wait than the engine takes."""
+
+
+class Engine(Protocol):
+    """What the server needs of an engine; TorchEngine is one."""
+
+    name: str
+    context: int
+    vocab_size: int
+
+    def submit(self, jobs: Sequence[tuple[Job, Emit]]) -> Callable[[], None]:
+        """Take jobs, all or none; return what cancels them; raises QueueFull. `emit` is called in another thread."""
+
+    def load(self) -> tuple[int, int]:
+        """Return how many jobs are under way and how many wait."""
+
+    def close(self) -> None:
+        """End all jobs and the thread."""
+
+
+@dataclass
+class _Text:
+    job: Job
+    emit: Emit
+    drawer: Drawer
+    writer: Writer
+    begun: float
+    row: int = -1
+    read: int = 0
+    """Tokens in the cache."""
+    cached: int = 0
+    written: int = 0
+    last: int = -1
+    """The token that was drawn and is not in the cache yet."""
+    scores: list[Token] = field(default_factory=list)
+    over: bool = False
+    cancelled: bool = False
+
+
+class TorchEngine:
+    """keylm's own decoder, on the CPU."""
+
+    def __init__(self, decoder: CachedDecoder, vocabulary: Vocabulary, *, rows: int = 16, waiting: int = 64) -> None:
+        """Write up to `rows` texts at a time and let `waiting` more wait; computes on torch's number of threads."""
+        self.name, self.context, self.vocab_size = "torch", decoder.context, decoder.vocab_size
+        self._decoder, self._vocabulary, self._waiting_most = decoder, vocabulary, waiting
+        self._cache = decoder.cache(rows)
+        self._held: list[list[int]] = [[] for _ in range(rows)]
+        self._used = [0.0] * rows
+        self._free = set(range(rows))
+        self._incoming: queue.Queue[list[_Text] | None] = queue.Queue()
+        self._waiting: deque[_Text] = deque()
+        self._active: list[_Text] = []
+        self._count, self._lock = 0, threading.Lock()
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, args=(torch.get_num_threads(),), name="engine", daemon=True)
+        self._thread.start()
+
+    def submit(self, jobs: Sequence[tuple[Job, Emit]]) -> Callable[[], None]:
+        """Take jobs, all or none; return what cancels them; raises QueueFull. `emit` is called in another thread."""
+        now = time.monotonic()
+        texts = [
+            _Text(
+                job,
+                emit,
+                Drawer(job.sampling, self.vocab_size, job.prompt, job.top, job.grammar and job.grammar()),
+                Writer(self._vocabulary, job.stops),
+                now,
+            )
+            for job, emit in jobs
+        ]
+        with self._lock:
+            if self._count + len(texts) > len(self._held) + self._waiting_most:
+                raise QueueFull
+            self._count += len(texts)
+        self._incoming.put(texts)
+
+        def cancel() -> None:
+            for text in texts:
+                text.cancelled = True
+
+        return cancel
+
+    def load(self) -> tuple[int, int]:
+        """Return how many jobs are under way and how many wait."""
+        active = len(self._active)
+        return active, max(0, self._count - active)
+
+    def close(self) -> None:
+        """End all jobs and the thread."""
+        self._incoming.put(None)
+        self._thread.join()
+
+    def _run(self, threads: int) -> None:
+        torch.set_num_threads(threads)
+        while not self._closed:
+            self._take()
+            try:
+                self._sweep()
+                self._admit()
+                self._read_prompts()
+                self._step()
+            except Exception as error:  # one bad batch must not silence the server
+                for text in list(self._active):
+                    self._end(text, Failed("fault", f"{type(error).__name__}: {error}"))
+        for text in [*self._active, *self._waiting]:
+            text.emit(Failed("closed", "the server is shutting down"))
+
+    def _take(self) -> None:
+        """Take what has come; wait where there is nothing else to do."""
+        idle = not self._active and not self._waiting
+        while not self._closed:
+            try:
+                texts = self._incoming.get(block=idle)
+            except queue.Empty:
+                return
+            idle = False
+            if texts is None:
+                self._closed = True
+            else:
+                self._waiting.extend(texts)
+
+    def _sweep(self) -> None:
+        """Drop texts that nobody waits for, or that have taken too long."""
+        now = time.monotonic()
+        for text in [*self._active, *self._waiting]:
+            late = now - text.begun > text.job.seconds
+            if text.cancelled or late:
+                if text in self._waiting:
+                    self._waiting.remove(text)
+                self._end(text, Failed("timeout", f"took longer than {text.job.seconds:g} s") if late else None)
+
+    def _admit(self) -> None:
+        """Give waiting texts a row: the one that holds most of the prompt, else that which was left longest ago."""
+        while self._waiting and self._free:
+            text = self._waiting.popleft()
+            row = max(self._free, key=lambda n: (_common(self._held[n], text.job.prompt), -self._used[n], -n))
+            self._free.remove(row)
+            text.row = row
+            self._active.append(text)
+
+    def _read_prompts(self) -> None:
+        """Read up to READ_AT_ONCE tokens of prompts, first come first read."""
+        room = READ_AT_ONCE
+        for text in list(self._active):
+            left = len(text.job.prompt) - text.read
+            if left <= 0 or room <= 0:
+                continue
+            if text.read == 0:
+                self._reuse(text)
+                left = len(text.job.prompt) - text.read
+            ids = list(text.job.prompt[text.read : text.read + min(left, room)])
+            hidden = self._decoder.prefill(self._cache, text.row, text.read, ids)
+            self._held[text.row][text.read :] = ids
+            text.read += len(ids)
+            room -= len(ids)
+            if text.job.score_prompt:
+                self._score(text, ids, hidden)
+            if text.read == len(text.job.prompt):
+                self._begin(text, hidden[-1:])
+
+    def _reuse(self, text: _Text) -> None:
+        """Start behind what a row has read already; the prompt's last token is always read, for what follows it."""
+        if text.job.score_prompt:
+            return
+        prompt = text.job.prompt
+        shared = [min(_common(held, prompt), len(prompt) - 1) for held in self._held]
+        best = max(range(len(shared)), key=lambda n: (shared[n], n == text.row))
+        own = shared[text.row]
+        if best != text.row and shared[best] >= max(WORTH_COPYING, own + 1):
+            self._cache.copy(best, text.row, shared[best])
+            self._held[text.row], own = self._held[best][: shared[best]], shared[best]
+        text.read = text.cached = own
+
+    def _score(self, text: _Text, ids: Sequence[int], hidden: Tensor) -> None:
+        """Add the log-probabilities of the tokens behind each of `ids`, which have just been read."""
+        prompt, first = text.job.prompt, text.read - len(ids)
+        if first == 0:
+            text.scores.append(Token(prompt[0]))
+        logits = self._decoder.logits(hidden)
+        following = prompt[first + 1 : text.read + 1]
+        text.scores += [told(row, token, text.job.top or 0) for row, token in zip(logits, following, strict=False)]
+
+    def _begin(self, text: _Text, hidden: Tensor) -> None:
+        if text.job.score_prompt:
+            text.emit(PromptScored(tuple(text.scores)))
+        if text.job.max_tokens == 0:
+            self._end(text, Finished("length", 0, text.cached))
+        else:
+            self._draw(text, self._decoder.logits(hidden)[0])
+
+    def _step(self) -> None:
+        """Write one token of every text whose prompt has been read."""
+        texts = sorted((text for text in self._active if text.last >= 0), key=lambda text: text.row)
+        if not texts:
+            return
+        rows, ids = [text.row for text in texts], [text.last for text in texts]
+        hidden = self._decoder.step(self._cache, rows, ids, [text.read for text in texts])
+        for text, logits in zip(texts, self._decoder.logits(hidden), strict=True):
+            self._held[text.row][text.read :] = [text.last]
+            text.read += 1
+            self._draw(text, logits)
+
+    def _draw(self, text: _Text, logits: Tensor) -> None:
+        token = text.drawer.draw(logits)
+        text.written += 1
+        text.last = token.id
+        if token.id in self._decoder.ends and not text.job.ignore_ends:
+            self._finish(text, "stop")
+            return
+        piece = text.writer.add(token)
+        if piece.text or piece.tokens:
+            text.emit(piece)
+        if text.writer.stopped or (text.drawer.grammar and text.drawer.grammar.finished()):
+            self._finish(text, "stop")
+        elif text.written >= text.job.max_tokens or text.read + 1 > self.context:
+            self._finish(text, "length")
+
+    def _finish(self, text: _Text, reason: Literal["stop", "length"]) -> None:
+        piece = text.writer.end()
+        if piece.text or piece.tokens:
+            text.emit(piece)
+        self._end(text, Finished(reason, text.written, text.cached))
+
+    def _end(self, text: _Text, event: Finished | Failed | None) -> None:
+        if text.over:
+            return
+        text.over = True
+        if text in self._active:
+            self._active.remove(text)
+            self._free.add(text.row)
+            self._used[text.row] = time.monotonic()
+        with self._lock:
+            self._count -= 1
+        if event is not None:
+            text.emit(event)
+
+
+def _common(left: Sequence[int], right: Sequence[int]) -> int:
+    """Return the length of the longest common beginning."""
+    shorter = min(len(left), len(right))
+    return next((n for n in range(shorter) if left[n] != right[n]), shorter)

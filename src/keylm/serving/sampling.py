@@ -1,0 +1,146 @@
+"""The next token: what a request asks for, applied to the logits of a batch.
+
+In this order: biases and penalties, the grammar, temperature, then top_k, top_p and min_p on the probabilities. Each
+text draws from a generator of its own, seeded by the request's seed and the choice's number, so what else is in
+the batch changes nothing but rounding. Log-probabilities are the model's own, before any of this.
+
+Sources: nucleus sampling (top_p), Holtzman et al., arXiv 1904.09751; min_p, arXiv 2407.01082; repetition penalty as in
+CTRL, arXiv 1909.05858, over prompt and answer; presence and frequency penalties as OpenAI's, over the answer.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from keylm.generate import GREEDY_BELOW
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    """0: all."""
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    bias: tuple[tuple[int, float], ...] = ()
+    """Token and what is added to its logit."""
+    seed: str | None = None
+
+
+class Grammar(Protocol):
+    """What may come next, for texts that must have a form."""
+
+    def restrict(self, logits: Tensor) -> None:
+        """Set the logits [V] of tokens that may not come next to minus infinity, in place."""
+
+    def accept(self, token: int) -> None:
+        """Go on behind a token."""
+
+    def finished(self) -> bool:
+        """Return whether nothing more may come."""
+
+
+@dataclass(frozen=True)
+class Token:
+    """A token, what the model thought of it, and what it would rather have."""
+
+    id: int
+    log_probability: float | None = None
+    """In nats; None where nobody asked, or nothing stands before it."""
+    likeliest: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass
+class Drawer:
+    """Draws one text's tokens."""
+
+    sampling: Sampling
+    vocab_size: int
+    prompt: Sequence[int] = ()
+    top: int | None = None
+    """How many of the likeliest tokens are told beside each drawn one; None: not even its own probability."""
+    grammar: Grammar | None = None
+    _random: random.Random = field(init=False)
+    _bias: Tensor = field(init=False)
+    _counts: Tensor | None = None
+    _seen: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        self._random = random.Random(self.sampling.seed)
+        self._bias = torch.zeros(self.vocab_size if self.sampling.bias else 0)
+        for token, bias in self.sampling.bias:
+            self._bias[token] += bias
+        if self.sampling.presence_penalty or self.sampling.frequency_penalty:
+            self._counts = torch.zeros(self.vocab_size)
+        if self.sampling.repetition_penalty != 1:
+            self._seen = torch.zeros(self.vocab_size, dtype=torch.bool)
+            self._seen[torch.tensor(list(self.prompt), dtype=torch.int64)] = True
+
+    def draw(self, logits: Tensor) -> Token:
+        """Return the next token by its logits, fp32 [V]."""
+        chosen = self._choose(self._adjusted(logits))
+        if self._counts is not None:
+            self._counts[chosen] += 1
+        if self._seen is not None:
+            self._seen[chosen] = True
+        if self.grammar is not None:
+            self.grammar.accept(chosen)
+        return told(logits, chosen, self.top)
+
+    def _adjusted(self, logits: Tensor) -> Tensor:
+        asked = self.sampling
+        if not (asked.bias or self.grammar or self._counts is not None or self._seen is not None):
+            return logits
+        logits = logits.clone()
+        if self._seen is not None:
+            weaker = torch.where(logits > 0, logits / asked.repetition_penalty, logits * asked.repetition_penalty)
+            logits = torch.where(self._seen, weaker, logits)
+        if self._counts is not None:
+            logits -= asked.frequency_penalty * self._counts + asked.presence_penalty * (self._counts > 0)
+        if asked.bias:
+            logits += self._bias
+        if self.grammar is not None:
+            self.grammar.restrict(logits)
+        return logits
+
+    def _choose(self, logits: Tensor) -> int:
+        asked = self.sampling
+        if asked.temperature < GREEDY_BELOW or asked.top_k == 1:
+            return int(logits.argmax())
+        probabilities = (logits / asked.temperature).softmax(-1).numpy()
+        if asked.min_p:
+            probabilities = np.where(probabilities >= asked.min_p * probabilities.max(), probabilities, 0)
+        if asked.top_k or asked.top_p < 1:
+            probabilities = np.where(probabilities >= self._least(probabilities), probabilities, 0)
+        sums = probabilities.cumsum(dtype=np.float64)
+        # A token of no probability adds nothing to the sums, so no draw falls on it.
+        return int(np.searchsorted(sums, self._random.random() * sums[-1], side="right"))
+
+    def _least(self, probabilities: npt.NDArray[np.float32]) -> float:
+        """Return the least probability that top_k and top_p leave; equals of it stay too."""
+        values = np.sort(probabilities)[::-1]  # many times faster than sorting tokens with them
+        if self.sampling.top_k:
+            values = values[: self.sampling.top_k]
+        sums = values.cumsum(dtype=np.float64)
+        place = int(np.searchsorted(sums, self.sampling.top_p * sums[-1]))
+        return float(values[min(place, len(values) - 1)])
+
+
+def told(logits: Tensor, token: int, top: int | None) -> Token:
+    """Return a token with its log-probability by `logits` [V], and the `top` likeliest (ties by the lower id first)."""
+    if top is None:
+        return Token(token)
+    scores = logits.log_softmax(-1)
+    values, ids = scores.topk(min(top, len(scores)))
+    return Token(token, float(scores[token]), tuple(zip(ids.tolist(), values.tolist(), strict=True)))

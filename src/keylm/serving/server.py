@@ -1,0 +1,235 @@
+"""The HTTP server: OpenAI's routes, suggestions for keyboards, the page, health, metrics, and their description.
+
+Every answer of 4xx or 5xx has OpenAI's error object. `application` is a plain ASGI application; `serve` runs it with
+uvicorn. The cost of a request outside the engine is some tens of microseconds a token.
+"""
+
+import asyncio
+import math
+import time
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from keylm.serving.answers import ChatShape, CompletionShape, Limits, Plan, Shape, plan_chat, plan_completion
+from keylm.serving.description import openapi
+from keylm.serving.engine import Engine
+from keylm.serving.faults import ApiError, invalid
+from keylm.serving.grammar import Grammars
+from keylm.serving.guard import Guard
+from keylm.serving.metrics import Metrics
+from keylm.serving.protocol import (
+    ChatRequest,
+    CompletionRequest,
+    Health,
+    ModelCard,
+    ModelList,
+    SuggestedWord,
+    Suggestions,
+    SuggestRequest,
+)
+from keylm.serving.streams import EventStream, Running, answer_of, whole
+from keylm.serving.suggest import Keyboards
+from keylm.serving.texts import Prompts
+
+Request_ = TypeVar("Request_", bound=BaseModel)
+Handler = Callable[[Request], Awaitable[Response]]
+PAGE = Path(__file__).parent / "page"
+OPEN = ("/health", "/openapi.json")
+"""Routes that need no key; and the page, which asks for it."""
+
+
+@dataclass
+class Served:
+    """One model and what answers for it."""
+
+    name: str
+    engine: Engine
+    prompts: Prompts
+    fingerprint: str
+    keyboards: Keyboards | None = None
+    """None: /v1/suggest is not offered."""
+    guard: Guard = field(default_factory=Guard)
+    choices: int = 16
+    seconds: float = 300.0
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    @property
+    def limits(self) -> Limits:
+        """What one request may ask for."""
+        return Limits(self.engine.context, self.engine.vocab_size, self.choices, self.seconds)
+
+    @cached_property
+    def grammars(self) -> Grammars:
+        """Made when the first answer must have a form. Raises KeylmError where the package is missing."""
+        ends = self.prompts.special
+        end = ends.get("<|im_end|>", self.prompts.tokenizer.eos_token_id)
+        return Grammars(self.prompts.tokenizer, self.engine.vocab_size, end)
+
+    def check(self, model: str) -> None:
+        """Raise ApiError where a request names another model."""
+        if model != self.name:
+            raise ApiError(
+                404,
+                f"The model {model[:200]!r} does not exist; here is {self.name!r}",
+                param="model",
+                code="model_not_found",
+            )
+
+    def card(self) -> ModelCard:
+        """Return what /v1/models says of it."""
+        return ModelCard(id=self.name, created=self.created, max_model_len=self.engine.context)
+
+
+class Routes:
+    """The handlers."""
+
+    def __init__(self, served: Served) -> None:
+        self._served = served
+        self.metrics = Metrics(served.engine.load)
+        self._typing = ThreadPoolExecutor(1, thread_name_prefix="suggest")
+
+    async def health(self, request: Request) -> Response:
+        """Say that requests are answered."""
+        active, waiting = self._served.engine.load()
+        return _json(Health(engine=self._served.engine.name, active=active, waiting=waiting))
+
+    async def counters(self, request: Request) -> Response:
+        """Give Prometheus what it asks for."""
+        return Response(self.metrics.page(), media_type=self.metrics.content_type)
+
+    async def description(self, request: Request) -> Response:
+        """Give the OpenAPI document."""
+        return JSONResponse(openapi())
+
+    async def models(self, request: Request) -> Response:
+        """List the one model."""
+        return _json(ModelList(data=[self._served.card()]))
+
+    async def model(self, request: Request) -> Response:
+        """Describe it."""
+        self._served.check(request.path_params["model"])
+        return _json(self._served.card())
+
+    async def completions(self, request: Request) -> Response:
+        """Go on with a text."""
+        asked = await self._parsed(request, CompletionRequest)
+        served = self._served
+        served.check(asked.model)
+        plan = await asyncio.to_thread(plan_completion, asked, served.prompts, served.limits, served.fingerprint)
+        shape = CompletionShape(plan, served.prompts.vocabulary)
+        return await self._answer(request, plan, shape, asked.stream, asked.stream_options)
+
+    async def chat(self, request: Request) -> Response:
+        """Answer in a conversation."""
+        asked = await self._parsed(request, ChatRequest)
+        served = self._served
+        served.check(asked.model)
+        plan = await asyncio.to_thread(
+            plan_chat, asked, served.prompts, served.limits, served.fingerprint, lambda: served.grammars
+        )
+        return await self._answer(
+            request, plan, ChatShape(plan, served.prompts.vocabulary), asked.stream, asked.stream_options
+        )
+
+    async def suggest(self, request: Request) -> Response:
+        """Give a keyboard its words."""
+        asked = await self._parsed(request, SuggestRequest)
+        served = self._served
+        if asked.model is not None:
+            served.check(asked.model)
+        if served.keyboards is None:
+            raise ApiError(404, "this server offers no suggestions", code="not_found")
+        loop = asyncio.get_running_loop()
+        found = await loop.run_in_executor(
+            self._typing,
+            lambda: served.keyboards.answer(asked.text, asked.k, correct=asked.correct),  # type: ignore[union-attr]
+        )
+        words = [
+            SuggestedWord(word=each.word, probability=math.exp(each.log_probability)) for each in found.suggestions
+        ]
+        return _json(
+            Suggestions(
+                partial=found.partial,
+                suggestions=words,
+                correction=found.correction,
+                milliseconds=round(found.seconds * 1000, 3),
+            )
+        )
+
+    async def _answer(self, request: Request, plan: Plan, shape: Shape, stream: bool | None, options: Any) -> Response:
+        running = Running(self._served.engine, shape, self.metrics)
+        if stream:
+            return EventStream(running, shape, self.metrics, usage=bool(options and options.include_usage))
+        return await whole(request, running, shape, self.metrics)
+
+    async def _parsed(self, request: Request, kind: type[Request_]) -> Request_:
+        body = await self._served.guard.body(request)
+        try:
+            return kind.model_validate_json(body)
+        except ValidationError as error:
+            raise invalid(error) from None
+
+    def guarded(self, name: str, handler: Handler) -> Handler:
+        """Return a handler that checks who asks, turns errors into answers, and counts."""
+
+        async def handle(request: Request) -> Response:
+            begun = time.monotonic()
+            try:
+                if request.url.path not in OPEN:
+                    self._served.guard.check(request)
+                response = await handler(request)
+            except ApiError as error:
+                response = answer_of(error)
+            self.metrics.requests.labels(name, response.status_code).inc()
+            self.metrics.took.labels(name).observe(time.monotonic() - begun)
+            return response
+
+        return handle
+
+
+def application(served: Served) -> Starlette:
+    """Return the ASGI application."""
+    routes = Routes(served)
+    table: list[tuple[str, str, Handler]] = [
+        ("GET", "/health", routes.health),
+        ("GET", "/metrics", routes.counters),
+        ("GET", "/openapi.json", routes.description),
+        ("GET", "/v1/models", routes.models),
+        ("GET", "/v1/models/{model:path}", routes.model),
+        ("POST", "/v1/completions", routes.completions),
+        ("POST", "/v1/chat/completions", routes.chat),
+        ("POST", "/v1/suggest", routes.suggest),
+    ]
+    listed: list[Any] = [Route(path, routes.guarded(path, handler), methods=[verb]) for verb, path, handler in table]
+    if PAGE.is_dir():
+        listed.append(Mount("/", StaticFiles(directory=PAGE, html=True)))
+    return Starlette(routes=listed, exception_handlers={HTTPException: _http_error, Exception: _fault})
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code)
+    message = f"{request.method} {request.url.path[:200]}: {error.detail}"
+    return answer_of(ApiError(error.status_code, message, code=code, headers=dict(error.headers or {})))
+
+
+async def _fault(request: Request, error: Exception) -> Response:
+    return answer_of(
+        ApiError(500, f"internal error: {type(error).__name__}", kind="server_error", code="internal_error")
+    )
+
+
+def _json(value: BaseModel) -> Response:
+    return Response(value.model_dump_json(), media_type="application/json")

@@ -1,0 +1,162 @@
+"""`keylm serve`: from a model folder to a server that listens.
+
+The port is taken before the model is loaded, so that one in use is said at once.
+"""
+
+import contextlib
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from keylm.console import say
+from keylm.errors import KeylmError
+from keylm.release.huggingface import check_model_folder, model_fingerprint, silence_transformers
+from keylm.serving.decoder import CachedDecoder, Precision, load_weights
+
+if TYPE_CHECKING:
+    from keylm.serving.server import Served
+
+GRACE = 3
+"""Seconds that answers under way have at the end."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `keylm serve` can be told."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    name: str | None = None
+    api_key: str | None = None
+    slots: int = 16
+    queue: int = 64
+    precision: Precision = "fp32"
+    threads: int | None = None
+    suggest: bool = True
+    seconds: float = 300.0
+    body_bytes: int = 4_000_000
+
+
+def serve(folder: Path, options: Options, *, quiet: bool = False) -> None:
+    """Serve a model folder until Ctrl-C or SIGTERM. Raises KeylmError where that cannot be."""
+    try:
+        import uvicorn
+    except ImportError:
+        raise KeylmError("keylm serve needs more packages; accepted: pip install 'keylm[serve]'") from None
+    check_model_folder(folder)
+    listening = _listen(options)
+    with contextlib.closing(listening):
+        served = prepare(folder, options)
+        from keylm.serving.server import application
+
+        config = uvicorn.Config(
+            application(served),
+            log_level="warning",
+            timeout_graceful_shutdown=GRACE,
+            server_header=False,
+            lifespan="off",
+        )
+        host, port = listening.getsockname()[:2]
+        say(
+            f"{served.name} on http://{'[' + host + ']' if ':' in host else host}:{port}  (Ctrl-C ends it)", quiet=quiet
+        )
+        if served.keyboards and served.keyboards.why_no_corrections:
+            say(f"suggestions without corrections: {served.keyboards.why_no_corrections}", quiet=quiet)
+
+        class Server(uvicorn.Server):
+            async def shutdown(self, sockets: Any = None) -> None:
+                served.engine.close()  # what is under way ends with an error, so that connections can close
+                await super().shutdown(sockets)
+
+        with _quiet_end():
+            Server(config).run(sockets=[listening])
+
+
+def prepare(folder: Path, options: Options) -> "Served":
+    """Return a loaded model with its engine. Raises KeylmError where the folder or a package does not serve."""
+    check_model_folder(folder)
+    try:
+        from keylm.serving.server import Served
+    except ImportError as error:
+        raise KeylmError(f"keylm serve needs {error.name}; accepted: pip install 'keylm[serve]'") from None
+    from keylm.serving.engine import TorchEngine
+    from keylm.serving.guard import LOOPBACK, Guard
+    from keylm.serving.suggest import Keyboards
+    from keylm.serving.texts import Prompts
+
+    silence_transformers()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    weights = load_weights(folder)
+    prompts = Prompts(folder, weights.vocab_size)
+    decoder = CachedDecoder(weights, options.precision)
+    keyboards = Keyboards(_small(decoder, weights, options), prompts.tokenizer) if options.suggest else None
+    engine = TorchEngine(decoder, prompts.vocabulary, rows=options.slots, waiting=options.queue)
+    fingerprint = f"{model_fingerprint(folder)[:12]}-{engine.name}-{options.precision}"
+    hosts = LOOPBACK if options.host in LOOPBACK else ()
+    guard = Guard(options.api_key, hosts, options.body_bytes)
+    return Served(
+        options.name or _name(folder),
+        engine,
+        prompts,
+        fingerprint,
+        keyboards,
+        guard,
+        options.slots,
+        options.seconds,
+    )
+
+
+def _small(decoder: CachedDecoder, weights: Any, options: Options) -> CachedDecoder:
+    """Return the decoder for suggestions: in 8 bits where this torch can."""
+    if options.precision == "int8":
+        return decoder
+    try:
+        return CachedDecoder(weights, "int8")
+    except KeylmError:
+        return decoder
+
+
+def _name(folder: Path) -> str:
+    """Return what the model is called: its folder, or the run that the folder is of."""
+    resolved = folder.resolve()
+    return resolved.parent.name if resolved.name == "model" and resolved.parent.name else resolved.name
+
+
+def _listen(options: Options) -> socket.socket:
+    """Return a socket that listens. Raises KeylmError where the address cannot be had."""
+    family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        if os.name == "posix":
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((options.host, options.port))
+        listening.listen()  # on some systems only this says that a port is in use
+    except OSError as error:
+        listening.close()
+        raise KeylmError(
+            f"{options.host}:{options.port}: {error.strerror or error}; accepted: a free --port (0 takes any), "
+            "a --host of this machine"
+        ) from None
+    return listening
+
+
+@contextlib.contextmanager
+def _quiet_end() -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM end the server without a traceback, with exit code 0."""
+
+    def leave(number: int, frame: object) -> None:
+        raise SystemExit(0)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        with contextlib.suppress(KeyboardInterrupt):
+            yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

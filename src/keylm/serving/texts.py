@@ -1,0 +1,47 @@
+"""Prompts to tokens.
+
+What looks special in a chat's messages is plain characters: nobody ends a turn by typing `<|im_end|>`. A completion's
+prompt is the developer's own: special tokens that it spells out are those tokens.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from keylm.errors import KeylmError
+from keylm.serving.writing import Vocabulary
+from keylm.tokenizer import CHAT_TEMPLATE, IM_START, DocumentTokenizer
+
+
+class Prompts:
+    """A model folder's tokenizer."""
+
+    def __init__(self, folder: Path, vocab_size: int) -> None:
+        """Open it. Raises KeylmError where it cannot be, or has more tokens than the model's `vocab_size`."""
+        from transformers import AutoTokenizer
+
+        try:
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+        except (OSError, ValueError, KeyError) as error:
+            raise KeylmError(f"{folder}: transformers cannot open its tokenizer: {error}") from None
+        names = self.tokenizer.convert_ids_to_tokens(list(range(len(self.tokenizer))))
+        if len(names) > vocab_size:
+            raise KeylmError(f"{folder}: the tokenizer has {len(names):,} tokens, the model {vocab_size:,}")
+        added = {n for n, token in self.tokenizer.added_tokens_decoder.items() if token.special}
+        self.vocabulary = Vocabulary(names, frozenset(added))
+        self._ours = DocumentTokenizer(folder) if self.tokenizer.chat_template == CHAT_TEMPLATE else None
+        self.chats = bool(self.tokenizer.chat_template)
+        self.special: dict[str, int] = {names[n]: n for n in added}
+
+    def completion(self, text: str) -> list[int]:
+        """Return a prompt's ids; for an empty one the token that begins and ends texts."""
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids or [self.tokenizer.eos_token_id or 0]
+
+    def chat(self, messages: list[dict[str, str]]) -> list[int]:
+        """Return a conversation's ids, up to where the assistant begins to speak."""
+        if self._ours is None:
+            rendered = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)
+            return list(rendered["input_ids"])
+        ids, _, _ = self._ours.encode_chat(messages)
+        [opening] = self._ours.encode_texts(["assistant\n"])
+        return [*ids.tolist(), IM_START, *opening.tolist()]
