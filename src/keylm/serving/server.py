@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from pydantic import BaseModel, ValidationError
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -98,7 +99,11 @@ class Routes:
     def __init__(self, served: Served) -> None:
         self._served = served
         self.metrics = Metrics(served.engine.load)
-        self._typing = ThreadPoolExecutor(1, thread_name_prefix="suggest")
+        # A search runs a few tokens at a time, where a second thread costs more than it brings. That the engine's speed
+        # is the same before and after was measured (docs/performance.md).
+        self._typing = ThreadPoolExecutor(
+            1, thread_name_prefix="suggest", initializer=torch.set_num_threads, initargs=(1,)
+        )
 
     async def health(self, request: Request) -> Response:
         """Say that requests are answered."""
