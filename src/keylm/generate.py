@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 
 from keylm.errors import KeylmError
-from keylm.release.huggingface import check_model_folder, silence_transformers
+from keylm.release.huggingface import opening
 
 Message = dict[str, str]
 GREEDY_BELOW = 0.01
@@ -44,15 +43,11 @@ class Generator:
 
     def __init__(self, folder: Path, device: torch.device | None = None) -> None:
         """Load a model folder. Raises KeylmError where there is no model in it."""
-        check_model_folder(folder)
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        with opening(folder):
+            from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        silence_transformers()
-        try:
             self.tokenizer = AutoTokenizer.from_pretrained(folder)
             model = AutoModelForCausalLM.from_pretrained(folder)
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
-            raise KeylmError(f"{folder}: transformers cannot open it: {error}") from None
         self.device = device or torch.device("cpu")
         # A CPU computes fp32 faster than bf16, and the weights are small.
         self.model = model.to(self.device, torch.float32 if self.device.type == "cpu" else torch.bfloat16).eval()
@@ -76,14 +71,20 @@ class Generator:
 
         The loop guard is not asked: it looks at one answer.
         """
+        return self.drawn(conversations, [sampling.max_new_tokens] * len(conversations), **sampling.arguments())
+
+    def drawn(self, conversations: Sequence[list[Message]], limits: Sequence[int], **arguments: Any) -> list[str]:
+        """Return as `answers` does, each of at most its limit's tokens; `arguments` are those of generate."""
         prompts = [self._chat_ids(messages)[0] for messages in conversations]
+        room = [min(limit, self.context - len(ids)) for limit, ids in zip(limits, prompts, strict=True)]
         texts = [""] * len(prompts)
-        fitting = [number for number, ids in enumerate(prompts) if len(ids) < self.context]
+        fitting = [number for number, tokens in enumerate(room) if tokens > 0]
         if not fitting:
             return texts
         longest = max(len(prompts[number]) for number in fitting)
         pad = self.tokenizer.pad_token_id
-        ids = torch.full((len(fitting), longest), self.tokenizer.eos_token_id if pad is None else pad)
+        pad = self.tokenizer.eos_token_id if pad is None else pad
+        ids = torch.full((len(fitting), longest), pad)
         mask = torch.zeros_like(ids)
         for row, number in enumerate(fitting):
             ids[row, longest - len(prompts[number]) :] = prompts[number]
@@ -91,12 +92,14 @@ class Generator:
         drawn = self.model.generate(
             ids.to(self.device),
             attention_mask=mask.to(self.device),
-            max_new_tokens=min(sampling.max_new_tokens, self.context - longest),
-            **sampling.arguments(),
+            max_new_tokens=min(max(room[number] for number in fitting), self.context - longest),
+            pad_token_id=pad,
+            **arguments,
         )
-        decoded = self.tokenizer.batch_decode(drawn[:, longest:].cpu(), skip_special_tokens=True)
-        for number, text in zip(fitting, decoded, strict=True):
-            texts[number] = text
+        for row, number in enumerate(fitting):
+            texts[number] = self.tokenizer.decode(
+                drawn[row, longest : longest + room[number]], skip_special_tokens=True
+            )
         return texts
 
     def chat_tokens(self, messages: list[Message]) -> int:

@@ -212,7 +212,7 @@ def _templates_compiled_once() -> Iterator[None]:
     """
     from lm_eval.utils import env
 
-    env.from_string = functools.lru_cache(maxsize=4096)(type(env).from_string.__get__(env))
+    env.from_string = functools.lru_cache(maxsize=4096)(env.from_string)
     try:
         yield
     finally:

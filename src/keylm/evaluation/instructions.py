@@ -68,8 +68,11 @@ def evaluate_instructions(
     answers = [""] * len(items)
     with Status("instructions", len(items), quiet=quiet) as status:
         done = 0
-        for indices in _batches(generator, items, batch):
-            for index, answer in zip(indices, _answers(generator, [items[i] for i in indices]), strict=True):
+        for indices in _batches(items, batch):
+            asked = [items[index] for index in indices]
+            limits = [item["max_new_tokens"] for item in asked]
+            drawn = generator.drawn([item["messages"] for item in asked], limits, do_sample=False)
+            for index, answer in zip(indices, drawn, strict=True):
                 answers[index] = answer
             done += len(indices)
             status.update(done, "items answered")
@@ -118,43 +121,11 @@ def _scored(item: Item, answer: str) -> dict[str, Any]:
     return {"set": item["set"], "answer": answer, "broken": broken}
 
 
-def _batches(generator: Generator, items: Sequence[Item], size: int) -> Iterator[list[int]]:
+def _batches(items: Sequence[Item], size: int) -> Iterator[list[int]]:
     """Yield indices of items that ask for about as many tokens."""
     order = sorted(range(len(items)), key=lambda index: items[index]["max_new_tokens"])
     for start in range(0, len(order), size):
         yield order[start : start + size]
-
-
-@torch.inference_mode()
-def _answers(generator: Generator, items: Sequence[Item]) -> list[str]:
-    """Return the greedy answers to a batch; an item that leaves no room in the context has an empty one."""
-    tokenizer = generator.tokenizer
-    prompts = [
-        tokenizer.apply_chat_template(item["messages"], add_generation_prompt=True, return_dict=True)["input_ids"]
-        for item in items
-    ]
-    room = [min(item["max_new_tokens"], generator.context - len(ids)) for item, ids in zip(items, prompts, strict=True)]
-    fitting = [number for number, tokens in enumerate(room) if tokens > 0]
-    answers = [""] * len(items)
-    if not fitting:
-        return answers
-    longest = max(len(prompts[number]) for number in fitting)
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    ids = torch.full((len(fitting), longest), pad)
-    mask = torch.zeros_like(ids)
-    for row, number in enumerate(fitting):
-        ids[row, longest - len(prompts[number]) :] = torch.tensor(prompts[number])
-        mask[row, longest - len(prompts[number]) :] = 1
-    made = generator.model.generate(
-        ids.to(generator.device),
-        attention_mask=mask.to(generator.device),
-        max_new_tokens=max(1, min(max(room[number] for number in fitting), generator.context - longest)),
-        do_sample=False,
-        pad_token_id=pad,
-    )
-    for row, number in enumerate(fitting):
-        answers[number] = tokenizer.decode(made[row, longest : longest + room[number]], skip_special_tokens=True)
-    return answers
 
 
 def measure_instructions(

@@ -8,7 +8,6 @@ Invariants: every line gives a pair or a reason that is counted; what is found i
 killed command goes on with the lines that are left; a chosen answer that violates its own constraints is never used.
 """
 
-import importlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,8 +25,6 @@ from keylm.json_lines import JsonLines, read_rows
 Constraint = dict[str, Any]
 Checker = Callable[[str, Sequence[Constraint]], Sequence[object]]
 """(answer, constraints) → those that it violates."""
-CHECKERS = ("keylm.data.instructions", "keylm.data.instructions.checks")
-"""Modules that may have `violations`, keylm's own checker."""
 
 
 class Answers(Protocol):
@@ -63,15 +60,10 @@ class Search:
 
 
 def default_checker() -> Checker:
-    """Return keylm's own checker of verifiable instructions. Raises KeylmError where this build has none."""
-    for name in CHECKERS:
-        try:
-            found: Checker | None = getattr(importlib.import_module(name), "violations", None)
-        except ModuleNotFoundError:
-            continue
-        if found is not None:
-            return found
-    raise KeylmError(f'pairs with "constraints" need {CHECKERS[0]}, which is not in this build; accepted: "rejected"')
+    """Return keylm's own checker of verifiable instructions."""
+    from keylm.data.instructions import violations  # opened where it is needed alone
+
+    return violations
 
 
 def read_asked(files: Sequence[Path]) -> Iterator[Asked | Fault]:

@@ -4,7 +4,9 @@ The folder is written by transformers itself from a Qwen3ForCausalLM that took o
 not load it could not have saved.
 """
 
+import contextlib
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +85,17 @@ def export_model(recipe: Recipe, weights: dict[str, Tensor], tokenizer: Path, fo
         write_json(temporary / "tokenizer_config.json", tokenizer_config(recipe.model.max_position_embeddings))
 
 
+@contextlib.contextmanager
+def opening(folder: Path) -> Iterator[None]:
+    """Let transformers read a model folder without its remarks. Raises KeylmError where there is none, or it cannot."""
+    check_model_folder(folder)
+    silence_transformers()
+    try:
+        yield
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise KeylmError(f"{folder}: transformers cannot open it: {error}") from None
+
+
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json")
 
 
@@ -91,14 +104,10 @@ def export_folder(source: Path, folder: Path, card: str | None = None) -> None:
 
     Whole or not at all. Raises KeylmError where transformers cannot open `source`.
     """
-    check_model_folder(source)
-    from transformers import AutoModelForCausalLM
+    with opening(source):
+        from transformers import AutoModelForCausalLM
 
-    silence_transformers()
-    try:
         model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.bfloat16)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise KeylmError(f"{source}: transformers cannot open it: {error}") from None
     with atomic_folder(folder) as temporary:
         _save(model, temporary)
         for name in TOKENIZER_FILES:

@@ -7,11 +7,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors import SafetensorError
 from tokenizers import Tokenizer
 
 from keylm.errors import KeylmError
-from keylm.release.huggingface import check_model_folder, silence_transformers
+from keylm.release.huggingface import opening
 
 Array = npt.NDArray[np.float32]
 
@@ -21,14 +20,10 @@ class TorchModel:
 
     def __init__(self, folder: Path, **options: Any) -> None:
         """Load a folder; `options` are from_pretrained's. Raises KeylmError where it holds no model."""
-        check_model_folder(folder)
-        from transformers import AutoModelForCausalLM
+        with opening(folder):
+            from transformers import AutoModelForCausalLM
 
-        silence_transformers()
-        try:
             model = AutoModelForCausalLM.from_pretrained(folder, **options)
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
-            raise KeylmError(f"{folder}: transformers cannot open it: {error}") from None
         self.dtype: torch.dtype = model.dtype
         self.model = model.float().eval()
         self.reset()

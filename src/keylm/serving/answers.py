@@ -4,6 +4,7 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from keylm.errors import KeylmError
 from keylm.serving.engine import Finished, Job, PromptScored
@@ -65,6 +66,10 @@ class Plan:
     top: int = 0
     id: str = ""
     created: int = field(default_factory=lambda: int(time.time()))
+
+    def head(self) -> dict[str, Any]:
+        """Return what every answer and chunk begins with."""
+        return {"id": self.id, "created": self.created, "model": self.model, "system_fingerprint": self.fingerprint}
 
     def usage(self, ends: Sequence[Finished]) -> Usage:
         """Return the tokens used, once all choices are finished."""
@@ -269,16 +274,7 @@ class CompletionShape(Shape):
         return self._answer(choices, self.plan.usage(ends))
 
     def _answer(self, choices: list[CompletionChoice], usage: Usage | None) -> str:
-        plan = self.plan
-        made = Completion(
-            id=plan.id,
-            created=plan.created,
-            model=plan.model,
-            system_fingerprint=plan.fingerprint,
-            choices=choices,
-            usage=usage,
-        )
-        return made.model_dump_json()
+        return Completion(**self.plan.head(), choices=choices, usage=usage).model_dump_json()
 
     def _logprobs(self, index: int, tokens: Sequence[Written]) -> LegacyLogprobs:
         name, shift = self.vocabulary.name, len(self.echoed(index))
@@ -332,27 +328,10 @@ class ChatShape(Shape):
                     finish_reason=end.reason,
                 )
             )
-        made = ChatCompletion(
-            id=plan.id,
-            created=plan.created,
-            model=plan.model,
-            system_fingerprint=plan.fingerprint,
-            choices=choices,
-            usage=plan.usage(ends),
-        )
-        return made.model_dump_json()
+        return ChatCompletion(**plan.head(), choices=choices, usage=plan.usage(ends)).model_dump_json()
 
     def _chunk(self, choices: list[ChunkChoice], usage: Usage | None) -> str:
-        plan = self.plan
-        made = ChatChunk(
-            id=plan.id,
-            created=plan.created,
-            model=plan.model,
-            system_fingerprint=plan.fingerprint,
-            choices=choices,
-            usage=usage,
-        )
-        return made.model_dump_json()
+        return ChatChunk(**self.plan.head(), choices=choices, usage=usage).model_dump_json()
 
     def _logprobs(self, tokens: Sequence[Written]) -> ChatLogprobs:
         content = []

@@ -9,7 +9,6 @@ A cache has rows (texts) of `context` places. Its memory is asked for at once an
 written: at the 75M shape 24 KiB a token. Shapes: B texts, L tokens of each, H hidden, D head_dim, V vocabulary.
 """
 
-import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from keylm.errors import KeylmError
+from keylm.files import read_json
 from keylm.model import rope
 from keylm.recipe_sections import Model as Shape
 from keylm.release.huggingface import check_model_folder
@@ -183,7 +183,7 @@ def load_weights(folder: Path) -> Weights:
     """Read a model folder. Raises KeylmError where it holds no Qwen3 model, or a damaged one."""
     check_model_folder(folder)
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = read_json(folder / "config.json")
     except ValueError as error:
         raise KeylmError(f"{folder / 'config.json'}: is not JSON: {error}") from None
     if config.get("model_type") != "qwen3":
@@ -272,6 +272,6 @@ def _check_tensors(tensors: Mapping[str, Tensor], shape: Shape) -> None:
 
 def _ends(folder: Path, config: Mapping[str, Any]) -> frozenset[int]:
     file = folder / "generation_config.json"
-    listed = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id") if file.is_file() else None
+    listed = read_json(file).get("eos_token_id") if file.is_file() else None
     listed = config.get("eos_token_id") if listed is None else listed
     return frozenset(listed if isinstance(listed, list) else [] if listed is None else [listed])

@@ -34,7 +34,7 @@ from keylm.data.instructions.sourced import Text
 from keylm.data.instructions.text import fewest_words
 from keylm.data.sources import content_hash, is_held_out, read_source
 from keylm.errors import KeylmError
-from keylm.files import atomic_folder, read_table, sha256_file, write_json
+from keylm.files import atomic_folder, read_json, read_table, sha256_file, write_json
 from keylm.recipe_sections import Source
 
 FILES = (
@@ -128,7 +128,7 @@ def find_origins(plan: Plan) -> list[Origin]:
         raise KeylmError(f"{plan.corpus}: no folder; accepted: a folder with files such as wikipedia.jsonl.zst")
     listed = {}
     if (plan.corpus / "corpus.json").is_file():
-        rows = json.loads((plan.corpus / "corpus.json").read_text(encoding="utf-8"))
+        rows = read_json(plan.corpus / "corpus.json")
         listed = {row["path"]: (row["licence"], row["licence_status"]) for row in rows}
     found = []
     for name in FILES:
