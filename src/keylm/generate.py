@@ -38,6 +38,24 @@ class Sampling:
         return {**drawn, "repetition_penalty": self.repetition_penalty}
 
 
+MOST_ROWS = 1024
+"""Texts that a GPU writes at once; a step takes about as long for one as for so many of a small model."""
+
+
+def rows_at_once(config: Any, device: torch.device, tokens: int) -> int:
+    """Return how many texts of at most `tokens` tokens may be written at once: 16, on a GPU as many as fit.
+
+    `config` is transformers' of the model. Half of the GPU's free memory is for the cache in 16 bits, which is
+    copied when it grows.
+    """
+    if device.type != "cuda":
+        return 16
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    text_bytes = 2 * config.num_hidden_layers * heads * width * 2 * tokens
+    return max(1, min(MOST_ROWS, torch.cuda.mem_get_info(device)[0] // 2 // (2 * text_bytes)))
+
+
 class Generator:
     """A loaded model and its tokenizer."""
 
@@ -56,31 +74,43 @@ class Generator:
     def complete(self, prompt: str, sampling: Sampling, emit: Callable[[str], None] | None = None) -> str:
         """Return what the model writes after `prompt`; `emit` gets it piece by piece as it comes."""
         check_unicode(prompt)
-        ids = self.tokenizer(prompt, return_tensors="pt", add_special_tokens=False)["input_ids"]
-        if not ids.shape[1]:
-            ids = torch.tensor([[self.tokenizer.eos_token_id]])
-        return self._generate(ids, sampling, emit)
+        return self._generate(torch.tensor([self._prompt_ids(prompt)]), sampling, emit)
 
     def answer(self, messages: list[Message], sampling: Sampling, emit: Callable[[str], None] | None = None) -> str:
         """Return the assistant's next turn. Raises KeylmError where the model has no chat template."""
         check_unicode(messages[-1]["content"])
         return self._generate(self._chat_ids(messages), sampling, emit)
 
+    def completions(self, prompts: Sequence[str], sampling: Sampling) -> list[str]:
+        """Return what the model writes after each prompt, all drawn at once. The loop guard is not asked."""
+        for prompt in prompts:
+            check_unicode(prompt)
+        ids = [torch.tensor(self._prompt_ids(prompt)) for prompt in prompts]
+        return self._drawn(ids, [sampling.max_new_tokens] * len(ids), sampling.seed, sampling.arguments())
+
     def answers(self, conversations: Sequence[list[Message]], sampling: Sampling) -> list[str]:
         """Return the assistant's next turn in each conversation, all drawn at once; "" where there is no room for one.
 
         The loop guard is not asked: it looks at one answer.
         """
-        return self.drawn(conversations, [sampling.max_new_tokens] * len(conversations), **sampling.arguments())
+        ids = [self._chat_ids(messages)[0] for messages in conversations]
+        return self._drawn(ids, [sampling.max_new_tokens] * len(ids), sampling.seed, sampling.arguments())
 
     def drawn(self, conversations: Sequence[list[Message]], limits: Sequence[int], **arguments: Any) -> list[str]:
         """Return as `answers` does, each of at most its limit's tokens; `arguments` are those of generate."""
-        prompts = [self._chat_ids(messages)[0] for messages in conversations]
+        return self._drawn([self._chat_ids(messages)[0] for messages in conversations], limits, None, arguments)
+
+    def _drawn(
+        self, prompts: Sequence[torch.Tensor], limits: Sequence[int], seed: int | None, arguments: dict[str, Any]
+    ) -> list[str]:
+        """Return what follows each of `prompts` (token ids [T]), padded on the left to one batch."""
         room = [min(limit, self.context - len(ids)) for limit, ids in zip(limits, prompts, strict=True)]
         texts = [""] * len(prompts)
         fitting = [number for number, tokens in enumerate(room) if tokens > 0]
         if not fitting:
             return texts
+        if seed is not None:
+            torch.manual_seed(seed)
         longest = max(len(prompts[number]) for number in fitting)
         pad = self.tokenizer.pad_token_id
         pad = self.tokenizer.eos_token_id if pad is None else pad
@@ -105,6 +135,11 @@ class Generator:
     def chat_tokens(self, messages: list[Message]) -> int:
         """Return how many tokens a conversation takes, the head of the answer included."""
         return self._chat_ids(messages).shape[1]
+
+    def _prompt_ids(self, prompt: str) -> list[int]:
+        """Return a prompt's tokens; of an empty one the end of text, after which a text begins."""
+        ids: list[int] = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        return ids or [self.tokenizer.eos_token_id]
 
     def _chat_ids(self, messages: list[Message]) -> torch.Tensor:
         if not self.tokenizer.chat_template:

@@ -114,7 +114,7 @@ def _finish(recipe: Recipe, folder: RunFolder, ranks: Ranks, wanted: tuple[str, 
     if "samples" in wanted:
         models = [sha256_file(file) for file in sorted(folder.path.glob("model*/*.safetensors"))]
         inputs = sha256_json([models, evaluation.prompts, evaluation.chats, evaluation.sample_tokens])
-        folder.stage("samples", inputs, [folder.samples], lambda: _sample(recipe, folder), quiet=quiet)
+        folder.stage("samples", inputs, [folder.samples], lambda: _sample(recipe, folder, ranks.device), quiet=quiet)
     if "report" in wanted:
         if not folder.summary.is_file():
             write_json(folder.summary, _summary(recipe, folder, ranks))
@@ -156,22 +156,24 @@ def _model_folder(recipe: Recipe, folder: RunFolder, stage: str) -> Path:
     return folder.model if stage == list(recipe.stages)[-1] else folder.stage_model(stage)
 
 
-def _sample(recipe: Recipe, folder: RunFolder) -> None:
+def _sample(recipe: Recipe, folder: RunFolder, device: torch.device) -> None:
     """Write what each stage's model makes of the prompts, and the last one of the chats."""
     rows: list[dict[str, Any]] = []
+    prompts, questions = recipe.evaluation.prompts, recipe.evaluation.chats
     sampling = Sampling(max_new_tokens=recipe.evaluation.sample_tokens, seed=recipe.seed % 2**32)
     for stage in recipe.stages:
         path = _model_folder(recipe, folder, stage)
         if not path.is_dir():
             continue
-        generator = Generator(path)
-        for prompt in recipe.evaluation.prompts:
-            text = generator.complete(prompt, sampling)
+        generator = Generator(path, device)
+        texts = generator.completions(prompts, sampling)
+        for prompt, text in zip(prompts, texts, strict=True):
             rows.append({"stage": stage, "prompt": prompt, "text": text, "messages": None})
-        for question in recipe.evaluation.chats if path == folder.model else ():
-            asked = {"role": "user", "content": question}
-            answer = {"role": "assistant", "content": generator.answer([asked], sampling)}
-            rows.append({"stage": stage, "prompt": None, "text": None, "messages": [asked, answer]})
+        asked = [{"role": "user", "content": question} for question in questions] if path == folder.model else []
+        answers = generator.answers([[turn] for turn in asked], sampling)
+        for turn, answer in zip(asked, answers, strict=True):
+            messages = [turn, {"role": "assistant", "content": answer}]
+            rows.append({"stage": stage, "prompt": None, "text": None, "messages": messages})
     write_json(folder.samples, rows)
 
 

@@ -22,6 +22,7 @@ from keylm.evaluation import robustness
 from keylm.evaluation.results import EvaluationFolder, Record
 from keylm.evaluation.task_files import TaskFiles, harness_folders, prepare
 from keylm.files import read_table, write_json
+from keylm.generate import rows_at_once
 from keylm.release.huggingface import check_model_folder, model_fingerprint, silence_transformers
 
 SUITES = {
@@ -268,7 +269,7 @@ def open_model(model: str, options: Options) -> Any:
         "pretrained": model,
         "device": device,
         "dtype": "bfloat16" if on_gpu else "float32",
-        "batch_size": 64 if on_gpu else 8,
+        "batch_size": 8,
     }
     try:
         if options.scoring == "fast":
@@ -287,6 +288,8 @@ def open_model(model: str, options: Options) -> Any:
             f"{model}: its tokenizer has {len(lm.tokenizer):,} entries, its embedding {rows:,}; accepted: a tokenizer "
             "and a model that were made for each other"
         )
+    if on_gpu:
+        lm.batch_size_per_gpu = rows_at_once(lm.model.config, lm.device, lm.max_length)
     return lm
 
 

@@ -20,12 +20,11 @@ from keylm.data.readers import ZstdReader
 from keylm.errors import KeylmError
 from keylm.evaluation.typing_statistics import Tallies
 from keylm.files import read_table, sha256_file, write_json
-from keylm.generate import Generator
+from keylm.generate import Generator, rows_at_once
 from keylm.release.huggingface import model_fingerprint
 
 PROTOCOL = "keylm instructions 1"
 """Goes up with any change of a rule: figures of two protocols do not compare."""
-BATCH = 16
 Item = dict[str, Any]
 _KEYS = {"set", "messages", "constraints", "max_new_tokens"}
 
@@ -49,7 +48,7 @@ def evaluate_instructions(
     items: Sequence[Item],
     *,
     device: torch.device | None = None,
-    batch: int = BATCH,
+    batch: int | None = None,
     seed: int = 0,
     quiet: bool = False,
 ) -> dict[str, Any]:
@@ -66,6 +65,7 @@ def evaluate_instructions(
     if not generator.tokenizer.chat_template:
         raise KeylmError(f"{model_folder}: this model has no chat template; accepted: a model that was tuned to chat")
     answers = [""] * len(items)
+    batch = batch or rows_at_once(generator.model.config, generator.device, generator.context)
     with Status("instructions", len(items), quiet=quiet) as status:
         done = 0
         for indices in _batches(items, batch):

@@ -24,7 +24,7 @@ from keylm.data.documents import Fault
 from keylm.data.readers import source_files
 from keylm.errors import KeylmError
 from keylm.files import atomic_folder, atomic_write, read_json, read_table, sha256_file, sha256_json, sweep, write_json
-from keylm.generate import Generator, Message, Sampling
+from keylm.generate import Generator, Message, Sampling, rows_at_once
 from keylm.post.pairs import Asked, Checker, Search, default_checker, make_pairs, read_asked, read_pairs
 from keylm.release.huggingface import SHARD_SIZE, check_model_folder
 from keylm.run import put_aside
@@ -32,8 +32,8 @@ from keylm.run_folder import RunFolder
 from keylm.training.distributed import choose_device
 from keylm.training.initial import weights_hash
 
-SAMPLE_BATCH = {"cuda": 256}
-"""Questions that are answered at once, by kind of device; SMALL_BATCH elsewhere."""
+SAMPLE_BATCH = {"cuda": 1024}
+"""Questions that are answered together, by kind of device; SMALL_BATCH elsewhere."""
 SMALL_BATCH = 16
 MICRO_BATCH = {"cuda": 16, "cpu": 8, "mps": 8}
 """Pairs that are computed at once, two answers each, by kind of device; memory grows with it."""
@@ -180,7 +180,11 @@ class Sampler:
     def __call__(self, conversations: Sequence[list[Message]], seed: int) -> list[str]:
         """Return an answer to each; "" where a question leaves no room for one."""
         torch.manual_seed(seed)
-        return self._generator.answers(conversations, self._sampling)
+        generator, found = self._generator, list[str]()
+        size = rows_at_once(generator.model.config, generator.device, generator.context)
+        for start in range(0, len(conversations), size):
+            found += generator.answers(conversations[start : start + size], self._sampling)
+        return found
 
 
 def _tune(
