@@ -74,22 +74,54 @@ class Parts(io.RawIOBase):
 
 def pack(run: Path, out: Path, *, part_bytes: int = PART_BYTES, level: int = LEVEL) -> dict[str, Any]:
     """Pack the run folder and return what parts.json says. Raises KeylmError where `run` is none."""
-    out.mkdir(parents=True, exist_ok=True)
-    for old in (out / PARTS, *out.glob("part-*.tar")):
-        old.unlink(missing_ok=True)
-    parts, before, after = Parts(out, part_bytes), 0, 0
+    parts, before = _fresh_parts(out, part_bytes), 0
     with tarfile.open(fileobj=parts, mode="w|", format=tarfile.PAX_FORMAT) as archive:  # type: ignore[call-overload]
         files = list(packed_files(run))
         with ThreadPoolExecutor(os.cpu_count()) as pool:  # zstandard lets other threads run
             contents = pool.map(lambda each: packed_content(*each, level), files)
             for (name, file), content in zip(files, contents, strict=True):
-                before, after = before + file.stat().st_size, after + len(content)
+                before += file.stat().st_size
                 archive.addfile(entry(name, len(content), file), io.BytesIO(content))
+    return _finish(parts, out, before)
+
+
+def _fresh_parts(out: Path, part_bytes: int) -> Parts:
+    out.mkdir(parents=True, exist_ok=True)
+    for old in (out / PARTS, *out.glob("part-*.tar")):
+        old.unlink(missing_ok=True)
+    return Parts(out, part_bytes)
+
+
+def _finish(parts: Parts, out: Path, before: int) -> dict[str, Any]:
     parts.finish()
     found = {"bytes": sum(part["bytes"] for part in parts.records), "parts": parts.records}
     write_json(out / PARTS, found)  # last: without it nothing is unpacked
-    print(f"{before:,} bytes of files, packed as {after:,}, in {len(parts.records)} parts", file=sys.stderr)
+    print(f"{before:,} bytes of files, packed as {found['bytes']:,}, in {len(parts.records)} parts", file=sys.stderr)
     return found
+
+
+def pack_build(run: Path, out: Path, *, part_bytes: int = PART_BYTES) -> dict[str, Any]:
+    """Pack a finished build (shards and tokenizer, instructions/ where it is there) for training elsewhere, likewise.
+
+    `shards` is then a published build (`data.shards` of a recipe). All of it is one Zstandard stream.
+    """
+    folder = RunFolder(run)
+    places = {"shards": folder.shards, "shards/tokenizer": folder.tokenizer, "instructions": run / "instructions"}
+    files = [
+        (f"{name}/{file.relative_to(place).as_posix()}", file)
+        for name, place in places.items()
+        for file in sorted(place.rglob("*"))
+        if file.is_file() and not any(part.startswith(".") for part in file.relative_to(run).parts)
+    ]
+    parts = _fresh_parts(out, part_bytes)
+    compressor = zstandard.ZstdCompressor(level=3, threads=-1)
+    with (
+        compressor.stream_writer(parts, closefd=False) as stream,
+        tarfile.open(fileobj=stream, mode="w|", format=tarfile.PAX_FORMAT) as archive,  # type: ignore[call-overload]
+    ):
+        for name, file in [("recipe.toml", folder.recipe), *files]:
+            archive.addfile(entry(name, file.stat().st_size, file), io.BytesIO(file.read_bytes()))
+    return _finish(parts, out, sum(file.stat().st_size for _, file in files))
 
 
 def packed_files(run: Path) -> Iterator[tuple[str, Path]]:

@@ -13,6 +13,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import zstandard
+
 from keylm.errors import KeylmError
 from keylm.files import atomic_folder, read_table, sha256_file
 
@@ -57,9 +59,17 @@ def unpack(parts: Sequence[Path], run: Path) -> None:
     with (
         atomic_folder(run) as folder,
         io.BufferedReader(Joined(files), BLOCK) as stream,
-        tarfile.open(fileobj=stream, mode="r|") as archive,
+        plain(stream) as unpacked,
+        tarfile.open(fileobj=unpacked, mode="r|") as archive,
     ):
         archive.extractall(folder, filter="data")
+
+
+def plain(stream: io.BufferedReader) -> Any:
+    """Return a reader of the archive, which may be one Zstandard stream."""
+    if stream.peek(4).startswith(b"\x28\xb5\x2f\xfd"):
+        return zstandard.ZstdDecompressor().stream_reader(stream, read_across_frames=True)
+    return stream
 
 
 def checked_parts(given: Sequence[Path]) -> list[Path]:

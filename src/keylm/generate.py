@@ -52,8 +52,8 @@ def rows_at_once(config: Any, device: torch.device, tokens: int) -> int:
         return 16
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    text_bytes = 2 * config.num_hidden_layers * heads * width * 2 * tokens
-    return max(1, min(MOST_ROWS, torch.cuda.mem_get_info(device)[0] // 2 // (2 * text_bytes)))
+    text_bytes: int = 2 * config.num_hidden_layers * heads * width * 2 * tokens
+    return max(1, min(MOST_ROWS, int(torch.cuda.mem_get_info(device)[0]) // 2 // (2 * text_bytes)))
 
 
 class Generator:

@@ -1,0 +1,84 @@
+"""Measure a model of the release, each group of the plan's measures in a process of its own, on a GPU of its own.
+
+    python scripts/release/evaluate.py MODEL --measures base --data DATA --tasks-path BENCHMARKS [--limit N]
+
+Writes beside the model (OUT/STAGE/evaluation for OUT/STAGE/model). What is finished is kept, so the command can be
+given again; logs lie in OUT/STAGE/evaluation-GROUP.log.
+"""
+
+import argparse
+import os
+import queue
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from plan import PLAN, Clock, gpus_here, read_plan
+
+from keylm.errors import KeylmError
+
+
+def evaluate(arguments: argparse.Namespace) -> None:
+    """Run all groups. Raises KeylmError where one fails."""
+    plan = read_plan(arguments.plan)
+    groups = plan.evaluation.get(arguments.measures)
+    if not isinstance(groups, list):
+        raise KeylmError(f"--measures {arguments.measures}: the plan's [evaluation] has no such list of groups")
+    clock, gpus = Clock(f"evaluation of {arguments.model}", plan.evaluation["seconds"]), gpus_here(0)
+    free: queue.SimpleQueue[int] = queue.SimpleQueue()
+    for gpu in range(gpus):
+        free.put(gpu)
+
+    def work(group: list[str]) -> int:
+        gpu = free.get()
+        try:
+            return measure(arguments, group, gpu)
+        finally:
+            free.put(gpu)
+
+    with ThreadPoolExecutor(gpus) as pool:
+        codes = list(pool.map(work, groups))
+    clock.done()
+    failed = [",".join(group) for group, code in zip(groups, codes, strict=True) if code]
+    if failed:
+        raise KeylmError(f"{' and '.join(failed)} failed; look at evaluation-*.log, then give the command again")
+
+
+def measure(arguments: argparse.Namespace, group: list[str], gpu: int) -> int:
+    """Run `keylm eval` for one group on one GPU; return its exit code."""
+    run = arguments.model.parent
+    command = [sys.executable, "-m", "keylm", "eval", str(arguments.model), "--tasks", ",".join(group)]
+    command += ["--tasks-path", str(arguments.tasks_path)] if arguments.tasks_path else []
+    command += ["--out", str(run / "evaluation")]
+    if "instructions" in group:
+        command += ["--items", str(arguments.data / "instructions/evaluation.jsonl.zst")]
+    if arguments.limit is not None:
+        command += ["--limit", str(arguments.limit)]
+    started = time.monotonic()
+    with (run / f"evaluation-{group[0]}.log").open("w") as log:
+        # Libraries take all cores for each process otherwise, and the processes stand in each other's way.
+        threads = str(max(1, (os.cpu_count() or 1) // gpus_here(0) // 2))
+        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": str(gpu), "OMP_NUM_THREADS": threads}
+        code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=environment, check=False).returncode
+    print(f"{', '.join(group)}: {'done' if not code else f'exit code {code}'}, {time.monotonic() - started:.0f} s")
+    return code
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--measures", default="base", help="a list of groups in the plan's [evaluation]")
+    parser.add_argument("--data", type=Path, help="the unpacked build, for its instruction items")
+    parser.add_argument("--tasks-path", type=Path, help="benchmark items on this machine")
+    parser.add_argument("--limit", type=int)
+    parser.add_argument("--plan", type=Path, default=PLAN)
+    try:
+        evaluate(parser.parse_args())
+    except KeylmError as error:
+        raise SystemExit(f"error: {error}") from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""Build what the release trains on and pack it for another machine.
+
+    python scripts/release/pack.py --corpus CORPUS --evaluation BENCHMARKS --work WORK
+    python scripts/unpack_run.py WORK/packed DATA            # there
+
+WORK/instructions: instruction data made from the corpus; WORK/data: the run folder in which sources are curated and
+tokenized; WORK/packed: both as parts of at most --part-bytes. Started again, it goes on where it was.
+"""
+
+import argparse
+import shutil
+import sys
+from pathlib import Path
+
+from plan import PLAN, Clock, keylm, read_plan
+
+from keylm.errors import KeylmError
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from pack_run import PART_BYTES, pack_build
+
+SECONDS = 3600
+
+
+def make(arguments: argparse.Namespace) -> None:
+    """Make instructions, build, parts. Raises KeylmError where a step fails."""
+    plan, clock = read_plan(arguments.plan), Clock("pack", SECONDS)
+    instructions, data = arguments.work / "instructions", arguments.work / "data"
+    if not (instructions / "manifest.json").is_file():
+        amounts = plan.instructions
+        wanted = ("--count", str(amounts["count"]), "--preferences", str(amounts["preferences"]))
+        finished(keylm("data", "instructions", str(instructions), "--corpus", str(arguments.corpus), *wanted))
+    places = {"corpus": arguments.corpus, "evaluation": arguments.evaluation, "instructions": instructions}
+    given = [*plan.overrides, *(f"paths.{name}={path.resolve()}" for name, path in places.items()), *arguments.set]
+    chosen = [word for override in given for word in ("--set", override)]
+    finished(keylm("data", "build", str(plan.recipe), "--run-dir", str(data), *chosen))
+    for name in ("evaluation.jsonl.zst", "preferences.jsonl.zst", "manifest.json"):
+        (data / "instructions").mkdir(exist_ok=True)
+        shutil.copyfile(instructions / name, data / "instructions" / name)
+    pack_build(data, arguments.work / "packed", part_bytes=arguments.part_bytes)
+    clock.done()
+
+
+def finished(code: int) -> None:
+    """Raise KeylmError where a command failed; it has said why."""
+    if code:
+        raise KeylmError(f"the command ended with {code}; mended, the same command goes on")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--corpus", type=Path, required=True)
+    parser.add_argument("--evaluation", type=Path, required=True, help="benchmark items, to decontaminate from")
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--part-bytes", type=int, default=PART_BYTES)
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a field of the recipe")
+    parser.add_argument("--plan", type=Path, default=PLAN)
+    try:
+        make(parser.parse_args())
+    except KeylmError as error:
+        raise SystemExit(f"error: {error}") from None
+
+
+if __name__ == "__main__":
+    main()

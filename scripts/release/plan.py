@@ -1,0 +1,116 @@
+"""What the release's scripts share: the plan, the recipe of a stage, the clock.
+
+A stage of the plan's recipe is trained as a run of its own, which begins with the weights that the stage before left:
+so stages can be trained on different days and machines, and all that travels is a model folder. What is lost against
+one run of all stages is the optimizer's memory, some hundred steps' worth.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from keylm.errors import KeylmError
+from keylm.recipe import Recipe, load_recipe, parse_recipe, read_toml
+
+PLAN = Path(__file__).with_name("plan.toml")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """plan.toml, read; paths count from its folder."""
+
+    name: str
+    recipe: Path
+    overrides: tuple[str, ...]
+    instructions: dict[str, int]
+    """`count` of conversations, `preferences`"""
+    stages: dict[str, dict[str, Any]]
+    """of each stage: `seconds` it may take, `gpus`"""
+    preference: dict[str, Any]
+    evaluation: dict[str, Any]
+
+    def load(self, more: list[str] | None = None) -> Recipe:
+        """Return the whole recipe. Raises KeylmError."""
+        return load_recipe(self.recipe, [*self.overrides, *(more or [])])
+
+
+def read_plan(file: Path = PLAN) -> Plan:
+    """Read a plan. Raises KeylmError where it is none."""
+    data = read_toml(file)
+    try:
+        recipe = (file.parent / data["recipe"]).resolve()
+        return Plan(
+            data["name"],
+            recipe if recipe.is_file() else Path(data["recipe"]),
+            tuple(data.get("set", ())),
+            data["instructions"],
+            data["stages"],
+            data["preference"],
+            data["evaluation"],
+        )
+    except KeyError as missing:
+        raise KeylmError(f"{file}: lacks {missing}; accepted: what scripts/release/plan.toml has") from None
+
+
+def stage_recipe(plan: Plan, stage: str, shards: Path, initial: Path | None, more: list[str] | None = None) -> Recipe:
+    """Return the recipe of one stage alone, on a published build in `shards`, from the weights of `initial`.
+
+    Its order of the data is another one than that of the stages before. Raises KeylmError.
+    """
+    data = plan.load(more).to_data()
+    if stage not in data["stages"]:
+        raise KeylmError(f"no stage {stage}; the recipe has: {', '.join(data['stages'])}")
+    data.pop("curation", None)
+    data["seed"] += list(data["stages"]).index(stage)
+    data["name"], data["stages"] = f"{plan.name}-{stage}", {stage: data["stages"][stage]}
+    data["data"] = {"shards": str(shards.resolve()), "cache_bytes": 1 << 40}
+    if initial is not None:
+        data["training"]["initial_model"] = str(initial.resolve())
+    return parse_recipe(data, f"{plan.recipe}, stage {stage}")
+
+
+def keylm(*arguments: str, gpus: int = 1, seconds: float | None = None) -> int:
+    """Run a command of keylm, on `gpus` processes where there are several; return its exit code.
+
+    After `seconds` it is asked to end, as by Ctrl-C: what trains writes a checkpoint first.
+    """
+    start = [sys.executable, "-m", "keylm"]
+    if gpus > 1:
+        start = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(gpus), "-m", "keylm"]
+    process = subprocess.Popen([*start, *arguments])
+    try:
+        return process.wait(seconds)
+    except (subprocess.TimeoutExpired, KeyboardInterrupt):
+        process.send_signal(signal.SIGTERM)
+        return process.wait()
+
+
+def gpus_here(wanted: int) -> int:
+    """Return how many GPUs to use: `wanted`, or all that there are for 0; at least one process."""
+    import torch
+
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    there = torch.cuda.device_count() if named is None else len([name for name in named.split(",") if name])
+    return max(1, min(wanted or there, there))
+
+
+class Clock:
+    """Tells what a step was given and what it took."""
+
+    def __init__(self, step: str, budget: float) -> None:
+        """Begin a step that may take `budget` seconds."""
+        self._step, self._budget, self._start = step, budget, time.monotonic()
+        print(f"== {step}: {budget:,.0f} s are planned", flush=True)
+
+    def left(self) -> float:
+        """Return the seconds that are left of the budget."""
+        return self._budget - (time.monotonic() - self._start)
+
+    def done(self) -> None:
+        """Print what the step took."""
+        print(f"== {self._step}: took {self._budget - self.left():,.0f} of {self._budget:,.0f} s", flush=True)

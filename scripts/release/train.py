@@ -1,0 +1,72 @@
+"""Train one stage of the release on a published build, from the model that the stage before left.
+
+    python scripts/release/train.py stable --data DATA --out OUT [--seconds 900]
+    python scripts/release/train.py anneal --data DATA --out OUT --initial OUT/stable/model
+
+DATA is what pack.py built (unpacked by scripts/unpack_run.py on another machine). OUT/STAGE is a run folder like any
+other, OUT/STAGE/model the model. Started again, it goes on from its last checkpoint. Of a stage whose time is up what
+was reached is exported: OUT/STAGE/model is then the last checkpoint's, and reached.json says how far it came. That is
+sound where the rate does not fall: another stage can follow.
+"""
+
+import argparse
+from pathlib import Path
+
+from plan import PLAN, Clock, gpus_here, keylm, read_plan, stage_recipe
+
+from keylm.errors import KeylmError
+from keylm.files import write_json
+from keylm.recipe import stage_steps
+from keylm.release.huggingface import export_model
+from keylm.run_folder import RunFolder
+from keylm.training.checkpoint import checkpoint_paths, read_checkpoint
+
+
+def train(arguments: argparse.Namespace) -> Path:
+    """Train the stage; return the model's folder. Raises KeylmError."""
+    plan = read_plan(arguments.plan)
+    budget = plan.stages.get(arguments.stage, {"seconds": 600, "gpus": 0})
+    clock = Clock(arguments.stage, arguments.seconds or budget["seconds"])
+    recipe = stage_recipe(plan, arguments.stage, arguments.data / "shards", arguments.initial, arguments.set)
+    folder = RunFolder(arguments.out / arguments.stage)
+    file = arguments.out / f"{arguments.stage}.toml"
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    file.write_text(recipe.to_toml(), encoding="utf-8")
+    command = ("run", str(file), "--run-dir", str(folder.path))
+    code = keylm(*command, gpus=gpus_here(budget["gpus"]), seconds=clock.left())
+    if code:
+        export_reached(folder)
+    clock.done()
+    return folder.model
+
+
+def export_reached(folder: RunFolder) -> None:
+    """Export the last checkpoint of a run that did not come to its end. Raises KeylmError where there is none."""
+    found = checkpoint_paths(folder.checkpoints)
+    if not found:
+        raise KeylmError(f"{folder.path}: no checkpoint; look at what training said")
+    recipe, last = folder.saved_recipe(), read_checkpoint(found[-1])
+    export_model(recipe, last.model(), folder.tokenizer, folder.model)
+    step = last.step
+    reached = {"step": step, "of": sum(stage_steps(recipe).values()), "tokens": step * recipe.training.batch_tokens}
+    write_json(folder.path / "reached.json", reached)
+    print(f"time is up: exported step {reached['step']:,} of {reached['of']:,}, {reached['tokens']:,} tokens")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stage", help="a stage of the plan's recipe")
+    parser.add_argument("--data", type=Path, required=True, help="the unpacked build")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--initial", type=Path, help="the model to begin with")
+    parser.add_argument("--seconds", type=float, help="in place of the plan's")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a field of the recipe")
+    parser.add_argument("--plan", type=Path, default=PLAN)
+    try:
+        print(train(parser.parse_args()))
+    except KeylmError as error:
+        raise SystemExit(f"error: {error}") from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""The release's scripts in miniature: a build goes to another machine, its stages are trained one by one."""
+
+import importlib
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from conftest import tiny_recipe
+
+from keylm.errors import KeylmError
+from keylm.recipe import parse_recipe, read_toml
+from keylm.run import run
+from keylm.run_folder import RunFolder
+
+ROOT = Path(__file__).parents[2]
+PLAN = """
+name = "small"
+recipe = "recipe.toml"
+set = ["stages.chat.peak=0.5"]
+instructions = { count = 10, preferences = 5 }
+preference = { pairs = 5, learning_rate = 2e-6, seconds = 60 }
+
+[stages.pretrain]
+seconds = 60
+gpus = 0
+
+[stages.chat]
+seconds = 60
+gpus = 1
+
+[evaluation]
+seconds = 10
+base = [["arc_easy"]]
+"""
+
+
+@pytest.fixture(scope="module")
+def scripts():
+    with pytest.MonkeyPatch.context() as patch:
+        for folder in ("scripts", "scripts/release", "benchmarks"):
+            patch.syspath_prepend(str(ROOT / folder))
+        names = ("pack_run", "unpack_run", "plan", "train", "evaluate", "instruct")
+        yield SimpleNamespace(**{name: importlib.import_module(name) for name in names})
+
+
+@pytest.fixture(scope="module")
+def there(scripts, tmp_path_factory) -> Path:
+    """Return a folder with a plan, a packed build, and what came out of it."""
+    folder = tmp_path_factory.mktemp("release")
+    recipe = tiny_recipe(folder, ["training.device='cpu'"])
+    built = run(recipe, folder / "data", until="shards", quiet=True)
+    (built.path / "instructions").mkdir()
+    (built.path / "instructions/manifest.json").write_text("{}")
+    scripts.pack_run.pack_build(built.path, folder / "packed", part_bytes=20_000)
+    scripts.unpack_run.unpack([folder / "packed"], folder / "there")
+    (folder / "plan.toml").write_text(PLAN)
+    return folder
+
+
+def test_a_packed_build_comes_out_as_it_was(there: Path):
+    assert len(list((there / "packed").glob("part-*.tar"))) > 1
+    for place in ("shards", "instructions"):
+        for file in (there / "data" / place).rglob("*"):
+            if file.is_file() and not file.name.startswith("."):
+                assert (there / "there" / file.relative_to(there / "data")).read_bytes() == file.read_bytes()
+    assert (there / "there/shards/tokenizer/tokenizer.json").is_file()
+
+
+def test_stages_are_trained_one_after_the_other_each_from_the_model_before(scripts, there: Path):
+    plan = scripts.plan.read_plan(there / "plan.toml")
+    whole = plan.load()
+    first = scripts.plan.stage_recipe(plan, "pretrain", there / "there/shards", None)
+    assert list(first.stages) == ["pretrain"]
+    model = run(first, there / "out/pretrain", quiet=True).model
+    second = scripts.plan.stage_recipe(plan, "chat", there / "there/shards", model)
+    assert second.stages["chat"] == whole.stages["chat"]
+    assert second.stages["chat"].peak == 0.5
+    assert second.seed == whole.seed + 1  # windows in another order than before
+    folder = run(second, there / "out/chat", quiet=True)
+    assert (folder.model / "model.safetensors").is_file()
+    assert read_toml(there / "out/chat/recipe.toml")["training"]["initial_model"] == str(model)
+    with pytest.raises(KeylmError, match="no stage dance; the recipe has: pretrain, chat"):
+        scripts.plan.stage_recipe(plan, "dance", there, None)
+
+
+def test_of_a_stage_that_was_cut_off_the_last_checkpoint_is_exported(scripts, there: Path, capsys):
+    plan = scripts.plan.read_plan(there / "plan.toml")
+    recipe = scripts.plan.stage_recipe(plan, "pretrain", there / "there/shards", None, ["checkpoints.every_steps=1"])
+    folder = run(recipe, there / "out/cut", until="train", quiet=True)
+    last = sorted(folder.checkpoints.iterdir())[-1]
+    for file in last.iterdir():
+        file.unlink()
+    last.rmdir()
+    scripts.train.export_reached(folder)
+    reached = json.loads((folder.path / "reached.json").read_text())
+    assert reached["step"] == reached["of"] - 1
+    assert reached["tokens"] == reached["step"] * recipe.training.batch_tokens
+    assert (folder.model / "model.safetensors").is_file()
+    with pytest.raises(KeylmError, match="no checkpoint"):
+        scripts.train.export_reached(RunFolder(there / "out/nothing"))
+
+
+def test_the_share_of_instructions_is_what_was_asked(scripts, there: Path):
+    data = scripts.plan.read_plan(there / "plan.toml").load().to_data()
+    data["sources"]["chat"]["loss"] = "assistant"
+    data["stages"] = {"all": {"tokens": 4096, "weights": {"tales": 0.3, "notes": 0.1, "chat": 0.6}}}
+    recipe = parse_recipe(data, "test")
+    weights = scripts.instruct.with_share(recipe, 0.25).stages["all"].weights
+    assert weights == pytest.approx({"tales": 0.5625, "notes": 0.1875, "chat": 0.25})
+    assert set(scripts.instruct.with_share(recipe, 0.0).stages["all"].weights) == {"tales", "notes"}
+
+
+def test_the_plan_of_the_release_fits_its_recipe(scripts):
+    plan = scripts.plan.read_plan(ROOT / "scripts/release/plan.toml")
+    recipe = plan.load()
+    assert list(recipe.stages) == list(plan.stages)
+    assert {"verifiable", "everyday"} <= set(recipe.stages["anneal"].weights) & set(recipe.stages["instruct"].weights)
+
+
+def test_measures_that_the_plan_lacks_are_refused(scripts, there: Path):
+    asked = SimpleNamespace(plan=there / "plan.toml", measures="all", model=there)
+    with pytest.raises(KeylmError, match="has no such list"):
+        scripts.evaluate.evaluate(asked)
