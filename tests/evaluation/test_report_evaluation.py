@@ -122,3 +122,24 @@ def test_a_limit_is_told(tmp_path: Path) -> None:
     write_evaluation(run / "evaluation" / "limit-9", records(1, number=9, limit=9))
     text = write_report(run).read_text()
     assert "Not the whole benchmarks: the first 50 items" in text
+
+
+def test_instructions_are_shown_where_they_were_measured(tmp_path: Path, evaluated: str) -> None:
+    assert '<h3 class="part">Instructions</h3>' not in evaluated
+    assert "instructions.json" not in evaluated
+    run = evaluated_run(tmp_path / "tuned")
+    row = {"system": "model", "low": 0.2, "high": 0.4, "n": 70, "unit": "share"}
+    found = [
+        ("trained", "all constraints", 0.311),
+        ("held_out", "all constraints", 0.122),
+        ("trained", "no_comma", 0.9),
+    ]
+    found += [("held_out", "roman_list", 0.05), ("typos", "exact", 0.444)]
+    rows = [{**row, "set": name, "measure": measure, "value": value} for name, measure, value in found]
+    (run / "evaluation/instructions.json").write_text(json.dumps({"rows": rows}), encoding="utf-8")
+    page = write_report(run).read_text(encoding="utf-8")
+    words = ("31.1", "12.2", "no_comma", "roman_list", "44.4", "Typos fixed", "Each type that training never had")
+    assert [word for word in words if word not in page] == []
+    check_self_contained(page)
+    (run / "evaluation/instructions.json").write_text('{"rows": [{"set": "typos"}]}', encoding="utf-8")
+    assert "instructions.json</code>: cannot be read" in write_report(run).read_text(encoding="utf-8")

@@ -16,7 +16,13 @@ from markupsafe import Markup
 from keylm.evaluation.drawing import ACCENT, NARROW, WIDE, source_colour
 from keylm.evaluation.intervals import Dot, DotPlot, Measure, interval_chart, shape
 from keylm.evaluation.page import DASH, Chart, Key
-from keylm.evaluation.report_typing import Robustness, TypingGroup, robustness_of, typing_groups
+from keylm.evaluation.report_typing import (
+    Robustness,
+    TypingGroup,
+    instruction_groups,
+    robustness_of,
+    typing_groups,
+)
 from keylm.evaluation.results import CARD, EXTRAS, EvaluationFolder, Figure, Line, Record, references, table
 from keylm.evaluation.run_record import Reader, Row, number
 
@@ -65,6 +71,7 @@ class Evaluation:
     benchmarks: Benchmarks | None
     typing: tuple[TypingGroup, ...]
     typing_facts: Row
+    instructions: tuple[TypingGroup, ...]
     robustness: Robustness | None
     contamination: Row
     commands: tuple[str, ...]
@@ -78,6 +85,8 @@ def read_evaluation(run: Path) -> Evaluation:
     read = Reader(folder, "not measured")
     typing, robustness = (read(name, json.loads, dict) for name in ("typing.json", "robustness.json"))
     contamination = read("contamination.json", json.loads, dict)
+    # Only tuned models are asked, so their lack is nothing to tell of.
+    instructions = read("instructions.json", json.loads, dict) if (folder / "instructions.json").is_file() else {}
     commands = (row.get("command") for row in read("evaluation.json", json.loads, list) if isinstance(row, dict))
 
     def shown(name: str, make: Callable[[], T]) -> T | None:
@@ -93,6 +102,7 @@ def read_evaluation(run: Path) -> Evaluation:
         benchmarks=shown("benchmarks", lambda: benchmarks_of(records)),
         typing=shown("typing.json", lambda: typing_groups(typing)) or (),
         typing_facts=typing,
+        instructions=shown("instructions.json", lambda: instruction_groups(instructions)) or (),
         robustness=shown("robustness.json", lambda: robustness_of(robustness)),
         contamination=contamination,
         commands=tuple(dict.fromkeys(str(command) for command in commands if command)),

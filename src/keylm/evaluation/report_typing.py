@@ -67,6 +67,26 @@ def typing_groups(typing: Mapping[str, Any]) -> tuple[TypingGroup, ...]:
     return tuple(_group(title, rows) for title, rows in grouped.items() if rows)
 
 
+SUMS = ("all constraints", "constraints")
+
+
+def _instruction_group(row: Mapping[str, Any]) -> str:
+    """Return which part of the instructions' tables shows a row of instructions.json."""
+    if row["set"] == "typos":
+        return "Typos fixed"
+    if row["measure"] in SUMS:
+        return "Constraints kept"
+    return "Each type that was trained" if row["set"] == "trained" else "Each type that training never had"
+
+
+def instruction_groups(found: Mapping[str, Any]) -> tuple[TypingGroup, ...]:
+    """Return the groups of instructions.json's rows. Raises KeyError, TypeError where a row lacks a key."""
+    grouped: dict[str, list[Row]] = {}
+    for row in found.get("rows") or ():
+        grouped.setdefault(_instruction_group(row), []).append(row)
+    return tuple(_group(title, rows) for title, rows in grouped.items())
+
+
 def _group(title: str, rows: Sequence[Row]) -> TypingGroup:
     systems = sorted({row["system"]: None for row in rows}, key=lambda name: name != "model")
     by_set = len({(row["measure"], row["set"], row["unit"]) for row in rows}) == len(rows)

@@ -42,6 +42,7 @@ class Facts:
     commands: tuple[str, ...]
     robustness: Mapping[str, Any]
     typing: Mapping[str, Any]
+    instructions: Mapping[str, Any]
     contamination: Mapping[str, Any]
     parity: Mapping[str, Any]
     licence: str | None
@@ -95,6 +96,7 @@ def gather(place: Path, given: Given) -> Facts:
         commands=tuple(dict.fromkeys(str(row["command"]) for row in rows if row.get("command"))),
         robustness=read_table(files.robustness),
         typing=read_table(files.typing),
+        instructions=read_table(files.instructions),
         contamination=_contamination(run_folder, evaluation),
         parity=read_table(given.parity) if given.parity else {},
         licence=given.licence,

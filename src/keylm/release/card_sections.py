@@ -23,6 +23,7 @@ def body(facts: Facts) -> str:
         ("", _summary),
         ("How to use", _use),
         ("Evaluation", _measured),
+        ("Following instructions", _instructions),
         ("Typing and typing errors", _typing),
         ("Training data", _data),
         ("Curriculum", _curriculum),
@@ -117,6 +118,33 @@ def _measured(facts: Facts) -> str:
     if facts.part:
         notes.insert(0, f"Only the first {facts.part.removeprefix('limit-')} items of each task were asked.")
     return markdown_table(heads, rows) + "\n\n" + " ".join(note for note in notes if note)
+
+
+INSTRUCTION_ROWS = {
+    ("trained", "all constraints"): "all constraints kept, types that training had",
+    ("held_out", "all constraints"): "all constraints kept, types that training never had",
+    ("typos", "exact"): "sentence mended to the character",
+    ("typos", "error reduction"): "wrong words mended, less those made wrong",
+}
+
+
+def _instructions(facts: Facts) -> str:
+    """Say how instructions are followed, and that IFEval's kinds of constraint may have been trained on."""
+    found = {
+        (row["set"], row["measure"]): row for row in facts.instructions.get("rows", []) if row.get("system") == "model"
+    }
+    rows = [
+        [words, *_typing_cells(found[key])[:2], f"{found[key]['n']:,}"]
+        for key, words in INSTRUCTION_ROWS.items()
+        if key in found
+    ]
+    if not rows:
+        return ""
+    return markdown_table(["greedy answers on held-out texts, per cent", "value", "95 %", "items"], rows) + (
+        "\n\nThe instruction data that keylm makes (`keylm data instructions`) have constraints of the types that "
+        "IFEval asks, with checkers and phrasings of their own and none of its prompts; where a model was trained on "
+        "them, read its IFEval figure with that in mind, beside the types that training never had."
+    )
 
 
 def _typing(facts: Facts) -> str:
