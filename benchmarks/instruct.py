@@ -154,7 +154,7 @@ class Study:
             "limit": self._given.limit,
             "device": device_name(device),
             "torch": torch.__version__,
-            "variants": {name: found for name in VARIANTS if (found := figures(self.folder(name), self._given.limit))},
+            "variants": {name: found for name in VARIANTS if (found := figures(self.folder(name)))},
         }
 
 
@@ -182,9 +182,9 @@ def with_share(recipe: Recipe, share: float) -> Recipe:
     return parse_recipe(data, recipe.name)
 
 
-def figures(run: Path, limit: int | None) -> dict[str, Any]:
+def figures(run: Path) -> dict[str, Any]:
     """Return a variant's figures as far as they are there."""
-    folder = EvaluationFolder(run / "evaluation" / (f"limit-{limit}" if limit else ""))
+    folder = EvaluationFolder(run / "evaluation")
     found: dict[str, Any] = {}
     for name, record in folder.benchmarks().items():
         metrics = {metric: figure["value"] for metric, figure in record["metrics"].items()}
