@@ -23,11 +23,11 @@ class Guard:
     body_bytes: int = 4_000_000
     body_seconds: float = 30.0
 
-    def check(self, request: Request) -> None:
-        """Raise ApiError where a request is not to be answered."""
+    def check(self, request: Request, *, key: bool = True) -> None:
+        """Raise ApiError where a request is not to be answered; `key`: whether it needs one where one is set."""
         if self.hosts and _host(request.headers.get("host", "")) not in self.hosts:
             raise ApiError(403, "this server answers its own machine only", kind="permission_error", code="forbidden")
-        if self.api_key is None:
+        if self.api_key is None or not key:
             return
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), self.api_key.encode()):

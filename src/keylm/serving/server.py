@@ -11,7 +11,6 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -20,8 +19,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Mount, Route
-from starlette.staticfiles import StaticFiles
+from starlette.routing import Route
 
 from keylm.serving.answers import ChatShape, CompletionShape, Limits, Plan, Shape, plan_chat, plan_completion
 from keylm.serving.description import openapi
@@ -30,6 +28,7 @@ from keylm.serving.faults import ApiError, invalid
 from keylm.serving.grammar import Grammars
 from keylm.serving.guard import Guard
 from keylm.serving.metrics import Metrics
+from keylm.serving.pages import page_routes
 from keylm.serving.protocol import (
     ChatRequest,
     CompletionRequest,
@@ -46,9 +45,8 @@ from keylm.serving.texts import Prompts
 
 Request_ = TypeVar("Request_", bound=BaseModel)
 Handler = Callable[[Request], Awaitable[Response]]
-PAGE = Path(__file__).parent / "page"
 OPEN = ("/health", "/openapi.json")
-"""Routes that need no key; and the page, which asks for it."""
+"""Routes that anyone may ask. (The page needs no key either, but is for this machine where the rest is.)"""
 
 
 @dataclass
@@ -186,14 +184,18 @@ class Routes:
         except ValidationError as error:
             raise invalid(error) from None
 
-    def guarded(self, name: str, handler: Handler) -> Handler:
+    def page(self, name: str, handler: Handler) -> Handler:
+        """Return a handler of the page: this machine's rules hold, and no key is needed."""
+        return self.guarded(name, handler, key=False)
+
+    def guarded(self, name: str, handler: Handler, *, key: bool = True) -> Handler:
         """Return a handler that checks who asks, turns errors into answers, and counts."""
 
         async def handle(request: Request) -> Response:
             begun = time.monotonic()
             try:
                 if request.url.path not in OPEN:
-                    self._served.guard.check(request)
+                    self._served.guard.check(request, key=key)
                 response = await handler(request)
             except ApiError as error:
                 response = answer_of(error)
@@ -218,8 +220,7 @@ def application(served: Served) -> Starlette:
         ("POST", "/v1/suggest", routes.suggest),
     ]
     listed: list[Any] = [Route(path, routes.guarded(path, handler), methods=[verb]) for verb, path, handler in table]
-    if PAGE.is_dir():
-        listed.append(Mount("/", StaticFiles(directory=PAGE, html=True)))
+    listed += page_routes(routes.page)
     return Starlette(routes=listed, exception_handlers={HTTPException: _http_error, Exception: _fault})
 
 

@@ -1,0 +1,167 @@
+// What runs a model in the browser: transformers.js opens it, runner.js reads with it. Chat on WebGPU where there is,
+// else in WebAssembly; suggestions always in WebAssembly, as their search keeps many small caches.
+
+import { Reading, Tree, sample } from "./runner.js";
+import { WordTokens, search } from "./words.js";
+
+const LOOKED_AT = 128; // tokens before the cursor, at most; half of them at least
+const LONGEST = 8; // tokens of room for the word
+const TYPED = /(?<![\p{L}\p{N}_'])[A-Za-z]+(?:'[A-Za-z]+)*'?$/u;
+
+let session = null;
+let stopped = false;
+
+const answers = { open, chat, suggest };
+
+addEventListener("message", async ({ data: { id, kind, ...body } }) => {
+  if (kind === "stop") {
+    stopped = true;
+    return;
+  }
+  try {
+    for await (const answer of answers[kind](body)) postMessage({ id, answer });
+    postMessage({ id, ended: true });
+  } catch (error) {
+    postMessage({ id, error: error?.message || String(error) });
+  }
+});
+
+/** Load a model; yields {loaded, total} in bytes, then {context, device}. */
+async function* open({ model, models, library, device: wanted }) {
+  const transformers = await import(`${library}transformers.min.js`);
+  const device = wanted ?? ((await navigator.gpu?.requestAdapter().catch(() => null)) ? "webgpu" : "wasm");
+  await prepare(transformers.env, { model, models, library, device });
+  const tokenizer = await transformers.AutoTokenizer.from_pretrained(model.name);
+  const load = (on, progress) =>
+    transformers.AutoModelForCausalLM.from_pretrained(model.name, { device: on, dtype: model.dtypes[on], progress_callback: progress });
+  const chatting = yield* withProgress((progress) => load(device, progress), model, device);
+  const vocabulary = await (await fetch(`${models}${model.name}/tokenizer.json`)).json();
+  const tokens = [...Object.entries(vocabulary.model.vocab), ...vocabulary.added_tokens.map(({ content, id }) => [content, id])];
+  session = {
+    tokenizer,
+    context: chatting.config.max_position_embeddings,
+    ends: endsOf(chatting, new Map(tokens)),
+    start: new Map(tokens).get("<|endoftext|>") ?? 0,
+    words: new WordTokens(tokens),
+    chat: new Reading(chatting, transformers.Tensor),
+    typing: null,
+    openTyping: async () => new Tree(new Reading(device === "wasm" ? chatting : await load("wasm"), transformers.Tensor)),
+  };
+  yield { context: session.context, device: device === "webgpu" ? "WebGPU" : "WebAssembly" };
+}
+
+/** Say where files lie, and that nothing else is asked. */
+async function prepare(env, { model, models, library, device }) {
+  Object.assign(env, { allowRemoteModels: false, allowLocalModels: true, localModelPath: models, useWasmCache: false });
+  const { wasm } = env.backends.onnx;
+  const names = { mjs: "ort-wasm-simd-threaded.asyncify.mjs", wasm: "ort-wasm-simd-threaded.asyncify.wasm" };
+  if (new URL(library).origin === location.origin) {
+    wasm.wasmPaths = Object.fromEntries(Object.entries(names).map(([kind, name]) => [kind, library + name]));
+  }
+  if (device === "wasm") {
+    // Half the size of the build for WebGPU.
+    wasm.wasmPaths = Object.fromEntries(Object.entries(wasm.wasmPaths).map(([kind, path]) => [kind, path.replace(".asyncify", "")]));
+  }
+  // A cache of its own for each version of a model: what was exported anew is loaded anew.
+  env.cacheKey = `keylm-${model.name}-${model.fingerprint}`;
+  const old = typeof caches === "undefined" ? [] : await caches.keys();
+  const stale = old.filter((key) => key.startsWith(`keylm-${model.name}-`) && key !== env.cacheKey);
+  await Promise.all(stale.map((key) => caches.delete(key)));
+}
+
+async function* withProgress(load, model, device) {
+  const total = model.files[`onnx/model_${{ q8: "quantized", q4: "q4" }[model.dtypes[device]]}.onnx`];
+  let [loaded, done, wake] = [0, false, () => {}];
+  const loading = load((event) => {
+    if (event.status === "progress" && event.file?.endsWith(".onnx")) loaded = event.loaded;
+    wake();
+  }).finally(() => {
+    done = true;
+    wake();
+  });
+  loading.catch(() => {});
+  while (!done) {
+    yield { loaded, total };
+    await new Promise((resolve) => (wake = resolve));
+  }
+  return loading;
+}
+
+function endsOf({ config, generation_config }, ids) {
+  const named = ["<|im_end|>", "<|endoftext|>"].map((token) => ids.get(token));
+  const all = [config.eos_token_id, generation_config?.eos_token_id, named];
+  return new Set(all.flat().filter((id) => id !== undefined && id !== null));
+}
+
+/** Answer a conversation; yields {text}, then {reason, tokens}. */
+async function* chat({ messages, settings }) {
+  const { tokenizer, context, ends, chat: reading } = session;
+  stopped = false;
+  const prompt = tokenizer.apply_chat_template(messages, { tokenize: false, add_generation_prompt: true });
+  const ids = encode(prompt);
+  if (ids.length >= context) {
+    throw new Error(`The conversation is longer than the ${context.toLocaleString("en")} tokens that the model can read; begin a new chat.`);
+  }
+  const longest = Math.min(settings.max_tokens ?? Infinity, context - ids.length);
+  const written = [];
+  let [shown, reason] = ["", "length"];
+  await reading.move(ids);
+  while (written.length < longest && !stopped) {
+    const token = sample(reading.logits, settings, reading.ids);
+    if (ends.has(token)) {
+      reason = "stop";
+      break;
+    }
+    written.push(token);
+    const text = tokenizer.decode(written, { skip_special_tokens: true });
+    if (text.length > shown.length && !text.endsWith("\ufffd")) {
+      yield { text: text.slice(shown.length) };
+      shown = text;
+    }
+    await pause(); // so that a "stop" is heard
+    if (written.length < longest) await reading.go([token]);
+  }
+  yield { reason, tokens: written.length };
+}
+
+/** Yield what a keyboard shows behind `text`, whose last letters are the word that is being typed. No corrections. */
+async function* suggest({ text }) {
+  const begun = performance.now();
+  const partial = TYPED.exec(text)?.[0] ?? "";
+  const before = text.slice(0, text.length - partial.length);
+  const inAnother = !partial && /[\p{L}\p{N}']$/u.test(text); // a number, or a word that is not English
+  const found = inAnother ? [] : await wordsBehind(before, partial);
+  yield {
+    partial,
+    suggestions: found.map(([word, value]) => ({ word, probability: Math.exp(value) })),
+    correction: null,
+    milliseconds: performance.now() - begun,
+  };
+}
+
+async function wordsBehind(before, partial) {
+  session.typing ??= await session.openTyping();
+  const space = before.endsWith(" ") ? " " : "";
+  const context = Math.min(LOOKED_AT, session.context - LONGEST);
+  const half = context >> 1;
+  const ids = [session.start, ...(before.trim() ? encode(before.slice(0, before.length - space.length)) : [])];
+  // Cut at multiples, so that the beginning stays where it is for a while and the cache holds.
+  await session.typing.move(ids.slice(Math.max(0, Math.ceil((ids.length - context) / half)) * half));
+  return search((paths) => session.typing.expect(paths), session.words, space + partial, 3);
+}
+
+function encode(text) {
+  return session.tokenizer.encode(text, { add_special_tokens: false });
+}
+
+/** Let messages in that have come. */
+function pause() {
+  const { port1, port2 } = new MessageChannel();
+  return new Promise((resolve) => {
+    port1.onmessage = () => {
+      port1.close();
+      resolve();
+    };
+    port2.postMessage(null);
+  });
+}
