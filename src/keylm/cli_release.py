@@ -30,12 +30,16 @@ def export(
     onnx_types: Annotated[str, typer.Option(help="fp32, int8, q4.")] = "fp32,int8,q4",
     name: Annotated[str | None, typer.Option(help="What GGUF files are called; by default the run's name.")] = None,
     threads: Annotated[int, typer.Option(min=1, help="Threads of each runtime in the parity check.")] = 1,
+    transformers_js: Annotated[
+        Path | None,
+        typer.Option(help="For web: a folder of the npm package, copied so that the page needs no CDN."),
+    ] = None,
     quiet: QuietOption = False,
 ) -> None:
     """Write a model for other runtimes, each file compared with PyTorch before it gets its name."""
     from keylm.release.export import Exporter, Wish
 
-    wish = Wish(_names(to), _names(gguf_types), _names(onnx_types), name, threads)
+    wish = Wish(_names(to), _names(gguf_types), _names(onnx_types), name, threads, transformers_js)
     exporter = Exporter(model, out, wish, quiet=quiet)
     try:
         exporter.run()

@@ -3,7 +3,7 @@
     OUT/hf/                     sharded bf16 safetensors, tokenizer, card
     OUT/gguf/NAME-F16.gguf …    and a Modelfile for Ollama
     OUT/onnx/                   config.json, tokenizer.json, onnx/model.onnx …
-    OUT/web/                    models/NAME/ as OUT/onnx without fp32, models.json: for any static host
+    OUT/web/                    the page, models/NAME/ as OUT/onnx without fp32, models.json: for any static host
     OUT/parity.json             what was compared, the limits, the verdicts
 
 Invariant: a file that did not pass is never under its own name: while it is checked its name ends in `.unchecked`, and
@@ -27,6 +27,7 @@ from keylm.release.card import Given, card_text
 from keylm.release.huggingface import check_model_folder, export_folder, model_fingerprint
 from keylm.release.parity import Parity, Reference, Subject, compare, make_probe
 from keylm.release.torch_model import FileTokenizer, TorchModel
+from keylm.release.web_folder import Library, find_library, write_page
 
 FORMATS = ("hf", "gguf", "onnx", "web")
 GGUF_DEFAULT = ("f16", "bf16", "q8_0", "q4_0")
@@ -48,6 +49,8 @@ class Wish:
     onnx: tuple[str, ...] = ONNX_DEFAULT
     name: str | None = None
     threads: int = 1
+    transformers_js: Path | None = None
+    """A folder of the npm package, to be copied into the web folder; None: the page takes it from a CDN."""
 
     def check(self) -> None:
         """Raise KeylmError where something is asked for that cannot be made."""
@@ -59,6 +62,13 @@ class Wish:
             unknown = [value for value in values if value not in accepted]
             if unknown or not values:
                 raise KeylmError(f"{option}: got {', '.join(unknown) or 'nothing'}; accepted: {', '.join(accepted)}")
+        if self.transformers_js and "web" not in self.formats:
+            raise KeylmError(f"--transformers-js is for --to web, got --to {','.join(self.formats)}")
+
+    @property
+    def library(self) -> Library | None:
+        """Return the copies that go into the web folder. Raises KeylmError where they are not what is needed."""
+        return find_library(self.transformers_js) if self.transformers_js else None
 
 
 class Exporter:
@@ -67,6 +77,7 @@ class Exporter:
     def __init__(self, model: Path, out: Path, wish: Wish, *, quiet: bool = False) -> None:
         """Open the model. Raises KeylmError where there is none or the wish cannot be met."""
         wish.check()
+        self.library = wish.library
         check_model_folder(model)
         self.model, self.out, self.wish, self.quiet = model, out, wish, quiet
         self.name = wish.name or model_name(model)
@@ -156,8 +167,16 @@ class Exporter:
         }
         write_json(
             self.out / "web" / "models.json",
-            [{"name": self.name, "dtypes": {"wasm": "q8", "webgpu": "q4"}, "files": files}],
+            [
+                {
+                    "name": self.name,
+                    "fingerprint": f"{model_fingerprint(self.model)[:12]}-{keylm.__version__}",
+                    "dtypes": {"wasm": "q8", "webgpu": "q4"},
+                    "files": files,
+                }
+            ],
         )
+        write_page(self.out / "web", self.library)
 
     def _onnx_into(self, folder: Path, kinds: Sequence[str], label: str) -> None:
         onnx_files.write_beside(self.model, folder)

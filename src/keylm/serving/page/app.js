@@ -25,7 +25,7 @@ function showProgress({ loaded, total, done }) {
 function show(name, views) {
   for (const tab of TABS) {
     const chosen = tab === name;
-    byId(tab).hidden = !chosen;
+    byId(`panel-${tab}`).hidden = !chosen; // no id that is also an address, which would take the focus
     const button = byId(`tab-${tab}`);
     button.setAttribute("aria-selected", String(chosen));
     button.tabIndex = chosen ? 0 : -1;

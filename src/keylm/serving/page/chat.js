@@ -73,7 +73,10 @@ export class Chat {
     const written = new Written(shown);
     try {
       const messages = [...(system ? [{ role: "system", content: system }] : []), ...turns];
-      for await (const event of this.#source.chat(messages, settings, running.signal)) written.take(event);
+      for await (const event of this.#source.chat(messages, settings, running.signal)) {
+        if (running.signal.aborted) break;
+        written.take(event);
+      }
     } catch (error) {
       if (!running.signal.aborted) written.fail(error);
     }
@@ -81,8 +84,12 @@ export class Chat {
     this.#running = null;
     delete shown.dataset.busy;
     written.end(running.signal.aborted);
-    if (written.text) turns.push({ role: "assistant", content: written.text });
-    else turns.pop();
+    if (written.text) {
+      turns.push({ role: "assistant", content: written.text });
+    } else {
+      const { content } = turns.pop();
+      byId("message").value ||= content; // to be put again
+    }
     this.#busy(false);
   }
 
@@ -128,7 +135,7 @@ class Written {
 
   end(stopped) {
     if (!this.text) {
-      if (this.#failed) this.#shown.remove();
+      if (this.#failed) this.#shown.parentElement.remove();
       else this.#shown.replaceWith(note(stopped ? "stopped" : "the model said nothing"));
     } else if (stopped || this.#reason === "length") {
       this.#shown.after(note(stopped ? "stopped" : "cut off at the longest length"));

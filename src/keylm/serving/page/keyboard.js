@@ -30,8 +30,12 @@ export class Keyboard {
     this.#drawBoard();
     this.#listenToField();
     this.#listenToStrip();
+    for (const part of ["autocorrect", "corrected"]) byId(part).parentElement.hidden = !source.corrects;
     byId("help").open = matchMedia("(min-width: 760px) and (hover: hover)").matches;
-    byId("clear").addEventListener("click", () => this.#do(() => this.#typing.clear()));
+    byId("clear").addEventListener("click", () => {
+      this.#do(() => this.#typing.clear());
+      byId("field").focus();
+    });
     byId("copy").addEventListener("click", () => this.#copy());
     byId("autocorrect").addEventListener("change", (event) =>
       this.#do(() => (this.#typing.autocorrect = event.target.checked)));
@@ -58,8 +62,9 @@ export class Keyboard {
 
   /** One question at a time, always the newest. */
   async #ask() {
-    if (this.#asking || byId("keyboard").hidden) return;
+    if (this.#asking || byId("panel-keyboard").hidden) return;
     this.#asking = true;
+    byId("strip").setAttribute("aria-busy", "true");
     for (let text; (text = this.#typing.question()) !== null; ) {
       try {
         const answer = await this.#source.suggest(text);
@@ -73,6 +78,7 @@ export class Keyboard {
       this.#show();
     }
     this.#asking = false;
+    byId("strip").setAttribute("aria-busy", "false");
   }
 
   #choose(place) {

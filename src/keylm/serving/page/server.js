@@ -13,6 +13,7 @@ export class ApiError extends Error {
 }
 
 export class Server {
+  corrects = true;
   #name = "";
   #context = Infinity;
   #asked = null;

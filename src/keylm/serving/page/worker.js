@@ -52,7 +52,8 @@ async function* open({ model, models, library, device: wanted }) {
 
 /** Say where files lie, and that nothing else is asked. */
 async function prepare(env, { model, models, library, device }) {
-  Object.assign(env, { allowRemoteModels: false, allowLocalModels: true, localModelPath: models, useWasmCache: false });
+  const localModelPath = new URL(models).pathname; // with the host in it, transformers.js 4.3.1 finds no tokenizer
+  Object.assign(env, { allowRemoteModels: false, allowLocalModels: true, localModelPath, useWasmCache: false });
   const { wasm } = env.backends.onnx;
   const names = { mjs: "ort-wasm-simd-threaded.asyncify.mjs", wasm: "ort-wasm-simd-threaded.asyncify.wasm" };
   if (new URL(library).origin === location.origin) {
