@@ -109,6 +109,7 @@ def model(tokenizer: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     network = random_qwen3(3, 400, **shape, num_key_value_heads=1)
     with torch.no_grad():
         network.lm_head.weight *= 20
+        network.lm_head.weight[:8] = 0  # no text ends early
     export_model(tiny_recipe(folder, overrides), network.state_dict(), tokenizer, folder / "model")
     return folder / "model"
 
