@@ -1,4 +1,4 @@
-"""A headless Chromium for the tests of the page, as fixtures to import; skipped, with the reason, where there is none."""
+"""A headless Chromium for the tests of the page, as fixtures to import; skipped, with the reason, without one."""
 
 import contextlib
 import os
@@ -32,8 +32,14 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def opened(browser: Any) -> Iterator[Callable[..., Any]]:
-    """Open pages: `opened(address, **context)`. At the end: no script failed, and nobody else was asked for anything."""
+    """Open pages: `opened(address, **context)`. At the end no script has failed, and nobody else was asked."""
     faults: list[str] = []
+
+    def heard(said: Any) -> None:
+        # Answers of 400 and more are told on the console too; those are the tests' own business.
+        if said.type == "error" and "Failed to load resource" not in said.text:
+            faults.append(said.text)
+
     with contextlib.ExitStack() as stack:
 
         def open_page(
@@ -43,13 +49,7 @@ def opened(browser: Any) -> Iterator[Callable[..., Any]]:
             made.set_default_timeout(20_000)
             page = made.new_page()
             page.on("pageerror", lambda error: faults.append(f"error: {error}"))
-            # Answers of 400 and more are told on the console too; those are the tests' own business.
-            page.on(
-                "console",
-                lambda said: faults.append(said.text)
-                if said.type == "error" and "Failed to load resource" not in said.text
-                else None,
-            )
+            page.on("console", heard)
             home = address.split("/", 3)[:3]
 
             def asked(request: Any) -> None:

@@ -1,12 +1,11 @@
 """The page as a static folder: what lies there, and, in a headless browser, a model that answers without any server.
 
-The browser's part needs the npm package: `npm install --ignore-scripts @huggingface/transformers@4.3.1`, and its folder in
-KEYLM_TRANSFORMERS_JS.
+The browser's part needs the npm package: `npm install --ignore-scripts @huggingface/transformers@4.3.1`, and the folder
+where that was run in KEYLM_TRANSFORMERS_JS.
 """
 
 import functools
 import http.server
-import json
 import os
 import re
 import shutil
@@ -52,7 +51,8 @@ def project(tmp_path: Path) -> Path:
         dependencies={"onnxruntime-web": "1.31.0"},
     )
     runtime = package(modules / "onnxruntime-web", "onnxruntime-web", version="1.31.0")
-    for folder, names in ((library, ["transformers.min.js"]), (runtime, [f"{n}{e}" for n in RUNTIMES for e in (".mjs", ".wasm")])):
+    runtimes = [f"{name}{end}" for name in RUNTIMES for end in (".mjs", ".wasm")]
+    for folder, names in ((library, ["transformers.min.js"]), (runtime, runtimes)):
         (folder / "dist").mkdir()
         for name in names:
             (folder / "dist" / name).write_text(name)
@@ -171,11 +171,8 @@ def test_words_are_those_of_the_python_search(opened: Callable[..., Any], site: 
     from keylm.evaluation.typing_search import Suggester
 
     suggester = Suggester(AutoModelForCausalLM.from_pretrained(model), AutoTokenizer.from_pretrained(model))
-    questions = [
-        (before, typed)
-        for before in ("The old man ", "the red fox and the ", "A cat saw the hill, ", "", "rain\n", "told the sea. In ")
-        for typed in ("", "t", "ra", "s", "m")
-    ]
+    texts = ("The old man ", "the red fox and the ", "A cat saw the hill, ", "", "rain\n", "told the sea. In ")
+    questions = [(before, typed) for before in texts for typed in ("", "t", "ra", "s", "m")]
     page = opened(f"{site}/some/web/?device=wasm", **DESK)
     found = page.evaluate(ASK, ["models.json", "transformers.js/", [before + typed for before, typed in questions]])
     same = 0
@@ -226,11 +223,9 @@ def greedy(model: Path, messages: list[dict[str, str]], tokens: int) -> str:
     folder = model.parent / "int8.onnx"
     onnx_files.write_onnx(onnx_files.build(model, TorchModel(model).weights()), folder, "int8")
     runtime = onnx_files.OnnxModel(folder)
-    written: list[int] = []
-    logits = runtime.read(ids)
-    while len(written) < tokens and (token := int(logits[-1].argmax())) not in (0, tokenizer.convert_tokens_to_ids("<|im_end|>")):
-        written.append(token)
-        logits = runtime.read([token])
+    written = [int(runtime.read(ids)[-1].argmax())]
+    while len(written) < tokens:
+        written.append(int(runtime.read(written[-1:])[-1].argmax()))
     return str(tokenizer.decode(written, skip_special_tokens=True))
 
 

@@ -91,9 +91,8 @@ def test_typos_are_corrected_words_taken_and_keys_counted(opened, address):
     )
     page = opened(f"{address}/#keyboard", **DESK)
     type_slowly(page, before + typed)
-    assert figures(page) == {"keys": len(before + typed), "characters": len(before + typed), "taken": 0, "corrected": 0} | {
-        "percent": 0
-    }
+    length = len(before + typed)
+    assert figures(page) == {"keys": length, "characters": length, "taken": 0, "corrected": 0, "percent": 0}
     shown = page.locator("#strip button").all_inner_texts()
     assert shown[:2] == [f"“{typed}”", correction]
     type_slowly(page, " ")
@@ -313,7 +312,7 @@ def test_the_key_is_asked_for_and_kept_in_the_tab(opened, with_rules):
 
 
 def type_with_help(page, words):
-    """Type as a practised user would: take a word as soon as it is shown, mistype where `words` say so ("typed>meant")."""
+    """Type as a practised user would: take a word as soon as it is shown; mistype those written "typed>meant"."""
     for entry in words.split():
         typed, _, meant = entry.partition(">")
         for character in typed:

@@ -1,7 +1,7 @@
 """The page that `keylm serve` gives: fixed files at fixed addresses, open to whoever may ask this machine at all.
 
-Invariant: the page loads nothing but these files and asks nobody but this server (its Content-Security-Policy says so to
-the browser). It needs no key, as it holds nothing secret; what it asks for does, and it asks the reader for the key.
+Invariant: the page loads nothing but these files and asks nobody but this server (its Content-Security-Policy says so
+to the browser). It needs no key, as it holds nothing secret; what it asks for does, and it asks the reader for the key.
 """
 
 from collections.abc import Awaitable, Callable
