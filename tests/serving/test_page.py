@@ -14,6 +14,7 @@ from keylm.serving.start import Options, prepare
 
 IMAGES = Path(__file__).parent.parent.parent / "docs" / "images"
 LARGEST_IMAGE = 150_000
+PICTURED = "I am looking forward to seeing you at the weeknd.>weekend. If the weather is"
 MISTYPED = ("becuase", "peopel", "thier", "wihch", "freind", "tiem", "wrold", "litle", "hosue", "watre", "shoudl")
 
 
@@ -313,6 +314,7 @@ def test_the_key_is_asked_for_and_kept_in_the_tab(opened, with_rules):
 
 def type_with_help(page, words):
     """Type as a practised user would: take a word as soon as it is shown; mistype those written "typed>meant"."""
+    settle(page)
     for entry in words.split():
         typed, _, meant = entry.partition(">")
         for character in typed:
@@ -343,15 +345,17 @@ def test_pictures_of_both_views(size, scheme, pictured, opened, tmp_path):
     folder = IMAGES if kept else tmp_path
     context = {**(DESK if size == "desk" else PHONE), "color_scheme": scheme, "reduced_motion": "reduce"}
     page = opened(f"{address}/#keyboard", **context, device_scale_factor=1 if size == "desk" else 2)
-    type_with_help(page, "Once upon a tiem>time there was a little girl who lived" if kept else "the old m")
-    if kept:
-        type_slowly(page, "wih")
+    type_with_help(page, PICTURED if kept else "the old m")
+    type_slowly(page, "nicr" if kept else "")
+    page.mouse.move(0, 0)
     page.screenshot(path=folder / f"keyboard-{size}.png")
     page.click("#tab-chat")
-    for message in ("Hello! Who are you?", "What can I cook with eggs?"):
+    page.evaluate("() => { document.getElementById('temperature').value = 0.3; }")
+    for message in ("How was your day?", "I am so tired today.", "Do you like music?", "What did you do at the weekend?"):
         page.fill("#message", message)
         page.click("#send")
-        expect(page, "#speed", re.compile("second"))
+        page.locator("#send").wait_for(state="visible")
+        page.locator("#stop").wait_for(state="hidden")
     page.screenshot(path=folder / f"chat-{size}.png")
     grounds = page.evaluate("() => getComputedStyle(document.body).backgroundColor")
     dark = sum(map(int, re.findall(r"\d+", grounds))) < 3 * 128

@@ -4,7 +4,7 @@ import { Chat } from "./chat.js";
 import { Keyboard } from "./keyboard.js";
 import { Local } from "./local.js";
 import { Server } from "./server.js";
-import { byId, said } from "./dom.js";
+import { byId, make, said } from "./dom.js";
 
 const TABS = ["chat", "keyboard"];
 
@@ -17,6 +17,7 @@ function backend() {
 
 function showProgress({ loaded, total, done }) {
   byId("loading").hidden = Boolean(done);
+  for (const part of document.querySelectorAll("header, main")) part.inert = !done;
   const megabytes = (bytes) => (bytes / 1e6).toFixed(bytes < 1e7 ? 1 : 0);
   byId("progress").value = total ? loaded / total : 0;
   byId("loading-text").textContent = total ? `${megabytes(loaded)} of ${megabytes(total)} MB` : "";
@@ -59,10 +60,10 @@ async function begin() {
   try {
     const { name, context, place } = await source.open();
     document.title = `${name} · keylm`;
-    byId("where").textContent = `${name} · ${place}`;
-    byId("where").title = `context: ${context.toLocaleString("en")} tokens`;
+    byId("where").replaceChildren(name, make("span", {}, ` · ${place}`));
+    byId("where").title = `${name}, ${place}; context: ${context.toLocaleString("en")} tokens`;
   } catch (error) {
-    byId("loading").hidden = true;
+    showProgress({ done: true });
     byId("where").textContent = said(error);
     document.body.dataset.failed = "";
   }

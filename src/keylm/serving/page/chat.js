@@ -60,6 +60,7 @@ export class Chat {
     byId("welcome").hidden = true;
     this.#turns.push({ role: "user", content: asked });
     bubble("user", asked);
+    byId("speed").textContent = "";
     await this.#answer(settings);
   }
 
