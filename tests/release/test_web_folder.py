@@ -4,6 +4,7 @@ The browser's part needs the npm package: `npm install --ignore-scripts @hugging
 where that was run in KEYLM_TRANSFORMERS_JS.
 """
 
+import contextlib
 import functools
 import http.server
 import os
@@ -120,6 +121,20 @@ def library() -> Library:
     return find_library(Path(LIBRARY))
 
 
+@contextlib.contextmanager
+def static(root: Path) -> Iterator[str]:
+    """Be a static host for a folder; yields the address."""
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *args: Any) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=root)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
 @pytest.fixture(scope="module")
 def site(model: Path, library: Library, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The folder on a static host, under a path of its own; with the library, and beside it one without."""
@@ -137,14 +152,8 @@ def site(model: Path, library: Library, tmp_path_factory: pytest.TempPathFactory
     shutil.copytree(web, root / "cdn", ignore=shutil.ignore_patterns("transformers.js"))
     write_page(root / "cdn", None)
 
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *args: Any) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=root)) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
+    with static(root) as address:
+        yield address
 
 
 def expect(page: Any, selector: str, text: Any) -> None:
@@ -177,7 +186,7 @@ def test_words_are_those_of_the_python_search(opened: Callable[..., Any], site: 
     found = page.evaluate(ASK, ["models.json", "transformers.js/", [before + typed for before, typed in questions]])
     same = 0
     for (before, typed), answer in zip(questions, found, strict=True):
-        assert (answer["partial"], answer["correction"]) == (typed, None)
+        assert answer["partial"] == typed
         words = [each["word"] for each in answer["suggestions"]]
         assert 0 < len(words) <= 3
         assert all(word.startswith(typed) and word != typed for word in words)
@@ -206,7 +215,6 @@ def test_the_folder_chats_and_types_without_a_server(opened: Callable[..., Any],
     page.click("#send")
     expect(page, ".messages .fault", re.compile("longer than the 96 tokens"))
     page.tap("#tab-keyboard")
-    assert page.locator("#autocorrect").is_hidden()
     for key in "the m":
         page.tap(f"#board [data-key='{ {' ': 'space'}.get(key, key) }']")
     page.locator("#strip[aria-busy=false] button").first.tap()
@@ -227,6 +235,37 @@ def greedy(model: Path, messages: list[dict[str, str]], tokens: int) -> str:
     while len(written) < tokens:
         written.append(int(runtime.read(written[-1:])[-1].argmax()))
     return str(tokenizer.decode(written, skip_special_tokens=True))
+
+
+CORRECT = """async ([probabilities, typed, ids]) => {
+  const { NearWords, correct } = await import(new URL("correct.js", document.baseURI).href);
+  const words = [[5, " time"], [6, " team"], [7, " Tim"], [8, " item"]];
+  const tokens = { ends: [0] };
+  const row = new Float32Array(20).fill(Math.log(1e-9));
+  for (const [id, value] of Object.entries(probabilities)) row[id] = Math.log(value);
+  const expect = async (paths) => paths.map(() => row);
+  return correct(expect, tokens, new NearWords(words), typed, ids);
+}"""
+
+
+CASES = [
+    ({5: 0.02, 0: 0.9}, "tiem", [10, 11], "time"),  # swapped, and likely here
+    ({5: 0.02, 6: 0.0001, 0: 0.9}, "teme", [10, 11], "time"),  # one letter wrong
+    ({5: 0.001, 10: 0.5, 11: 0.5, 0: 0.9}, "tiem", [10, 11], None),  # what was typed is expected here
+    ({5: 0.02, 6: 0.01, 0: 0.9}, "team", [6], None),  # a word that is likely itself
+    ({5: 0.02, 0: 0.9}, "Tiem", [10, 11], None),  # names and beginnings keep their capital
+    ({5: 0.02, 0: 0.9}, "TIEM", [10, 11], None),
+    ({5: 0.02, 0: 0.9}, "xyzzy", [10, 11], None),
+    ({5: 0.02, 0: 0.9}, "tm", [10], None),
+]
+
+
+def test_the_browsers_corrector(opened: Callable[..., Any]):
+    with static(PAGE) as address:
+        page = opened(f"{address}/style.css")
+        for likely, typed, ids, wanted in CASES:
+            probabilities = {str(token): value for token, value in likely.items()}
+            assert page.evaluate(CORRECT, [probabilities, typed, ids]) == wanted, typed
 
 
 @needs_library

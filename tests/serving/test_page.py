@@ -15,6 +15,7 @@ from keylm.serving.start import Options, prepare
 IMAGES = Path(__file__).parent.parent.parent / "docs" / "images"
 LARGEST_IMAGE = 150_000
 PICTURED = "I am looking forward to seeing you at the weeknd.>weekend. If the weather is"
+ASKED = ("How was your day?", "I am so tired today.", "Do you like music?", "What did you do at the weekend?")
 MISTYPED = ("becuase", "peopel", "thier", "wihch", "freind", "tiem", "wrold", "litle", "hosue", "watre", "shoudl")
 
 
@@ -351,7 +352,12 @@ def test_pictures_of_both_views(size, scheme, pictured, opened, tmp_path):
     page.screenshot(path=folder / f"keyboard-{size}.png")
     page.click("#tab-chat")
     page.evaluate("() => { document.getElementById('temperature').value = 0.3; }")
-    for message in ("How was your day?", "I am so tired today.", "Do you like music?", "What did you do at the weekend?"):
+    for message in (
+        "How was your day?",
+        "I am so tired today.",
+        "Do you like music?",
+        "What did you do at the weekend?",
+    ):
         page.fill("#message", message)
         page.click("#send")
         page.locator("#send").wait_for(state="visible")

@@ -24,7 +24,7 @@ HEADERS = {
 }
 TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 """Said here, as a system's table may call JavaScript text/plain, which browsers then refuse to run."""
-BROWSER_ONLY = ("worker.js", "words.js", "runner.js")
+BROWSER_ONLY = ("correct.js", "runner.js", "words.js", "worker.js")
 """What only a static folder needs (release/web_folder.py)."""
 Handler = Callable[[Request], Awaitable[Response]]
 

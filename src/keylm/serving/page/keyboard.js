@@ -30,7 +30,6 @@ export class Keyboard {
     this.#drawBoard();
     this.#listenToField();
     this.#listenToStrip();
-    for (const part of ["autocorrect", "corrected"]) byId(part).parentElement.hidden = !source.corrects;
     byId("help").open = matchMedia("(min-width: 760px) and (hover: hover)").matches;
     byId("clear").addEventListener("click", () => {
       this.#do(() => this.#typing.clear());

@@ -1,7 +1,6 @@
 // A model in this browser: worker.js does the work, here are its questions and answers.
 
 export class Local {
-  corrects = false; // so the page says nothing of corrections
   #models;
   #library;
   #progress;

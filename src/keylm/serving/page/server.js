@@ -13,7 +13,6 @@ export class ApiError extends Error {
 }
 
 export class Server {
-  corrects = true;
   #name = "";
   #context = Infinity;
   #asked = null;

@@ -2,6 +2,7 @@
 // else in WebAssembly; suggestions always in WebAssembly, as their search keeps many small caches.
 
 import { Reading, Tree, sample } from "./runner.js";
+import { NearWords, correct } from "./correct.js";
 import { WordTokens, search } from "./words.js";
 
 const LOOKED_AT = 128; // tokens before the cursor, at most; half of them at least
@@ -37,12 +38,14 @@ async function* open({ model, models, library, device: wanted }) {
   const chatting = yield* withProgress((progress) => load(device, progress), model, device);
   const vocabulary = await (await fetch(`${models}${model.name}/tokenizer.json`)).json();
   const tokens = [...Object.entries(vocabulary.model.vocab), ...vocabulary.added_tokens.map(({ content, id }) => [content, id])];
+  const words = new WordTokens(tokens);
   session = {
     tokenizer,
     context: chatting.config.max_position_embeddings,
     ends: endsOf(chatting, new Map(tokens)),
     start: new Map(tokens).get("<|endoftext|>") ?? 0,
-    words: new WordTokens(tokens),
+    words,
+    near: new NearWords(words.spelling),
     chat: new Reading(chatting, transformers.Tensor),
     typing: null,
     openTyping: async () => new Tree(new Reading(device === "wasm" ? chatting : await load("wasm"), transformers.Tensor)),
@@ -125,30 +128,31 @@ async function* chat({ messages, settings }) {
   yield { reason, tokens: written.length };
 }
 
-/** Yield what a keyboard shows behind `text`, whose last letters are the word that is being typed. No corrections. */
+/** Yield what a keyboard shows behind `text`, whose last letters are the word that is being typed. */
 async function* suggest({ text }) {
   const begun = performance.now();
   const partial = TYPED.exec(text)?.[0] ?? "";
   const before = text.slice(0, text.length - partial.length);
   const inAnother = !partial && /[\p{L}\p{N}']$/u.test(text); // a number, or a word that is not English
-  const found = inAnother ? [] : await wordsBehind(before, partial);
-  yield {
-    partial,
-    suggestions: found.map(([word, value]) => ({ word, probability: Math.exp(value) })),
-    correction: null,
-    milliseconds: performance.now() - begun,
-  };
+  const { words, correction } = inAnother ? { words: [], correction: null } : await behind(before, partial);
+  const suggestions = words.map(([word, value]) => ({ word, probability: Math.exp(value) }));
+  yield { partial, suggestions, correction, milliseconds: performance.now() - begun };
 }
 
-async function wordsBehind(before, partial) {
+async function behind(before, partial) {
   session.typing ??= await session.openTyping();
+  const { typing, words, near } = session;
   const space = before.endsWith(" ") ? " " : "";
   const context = Math.min(LOOKED_AT, session.context - LONGEST);
   const half = context >> 1;
   const ids = [session.start, ...(before.trim() ? encode(before.slice(0, before.length - space.length)) : [])];
   // Cut at multiples, so that the beginning stays where it is for a while and the cache holds.
-  await session.typing.move(ids.slice(Math.max(0, Math.ceil((ids.length - context) / half)) * half));
-  return search((paths) => session.typing.expect(paths), session.words, space + partial, 3);
+  await typing.move(ids.slice(Math.max(0, Math.ceil((ids.length - context) / half)) * half));
+  const expect = (paths) => typing.expect(paths);
+  const found = await search(expect, words, space + partial, 3);
+  const plain = space && /^[A-Za-z]+$/.test(partial);
+  const correction = plain ? await correct(expect, words, near, partial, encode(space + partial).slice(0, LONGEST)) : null;
+  return { words: found, correction };
 }
 
 function encode(text) {
