@@ -253,7 +253,7 @@ CASES = [
     ({5: 0.02, 6: 0.0001, 0: 0.9}, "teme", [10, 11], "time"),  # one letter wrong
     ({5: 0.001, 10: 0.5, 11: 0.5, 0: 0.9}, "tiem", [10, 11], None),  # what was typed is expected here
     ({5: 0.02, 6: 0.01, 0: 0.9}, "team", [6], None),  # a word that is likely itself
-    ({5: 0.02, 0: 0.9}, "Tiem", [10, 11], None),  # names and beginnings keep their capital
+    ({5: 0.02, 0: 0.9}, "Tiem", [10, 11], "Tim"),  # a capital stays one
     ({5: 0.02, 0: 0.9}, "TIEM", [10, 11], None),
     ({5: 0.02, 0: 0.9}, "xyzzy", [10, 11], None),
     ({5: 0.02, 0: 0.9}, "tm", [10], None),
