@@ -20,6 +20,7 @@ addEventListener("message", async ({ data: { id, kind, ...body } }) => {
     return;
   }
   try {
+    if (!session && kind !== "open") throw new Error("the model has not been loaded");
     for await (const answer of answers[kind](body)) postMessage({ id, answer });
     postMessage({ id, ended: true });
   } catch (error) {
@@ -30,12 +31,19 @@ addEventListener("message", async ({ data: { id, kind, ...body } }) => {
 /** Load a model; yields {loaded, total} in bytes, then {context, device}. */
 async function* open({ model, models, library, device: wanted }) {
   const transformers = await import(`${library}transformers.min.js`);
-  const device = wanted ?? ((await navigator.gpu?.requestAdapter().catch(() => null)) ? "webgpu" : "wasm");
+  let device = wanted ?? ((await navigator.gpu?.requestAdapter().catch(() => null)) ? "webgpu" : "wasm");
   await prepare(transformers.env, { model, models, library, device });
   const tokenizer = await transformers.AutoTokenizer.from_pretrained(model.name);
   const load = (on, progress) =>
     transformers.AutoModelForCausalLM.from_pretrained(model.name, { device: on, dtype: model.dtypes[on], progress_callback: progress });
-  const chatting = yield* withProgress((progress) => load(device, progress), model, device);
+  let chatting;
+  try {
+    chatting = yield* withProgress((progress) => load(device, progress), model, device);
+  } catch (error) {
+    if (wanted || device === "wasm") throw error;
+    device = "wasm"; // there is an adapter, but it does not run this model
+    chatting = yield* withProgress((progress) => load(device, progress), model, device);
+  }
   const vocabulary = await (await fetch(`${models}${model.name}/tokenizer.json`)).json();
   const tokens = [...Object.entries(vocabulary.model.vocab), ...vocabulary.added_tokens.map(({ content, id }) => [content, id])];
   const words = new WordTokens(tokens);
