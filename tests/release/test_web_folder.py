@@ -182,10 +182,15 @@ def test_words_are_those_of_the_python_search(opened: Callable[..., Any], site: 
     suggester = Suggester(AutoModelForCausalLM.from_pretrained(model), AutoTokenizer.from_pretrained(model))
     texts = ("The old man ", "the red fox and the ", "A cat saw the hill, ", "", "rain\n", "told the sea. In ")
     questions = [(before, typed) for before in texts for typed in ("", "t", "ra", "s", "m")]
+    mistakes = {"mna": "man", "foxx": "fox", "hil": "hill", "rian": "rain", "catt": "cat", "oled": "old", "redd": "red"}
+    asked = [before + typed for before, typed in questions] + [f"The old {typed}" for typed in mistakes]
     page = opened(f"{site}/some/web/?device=wasm", **DESK)
-    found = page.evaluate(ASK, ["models.json", "transformers.js/", [before + typed for before, typed in questions]])
+    found = page.evaluate(ASK, ["models.json", "transformers.js/", asked])
+    corrections = [each["correction"] for each in found[len(questions) :]]
+    assert any(corrections)
+    assert all(found in (None, meant) for found, meant in zip(corrections, mistakes.values(), strict=True)), corrections
     same = 0
-    for (before, typed), answer in zip(questions, found, strict=True):
+    for (before, typed), answer in zip(questions, found, strict=False):
         assert answer["partial"] == typed
         words = [each["word"] for each in answer["suggestions"]]
         assert 0 < len(words) <= 3
@@ -286,6 +291,9 @@ def test_the_cdn_has_what_the_page_asks_it_for(opened: Callable[..., Any], site:
         headers = {"access-control-allow-origin": "*"}
         route.fulfill(path=versions[package] / "dist" / file, content_type=kind, headers=headers)
 
-    page = opened(f"{site}/cdn/?device=wasm", cdn, lambda page: page.context.route(f"{cdn}**", answer))
+    page = opened(f"{site}/cdn/?device=wasm#keyboard", cdn, lambda page: page.context.route(f"{cdn}**", answer))
     expect(page, "#where", "tiny · in this browser (WebAssembly)")
     assert len(asked) == 3, asked
+    page.locator("#strip[aria-busy=false] button").first.wait_for()  # asked before the model was there
+    page.keyboard.type("a")
+    assert page.input_value("#field") == "a"  # the field has the focus

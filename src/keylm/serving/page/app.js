@@ -56,12 +56,14 @@ function tabs(views) {
 
 async function begin() {
   const source = backend();
-  tabs({ chat: new Chat(source), keyboard: new Keyboard(source) });
+  const views = { chat: new Chat(source), keyboard: new Keyboard(source) };
+  tabs(views);
   try {
     const { name, context, place } = await source.open();
     document.title = `${name} · keylm`;
     byId("where").replaceChildren(name, make("span", {}, ` · ${place}`));
     byId("where").title = `${name}, ${place}; context: ${context.toLocaleString("en")} tokens`;
+    views[document.body.dataset.view].shown();
   } catch (error) {
     showProgress({ done: true });
     byId("where").textContent = said(error);

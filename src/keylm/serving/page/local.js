@@ -7,14 +7,28 @@ export class Local {
   #worker;
   #waiting = new Map();
   #next = 0;
+  #opened;
+  #ready = new Promise((resolve, reject) => (this.#opened = { resolve, reject }));
 
   /** `models`: address of models.json; `library`: of transformers.js; `progress` is called with {loaded, total, done}. */
   constructor(models, library, progress) {
     [this.#models, this.#library, this.#progress] = [models, library, progress];
+    this.#ready.catch(() => {}); // open() says it too
   }
 
   /** Return the model's name and context, and where it runs. */
   async open() {
+    try {
+      const found = await this.#load();
+      this.#opened.resolve();
+      return found;
+    } catch (error) {
+      this.#opened.reject(error);
+      throw error;
+    }
+  }
+
+  async #load() {
     const asked = new URLSearchParams(location.search);
     const listed = await (await fetch(this.#models)).json();
     const model = listed.find(({ name }) => name === asked.get("model")) ?? listed[0];
@@ -38,6 +52,7 @@ export class Local {
 
   /** Yield {text} as it is written, then {reason, tokens}. */
   async *chat(messages, settings, signal) {
+    await this.#ready;
     const stop = () => this.#worker.postMessage({ kind: "stop" });
     signal.addEventListener("abort", stop);
     try {
@@ -49,6 +64,7 @@ export class Local {
 
   /** Return words for the text before the cursor, as /v1/suggest does. */
   async suggest(text) {
+    await this.#ready;
     for await (const answer of this.#ask("suggest", { text })) return answer;
     throw new Error("the worker gave no answer");
   }
