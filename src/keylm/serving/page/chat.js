@@ -143,7 +143,9 @@ class Written {
     }
     const seconds = (performance.now() - this.#first) / 1000;
     byId("speed").textContent =
-      this.#tokens > 1 && this.#first ? `${this.#tokens} tokens · ${Math.round((this.#tokens - 1) / seconds)} a second` : "";
+      this.#tokens > 1 && this.#first
+        ? `${this.#tokens} tokens · ${Math.round((this.#tokens - 1) / seconds)} a second`
+        : "";
     toEnd();
   }
 }

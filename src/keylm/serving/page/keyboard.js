@@ -3,8 +3,19 @@
 import { byId, make, said } from "./dom.js";
 import { Typing } from "./typing.js";
 
-const LETTERS = [[..."qwertyuiop"], [..."asdfghjkl"], ["shift", ..."zxcvbnm", "backspace"], ["signs", ",", "space", ".", "enter"]];
-const SIGNS = [[..."1234567890"], [..."-/:;()$&@\""], ["#", "%", "+", "=", "*", "!", "?", "'", "backspace"], ["letters", ",", "space", ".", "enter"]];
+const LETTERS = [
+  [..."qwertyuiop"],
+  [..."asdfghjkl"],
+  ["shift", ..."zxcvbnm", "backspace"],
+  ["signs", ",", "space", ".", "enter"],
+];
+const SIGNS = [
+  [..."1234567890"],
+  [...'-/:;()$&@"'],
+  [..."#%+=*!?'", "backspace"],
+  ["letters", ",", "space", ".", "enter"],
+];
+const STEPS = { ArrowDown: [1, 0], ArrowUp: [-1, 0], ArrowRight: [0, 1], ArrowLeft: [0, -1] };
 const NAMED = {
   shift: ["⇧", "Shift"],
   backspace: ["⌫", "Backspace"],
@@ -37,7 +48,8 @@ export class Keyboard {
     });
     byId("copy").addEventListener("click", () => this.#copy());
     byId("autocorrect").addEventListener("change", (event) =>
-      this.#do(() => (this.#typing.autocorrect = event.target.checked)));
+      this.#do(() => (this.#typing.autocorrect = event.target.checked)),
+    );
     byId("strip").addEventListener("click", (event) => {
       const place = event.target.closest("button")?.dataset.place;
       if (place !== undefined) this.#choose(Number(place));
@@ -64,7 +76,7 @@ export class Keyboard {
     if (this.#asking || byId("panel-keyboard").hidden) return;
     this.#asking = true;
     byId("strip").setAttribute("aria-busy", "true");
-    for (let text; (text = this.#typing.question()) !== null; ) {
+    for (let text; (text = this.#typing.question()) !== null;) {
       try {
         const answer = await this.#source.suggest(text);
         this.#typing.answered(text, answer);
@@ -210,16 +222,17 @@ export class Keyboard {
     const row = rows.findIndex((keys) => keys.includes(document.activeElement));
     if (row < 0) return;
     const place = rows[row].indexOf(document.activeElement);
-    const [down, right] = { ArrowDown: [1, 0], ArrowUp: [-1, 0], ArrowRight: [0, 1], ArrowLeft: [0, -1] }[event.key] ?? [0, 0];
+    const [down, right] = STEPS[event.key] ?? [0, 0];
     if (event.key === "Escape" || (event.key === "ArrowUp" && row === 0)) {
       const word = event.key === "ArrowUp" && byId("strip").querySelector("button[tabindex='0']");
       (word || byId("field")).focus();
     } else if (down || right) {
       const target = rows[(row + down + rows.length) % rows.length];
-      const column = right ? (place + right + target.length) % target.length : Math.round((place / rows[row].length) * target.length);
+      const below = Math.round((place / rows[row].length) * target.length);
+      const column = right ? (place + right + target.length) % target.length : Math.min(below, target.length - 1);
       document.activeElement.tabIndex = -1;
-      target[Math.min(column, target.length - 1)].tabIndex = 0;
-      target[Math.min(column, target.length - 1)].focus();
+      target[column].tabIndex = 0;
+      target[column].focus();
     } else {
       return;
     }

@@ -10,7 +10,7 @@ export class Local {
   #opened;
   #ready = new Promise((resolve, reject) => (this.#opened = { resolve, reject }));
 
-  /** `models`: address of models.json; `library`: of transformers.js; `progress` is called with {loaded, total, done}. */
+  /** Take addresses of models.json and of transformers.js; `progress` is called with {loaded, total, done}. */
   constructor(models, library, progress) {
     [this.#models, this.#library, this.#progress] = [models, library, progress];
     this.#ready.catch(() => {}); // open() says it too
@@ -39,7 +39,12 @@ export class Local {
       const error = event.message || "the worker could not be started";
       for (const hand of this.#waiting.values()) hand({ error });
     });
-    const settings = { model, models: absolute("models/"), library: absolute(this.#library), device: asked.get("device") };
+    const settings = {
+      model,
+      models: absolute("models/"),
+      library: absolute(this.#library),
+      device: asked.get("device"),
+    };
     for await (const event of this.#ask("open", settings)) {
       if (event.loaded !== undefined) this.#progress(event);
       if (event.context) {

@@ -36,7 +36,11 @@ export class Reading {
   /** Read one token behind each of `parents` ({past, row}, all of one length); returns {past, logits: a row each}. */
   async branch(parents, tokens) {
     const past = gather(parents, this.#Tensor);
-    const found = await this.#run(tokens.map((token) => [token]), lengthOf(past) + 1, past);
+    const found = await this.#run(
+      tokens.map((token) => [token]),
+      lengthOf(past) + 1,
+      past,
+    );
     return { past: found.past, logits: found.logits };
   }
 
@@ -86,12 +90,15 @@ export class Tree {
     this.#known = new Map([["", { past: this.#text.past, row: 0, expected: row }]]);
   }
 
-  /** Return for paths of tokens, all of one length, whose beginnings were asked for before, the log-probabilities of the next. */
+  /** Return the next token's log-probabilities behind paths of one length, whose beginnings were asked for before. */
   async expect(paths) {
     const missing = paths.filter((path) => !this.#known.has(path.join()));
     if (missing.length) {
       const parents = missing.map((path) => this.#known.get(path.slice(0, -1).join()));
-      const { past, logits } = await this.#text.branch(parents, missing.map((path) => path.at(-1)));
+      const { past, logits } = await this.#text.branch(
+        parents,
+        missing.map((path) => path.at(-1)),
+      );
       missing.forEach((path, row) => this.#known.set(path.join(), { past, row, expected: logSoftmax(logits[row]) }));
     }
     return paths.map((path) => this.#known.get(path.join()).expected);
@@ -108,7 +115,8 @@ export function sample(logits, { temperature = 1, top_p = 1, repetition_penalty 
   const order = [...chances.keys()].sort((left, right) => chances[right] - chances[left]);
   const whole = chances.reduce((sum, value) => sum + value, 0);
   const kept = [];
-  for (let sum = 0; sum < top_p * whole && kept.length < order.length; sum += chances[kept.at(-1)]) kept.push(order[kept.length]);
+  for (let sum = 0; sum < top_p * whole && kept.length < order.length; sum += chances[kept.at(-1)])
+    kept.push(order[kept.length]);
   let drawn = Math.random() * kept.reduce((sum, id) => sum + chances[id], 0);
   return kept.find((id) => (drawn -= chances[id]) < 0) ?? best;
 }

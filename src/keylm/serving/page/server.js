@@ -1,4 +1,4 @@
-// A model behind this page's own server: OpenAI's chat as server-sent events, /v1/suggest, an API key where one is asked for.
+// A model behind this page's own server: OpenAI's chat as server-sent events, /v1/suggest, an API key where it is asked.
 
 import { byId } from "./dom.js";
 
@@ -55,8 +55,16 @@ export class Server {
 
   async #call(path, body, signal) {
     const key = sessionStorage.getItem(KEY);
-    const headers = { ...(key && { Authorization: `Bearer ${key}` }), ...(body && { "Content-Type": "application/json" }) };
-    const answer = await fetch(path, { method: body ? "POST" : "GET", headers, body: body && JSON.stringify(body), signal });
+    const headers = {
+      ...(key && { Authorization: `Bearer ${key}` }),
+      ...(body && { "Content-Type": "application/json" }),
+    };
+    const answer = await fetch(path, {
+      method: body ? "POST" : "GET",
+      headers,
+      body: body && JSON.stringify(body),
+      signal,
+    });
     if (answer.status === 401) {
       await this.#askForKey(key);
       return this.#call(path, body, signal);
@@ -73,11 +81,15 @@ export class Server {
       if (refused) byId("key-why").textContent = "That key was not accepted.";
       byId("api-key").value = "";
       dialog.addEventListener("cancel", (event) => event.preventDefault());
-      byId("key-form").addEventListener("submit", () => {
-        sessionStorage.setItem(KEY, byId("api-key").value.trim());
-        this.#asked = null;
-        resolve();
-      }, { once: true });
+      byId("key-form").addEventListener(
+        "submit",
+        () => {
+          sessionStorage.setItem(KEY, byId("api-key").value.trim());
+          this.#asked = null;
+          resolve();
+        },
+        { once: true },
+      );
       dialog.showModal();
     });
     return this.#asked;

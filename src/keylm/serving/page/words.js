@@ -1,4 +1,5 @@
-// Whole words from a model of tokens, as evaluation/typing_search.py finds them, with a simpler search: a beam, a level a token.
+// Whole words from a model of tokens, as evaluation/typing_search.py finds them, by a simpler search: a beam, whose levels
+// are tokens.
 
 const WIDTH = 8;
 const LEVELS = 4; // words of up to three tokens
@@ -34,7 +35,8 @@ export class WordTokens {
   fitting(rest) {
     if (!rest) return this.#inner;
     const found = [];
-    for (let place = this.#first(rest); this.#pieces[place]?.[0].startsWith(rest); place++) found.push(this.#pieces[place][1]);
+    for (let place = this.#first(rest); this.#pieces[place]?.[0].startsWith(rest); place++)
+      found.push(this.#pieces[place][1]);
     for (let length = 1; length < rest.length; length++) {
       const id = this.#byText.get(rest.slice(0, length));
       if (id !== undefined) found.push(id);
@@ -54,8 +56,9 @@ export class WordTokens {
 }
 
 /**
- * Return up to `k` [word, log-probability], the likeliest first, that begin with `wanted` (what is typed of the word, with
- * the space before it). `expect` gives for paths of tokens behind the text, all of one length, the log-probabilities of the next.
+ * Return up to `k` [word, log-probability], the likeliest first, that begin with `wanted` (what is typed of the word,
+ * with the space before it). `expect` gives for paths of tokens behind the text, all of one length, the
+ * log-probabilities of the next.
  */
 export async function search(expect, tokens, wanted, k) {
   const done = new Map();
@@ -71,7 +74,10 @@ export async function search(expect, tokens, wanted, k) {
     done.delete(wanted.trimStart());
     best = [...done].sort(([, left], [, right]) => right - left).slice(0, k);
     const bar = best.length === k ? best[k - 1][1] : -Infinity; // more letters only make a word less likely
-    open = longer.filter(({ cost }) => -cost > bar).sort((left, right) => left.cost - right.cost).slice(0, WIDTH);
+    open = longer
+      .filter(({ cost }) => -cost > bar)
+      .sort((left, right) => left.cost - right.cost)
+      .slice(0, WIDTH);
   }
   return best;
 }

@@ -34,8 +34,10 @@ async function* open({ model, models, library, device: wanted }) {
   let device = wanted ?? ((await navigator.gpu?.requestAdapter().catch(() => null)) ? "webgpu" : "wasm");
   await prepare(transformers.env, { model, models, library, device });
   const tokenizer = await transformers.AutoTokenizer.from_pretrained(model.name);
-  const load = (on, progress) =>
-    transformers.AutoModelForCausalLM.from_pretrained(model.name, { device: on, dtype: model.dtypes[on], progress_callback: progress });
+  const load = (on, progress_callback) => {
+    const settings = { device: on, dtype: model.dtypes[on], progress_callback };
+    return transformers.AutoModelForCausalLM.from_pretrained(model.name, settings);
+  };
   let chatting;
   try {
     chatting = yield* withProgress((progress) => load(device, progress), model, device);
@@ -45,7 +47,10 @@ async function* open({ model, models, library, device: wanted }) {
     chatting = yield* withProgress((progress) => load(device, progress), model, device);
   }
   const vocabulary = await (await fetch(`${models}${model.name}/tokenizer.json`)).json();
-  const tokens = [...Object.entries(vocabulary.model.vocab), ...vocabulary.added_tokens.map(({ content, id }) => [content, id])];
+  const tokens = [
+    ...Object.entries(vocabulary.model.vocab),
+    ...vocabulary.added_tokens.map(({ content, id }) => [content, id]),
+  ];
   const words = new WordTokens(tokens);
   session = {
     tokenizer,
@@ -56,7 +61,8 @@ async function* open({ model, models, library, device: wanted }) {
     near: new NearWords(words.spelling),
     chat: new Reading(chatting, transformers.Tensor),
     typing: null,
-    openTyping: async () => new Tree(new Reading(device === "wasm" ? chatting : await load("wasm"), transformers.Tensor)),
+    openTyping: async () =>
+      new Tree(new Reading(device === "wasm" ? chatting : await load("wasm"), transformers.Tensor)),
   };
   yield { context: session.context, device: device === "webgpu" ? "WebGPU" : "WebAssembly" };
 }
@@ -72,7 +78,7 @@ async function prepare(env, { model, models, library, device }) {
   }
   if (device === "wasm") {
     // Half the size of the build for WebGPU.
-    wasm.wasmPaths = Object.fromEntries(Object.entries(wasm.wasmPaths).map(([kind, path]) => [kind, path.replace(".asyncify", "")]));
+    for (const [kind, path] of Object.entries(wasm.wasmPaths)) wasm.wasmPaths[kind] = path.replace(".asyncify", "");
   }
   // A cache of its own for each version of a model: what was exported anew is loaded anew.
   env.cacheKey = `keylm-${model.name}-${model.fingerprint}`;
@@ -112,7 +118,8 @@ async function* chat({ messages, settings }) {
   const prompt = tokenizer.apply_chat_template(messages, { tokenize: false, add_generation_prompt: true });
   const ids = encode(prompt);
   if (ids.length >= context) {
-    throw new Error(`The conversation is longer than the ${context.toLocaleString("en")} tokens that the model can read; begin a new chat.`);
+    const most = context.toLocaleString("en");
+    throw new Error(`The conversation is longer than the ${most} tokens that the model can read; begin a new chat.`);
   }
   const longest = Math.min(settings.max_tokens ?? Infinity, context - ids.length);
   const written = [];
@@ -159,7 +166,9 @@ async function behind(before, partial) {
   const expect = (paths) => typing.expect(paths);
   const found = await search(expect, words, space + partial, 3);
   const plain = space && /^[A-Za-z]+$/.test(partial);
-  const correction = plain ? await correct(expect, words, near, partial, encode(space + partial).slice(0, LONGEST)) : null;
+  const correction = plain
+    ? await correct(expect, words, near, partial, encode(space + partial).slice(0, LONGEST))
+    : null;
   return { words: found, correction };
 }
 
