@@ -1,4 +1,4 @@
-// A model behind this page's own server: OpenAI's chat as server-sent events, /v1/suggest, an API key where it is asked.
+// A model behind this page's own server: OpenAI's chat as server-sent events, /v1/suggest, a key where one is set.
 
 import { byId } from "./dom.js";
 

@@ -1,8 +1,8 @@
 // What a phone's keyboard does, without the screen: words that are taken, autocorrection, its undoing, and the count.
 //
 // The count is that of Trnka & McCoy (ACL 2008), with people's mistakes: a letter, space, sign or backspace is a key; a
-// word that is taken is a key and brings its space, whose place a sign takes. Keystrokes saved are the text's characters
-// less the keys. What comes otherwise (pasted, cut) counts one key a character and saves nothing.
+// word that is taken is a key and brings its space, whose place a sign takes. Saved are the text's characters less the
+// keys. What comes otherwise (pasted, cut) counts one key a character and saves nothing.
 
 const WORD = /(?<![\p{L}\p{N}_'])[A-Za-z]+(?:'[A-Za-z]+)*'?$/u;
 const ENDS_A_WORD = new Set([" ", "\n", ".", ",", "!", "?", ";", ":"]);
@@ -55,7 +55,7 @@ export class Typing {
     return this.#undo?.before === this.before ? this.#undo.word : null;
   }
 
-  /** Up to three words to show: {word, kind: "typed" | "correction" | "word"}; the first that is not "typed" is marked. */
+  /** Up to three words to show: {word, kind: "typed" | "correction" | "word"}; the first but "typed" is marked. */
   get choices() {
     const answer = this.#answers.get(this.before);
     if (!answer || this.hidden) return [];

@@ -1,5 +1,5 @@
-// Whole words from a model of tokens, as evaluation/typing_search.py finds them, by a simpler search: a beam, whose levels
-// are tokens.
+// Whole words from a model of tokens, as evaluation/typing_search.py finds them, by a simpler search: a beam, whose
+// levels are tokens.
 
 const WIDTH = 8;
 const LEVELS = 4; // words of up to three tokens
