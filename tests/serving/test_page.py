@@ -215,12 +215,14 @@ def test_pasting_and_moving_save_nothing(opened, address):
           for (const c of "!!") typing.press(c);
           const moved = typing.text;
           typing.backspace();
-          return { pasted, moved, text: typing.text, keys: typing.keys, question: typing.question() };
+          const found = { pasted, moved, text: typing.text, keys: typing.keys, question: typing.question() };
+          typing.edit("", 0);
+          return { ...found, left: typing.keys };
         }"""
     )
     assert found == {
         **{"pasted": [11, 0], "moved": "pasted!! text", "text": "pasted! text", "keys": 14},
-        "question": "pasted!",
+        **{"question": "pasted!", "left": 0},
     }
 
 

@@ -115,6 +115,10 @@ export class Typing {
 
   /** The field changed otherwise: pasted, cut, a letter in the middle of a selection. */
   edit(text, caret) {
+    if (!text) {
+      this.clear(); // a new text, a new count
+      return;
+    }
     this.keys += Math.abs([...text].length - this.characters);
     this.move(text, caret);
     this.#ended = [];
