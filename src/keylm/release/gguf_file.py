@@ -68,7 +68,7 @@ def write_gguf(folder: Path, weights: Weights, file: Path, kind: str, name: str)
 
     `kind` is one of TYPES. Raises KeylmError where llama.cpp has no equal of the architecture or the tokenizer.
     """
-    gguf = _package()
+    gguf = gguf_package()
     config = read_json(folder / "config.json")
     with atomic_path(file) as temporary:
         writer = gguf.GGUFWriter(temporary, "qwen3")
@@ -100,7 +100,8 @@ def quantize_with_llama_cpp(source: Path, file: Path, kind: str) -> None:
             raise KeylmError(f"llama-quantize failed: {(done.stderr or done.stdout).strip()[-400:]}")
 
 
-def _package() -> Any:
+def gguf_package() -> Any:
+    """Return the gguf package. Raises KeylmError where it is missing."""
     try:
         import gguf
         import gguf.quants
@@ -114,7 +115,7 @@ def _stored(value: npt.NDArray[np.float32], kind: str) -> Any:
 
     In Q4_0 nothing gets another type: at this size embedding and head are a third of the weights.
     """
-    types = _package().GGMLQuantizationType
+    types = gguf_package().GGMLQuantizationType
     if value.ndim == 1:
         return types.F32
     if kind.startswith("q") and value.shape[-1] % BLOCK:
@@ -125,7 +126,7 @@ def _stored(value: npt.NDArray[np.float32], kind: str) -> Any:
 def _write_shape(writer: Any, config: Mapping[str, Any], kind: str, name: str) -> None:
     rope = config.get("rope_parameters") or {}
     writer.add_name(name)
-    writer.add_file_type(_package().LlamaFileType["ALL_F32" if kind == "f32" else f"MOSTLY_{kind.upper()}"])
+    writer.add_file_type(gguf_package().LlamaFileType["ALL_F32" if kind == "f32" else f"MOSTLY_{kind.upper()}"])
     writer.add_context_length(config["max_position_embeddings"])
     writer.add_embedding_length(config["hidden_size"])
     writer.add_block_count(config["num_hidden_layers"])
@@ -142,7 +143,7 @@ def _write_shape(writer: Any, config: Mapping[str, Any], kind: str, name: str) -
 def _write_tokenizer(writer: Any, folder: Path, config: Mapping[str, Any]) -> None:
     tokenizer = read_json(folder / "tokenizer.json")
     check_tokenizer(tokenizer, folder)
-    kinds, model = _package().TokenType, tokenizer["model"]
+    kinds, model = gguf_package().TokenType, tokenizer["model"]
     tokens = [f"[unused {index}]" for index in range(config["vocab_size"])]
     types = [kinds.UNUSED] * len(tokens)
     for token, index in model["vocab"].items():
@@ -204,7 +205,7 @@ def weight_error(file: Path, weights: Weights) -> float:
     It finds what no prompt may reach, such as the embedding of a rare token. Infinite where a tensor is missing or has
     another shape.
     """
-    gguf, worst = _package(), 0.0
+    gguf, worst = gguf_package(), 0.0
     stored = {tensor.name: tensor for tensor in gguf.GGUFReader(file).tensors}
     for name, value in weights.items():
         tensor = stored.get(tensor_name(name))
