@@ -5,7 +5,6 @@ A tokenizer made anew gives the same tokens (a test compares them on awkward str
 """
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +56,10 @@ class GgufFile:
         atomic_write(folder / "tokenizer.json", self._tokenizer())
         write_json(folder / "tokenizer_config.json", self._tokenizer_config())
 
+    def types(self) -> dict[str, str]:
+        """Return the type that each tensor is stored in, both by llama.cpp's names."""
+        return {tensor.name: str(tensor.tensor_type.name) for tensor in self._reader.tensors}
+
     def weights(self) -> dict[str, npt.NDArray[np.float32]]:
         """Return the fp32 parameters by name."""
         gguf, found = gguf_package(), {}
@@ -67,7 +70,10 @@ class GgufFile:
         return found
 
     def _config(self) -> dict[str, Any]:
-        part: Callable[[str], Any] = lambda name: self._field(f"qwen3.{name}")  # noqa: E731
+        def part(name: str) -> Any:
+            value = self._field(f"qwen3.{name}")
+            return float(f"{value:.7g}") if isinstance(value, float) else value  # 1e-6, not fp32's neighbour of it
+
         theta = part("rope.freq_base")
         names = {tensor.name for tensor in self._reader.tensors}
         return {
@@ -102,9 +108,7 @@ class GgufFile:
         tokenizer.decoder = decoders.ByteLevel()
         for kind, special in ((kinds.CONTROL, True), (kinds.USER_DEFINED, False)):
             added = [
-                AddedToken(name, special=special, normalized=False)
-                for n, name in enumerate(names)
-                if types[n] == kind
+                AddedToken(name, special=special, normalized=False) for n, name in enumerate(names) if types[n] == kind
             ]
             (tokenizer.add_special_tokens if special else tokenizer.add_tokens)(added)
         return str(tokenizer.to_str())

@@ -123,6 +123,7 @@ def _declare(library: Any) -> None:
         "llama_batch_free": (None, [_Batch]),
         "llama_decode": (number, [pointer, _Batch]),
         "llama_get_logits_ith": (ctypes.POINTER(ctypes.c_float), [pointer, number]),
+        "ggml_quantize_chunk": (ctypes.c_size_t, [number, pointer, pointer, *[ctypes.c_int64] * 3, pointer]),
         "llama_tokenize": (number, [pointer, text, number, ids, number, ctypes.c_bool, ctypes.c_bool]),
     }
     for name, (result, arguments) in kinds.items():
@@ -272,6 +273,22 @@ class LlamaModel:
         # Each text has a part of the cache of its own, and llama.cpp copies only whole parts.
         self._library.llama_memory_seq_cp(self._library.llama_get_memory(self._context), source, target, -1, -1)
         self.cut(target, length)
+
+
+def quantize(values: npt.NDArray[np.float32], kind: int, row_bytes: int) -> npt.NDArray[np.uint8]:
+    """Return a matrix [rows, columns] in ggml's type number `kind`, as uint8 [rows, row_bytes]; llama.cpp makes it.
+
+    Raises KeylmError where llama.cpp is missing, or makes another number of bytes.
+    """
+    source = np.ascontiguousarray(values, np.float32)
+    rows, columns = source.shape
+    target = np.empty((rows, row_bytes), np.uint8)
+    made = _library().ggml_quantize_chunk(kind, source.ctypes.data, target.ctypes.data, 0, rows, columns, None)
+    if made != target.nbytes:
+        raise KeylmError(
+            f"llama.cpp made {made} bytes of a matrix, not {target.nbytes}; accepted: another version of it"
+        )
+    return target
 
 
 def version() -> str:

@@ -206,7 +206,8 @@ def load_facts(folder: Path) -> Facts:
 def load_weights(folder: Path) -> Weights:
     """Read a model folder. Raises KeylmError where it holds no Qwen3 model, or a damaged one."""
     check_model_folder(folder)
-    facts, tensors = load_facts(folder), {}
+    facts = load_facts(folder)
+    tensors: dict[str, Tensor] = {}
     try:
         for file in sorted(folder.glob("*.safetensors")):
             tensors |= {name: tensor.float() for name, tensor in load_file(file).items()}

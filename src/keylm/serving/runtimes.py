@@ -1,7 +1,7 @@
 """Which runtime computes the logits, and the file that it needs.
 
-`auto` takes llama.cpp, which on a CPU writes several times faster than PyTorch, where it is installed and the model can be
-a GGUF file; else PyTorch, and says why. A model folder is converted once, and compared with PyTorch as `keylm export`
+`auto` takes llama.cpp, which on a CPU writes several times faster than PyTorch, where it is installed and the model can
+be a GGUF file; else PyTorch, and says why. A model folder is converted once, and compared with PyTorch as `keylm export`
 does, before it is served; the file stays in the user's cache folder under the hash of the model's files.
 
 KEYLM_CACHE names that folder; else it is keylm in XDG_CACHE_HOME, else ~/.cache/keylm.
@@ -91,7 +91,9 @@ class Wanted:
         """Raise KeylmError where the two do not go together."""
         of = [name for name, kinds in PRECISIONS.items() if self.runtime in ("auto", name) for name in kinds]
         if self.precision is not None and self.precision not in of:
-            raise KeylmError(f"--precision: got {self.precision} with --engine {self.runtime}; accepted: {', '.join(of)}")
+            raise KeylmError(
+                f"--precision: got {self.precision} with --engine {self.runtime}; accepted: {', '.join(of)}"
+            )
 
 
 def make_slots(source: Source, wanted: Wanted, tell: Tell) -> tuple[Slots, str]:
@@ -147,5 +149,7 @@ def converted(source: Source, kind: str, threads: int, tell: Tell) -> Path:
         with atomic_folder(place / kind) as temporary:
             export(source.folder, temporary, Wish(("gguf",), gguf=(kind,), name="model", threads=threads), quiet=True)
     except OSError as error:
-        raise KeylmError(f"{place}: {error.strerror or error}; accepted: a folder to write to, by KEYLM_CACHE") from None
+        raise KeylmError(
+            f"{place}: {error.strerror or error}; accepted: a folder to write to, by KEYLM_CACHE"
+        ) from None
     return file

@@ -3,11 +3,12 @@
 Two are there: PyTorch, on keylm's own decoder, and llama.cpp, on a GGUF file. Both give plain logits, so drawing,
 stop strings, scores, grammars and batches are the engine's and the same for all.
 
-Invariant: the logits of a text depend on its own tokens alone, whatever stands in other rows (but for rounding); a row's
-tokens stay until something is read in their place, and after an error too, but for those that were to be read.
+Invariant: the logits of a text depend on its own tokens alone, whatever stands in other rows (but for rounding); the
+tokens of a row stay until something is read in their place, and after an error too, but for those that were to be read.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Protocol
 
@@ -53,16 +54,16 @@ class TorchSlots:
 
     def __init__(self, decoder: CachedDecoder, rows: int) -> None:
         self.rows, self.context, self.vocab_size, self.ends = rows, decoder.context, decoder.vocab_size, decoder.ends
-        self._decoder, self._cache = decoder, decoder.cache(rows)
+        self.decoder, self._cache = decoder, decoder.cache(rows)
 
     def read(self, row: int, start: int, ids: Sequence[int], wanted: int) -> Tensor:
         """As in Slots."""
-        hidden = self._decoder.prefill(self._cache, row, start, ids)
-        return self._decoder.logits(hidden[len(ids) - wanted :])
+        hidden = self.decoder.prefill(self._cache, row, start, ids)
+        return self.decoder.logits(hidden[len(ids) - wanted :])
 
     def step(self, rows: Sequence[int], ids: Sequence[int], lengths: Sequence[int]) -> Tensor:
         """As in Slots."""
-        return self._decoder.logits(self._decoder.step(self._cache, rows, ids, lengths))
+        return self.decoder.logits(self.decoder.step(self._cache, rows, ids, lengths))
 
     def copy(self, source: int, target: int, length: int) -> None:
         """As in Slots."""
@@ -119,7 +120,7 @@ class LlamaSlots:
 
     def _gaps(self, rows: Sequence[int]) -> list[int]:
         """Return the rows between `rows` that are worth filling."""
-        gaps = [range(left + 1, right) for left, right in zip(rows, rows[1:], strict=False)]
+        gaps = [range(left + 1, right) for left, right in pairwise(rows)]
         small = [gap for gap in gaps if len(gap) <= GAP and all(self._filled[row] < self.context for row in gap)]
         return [row for gap in small for row in gap]
 

@@ -17,8 +17,9 @@ import torch
 from keylm.console import say
 from keylm.errors import KeylmError
 from keylm.release.huggingface import check_model_folder, silence_transformers
-from keylm.serving.decoder import CachedDecoder, Weights
-from keylm.serving.runtimes import Runtime, Tell, Wanted, make_slots, opened
+from keylm.serving.decoder import CachedDecoder
+from keylm.serving.runtimes import Runtime, Source, Tell, Wanted, make_slots, opened
+from keylm.serving.slots import Slots, TorchSlots
 
 if TYPE_CHECKING:
     from keylm.serving.server import Served
@@ -100,7 +101,7 @@ def prepare(model: Path, options: Options, tell: Tell = lambda text: None) -> "S
     with opened(model) as source:
         prompts = Prompts(source.folder, source.facts.vocab_size)
         slots, precision = make_slots(source, wanted, tell)
-        keyboards = Keyboards(_small(source.weights), prompts.tokenizer) if options.suggest else None
+        keyboards = Keyboards(_small(source, slots, precision), prompts.tokenizer) if options.suggest else None
     engine = BatchingEngine(slots, prompts.vocabulary, waiting=options.queue)
     hosts = LOOPBACK if options.host in LOOPBACK else ()
     return Served(
@@ -116,12 +117,14 @@ def prepare(model: Path, options: Options, tell: Tell = lambda text: None) -> "S
     )
 
 
-def _small(weights: Weights) -> CachedDecoder:
-    """Return the decoder for suggestions: in 8 bits where this torch can."""
+def _small(source: Source, slots: Slots, precision: str) -> CachedDecoder:
+    """Return the decoder for suggestions: PyTorch's, in 8 bits where this torch can."""
+    if isinstance(slots, TorchSlots) and precision == "int8":
+        return slots.decoder
     try:
-        return CachedDecoder(weights, "int8")
+        return CachedDecoder(source.weights, "int8")
     except KeylmError:
-        return CachedDecoder(weights)
+        return slots.decoder if isinstance(slots, TorchSlots) else CachedDecoder(source.weights)
 
 
 def _name(folder: Path) -> str:
