@@ -30,7 +30,7 @@ def serve(
     precision: Annotated[
         str | None,
         typer.Option(
-            help="llama.cpp: f16 (by default), q8_0 (faster, differs a little), q4_k_m …; torch: fp32 (by default) or int8."
+            help="llama.cpp: f16 (its own choice), q8_0 (faster, differs a little), q4_k_m …; torch: fp32 or int8."
         ),
     ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Of the engine; by default torch's.")] = None,

@@ -100,7 +100,7 @@ def write_gguf(folder: Path, weights: Weights, file: Path, kind: str, name: str)
 
 
 def quantize_with_llama_cpp(source: Path, file: Path, kind: str) -> None:
-    """Make a file of `kind` out of `source` (F32 or F16) with llama.cpp's own tool. Raises KeylmError where it is not there."""
+    """Make a file of `kind` out of `source` (F32 or F16) with llama.cpp's own tool. Raises KeylmError without it."""
     tool = shutil.which("llama-quantize")
     if not tool:
         raise KeylmError(
