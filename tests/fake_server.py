@@ -97,7 +97,7 @@ def engine(request):
 @pytest.fixture(scope="session")
 def exactness(engine):
     """What log-probabilities may differ by from keylm's decoder in fp32."""
-    return 1e-4 if engine["engine"] == "torch" else 0.02  # llama.cpp keeps keys and values in f16
+    return 1e-4 if engine["engine"] == "torch" else 5e-3  # llama.cpp keeps keys and values in f16
 
 
 @pytest.fixture(scope="session")

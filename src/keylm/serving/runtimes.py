@@ -1,8 +1,9 @@
 """Which runtime computes the logits, and the file that it needs.
 
-`auto` takes llama.cpp, which on a CPU writes several times faster than PyTorch, where it is installed and the model can
-be a GGUF file; else PyTorch, and says why. A model folder is converted once, and compared with PyTorch as `keylm export`
-does, before it is served; the file stays in the user's cache folder under the hash of the model's files.
+`auto` takes llama.cpp, which on a CPU writes for one person several times faster than PyTorch, where it is installed
+and the model can be a GGUF file; else PyTorch, and says why. A model folder is converted once, and compared with
+PyTorch as `keylm export` does, before it is served; the file stays in the user's cache folder under the hash of the
+model's files.
 
 KEYLM_CACHE names that folder; else it is keylm in XDG_CACHE_HOME, else ~/.cache/keylm.
 """
@@ -138,7 +139,7 @@ def cache_folder() -> Path:
 
 def converted(source: Source, kind: str, threads: int, tell: Tell) -> Path:
     """Return a folder's GGUF file; made and compared with PyTorch where that was not done yet. Raises KeylmError."""
-    from keylm.release.export import Wish, export
+    from keylm.release.export import Exporter, ParityFailed, Wish
 
     place = cache_folder() / "gguf" / f"{source.fingerprint[:16]}-{keylm.__version__}"
     file = place / kind / "gguf" / f"model-{kind.upper()}.gguf"
@@ -147,7 +148,12 @@ def converted(source: Source, kind: str, threads: int, tell: Tell) -> Path:
     tell(f"converting to GGUF ({kind}) and comparing it with PyTorch, this once  …")
     try:
         with atomic_folder(place / kind) as temporary:
-            export(source.folder, temporary, Wish(("gguf",), gguf=(kind,), name="model", threads=threads), quiet=True)
+            wish = Wish(("gguf",), gguf=(kind,), name="model", threads=threads)
+            exporter = Exporter(source.folder, temporary, wish, quiet=True)
+            exporter.run()
+    except ParityFailed:
+        faults = "; ".join(exporter.rows[0].faults)
+        raise KeylmError(f"{source.place}: as GGUF ({kind}) it is not the same model: {faults}") from None
     except OSError as error:
         raise KeylmError(
             f"{place}: {error.strerror or error}; accepted: a folder to write to, by KEYLM_CACHE"
