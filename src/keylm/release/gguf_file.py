@@ -119,7 +119,7 @@ def gguf_package() -> Any:
         import gguf
         import gguf.quants
     except ImportError:
-        raise KeylmError("writing GGUF needs more packages; accepted: pip install 'keylm[export]'") from None
+        raise KeylmError("GGUF files need more packages; accepted: pip install 'keylm[export]'") from None
     return gguf
 
 
