@@ -71,37 +71,12 @@ def running(served):
         listening.close()
 
 
-@pytest.fixture(scope="session", autouse=True)
-def cache(tmp_path_factory):
-    """What servers keep goes here."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("KEYLM_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
-def engine_options(name):
-    """Return what asks for an engine at its most exact; skips where it is not installed."""
-    if name == "torch":
-        return {"engine": "torch"}
-    for package in ("gguf", "xllamacpp"):
-        pytest.importorskip(package, reason=f"needs {package}: pip install 'keylm[export]'")
-    return {"engine": "llama.cpp", "precision": "f32"}
-
-
-@pytest.fixture(scope="session", params=["torch", "llama.cpp"])
-def engine(request):
-    """The tests that take a server are run with each engine."""
-    return engine_options(request.param)
+both_engines = pytest.mark.parametrize("engine", ["torch", "llama.cpp"], indirect=True, scope="session")
+"""For modules whose tests take a server: each is run with both (conftest.engine; by default PyTorch)."""
 
 
 @pytest.fixture(scope="session")
-def exactness(engine):
-    """What log-probabilities may differ by from keylm's decoder in fp32."""
-    return 1e-4 if engine["engine"] == "torch" else 5e-3  # llama.cpp keeps keys and values in f16
-
-
-@pytest.fixture(scope="session")
-def served(model_folder, engine, cache):
+def served(model_folder, engine):
     return prepare(model_folder, Options(slots=16, queue=32, name="tiny", **engine))
 
 
@@ -117,7 +92,7 @@ def client(address):
 
 
 @pytest.fixture
-def with_rules(model_folder, engine, cache):
+def with_rules(model_folder, engine):
     """Start a server of one's own: `with_rules(slots=2, guard={"api_key": "k"})`."""
     with contextlib.ExitStack() as stack:
 

@@ -2,7 +2,9 @@
 
 import pytest
 import torch
-from fake_server import address, cache, engine, exactness, model_folder, served  # noqa: F401
+from fake_server import address, both_engines, model_folder, served  # noqa: F401
+
+pytestmark = both_engines
 
 
 def test_local_completions_scores_as_the_hf_backend(address, model_folder, exactness):

@@ -5,9 +5,11 @@ import math
 
 import pytest
 import torch
-from fake_server import address, cache, client, decoder, engine, exactness, model_folder, prompts, served, weights  # noqa: F401
+from fake_server import address, both_engines, client, decoder, model_folder, prompts, served, weights  # noqa: F401
 
 openai = pytest.importorskip("openai", reason="needs openai")
+
+pytestmark = both_engines
 
 PROMPT = "the old man"
 GREEDY = {"model": "tiny", "temperature": 0}

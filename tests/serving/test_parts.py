@@ -5,7 +5,7 @@ import threading
 
 import pytest
 import torch
-from fake_server import cache, decoder, engine, exactness, model_folder, prompts, weights  # noqa: F401
+from fake_server import decoder, model_folder, prompts, weights  # noqa: F401
 from hypothesis import given
 from hypothesis import strategies as st
 

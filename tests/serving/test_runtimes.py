@@ -3,7 +3,8 @@
 import re
 
 import pytest
-from fake_server import cache, engine_options, model_folder, prompts  # noqa: F401
+from conftest import engine_options
+from fake_server import model_folder, prompts  # noqa: F401
 
 from keylm.errors import KeylmError
 from keylm.release import gguf_file, llama
@@ -34,7 +35,7 @@ def made(place, *wanted):
     return slots.name, precision, told
 
 
-def test_auto_converts_once(model_folder, cache, monkeypatch, tmp_path):
+def test_auto_converts_once(model_folder, monkeypatch, tmp_path):
     engine_options("llama.cpp")
     monkeypatch.setenv("KEYLM_CACHE", str(tmp_path))
     name, precision, told = made(model_folder)

@@ -2,14 +2,16 @@
 
 import pytest
 import torch
-from fake_server import cache, decoder, engine, exactness, model_folder, weights  # noqa: F401
+from fake_server import both_engines, decoder, model_folder, weights  # noqa: F401
 
 from keylm.errors import KeylmError
 from keylm.serving.runtimes import Wanted, make_slots, opened
 
+pytestmark = both_engines
+
 
 @pytest.fixture
-def slots(model_folder, engine, cache):
+def slots(model_folder, engine):
     with opened(model_folder) as source:
         made, _ = make_slots(source, Wanted(engine["engine"], engine.get("precision"), rows=6, threads=1), print)
     yield made

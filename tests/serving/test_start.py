@@ -10,7 +10,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from fake_server import cache, engine, exactness, model_folder  # noqa: F401
+from fake_server import model_folder  # noqa: F401
 
 from keylm.errors import KeylmError
 from keylm.serving.start import Options, serve
