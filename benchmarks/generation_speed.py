@@ -10,8 +10,8 @@ the fastest; the load of the machine before and after each variant stands beside
 several threads more than others (their threads wait for each other by spinning). A run is added to the results file.
 
 `hf-eager` is transformers' generate. `hf-compiled` is its StaticCache under torch.compile in a loop of our own, as its
-generate does not compile on a CPU; compilation is not counted. keylm has no kernels of its own for generation: `keylm
-generate` is `hf-eager`.
+generate does not compile on a CPU; compilation is not counted. `keylm` is the decoder of `keylm serve --engine torch`;
+`keylm generate` is `hf-eager`.
 """
 
 import argparse
@@ -25,13 +25,14 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 RESULTS = Path(__file__).parent / "results" / "generation_speed.json"
-GGUF, ONNX = ("f16", "q8_0", "q4_0"), ("fp32", "int8", "q4")
-VARIANTS = ("hf-eager", "hf-compiled", *(f"onnx-{kind}" for kind in ONNX), *(f"llama-{kind}" for kind in GGUF))
+GGUF, ONNX = ("f16", "q8_0", "q6_k", "q4_k_m", "q4_0"), ("fp32", "int8", "q4")
+OWN = ("keylm-fp32", "keylm-int8")
+VARIANTS = ("hf-eager", "hf-compiled", *OWN, *(f"onnx-{kind}" for kind in ONNX), *(f"llama-{kind}" for kind in GGUF))
 
 Timed = tuple[float, float]
 """Seconds to the first token, and for all after it."""
@@ -141,6 +142,29 @@ def compiled(model: Path, threads: int, room: int) -> Callable[[list[int], int],
     return by_reading(read, reset)
 
 
+def own(model: Path, precision: Literal["fp32", "int8"], threads: int, room: int) -> Callable[[list[int], int], Timed]:
+    """Return keylm's decoder, with a cache of `room` tokens."""
+    import torch
+
+    from keylm.serving.decoder import CachedDecoder, load_weights
+
+    torch.set_num_threads(threads)
+    decoder = CachedDecoder(load_weights(model), precision)
+    cache, filled = decoder.cache(1, room), 0
+
+    def read(ids: Sequence[int]) -> Any:
+        nonlocal filled
+        hidden = decoder.prefill(cache, 0, filled, ids)
+        filled += len(ids)
+        return decoder.logits(hidden[-1:])
+
+    def reset() -> None:
+        nonlocal filled
+        filled = 0
+
+    return by_reading(read, reset)
+
+
 def measure(
     variant: str, model: Path, folder: Path, threads: int, prompt: int, tokens: int, repeats: int
 ) -> dict[str, Any]:
@@ -150,6 +174,8 @@ def measure(
         write = eager(model, threads)
     elif variant == "hf-compiled":
         write = compiled(model, threads, prompt + tokens)
+    elif variant in OWN:
+        write = own(model, "int8" if kind == "int8" else "fp32", threads, prompt + tokens)
     elif variant.startswith("onnx"):
         from keylm.release.onnx_files import OnnxModel
 
@@ -183,7 +209,7 @@ def peak_memory() -> int:
 def file_bytes(variant: str, model: Path, folder: Path) -> int:
     """Return the size of the weights that a variant opens."""
     runtime, kind = variant.split("-", 1)
-    if runtime == "hf":
+    if runtime in ("hf", "keylm"):
         return sum(file.stat().st_size for file in model.glob("*.safetensors"))
     return (folder / f"{kind}.{'gguf' if runtime == 'llama' else 'onnx'}").stat().st_size
 

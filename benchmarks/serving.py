@@ -1,6 +1,6 @@
 """What `keylm serve` makes: tokens/s with 1, 4 and 16 clients, and the latency of suggestions, over HTTP.
 
-    python benchmarks/serving.py MODEL --precision fp32 --threads 2
+    python benchmarks/serving.py MODEL --engine llama.cpp --precision f16 --threads 2
 
 The server is a process of its own, as users run it; the clients are threads of this one, with the standard library
 alone. Each client asks for one chat after the other, streamed, its end barred, so that all write the same number of
@@ -36,7 +36,7 @@ class Server:
         self.port = port
         command = [sys.executable, "-m", "keylm", "serve", str(model), "--port", str(port), "--name", "m", *options]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        until = time.monotonic() + 120
+        until = time.monotonic() + 600  # a model may be converted first
         while True:
             try:
                 self.call("GET", "/health")
@@ -128,13 +128,18 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--port", type=int, default=8765)
-    parser.add_argument("--precision", default="fp32")
+    parser.add_argument("--engine", default="torch")
+    parser.add_argument("--precision", help="by default the engine's own")
+    parser.add_argument("--no-suggest", action="store_true", help="leave suggestions out")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--ends", type=int, nargs="*", default=[0, 2], help="tokens that would end an answer")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     before = os.getloadavg()[0]
-    server = Server(given.model, given.port, ["--precision", given.precision, "--threads", str(given.threads)])
+    options = ["--engine", given.engine, "--threads", str(given.threads)]
+    options += ["--precision", given.precision] if given.precision else []
+    options += ["--no-suggest"] if given.no_suggest else []
+    server = Server(given.model, given.port, options)
     barred = {str(token): -100 for token in given.ends}
     rows: dict[str, Any] = {}
     try:
@@ -148,11 +153,11 @@ def main() -> None:
                 "first_text_seconds": statistics.median(first for _, first in measured),
                 "processor_seconds_per_token": (server.seconds() - used) / (clients * given.tokens * given.repeat),
             }
-        typing = suggestions(server)
+        typing = {} if given.no_suggest else suggestions(server)
     finally:
         server.close()
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {given.threads} threads, ", end="")
-    print(f"{given.precision}; load before {before:.1f}, after {os.getloadavg()[0]:.1f}")
+    print(f"{given.engine} {given.precision or ''}; load before {before:.1f}, after {os.getloadavg()[0]:.1f}")
     print("| clients | tokens/s | best | times one client | s to first text | processor ms a token |")
     print("|--:|--:|--:|--:|--:|--:|")
     one = rows[str(given.clients[0])]["tokens_per_second"]
@@ -160,7 +165,8 @@ def main() -> None:
         speed, cost = row["tokens_per_second"], row["processor_seconds_per_token"] * 1000
         print(f"| {clients} | {speed:.1f} | {row['best']:.1f} | {speed / one:.1f} ", end="")
         print(f"| {row['first_text_seconds']:.2f} | {cost:.1f} |")
-    print("suggestions, ms: " + ", ".join(f"{name} {value:.1f}" for name, value in typing.items()))
+    if typing:
+        print("suggestions, ms: " + ", ".join(f"{name} {value:.1f}" for name, value in typing.items()))
     if given.json:
         given.json.write_text(
             json.dumps(

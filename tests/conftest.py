@@ -136,6 +136,35 @@ def no_inventory() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep what servers convert out of the user's own cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KEYLM_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def engine(request: pytest.FixtureRequest) -> dict[str, str]:
+    """Return the options of the tests' server's engine: PyTorch, or what fake_server.both_engines says."""
+    return engine_options(getattr(request, "param", "torch"))
+
+
+@pytest.fixture(scope="session")
+def exactness(engine: dict[str, str]) -> float:
+    """Return what an engine's log-probabilities may differ by from keylm's decoder in fp32."""
+    return 1e-4 if engine["engine"] == "torch" else 5e-3  # llama.cpp keeps keys and values in f16
+
+
+def engine_options(name: str) -> dict[str, str]:
+    """Return the options of an engine at its most exact; skip where it is not installed."""
+    if name == "torch":
+        return {"engine": "torch"}
+    for package in ("gguf", "xllamacpp"):
+        pytest.importorskip(package, reason=f"needs {package}: pip install 'keylm[export]'")
+    return {"engine": "llama.cpp", "precision": "f32"}
+
+
 @pytest.fixture(scope="session")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of the tiny recipe's tokenizer."""

@@ -71,9 +71,13 @@ def running(served):
         listening.close()
 
 
+both_engines = pytest.mark.parametrize("engine", ["torch", "llama.cpp"], indirect=True, scope="session")
+"""For modules whose tests take a server: each is run with both (conftest.engine; by default PyTorch)."""
+
+
 @pytest.fixture(scope="session")
-def served(model_folder):
-    return prepare(model_folder, Options(slots=16, queue=32, name="tiny"))
+def served(model_folder, engine):
+    return prepare(model_folder, Options(slots=16, queue=32, name="tiny", **engine))
 
 
 @pytest.fixture(scope="session")
@@ -88,12 +92,12 @@ def client(address):
 
 
 @pytest.fixture
-def with_rules(model_folder):
+def with_rules(model_folder, engine):
     """Start a server of one's own: `with_rules(slots=2, guard={"api_key": "k"})`."""
     with contextlib.ExitStack() as stack:
 
         def start(guard=None, **options):
-            served = prepare(model_folder, Options(name="tiny", suggest=False, **options))
+            served = prepare(model_folder, Options(name="tiny", suggest=False, **engine, **options))
             served.guard = replace(served.guard, **(guard or {}))
             return stack.enter_context(running(served))
 

@@ -25,7 +25,8 @@ def export(
     to: Annotated[str, typer.Option(help="Formats, with commas: hf, gguf, onnx, web.")] = "hf,gguf,onnx",
     out: Annotated[Path, typer.Option(help="Where the files go.")] = Path("export"),
     gguf_types: Annotated[
-        str, typer.Option(help="f32, f16, bf16, q8_0, q4_0; with llama.cpp's llama-quantize also q4_k_m and others.")
+        str,
+        typer.Option(help="f32, f16, bf16, q8_0, q6_k, q5_k_m, q4_k_m, q4_0; with llama-quantize also q3_k_m, q2_k."),
     ] = "f16,bf16,q8_0,q4_0",
     onnx_types: Annotated[str, typer.Option(help="fp32, int8, q4.")] = "fp32,int8,q4",
     name: Annotated[str | None, typer.Option(help="What GGUF files are called; by default the run's name.")] = None,

@@ -9,7 +9,7 @@ from keylm.cli_options import QuietOption
 
 
 def serve(
-    model: Annotated[Path, typer.Argument(help="A model folder, such as runs/nano/model.")],
+    model: Annotated[Path, typer.Argument(help="A model folder, such as runs/nano/model, or a GGUF file of keylm's.")],
     host: Annotated[
         str, typer.Option(help="Address to listen at; 0.0.0.0 is every one (set a key then).")
     ] = "127.0.0.1",
@@ -23,9 +23,16 @@ def serve(
     ] = None,
     slots: Annotated[int, typer.Option(min=1, max=256, help="Texts that are written at the same time.")] = 16,
     queue: Annotated[int, typer.Option(min=0, help="Texts that may wait; more are answered with 429.")] = 64,
+    engine: Annotated[
+        Literal["auto", "torch", "llama.cpp"],
+        typer.Option(help="auto: llama.cpp where it is installed and the model can be a GGUF file."),
+    ] = "auto",
     precision: Annotated[
-        Literal["fp32", "int8"], typer.Option(help="int8 is faster, and its figures differ a little.")
-    ] = "fp32",
+        str | None,
+        typer.Option(
+            help="llama.cpp: f16 (its own choice), q8_0 (faster, differs a little), q4_k_m …; torch: fp32 or int8."
+        ),
+    ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Of the engine; by default torch's.")] = None,
     suggest: Annotated[bool, typer.Option("--suggest/--no-suggest", help="Offer /v1/suggest for keyboards.")] = True,
     request_seconds: Annotated[float, typer.Option(min=0.1, help="What an answer may take.")] = 300.0,
@@ -43,6 +50,7 @@ def serve(
         api_key or None,
         slots,
         queue,
+        engine,
         precision,
         threads,
         suggest,

@@ -2,10 +2,15 @@
 
 import argparse
 import json
+import os
 import re
 import shutil
+import socket
+import subprocess
 import sys
+import time
 import typing
+import urllib.request
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,11 +26,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from keylm.cli import main
 from keylm.errors import KeylmError
 from keylm.files import read_json, write_json
-from keylm.release import gguf_file, huggingface, onnx_files
+from keylm.release import gguf_file, huggingface, llama, onnx_files
 from keylm.release.card_sections import snippet
 from keylm.release.export import Exporter, ParityFailed, Wish, export
+from keylm.release.gguf_reading import GgufFile
 from keylm.release.huggingface import export_folder, export_model
 from keylm.release.parity import limits_of
+from keylm.release.torch_model import TorchModel
 from keylm.tokenizer import train_tokenizer
 
 PACKAGES = ("gguf", "onnx", "onnxruntime", "xllamacpp")
@@ -36,11 +43,12 @@ CONTEXT = 96
 VOCABULARY = 1000
 
 
-def make_model(folder: Path, tokenizer: Path, seed: int = 0) -> Path:
+def make_model(folder: Path, tokenizer: Path, seed: int = 0, vocabulary: int = VOCABULARY, **shape: int) -> Path:
     """A random model of two layers that is surer of its words than new weights are."""
-    overrides = [f"model.{name}={value}" for name, value in {**SHAPE, "max_position_embeddings": CONTEXT}.items()]
-    overrides.append(f"tokenizer.vocab_size={VOCABULARY}")
-    model = random_qwen3(seed, VOCABULARY, **SHAPE)
+    shape = {**SHAPE, **shape}
+    overrides = [f"model.{name}={value}" for name, value in {**shape, "max_position_embeddings": CONTEXT}.items()]
+    overrides.append(f"tokenizer.vocab_size={vocabulary}")
+    model = random_qwen3(seed, vocabulary, **shape)
     with torch.no_grad():
         for module in model.modules():
             if isinstance(module, torch.nn.Linear):
@@ -306,18 +314,103 @@ def test_a_file_that_its_runtime_refuses_is_one_error(altered: Exporter, monkeyp
     assert [file.name for file in (altered.out / "gguf").iterdir()] == ["small-F16.gguf.failed"]
 
 
-def test_k_quants_are_left_to_llama_cpp(altered: Exporter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    only(altered, formats=("gguf",), gguf=("q4_k_m",))
+def test_k_quants_are_mixtures_that_llama_cpp_reads(tokenizer: Path, tmp_path: Path):
+    """Most matrices as they say; the head, and some of the values and of the last of the feed-forward, in 6 bits."""
+    shape = {"hidden_size": 256, "head_dim": 128, "intermediate_size": 256, "num_hidden_layers": 8}
+    folder = make_model(tmp_path, tokenizer, vocabulary=400, **shape)
+    source, errors, sizes = TorchModel(folder), [], []
+    weights = source.weights()
+    for kind in gguf_file.K_QUANTS:
+        file = tmp_path / f"{kind}.gguf"
+        gguf_file.write_gguf(folder, weights, file, kind, "wide")
+        errors.append(gguf_file.weight_error(file, weights))
+        sizes.append(file.stat().st_size)
+    assert 0 < errors[2] < errors[1] < errors[0] < 0.2
+    assert sizes[0] < sizes[1] < sizes[2]
+    stored = GgufFile(tmp_path / "q4_k_m.gguf")
+    kinds = stored.types()
+    assert (kinds["output.weight"], kinds["token_embd.weight"], kinds["output_norm.weight"]) == ("Q6_K", "Q4_K", "F32")
+    for name in ("attn_v", "ffn_down"):
+        # The first and the last eighth, and each third between them.
+        assert [n for n in range(8) if kinds[f"blk.{n}.{name}.weight"] == "Q6_K"] == [0, 3, 6, 7]
+    rest = ("attn_q.weight", "attn_k.weight", "attn_output.weight", "ffn_gate.weight", "ffn_up.weight")
+    assert {kind for name, kind in kinds.items() if name.endswith(rest)} == {"Q4_K"}
+    # llama.cpp computes with what the file holds, but for rounding what it multiplies to 8 bits.
+    source.model.load_state_dict({name: torch.from_numpy(value) for name, value in stored.weights().items()})
+    ids = list(range(30, 90))
+    expected = source.read(ids)
+    with llama.LlamaModel(tmp_path / "q4_k_m.gguf", 64) as model:
+        assert np.abs(model.read(ids) - expected).mean() < 0.1 * expected.std()
+
+
+def test_rows_that_do_not_fit_k_quants_are_stored_in_what_is_next(altered: Exporter):
+    only(altered, formats=("gguf",), gguf=("q4_k_m", "q5_k_m"))
+    assert [row.faults for row in altered.run()] == [[], []]
+    for kind, narrow in (("Q4_K_M", "Q5_0"), ("Q5_K_M", "Q5_1")):
+        kinds = GgufFile(altered.out / "gguf" / f"small-{kind}.gguf").types()
+        assert (kinds["blk.0.attn_q.weight"], kinds["output.weight"]) == (narrow, "Q8_0")
+
+
+def test_other_quants_are_left_to_llama_cpps_tool(altered: Exporter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    only(altered, formats=("gguf",), gguf=("q3_k_m",))
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(KeylmError, match="llama-quantize, which is not on PATH"):
         altered.run()
     tool = tmp_path / "llama-quantize"  # stands in for llama.cpp's: gives back what it got
     tool.write_text(
-        f"#!{sys.executable}\nimport shutil, sys\nassert sys.argv[3] == 'Q4_K_M'\nshutil.copy(*sys.argv[1:3])\n"
+        f"#!{sys.executable}\nimport shutil, sys\nassert sys.argv[3] == 'Q3_K_M'\nshutil.copy(*sys.argv[1:3])\n"
     )
     tool.chmod(0o755)
-    assert [row.kind for row in altered.run()] == ["q4_k_m"]
-    assert {file.name for file in (altered.out / "gguf").iterdir()} == {"small-Q4_K_M.gguf", "Modelfile"}
+    assert [row.kind for row in altered.run()] == ["q3_k_m"]
+    assert {file.name for file in (altered.out / "gguf").iterdir()} == {"small-Q3_K_M.gguf", "Modelfile"}
+
+
+def test_transformers_serve_answers_with_an_export(out: Path, tmp_path: Path):
+    pytest.importorskip("fastapi", reason="needs transformers' server: pip install 'transformers[serving]'")
+    port = free_port()
+    program = [sys.executable, "-c", "from transformers.cli.transformers import main; main()"]
+    command = [*program, "serve", str(out / "hf"), "--device", "cpu", "--port", str(port)]
+    address = f"http://127.0.0.1:{port}"
+    settings = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    asked = {
+        "model": str(out / "hf"),
+        "messages": [{"role": "user", "content": "the fox?"}],
+        "max_tokens": 8,
+    }
+    with (tmp_path / "log").open("w") as log, subprocess.Popen(command, stdout=log, stderr=log, env=settings) as server:
+        try:
+            until = time.monotonic() + 120
+            while not listens(address):
+                assert server.poll() is None, (tmp_path / "log").read_text()
+                assert time.monotonic() < until
+                time.sleep(0.2)
+            request = urllib.request.Request(
+                f"{address}/v1/chat/completions", json.dumps(asked).encode(), {"Content-Type": "application/json"}
+            )
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                found = json.loads(answer.read())
+        finally:
+            server.terminate()
+    ids = AutoTokenizer.from_pretrained(out / "hf").apply_chat_template(
+        asked["messages"], add_generation_prompt=True, return_dict=True
+    )["input_ids"]
+    assert found["usage"]["prompt_tokens"] == len(ids)
+    assert 1 <= found["usage"]["completion_tokens"] <= 8
+    assert found["choices"][0]["message"]["role"] == "assistant"
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def listens(address: str) -> bool:
+    try:
+        urllib.request.urlopen(f"{address}/health", timeout=2).close()
+        return True
+    except OSError:
+        return False
 
 
 @pytest.mark.parametrize(

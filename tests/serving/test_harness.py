@@ -2,10 +2,12 @@
 
 import pytest
 import torch
-from fake_server import address, model_folder, served  # noqa: F401
+from fake_server import address, both_engines, model_folder, served  # noqa: F401
+
+pytestmark = both_engines
 
 
-def test_local_completions_scores_as_the_hf_backend(address, model_folder):
+def test_local_completions_scores_as_the_hf_backend(address, model_folder, exactness):
     pytest.importorskip("lm_eval", reason="needs lm_eval: pip install 'keylm[eval]'")
     pytest.importorskip("tenacity", reason="needs tenacity: lm_eval's API models")
     from lm_eval.api.instance import Instance
@@ -31,5 +33,5 @@ def test_local_completions_scores_as_the_hf_backend(address, model_folder):
     ).loglikelihood(requests)
     plain = HFLM(pretrained=str(model_folder), device="cpu", dtype=torch.float32, **settings).loglikelihood(requests)
     for (value, greedy), (expected, expected_greedy) in zip(over_http, plain, strict=True):
-        assert value == pytest.approx(expected, abs=1e-3)
+        assert value == pytest.approx(expected, abs=max(1e-3, exactness))
         assert greedy == expected_greedy

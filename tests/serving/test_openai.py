@@ -5,9 +5,11 @@ import math
 
 import pytest
 import torch
-from fake_server import address, client, decoder, model_folder, prompts, served, weights  # noqa: F401
+from fake_server import address, both_engines, client, decoder, model_folder, prompts, served, weights  # noqa: F401
 
 openai = pytest.importorskip("openai", reason="needs openai")
+
+pytestmark = both_engines
 
 PROMPT = "the old man"
 GREEDY = {"model": "tiny", "temperature": 0}
@@ -102,7 +104,7 @@ def test_an_end_of_turn_ends_the_answer(client):
     assert answer.usage.completion_tokens == 1
 
 
-def test_logprobs_of_completions(client, prompts, decoder):
+def test_logprobs_of_completions(client, prompts, decoder, exactness):
     choice = complete(client, max_tokens=4, logprobs=3, logit_bias={"0": -100, "2": -100}).choices[0]
     logprobs = choice.logprobs
     assert "".join(logprobs.tokens) == choice.text or any(t.startswith("bytes:") for t in logprobs.tokens)
@@ -110,7 +112,7 @@ def test_logprobs_of_completions(client, prompts, decoder):
     ids = prompts.completion(PROMPT)
     expected = decoder.logits(decoder.prefill(decoder.cache(1), 0, 0, ids))[-1].log_softmax(-1)
     assert logprobs.token_logprobs[0] <= max(logprobs.top_logprobs[0].values())
-    assert max(logprobs.top_logprobs[0].values()) == pytest.approx(expected.max().item(), abs=1e-4)
+    assert max(logprobs.top_logprobs[0].values()) == pytest.approx(expected.max().item(), abs=exactness)
     assert all(3 <= len(top) <= 4 for top in logprobs.top_logprobs)
 
 
@@ -130,7 +132,7 @@ def test_logprobs_of_chats(client):
     assert streamed == pytest.approx([token.logprob for token in choice.logprobs.content], abs=1e-4)
 
 
-def test_echo_scores_the_prompt_and_writes_nothing(client, prompts, decoder):
+def test_echo_scores_the_prompt_and_writes_nothing(client, prompts, decoder, exactness):
     choice = complete(client, max_tokens=0, echo=True, logprobs=1).choices[0]
     assert (choice.text, choice.finish_reason) == (PROMPT, "length")
     ids = prompts.completion(PROMPT)
@@ -138,7 +140,7 @@ def test_echo_scores_the_prompt_and_writes_nothing(client, prompts, decoder):
     expected = [scores[n, token].item() for n, token in enumerate(ids[1:])]
     assert choice.logprobs.token_logprobs[0] is None
     assert choice.logprobs.top_logprobs[0] is None
-    assert choice.logprobs.token_logprobs[1:] == pytest.approx(expected, abs=1e-4)
+    assert choice.logprobs.token_logprobs[1:] == pytest.approx(expected, abs=exactness)
     starts = [
         PROMPT[begin:].startswith(t)
         for t, begin in zip(choice.logprobs.tokens, choice.logprobs.text_offset, strict=True)
@@ -217,8 +219,8 @@ def test_json_schemas_are_kept_to(client):
     ],
 )
 def test_what_cannot_be_done_is_said(client, settings, status, param):
-    messages = settings.pop("messages", [{"role": "user", "content": "x"}])
-    error = refused(client.chat.completions.create, messages=messages, **{**GREEDY, **settings})
+    asked = {**GREEDY, "messages": [{"role": "user", "content": "x"}], **settings}
+    error = refused(client.chat.completions.create, **asked)
     assert (error.status_code, error.param) == (status, param)
 
 

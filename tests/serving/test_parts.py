@@ -13,8 +13,9 @@ from keylm.errors import KeylmError
 from keylm.evaluation.typing_search import Suggester
 from keylm.model import Decoder
 from keylm.serving.decoder import CachedDecoder, load_weights
-from keylm.serving.engine import Finished, Job, PromptScored, TorchEngine
+from keylm.serving.engine import BatchingEngine, Finished, Job, PromptScored
 from keylm.serving.sampling import Drawer, Sampling, Token
+from keylm.serving.slots import TorchSlots
 from keylm.serving.suggest import Keyboards
 from keylm.serving.writing import Piece, Writer
 
@@ -138,7 +139,7 @@ def run(engine, jobs):
 def test_a_text_is_the_same_alone_and_in_company(decoder, prompts):
     sampling = [Sampling(seed=str(n)) for n in range(9)]
     jobs = [Job([50 + n] * (3 + 7 * n), 12 + n, sampling[n], ignore_ends=True) for n in range(9)]
-    engine = TorchEngine(decoder, prompts.vocabulary, rows=4)
+    engine = BatchingEngine(TorchSlots(decoder, 4), prompts.vocabulary)
     try:
         alone = [run(engine, [job])[0] for job in jobs]
         together = run(engine, jobs)

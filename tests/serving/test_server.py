@@ -8,7 +8,9 @@ import urllib.error
 import urllib.request
 
 import pytest
-from fake_server import address, model_folder, served, with_rules  # noqa: F401
+from fake_server import address, both_engines, model_folder, served, with_rules  # noqa: F401
+
+pytestmark = both_engines
 
 CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "x"}]}
 

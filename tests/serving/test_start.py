@@ -39,8 +39,7 @@ def test_a_missing_package_is_named(model_folder, monkeypatch):
 def test_ctrl_c_ends_it_cleanly(model_folder, number):
     command = [sys.executable, "-m", "keylm", "serve", str(model_folder), "--port", "0", "--no-suggest"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        line = process.stdout.readline()
-        address = re.search(r"http://\S+", line)[0]
+        address = next(found[0] for line in process.stdout if (found := re.search(r"http://\S+", line)))
         answer = urllib.request.urlopen(f"{address}/v1/models", timeout=30).read()
         assert json.loads(answer)["data"][0]["id"] == Path(model_folder).name
         process.send_signal(number)

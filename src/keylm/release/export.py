@@ -56,7 +56,7 @@ class Wish:
         """Raise KeylmError where something is asked for that cannot be made."""
         for option, values, accepted in (
             ("--to", self.formats, FORMATS),
-            ("--gguf-types", self.gguf, (*gguf_file.TYPES, *gguf_file.QUANTIZED_BY_LLAMA_CPP)),
+            ("--gguf-types", self.gguf, gguf_file.ALL_TYPES),
             ("--onnx-types", self.onnx, tuple(onnx_files.FILES)),
         ):
             unknown = [value for value in values if value not in accepted]
@@ -134,7 +134,7 @@ class Exporter:
             gguf_file.write_modelfile(self.model, best, self.out / "gguf" / "Modelfile")
 
     def _write_gguf(self, file: Path, kind: str) -> None:
-        if kind in gguf_file.TYPES:
+        if kind not in gguf_file.QUANTIZED_BY_LLAMA_CPP:
             gguf_file.write_gguf(self.model, self.source.weights(), file, kind, self.name)
             return
         plain = file.with_name(f".{self.name}-F32.gguf")

@@ -2,7 +2,11 @@
 
 Written with the `gguf` package alone: no checkout of llama.cpp. The architecture is its `qwen3`, whose rotary layout
 is ours, so no matrix is permuted. The vocabulary is its `gpt2` kind with merges; the pre-tokenizer's name must be one
-that llama.cpp splits text by, and there is one for ours. K-quants are made by llama.cpp's own `llama-quantize`.
+that llama.cpp splits text by, and there is one for ours.
+
+K-quants (llama.cpp pull request 1684) are mixtures: most matrices in 4 or 5 bits, those that suffer most from it in 6.
+The blocks are made by llama.cpp's own code, called in its library, and which matrix gets which is decided as its
+`llama-quantize` does; Q2_K and Q3_K_M need that tool itself.
 """
 
 import json
@@ -19,17 +23,25 @@ import numpy.typing as npt
 
 from keylm.errors import KeylmError
 from keylm.files import atomic_path, read_json, read_table
+from keylm.release import llama
 from keylm.release.chat_template import plain_template
 
 TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0")
 """What keylm writes itself."""
-QUANTIZED_BY_LLAMA_CPP = ("q2_k", "q3_k_m", "q4_k_m", "q5_k_m", "q6_k")
+K_QUANTS = {"q4_k_m": "Q4_K", "q5_k_m": "Q5_K", "q6_k": "Q6_K"}
+"""What is written by llama.cpp's library: the mixture, and the type of most of its matrices."""
+QUANTIZED_BY_LLAMA_CPP = ("q2_k", "q3_k_m")
 """What `llama-quantize` makes."""
+ALL_TYPES = (*TYPES, *K_QUANTS, *QUANTIZED_BY_LLAMA_CPP)
+NARROW = {"Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}
+"""What llama.cpp takes in place of K-quants where rows are no multiple of 256 long."""
 BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
 PRE_TOKENIZER = "gpt-2"
 """llama.cpp's name for BYTE_LEVEL's regular expression."""
 BLOCK = 32
 """Values that share a scale in Q8_0 and Q4_0: rows of other lengths stay in F16."""
+K_BLOCK = 256
+"""Values of a block in K-quants."""
 TENSORS = {
     "model.embed_tokens.weight": "token_embd.weight",
     "model.norm.weight": "output_norm.weight",
@@ -66,9 +78,10 @@ def tensor_name(name: str) -> str:
 def write_gguf(folder: Path, weights: Weights, file: Path, kind: str, name: str) -> None:
     """Write the model of `folder`, whose fp32 weights are given, as `file`, whole or not at all.
 
-    `kind` is one of TYPES. Raises KeylmError where llama.cpp has no equal of the architecture or the tokenizer.
+    `kind` is one of TYPES or K_QUANTS. Raises KeylmError where llama.cpp has no equal of the architecture or the
+    tokenizer, or is needed and missing.
     """
-    gguf = _package()
+    gguf = gguf_package()
     config = read_json(folder / "config.json")
     with atomic_path(file) as temporary:
         writer = gguf.GGUFWriter(temporary, "qwen3")
@@ -77,9 +90,9 @@ def write_gguf(folder: Path, weights: Weights, file: Path, kind: str, name: str)
         for parameter, value in weights.items():
             if parameter == "lm_head.weight" and config.get("tie_word_embeddings"):
                 continue
-            target, stored = tensor_name(parameter), _stored(value, kind)
-            quantized = gguf.quants.quantize(np.ascontiguousarray(value, dtype=np.float32), stored)
-            writer.add_tensor(target, quantized, raw_dtype=stored)
+            target = tensor_name(parameter)
+            stored = _stored(target, value, kind, config)
+            writer.add_tensor(target, _quantized(value, stored), raw_dtype=stored)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
@@ -87,12 +100,12 @@ def write_gguf(folder: Path, weights: Weights, file: Path, kind: str, name: str)
 
 
 def quantize_with_llama_cpp(source: Path, file: Path, kind: str) -> None:
-    """Make a K-quant of `source` (F32 or F16) with llama.cpp's own tool. Raises KeylmError where it is not there."""
+    """Make a file of `kind` out of `source` (F32 or F16) with llama.cpp's own tool. Raises KeylmError without it."""
     tool = shutil.which("llama-quantize")
     if not tool:
         raise KeylmError(
-            f"--gguf-types {kind}: K-quants are made by llama.cpp's llama-quantize, which is not on PATH; "
-            f"accepted without it: {', '.join(TYPES)}"
+            f"--gguf-types {kind}: is made by llama.cpp's llama-quantize, which is not on PATH; "
+            f"accepted without it: {', '.join((*TYPES, *K_QUANTS))}"
         )
     with atomic_path(file) as temporary:
         done = subprocess.run([tool, str(source), str(temporary), kind.upper()], capture_output=True, text=True)
@@ -100,32 +113,61 @@ def quantize_with_llama_cpp(source: Path, file: Path, kind: str) -> None:
             raise KeylmError(f"llama-quantize failed: {(done.stderr or done.stdout).strip()[-400:]}")
 
 
-def _package() -> Any:
+def gguf_package() -> Any:
+    """Return the gguf package. Raises KeylmError where it is missing."""
     try:
         import gguf
         import gguf.quants
     except ImportError:
-        raise KeylmError("writing GGUF needs more packages; accepted: pip install 'keylm[export]'") from None
+        raise KeylmError("GGUF files need more packages; accepted: pip install 'keylm[export]'") from None
     return gguf
 
 
-def _stored(value: npt.NDArray[np.float32], kind: str) -> Any:
+def _stored(target: str, value: npt.NDArray[np.float32], kind: str, config: Mapping[str, Any]) -> Any:
     """Return the type that a tensor is stored in: vectors in F32, matrices as asked where their rows fit its blocks.
 
     In Q4_0 nothing gets another type: at this size embedding and head are a third of the weights.
     """
-    types = _package().GGMLQuantizationType
+    types = gguf_package().GGMLQuantizationType
     if value.ndim == 1:
         return types.F32
     if kind.startswith("q") and value.shape[-1] % BLOCK:
         return types.F16
-    return types[kind.upper()]
+    if kind not in K_QUANTS:
+        return types[kind.upper()]
+    name = _k_quant(target, kind, config)
+    return types[name if value.shape[-1] % K_BLOCK == 0 else NARROW[name]]
+
+
+def _k_quant(target: str, kind: str, config: Mapping[str, Any]) -> str:
+    """Return the type that a mixture gives a matrix, by llama.cpp's name for it (its llama_tensor_get_type)."""
+    most = K_QUANTS[kind]
+    head = "token_embd.weight" if config.get("tie_word_embeddings") else "output.weight"
+    if target == head:
+        return "Q6_K"
+    found = re.fullmatch(r"blk\.(\d+)\.(attn_v|ffn_down)\.weight", target)
+    if not found:
+        return most
+    layer, layers = int(found[1]), config["num_hidden_layers"]
+    eighth = layers // 8
+    finer = layer < eighth or layer >= 7 * layers // 8 or (layer - eighth) % 3 == 2
+    return "Q6_K" if finer else most
+
+
+def _quantized(value: npt.NDArray[np.float32], stored: Any) -> npt.NDArray[Any]:
+    """Return a tensor as bytes of its type (or, unquantised, as numbers)."""
+    gguf, values = gguf_package(), np.ascontiguousarray(value, dtype=np.float32)
+    if stored.name not in (*K_QUANTS.values(), *NARROW.values()) or stored.name == "Q8_0":
+        quantized: npt.NDArray[Any] = gguf.quants.quantize(values, stored)
+        return quantized
+    block, size = gguf.GGML_QUANT_SIZES[stored]
+    return llama.quantize(values, int(stored), values.shape[-1] // block * size)
 
 
 def _write_shape(writer: Any, config: Mapping[str, Any], kind: str, name: str) -> None:
     rope = config.get("rope_parameters") or {}
     writer.add_name(name)
-    writer.add_file_type(_package().LlamaFileType["ALL_F32" if kind == "f32" else f"MOSTLY_{kind.upper()}"])
+    writer.add_file_type(gguf_package().LlamaFileType["ALL_F32" if kind == "f32" else f"MOSTLY_{kind.upper()}"])
     writer.add_context_length(config["max_position_embeddings"])
     writer.add_embedding_length(config["hidden_size"])
     writer.add_block_count(config["num_hidden_layers"])
@@ -142,7 +184,7 @@ def _write_shape(writer: Any, config: Mapping[str, Any], kind: str, name: str) -
 def _write_tokenizer(writer: Any, folder: Path, config: Mapping[str, Any]) -> None:
     tokenizer = read_json(folder / "tokenizer.json")
     check_tokenizer(tokenizer, folder)
-    kinds, model = _package().TokenType, tokenizer["model"]
+    kinds, model = gguf_package().TokenType, tokenizer["model"]
     tokens = [f"[unused {index}]" for index in range(config["vocab_size"])]
     types = [kinds.UNUSED] * len(tokens)
     for token, index in model["vocab"].items():
@@ -204,7 +246,7 @@ def weight_error(file: Path, weights: Weights) -> float:
     It finds what no prompt may reach, such as the embedding of a rare token. Infinite where a tensor is missing or has
     another shape.
     """
-    gguf, worst = _package(), 0.0
+    gguf, worst = gguf_package(), 0.0
     stored = {tensor.name: tensor for tensor in gguf.GGUFReader(file).tensors}
     for name, value in weights.items():
         tensor = stored.get(tensor_name(name))

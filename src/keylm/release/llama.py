@@ -1,4 +1,4 @@
-"""llama.cpp itself, by its C interface: the logits of every position, its tokenizer, its greedy choice.
+"""llama.cpp itself, by its C interface: the logits of every position of one text or several, and its tokenizer.
 
 The library is the one inside xllamacpp's prebuilt wheel (which exports the whole of llama.h), or llama-cpp-python's.
 Servers hand out the likeliest tokens one position at a time; a comparison with PyTorch needs all logits of all
@@ -12,6 +12,7 @@ another layout is an error and no wrong figure.
 import ctypes
 import importlib.util
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import TracebackType
@@ -109,15 +110,20 @@ def _declare(library: Any) -> None:
         "llama_vocab_get_add_bos": (ctypes.c_bool, [pointer]),
         "llama_vocab_is_eog": (ctypes.c_bool, [pointer, number]),
         "llama_model_chat_template": (text, [pointer, text]),
-        "llama_n_ctx": (ctypes.c_uint32, [pointer]),
+        "llama_model_n_ctx_train": (number, [pointer]),
+        "llama_n_ctx_seq": (ctypes.c_uint32, [pointer]),
+        "llama_n_seq_max": (ctypes.c_uint32, [pointer]),
         "llama_n_batch": (ctypes.c_uint32, [pointer]),
         "llama_set_n_threads": (None, [pointer, number, number]),
         "llama_get_memory": (pointer, [pointer]),
         "llama_memory_clear": (None, [pointer, ctypes.c_bool]),
+        "llama_memory_seq_cp": (None, [pointer, number, number, number, number]),
+        "llama_memory_seq_rm": (ctypes.c_bool, [pointer, number, number, number]),
         "llama_batch_init": (_Batch, [number, number, number]),
         "llama_batch_free": (None, [_Batch]),
         "llama_decode": (number, [pointer, _Batch]),
         "llama_get_logits_ith": (ctypes.POINTER(ctypes.c_float), [pointer, number]),
+        "ggml_quantize_chunk": (ctypes.c_size_t, [number, pointer, pointer, *[ctypes.c_int64] * 3, pointer]),
         "llama_tokenize": (number, [pointer, text, number, ids, number, ctypes.c_bool, ctypes.c_bool]),
     }
     for name, (result, arguments) in kinds.items():
@@ -125,28 +131,48 @@ def _declare(library: Any) -> None:
         function.restype, function.argtypes = result, arguments
 
 
-class LlamaModel:
-    """A GGUF file opened by llama.cpp; a context manager."""
+@dataclass(frozen=True)
+class Place:
+    """A token in its text."""
 
-    def __init__(self, file: Path, context: int, threads: int = 1) -> None:
-        """Open `file` for sequences of up to `context` tokens. Raises KeylmError where llama.cpp refuses it."""
+    row: int
+    """Which text."""
+    place: int
+    """Tokens before it."""
+    token: int
+    wanted: bool
+    """Whether what follows it is asked for."""
+
+
+class LlamaModel:
+    """A GGUF file opened by llama.cpp, with a cache for `rows` texts; a context manager."""
+
+    def __init__(self, file: Path, context: int, threads: int = 1, rows: int = 1) -> None:
+        """Open `file` for texts of up to `context` tokens. Raises KeylmError where llama.cpp refuses it."""
         self._model = self._context = None
         self._library = library = _library()
         self._model = library.llama_model_load_from_file(str(file).encode(), library.llama_model_default_params())
         if not self._model:
             raise KeylmError(f"{file}: llama.cpp cannot load it; accepted: a GGUF file that is whole")
         parameters = library.llama_context_default_params()
-        batch = min(BATCH, context)
-        parameters.first[:] = (context, batch, batch, 1)
+        self.batch = max(min(BATCH, context), rows)
+        """Tokens that one call of `decode` takes, at most."""
+        parameters.first[:] = (context * rows, self.batch, self.batch, rows)
         self._context = library.llama_init_from_model(self._model, parameters)
-        if not self._context or library.llama_n_batch(self._context) != batch:
+        if not self._context or not self._as_asked(context, rows):
             self.close()
             raise KeylmError(f"{file}: llama.cpp takes other parameters than expected; accepted: another version of it")
         library.llama_set_n_threads(self._context, threads, threads)
         self._vocabulary = library.llama_model_get_vocab(self._model)
         self.vocab_size: int = library.llama_vocab_n_tokens(self._vocabulary)
-        self._batch = library.llama_batch_init(batch, 0, 1)
-        self._size, self._filled = batch, 0
+        self._batch = library.llama_batch_init(self.batch, 0, 1)
+        self._filled = 0
+
+    def _as_asked(self, context: int, rows: int) -> bool:
+        """Return whether llama.cpp understood its parameters."""
+        library, opened = self._library, self._context
+        found = (library.llama_n_batch(opened), library.llama_n_seq_max(opened))
+        return found == (self.batch, rows) and library.llama_n_ctx_seq(opened) >= context
 
     def __enter__(self) -> Self:
         return self
@@ -206,30 +232,63 @@ class LlamaModel:
 
     def read(self, ids: Sequence[int], *, every: bool = True) -> Logits:
         """Read `ids` after those read before; return the logits of each [tokens, vocab], or of the last [1, vocab]."""
+        places = [Place(0, self._filled + n, token, every or n == len(ids) - 1) for n, token in enumerate(ids)]
         rows = []
-        for start in range(0, len(ids), self._size):
-            part = ids[start : start + self._size]
-            self._fill(part, every=every, last=start + len(part) == len(ids))
-            status = self._library.llama_decode(self._context, self._batch)
-            if status:
-                raise KeylmError(
-                    f"llama.cpp could not decode {len(part)} tokens after {self._filled} (status {status})"
-                )
-            for place in range(len(part)):
-                if self._batch.logits[place]:
-                    row = self._library.llama_get_logits_ith(self._context, place)
-                    rows.append(np.ctypeslib.as_array(row, shape=(self.vocab_size,)).copy())
+        for start in range(0, len(ids), self.batch):
+            part = places[start : start + self.batch]
+            rows.append(self.decode(part))
             self._filled += len(part)
-        return np.stack(rows)
+        return np.concatenate(rows)
 
-    def _fill(self, ids: Sequence[int], *, every: bool, last: bool) -> None:
-        self._batch.n_tokens = len(ids)
-        for place, token in enumerate(ids):
-            self._batch.token[place] = token
-            self._batch.pos[place] = self._filled + place
-            self._batch.n_seq_id[place] = 1
-            self._batch.seq_id[place][0] = 0
-            self._batch.logits[place] = every or (last and place == len(ids) - 1)
+    def decode(self, places: Sequence[Place]) -> Logits:
+        """Read tokens of one text or several (at most `batch`), each behind those that its text has.
+
+        Returns the logits of the wanted ones [wanted, vocab], in their order. Raises KeylmError where llama.cpp cannot;
+        what the texts hold from these places on is unknown then.
+        """
+        for n, each in enumerate(places):
+            self._batch.token[n], self._batch.pos[n] = each.token, each.place
+            self._batch.n_seq_id[n], self._batch.seq_id[n][0] = 1, each.row
+            self._batch.logits[n] = each.wanted
+        self._batch.n_tokens = len(places)
+        status = self._library.llama_decode(self._context, self._batch)
+        if status:
+            raise KeylmError(
+                f"llama.cpp could not decode {len(places)} tokens after {places[0].place} (status {status})"
+            )
+        wanted = [n for n, each in enumerate(places) if each.wanted]
+        logits = np.empty((len(wanted), self.vocab_size), np.float32)
+        for row, n in zip(logits, wanted, strict=True):
+            ctypes.memmove(row.ctypes.data, self._library.llama_get_logits_ith(self._context, n), row.nbytes)
+        return logits
+
+    def cut(self, row: int, length: int) -> None:
+        """Forget a text's tokens from the `length`-th on."""
+        memory = self._library.llama_get_memory(self._context)
+        if not self._library.llama_memory_seq_rm(memory, row, length, -1):
+            raise KeylmError(f"llama.cpp could not forget the tokens of text {row} from {length} on")
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Give one text the first `length` tokens of another, in place of its own."""
+        # Each text has a part of the cache of its own, and llama.cpp copies only whole parts.
+        self._library.llama_memory_seq_cp(self._library.llama_get_memory(self._context), source, target, -1, -1)
+        self.cut(target, length)
+
+
+def quantize(values: npt.NDArray[np.float32], kind: int, row_bytes: int) -> npt.NDArray[np.uint8]:
+    """Return a matrix [rows, columns] in ggml's type number `kind`, as uint8 [rows, row_bytes]; llama.cpp makes it.
+
+    Raises KeylmError where llama.cpp is missing, or makes another number of bytes.
+    """
+    source = np.ascontiguousarray(values, np.float32)
+    rows, columns = source.shape
+    target = np.empty((rows, row_bytes), np.uint8)
+    made = _library().ggml_quantize_chunk(kind, source.ctypes.data, target.ctypes.data, 0, rows, columns, None)
+    if made != target.nbytes:
+        raise KeylmError(
+            f"llama.cpp made {made} bytes of a matrix, not {target.nbytes}; accepted: another version of it"
+        )
+    return target
 
 
 def version() -> str:

@@ -34,15 +34,21 @@ Product = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class Weights:
-    """A model folder's configuration and tensors."""
+class Facts:
+    """A model folder's configuration."""
 
     shape: Shape
     vocab_size: int
-    tensors: dict[str, Tensor]
-    """By name, fp32."""
     ends: frozenset[int]
     """Tokens that end a text or a turn."""
+
+
+@dataclass(frozen=True)
+class Weights(Facts):
+    """A model folder's configuration and tensors."""
+
+    tensors: dict[str, Tensor]
+    """By name, fp32."""
 
 
 @dataclass(frozen=True)
@@ -179,9 +185,8 @@ class CachedDecoder:
         return _normed(hidden, self._norm, eps)
 
 
-def load_weights(folder: Path) -> Weights:
-    """Read a model folder. Raises KeylmError where it holds no Qwen3 model, or a damaged one."""
-    check_model_folder(folder)
+def load_facts(folder: Path) -> Facts:
+    """Read a model folder's configuration. Raises KeylmError where it is no Qwen3 model's."""
     try:
         config = read_json(folder / "config.json")
     except ValueError as error:
@@ -191,15 +196,33 @@ def load_weights(folder: Path) -> Weights:
             f"{folder}: model_type is {config.get('model_type')!r}; accepted: 'qwen3', the layout that keylm exports"
         )
     theta = (config.get("rope_parameters") or {}).get("rope_theta") or config.get("rope_theta", 10_000.0)
-    tensors: dict[str, Tensor] = {}
     try:
         shape = Shape(rope_theta=theta, **{name: config[name] for name in Shape.model_fields if name != "rope_theta"})
+        return Facts(shape, config["vocab_size"], _ends(folder, config))
+    except (ValueError, KeyError) as error:
+        raise KeylmError(f"{folder}: cannot be opened: {type(error).__name__}: {error}") from None
+
+
+def load_weights(folder: Path) -> Weights:
+    """Read a model folder. Raises KeylmError where it holds no Qwen3 model, or a damaged one."""
+    check_model_folder(folder)
+    facts = load_facts(folder)
+    tensors: dict[str, Tensor] = {}
+    try:
         for file in sorted(folder.glob("*.safetensors")):
             tensors |= {name: tensor.float() for name, tensor in load_file(file).items()}
-        _check_tensors(tensors, shape)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except (OSError, SafetensorError) as error:
         raise KeylmError(f"{folder}: cannot be opened: {type(error).__name__}: {error}") from None
-    return Weights(shape, tensors["model.embed_tokens.weight"].shape[0], tensors, _ends(folder, config))
+    return with_tensors(facts, tensors, folder)
+
+
+def with_tensors(facts: Facts, tensors: dict[str, Tensor], place: Path) -> Weights:
+    """Return a model's weights. Raises KeylmError, naming `place`, where the tensors are not those of its shape."""
+    try:
+        _check_tensors(tensors, facts)
+    except ValueError as error:
+        raise KeylmError(f"{place}: cannot be opened: {error}") from None
+    return Weights(**vars(facts), tensors=tensors)
 
 
 def dense(weight: Tensor) -> Product:
@@ -252,14 +275,12 @@ def _rotated(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return heads * cos + swapped * sin
 
 
-def _check_tensors(tensors: Mapping[str, Tensor], shape: Shape) -> None:
+def _check_tensors(tensors: Mapping[str, Tensor], facts: Facts) -> None:
     """Raise ValueError where a tensor is missing or of another shape, or one is left over."""
     from keylm.model import Decoder
 
-    if "model.embed_tokens.weight" not in tensors:
-        raise ValueError("there is no model.embed_tokens.weight")
     with torch.device("meta"):
-        expected = Decoder(shape, tensors["model.embed_tokens.weight"].shape[0]).state_dict()
+        expected = Decoder(facts.shape, facts.vocab_size).state_dict()
     for name, tensor in expected.items():
         if name == "lm_head.weight" and name not in tensors:
             continue  # tied to the embedding

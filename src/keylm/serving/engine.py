@@ -1,8 +1,9 @@
-"""What answers: the interface of engines, and the one in PyTorch, which batches all requests that are under way.
+"""What answers: the interface of engines, and the one that batches all requests that are under way.
 
-An engine takes jobs and gives events, from a thread of its own; the server knows nothing else of it. TorchEngine is one
-thread that goes round: take what has come, read a part of the prompts, then one token for every text in one batch.
-A step's cost is mostly that of reading the weights, so sixteen texts take little longer than one.
+An engine takes jobs and gives events, from a thread of its own; the server knows nothing else of it. BatchingEngine is
+one thread that goes round: take what has come, read a part of the prompts, then one token for every text in one batch.
+What computes the logits lies under it (slots.py): PyTorch or llama.cpp. A step's cost is to a good part that of
+reading the weights, so many texts take less than many times as long as one.
 
 Invariants: a job gets its events in order, the last one Finished or Failed, unless it was cancelled; a job is never
 held up by another's length. A row's cached tokens stay when its text is done: a prompt that begins like any of them is
@@ -20,8 +21,8 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from keylm.serving.decoder import CachedDecoder
 from keylm.serving.sampling import Drawer, Grammar, Sampling, Token, told
+from keylm.serving.slots import Slots
 from keylm.serving.writing import Piece, Vocabulary, Writer
 
 READ_AT_ONCE = 256
@@ -84,7 +85,7 @@ class QueueFull(Exception):
 
 
 class Engine(Protocol):
-    """What the server needs of an engine; TorchEngine is one."""
+    """What the server needs of an engine; BatchingEngine is one."""
 
     name: str
     context: int
@@ -119,14 +120,14 @@ class _Text:
     cancelled: bool = False
 
 
-class TorchEngine:
-    """keylm's own decoder, on the CPU."""
+class BatchingEngine:
+    """One batch of all that is to be written, on rows of any runtime."""
 
-    def __init__(self, decoder: CachedDecoder, vocabulary: Vocabulary, *, rows: int = 16, waiting: int = 64) -> None:
-        """Write up to `rows` texts at a time and let `waiting` more wait; computes on torch's number of threads."""
-        self.name, self.context, self.vocab_size = "torch", decoder.context, decoder.vocab_size
-        self._decoder, self._vocabulary, self._waiting_most = decoder, vocabulary, waiting
-        self._cache = decoder.cache(rows)
+    def __init__(self, slots: Slots, vocabulary: Vocabulary, *, waiting: int = 64) -> None:
+        """Write a text in each row and let `waiting` more wait; computes on torch's number of threads."""
+        self.name, self.context, self.vocab_size = slots.name, slots.context, slots.vocab_size
+        self._slots, self._vocabulary, self._waiting_most = slots, vocabulary, waiting
+        rows = slots.rows
         self._held: list[list[int]] = [[] for _ in range(rows)]
         self._used = [0.0] * rows
         self._free = set(range(rows))
@@ -187,6 +188,7 @@ class TorchEngine:
                     self._end(text, Failed("fault", f"{type(error).__name__}: {error}"))
         for text in [*self._active, *self._waiting]:
             text.emit(Failed("closed", "the server is shutting down"))
+        self._slots.close()
 
     def _take(self) -> None:
         """Take what has come; wait where there is nothing else to do."""
@@ -232,14 +234,16 @@ class TorchEngine:
                 self._reuse(text)
                 left = len(text.job.prompt) - text.read
             ids = list(text.job.prompt[text.read : text.read + min(left, room)])
-            hidden = self._decoder.prefill(self._cache, text.row, text.read, ids)
+            last = len(ids) == left
+            wanted = len(ids) if text.job.score_prompt else int(last)
+            logits = self._slots.read(text.row, text.read, ids, wanted)
             self._held[text.row][text.read :] = ids
             text.read += len(ids)
             room -= len(ids)
             if text.job.score_prompt:
-                self._score(text, ids, hidden)
-            if text.read == len(text.job.prompt):
-                self._begin(text, hidden[-1:])
+                self._score(text, ids, logits)
+            if last:
+                self._begin(text, logits[-1])
 
     def _reuse(self, text: _Text) -> None:
         """Start behind what a row has read already; the prompt's last token is always read, for what follows it."""
@@ -250,26 +254,25 @@ class TorchEngine:
         best = max(range(len(shared)), key=lambda n: (shared[n], n == text.row))
         own = shared[text.row]
         if best != text.row and shared[best] >= max(WORTH_COPYING, own + 1):
-            self._cache.copy(best, text.row, shared[best])
+            self._slots.copy(best, text.row, shared[best])
             self._held[text.row], own = self._held[best][: shared[best]], shared[best]
         text.read = text.cached = own
 
-    def _score(self, text: _Text, ids: Sequence[int], hidden: Tensor) -> None:
+    def _score(self, text: _Text, ids: Sequence[int], logits: Tensor) -> None:
         """Add the log-probabilities of the tokens behind each of `ids`, which have just been read."""
         prompt, first = text.job.prompt, text.read - len(ids)
         if first == 0:
             text.scores.append(Token(prompt[0]))
-        logits = self._decoder.logits(hidden)
         following = prompt[first + 1 : text.read + 1]
         text.scores += [told(row, token, text.job.top or 0) for row, token in zip(logits, following, strict=False)]
 
-    def _begin(self, text: _Text, hidden: Tensor) -> None:
+    def _begin(self, text: _Text, logits: Tensor) -> None:
         if text.job.score_prompt:
             text.emit(PromptScored(tuple(text.scores)))
         if text.job.max_tokens == 0:
             self._end(text, Finished("length", 0, text.cached))
         else:
-            self._draw(text, self._decoder.logits(hidden)[0])
+            self._draw(text, logits)
 
     def _step(self) -> None:
         """Write one token of every text whose prompt has been read."""
@@ -277,8 +280,8 @@ class TorchEngine:
         if not texts:
             return
         rows, ids = [text.row for text in texts], [text.last for text in texts]
-        hidden = self._decoder.step(self._cache, rows, ids, [text.read for text in texts])
-        for text, logits in zip(texts, self._decoder.logits(hidden), strict=True):
+        found = self._slots.step(rows, ids, [text.read for text in texts])
+        for text, logits in zip(texts, found, strict=True):
             self._held[text.row][text.read :] = [text.last]
             text.read += 1
             self._draw(text, logits)
@@ -287,7 +290,7 @@ class TorchEngine:
         token = text.drawer.draw(logits)
         text.written += 1
         text.last = token.id
-        if token.id in self._decoder.ends and not text.job.ignore_ends:
+        if token.id in self._slots.ends and not text.job.ignore_ends:
             self._finish(text, "stop")
             return
         piece = text.writer.add(token)

@@ -62,6 +62,8 @@ class Served:
     guard: Guard = field(default_factory=Guard)
     choices: int = 16
     seconds: float = 300.0
+    runtime: str = ""
+    """What computes, and how precisely; for people."""
     created: int = field(default_factory=lambda: int(time.time()))
 
     @property

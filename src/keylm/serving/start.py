@@ -1,4 +1,4 @@
-"""`keylm serve`: from a model folder to a server that listens.
+"""`keylm serve`: from a model folder, or a GGUF file that keylm wrote, to a server that listens.
 
 The port is taken before the model is loaded, so that one in use is said at once.
 """
@@ -16,8 +16,10 @@ import torch
 
 from keylm.console import say
 from keylm.errors import KeylmError
-from keylm.release.huggingface import check_model_folder, model_fingerprint, silence_transformers
-from keylm.serving.decoder import CachedDecoder, Precision, load_weights
+from keylm.release.huggingface import check_model_folder, silence_transformers
+from keylm.serving.decoder import CachedDecoder
+from keylm.serving.runtimes import Runtime, Source, Tell, Wanted, make_slots, opened
+from keylm.serving.slots import Slots, TorchSlots
 
 if TYPE_CHECKING:
     from keylm.serving.server import Served
@@ -36,23 +38,27 @@ class Options:
     api_key: str | None = None
     slots: int = 16
     queue: int = 64
-    precision: Precision = "fp32"
+    engine: Runtime = "auto"
+    precision: str | None = None
+    """One of its runtime's; None: what the runtime takes by itself."""
     threads: int | None = None
     suggest: bool = True
     seconds: float = 300.0
     body_bytes: int = 4_000_000
 
 
-def serve(folder: Path, options: Options, *, quiet: bool = False) -> None:
-    """Serve a model folder until Ctrl-C or SIGTERM. Raises KeylmError where that cannot be."""
+def serve(model: Path, options: Options, *, quiet: bool = False) -> None:
+    """Serve a model until Ctrl-C or SIGTERM. Raises KeylmError where that cannot be."""
     try:
         import uvicorn
     except ImportError:
         raise KeylmError("keylm serve needs more packages; accepted: pip install 'keylm[serve]'") from None
-    check_model_folder(folder)
+    Wanted(options.engine, options.precision).check()
+    if model.suffix != ".gguf":
+        check_model_folder(model)
     listening = _listen(options)
     with contextlib.closing(listening):
-        served = prepare(folder, options)
+        served = prepare(model, options, lambda text: say(text, quiet=quiet))
         from keylm.serving.server import application
 
         config = uvicorn.Config(
@@ -63,9 +69,8 @@ def serve(folder: Path, options: Options, *, quiet: bool = False) -> None:
             lifespan="off",
         )
         host, port = listening.getsockname()[:2]
-        say(
-            f"{served.name} on http://{'[' + host + ']' if ':' in host else host}:{port}  (Ctrl-C ends it)", quiet=quiet
-        )
+        address = f"http://{'[' + host + ']' if ':' in host else host}:{port}"
+        say(f"{served.name} on {address}  ({served.runtime}; Ctrl-C ends it)", quiet=quiet)
         if served.keyboards and served.keyboards.why_no_corrections:
             say(f"suggestions without corrections: {served.keyboards.why_no_corrections}", quiet=quiet)
 
@@ -78,14 +83,13 @@ def serve(folder: Path, options: Options, *, quiet: bool = False) -> None:
             Server(config).run(sockets=[listening])
 
 
-def prepare(folder: Path, options: Options) -> "Served":
-    """Return a loaded model with its engine. Raises KeylmError where the folder or a package does not serve."""
-    check_model_folder(folder)
+def prepare(model: Path, options: Options, tell: Tell = lambda text: None) -> "Served":
+    """Return a loaded model with its engine. Raises KeylmError where the model or a package does not serve."""
     try:
         from keylm.serving.server import Served
     except ImportError as error:
         raise KeylmError(f"keylm serve needs {error.name}; accepted: pip install 'keylm[serve]'") from None
-    from keylm.serving.engine import TorchEngine
+    from keylm.serving.engine import BatchingEngine
     from keylm.serving.guard import LOOPBACK, Guard
     from keylm.serving.suggest import Keyboards
     from keylm.serving.texts import Prompts
@@ -93,39 +97,41 @@ def prepare(folder: Path, options: Options) -> "Served":
     silence_transformers()
     if options.threads:
         torch.set_num_threads(options.threads)
-    weights = load_weights(folder)
-    prompts = Prompts(folder, weights.vocab_size)
-    decoder = CachedDecoder(weights, options.precision)
-    keyboards = Keyboards(_small(decoder, weights, options), prompts.tokenizer) if options.suggest else None
-    engine = TorchEngine(decoder, prompts.vocabulary, rows=options.slots, waiting=options.queue)
-    fingerprint = f"{model_fingerprint(folder)[:12]}-{engine.name}-{options.precision}"
+    wanted = Wanted(options.engine, options.precision, options.slots, options.threads)
+    with opened(model) as source:
+        prompts = Prompts(source.folder, source.facts.vocab_size)
+        slots, precision = make_slots(source, wanted, tell)
+        keyboards = Keyboards(_small(source, slots, precision), prompts.tokenizer) if options.suggest else None
+    engine = BatchingEngine(slots, prompts.vocabulary, waiting=options.queue)
     hosts = LOOPBACK if options.host in LOOPBACK else ()
-    guard = Guard(options.api_key, hosts, options.body_bytes)
     return Served(
-        options.name or _name(folder),
+        options.name or _name(model),
         engine,
         prompts,
-        fingerprint,
+        f"{source.fingerprint[:12]}-{engine.name}-{precision}",
         keyboards,
-        guard,
+        Guard(options.api_key, hosts, options.body_bytes),
         options.slots,
         options.seconds,
+        f"{engine.name}, {precision}",
     )
 
 
-def _small(decoder: CachedDecoder, weights: Any, options: Options) -> CachedDecoder:
-    """Return the decoder for suggestions: in 8 bits where this torch can."""
-    if options.precision == "int8":
-        return decoder
+def _small(source: Source, slots: Slots, precision: str) -> CachedDecoder:
+    """Return the decoder for suggestions: PyTorch's, in 8 bits where this torch can."""
+    if isinstance(slots, TorchSlots) and precision == "int8":
+        return slots.decoder
     try:
-        return CachedDecoder(weights, "int8")
+        return CachedDecoder(source.weights, "int8")
     except KeylmError:
-        return decoder
+        return slots.decoder if isinstance(slots, TorchSlots) else CachedDecoder(source.weights)
 
 
 def _name(folder: Path) -> str:
-    """Return what the model is called: its folder, or the run that the folder is of."""
+    """Return what the model is called: its folder or file, or the run that the folder is of."""
     resolved = folder.resolve()
+    if resolved.suffix == ".gguf":
+        return resolved.stem
     return resolved.parent.name if resolved.name == "model" and resolved.parent.name else resolved.name
 
 

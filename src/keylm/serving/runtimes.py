@@ -1,0 +1,161 @@
+"""Which runtime computes the logits, and the file that it needs.
+
+`auto` takes llama.cpp, which on a CPU writes for one person several times faster than PyTorch, where it is installed
+and the model can be a GGUF file; else PyTorch, and says why. A model folder is converted once, and compared with
+PyTorch as `keylm export` does, before it is served; the file stays in the user's cache folder under the hash of the
+model's files.
+
+KEYLM_CACHE names that folder; else it is keylm in XDG_CACHE_HOME, else ~/.cache/keylm.
+"""
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+import keylm
+from keylm.errors import KeylmError
+from keylm.files import atomic_folder, sha256_file
+from keylm.release.huggingface import check_model_folder, model_fingerprint
+from keylm.serving.decoder import CachedDecoder, Facts, Weights, load_facts, load_weights, with_tensors
+from keylm.serving.slots import LlamaSlots, Slots, TorchSlots
+
+Runtime = Literal["auto", "torch", "llama.cpp"]
+PRECISIONS = {
+    "llama.cpp": ("f16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0", "bf16", "f32"),
+    "torch": ("fp32", "int8"),
+}
+"""Of each runtime; the first is what it takes where nothing is asked for."""
+Tell = Callable[[str], None]
+
+
+class Source:
+    """What is to be served: a model folder, or a GGUF file that keylm wrote."""
+
+    def __init__(self, place: Path, scratch: Path) -> None:
+        """Look at it; a file's configuration and tokenizer go into `scratch`. Raises KeylmError where it is neither."""
+        self.place, self.gguf = place, place.suffix == ".gguf"
+        self.folder = place
+        if self.gguf:
+            from keylm.release.gguf_reading import GgufFile
+
+            if not place.is_file():
+                raise KeylmError(f"{place}: no such file; accepted: a model folder, or a GGUF file that keylm wrote")
+            self.folder, self._file = scratch, GgufFile(place)
+            self._file.unpack(scratch)
+        else:
+            check_model_folder(place)
+        self.facts: Facts = load_facts(self.folder)
+
+    @cached_property
+    def weights(self) -> Weights:
+        """In fp32, loaded when first needed."""
+        if not self.gguf:
+            return load_weights(self.folder)
+        tensors = {name: torch.from_numpy(value) for name, value in self._file.weights().items()}
+        return with_tensors(self.facts, tensors, self.place)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The hash of its files."""
+        return sha256_file(self.place) if self.gguf else model_fingerprint(self.place)
+
+    @property
+    def kind(self) -> str | None:
+        """How a GGUF file is quantised; None of a folder."""
+        return self._file.kind if self.gguf else None
+
+
+@contextlib.contextmanager
+def opened(place: Path) -> Iterator[Source]:
+    """Open what is to be served; its folder is there until the block ends."""
+    with tempfile.TemporaryDirectory(prefix="keylm-serve-") as scratch:
+        yield Source(place, Path(scratch))
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the user asks for."""
+
+    runtime: Runtime = "auto"
+    precision: str | None = None
+    rows: int = 16
+    threads: int | None = None
+
+    def check(self) -> None:
+        """Raise KeylmError where the two do not go together."""
+        of = [name for name, kinds in PRECISIONS.items() if self.runtime in ("auto", name) for name in kinds]
+        if self.precision is not None and self.precision not in of:
+            raise KeylmError(
+                f"--precision: got {self.precision} with --engine {self.runtime}; accepted: {', '.join(of)}"
+            )
+
+
+def make_slots(source: Source, wanted: Wanted, tell: Tell) -> tuple[Slots, str]:
+    """Return rows to write in, and their precision. Raises KeylmError where what is asked for cannot be had."""
+    wanted.check()
+    if wanted.runtime == "torch" or wanted.precision in PRECISIONS["torch"]:
+        return _torch(source, wanted)
+    try:
+        return _llama(source, wanted, tell)
+    except KeylmError as error:
+        if wanted.runtime == "llama.cpp" or wanted.precision:
+            raise
+        tell(f"PyTorch serves, as llama.cpp does not: {error}")
+        return _torch(source, wanted)
+
+
+def _torch(source: Source, wanted: Wanted) -> tuple[Slots, str]:
+    precision: Literal["fp32", "int8"] = "int8" if wanted.precision == "int8" else "fp32"
+    return TorchSlots(CachedDecoder(source.weights, precision), wanted.rows), precision
+
+
+def _llama(source: Source, wanted: Wanted, tell: Tell) -> tuple[Slots, str]:
+    from keylm.release.llama import library_file
+
+    library_file()  # said before a minute of conversion
+    if source.kind and wanted.precision not in (None, source.kind):
+        raise KeylmError(
+            f"--precision: got {wanted.precision}, but {source.place} is {source.kind}; accepted: that, or the folder"
+        )
+    kind = source.kind or wanted.precision or PRECISIONS["llama.cpp"][0]
+    threads = wanted.threads or torch.get_num_threads()
+    file = source.place if source.gguf else converted(source, kind, threads, tell)
+    return LlamaSlots(file, source.facts, wanted.rows, threads), kind
+
+
+def cache_folder() -> Path:
+    """Return where files are kept that can be made again."""
+    if place := os.environ.get("KEYLM_CACHE"):
+        return Path(place)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "keylm"
+
+
+def converted(source: Source, kind: str, threads: int, tell: Tell) -> Path:
+    """Return a folder's GGUF file; made and compared with PyTorch where that was not done yet. Raises KeylmError."""
+    from keylm.release.export import Exporter, ParityFailed, Wish
+
+    place = cache_folder() / "gguf" / f"{source.fingerprint[:16]}-{keylm.__version__}"
+    file = place / kind / "gguf" / f"model-{kind.upper()}.gguf"
+    if file.is_file():
+        return file
+    tell(f"converting to GGUF ({kind}) and comparing it with PyTorch, this once  …")
+    try:
+        with atomic_folder(place / kind) as temporary:
+            wish = Wish(("gguf",), gguf=(kind,), name="model", threads=threads)
+            exporter = Exporter(source.folder, temporary, wish, quiet=True)
+            exporter.run()
+    except ParityFailed:
+        faults = "; ".join(exporter.rows[0].faults)
+        raise KeylmError(f"{source.place}: as GGUF ({kind}) it is not the same model: {faults}") from None
+    except OSError as error:
+        raise KeylmError(
+            f"{place}: {error.strerror or error}; accepted: a folder to write to, by KEYLM_CACHE"
+        ) from None
+    return file

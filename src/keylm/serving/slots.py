@@ -1,0 +1,147 @@
+"""What an engine writes with: texts side by side, each with a cache of the tokens that were read of it.
+
+Two are there: PyTorch, on keylm's own decoder, and llama.cpp, on a GGUF file. Both give plain logits, so drawing,
+stop strings, scores, grammars and batches are the engine's and the same for all.
+
+Invariant: the logits of a text depend on its own tokens alone, whatever stands in other rows (but for rounding); the
+tokens of a row stay until something is read in their place, and after an error too, but for those that were to be read.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from keylm.errors import KeylmError
+from keylm.release.llama import LlamaModel, Place
+from keylm.serving.decoder import CachedDecoder, Facts
+
+GAP = 2
+"""Rows without a text that llama.cpp computes along with those beside them; more, and it takes the batch apart."""
+
+
+class Slots(Protocol):
+    """Rows of texts; V is the vocabulary."""
+
+    name: str
+    """The runtime's."""
+    rows: int
+    context: int
+    vocab_size: int
+    ends: frozenset[int]
+    """Tokens that end a text or a turn."""
+
+    def read(self, row: int, start: int, ids: Sequence[int], wanted: int) -> Tensor:
+        """Read tokens of one row from place `start` on, whatever stood there; return logits [wanted, V] of the last."""
+
+    def step(self, rows: Sequence[int], ids: Sequence[int], lengths: Sequence[int]) -> Tensor:
+        """Read one more token of each of B rows (ascending), which hold `lengths` tokens; return logits [B, V]."""
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Give one row the first `length` tokens of another, in place of its own."""
+
+    def close(self) -> None:
+        """Give back the memory."""
+
+
+class TorchSlots:
+    """keylm's own decoder, on the CPU."""
+
+    name = "torch"
+
+    def __init__(self, decoder: CachedDecoder, rows: int) -> None:
+        self.rows, self.context, self.vocab_size, self.ends = rows, decoder.context, decoder.vocab_size, decoder.ends
+        self.decoder, self._cache = decoder, decoder.cache(rows)
+
+    def read(self, row: int, start: int, ids: Sequence[int], wanted: int) -> Tensor:
+        """As in Slots."""
+        hidden = self.decoder.prefill(self._cache, row, start, ids)
+        return self.decoder.logits(hidden[len(ids) - wanted :])
+
+    def step(self, rows: Sequence[int], ids: Sequence[int], lengths: Sequence[int]) -> Tensor:
+        """As in Slots."""
+        return self.decoder.logits(self.decoder.step(self._cache, rows, ids, lengths))
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """As in Slots."""
+        self._cache.copy(source, target, length)
+
+    def close(self) -> None:
+        """Do nothing: Python frees tensors."""
+
+
+class LlamaSlots:
+    """llama.cpp, on a GGUF file. Not for several threads at once."""
+
+    name = "llama.cpp"
+
+    def __init__(self, file: Path, facts: Facts, rows: int, threads: int) -> None:
+        """Open `file`, whose `facts` are known. Raises KeylmError where llama.cpp refuses it."""
+        self.rows, self.context, self.ends = rows, facts.shape.max_position_embeddings, facts.ends
+        self._model = LlamaModel(file, self.context, threads, rows)
+        self.vocab_size = self._model.vocab_size
+        if self.vocab_size != facts.vocab_size:
+            raise KeylmError(f"{file}: has {self.vocab_size:,} tokens, not {facts.vocab_size:,}")
+        self._filled = [0] * rows
+
+    def read(self, row: int, start: int, ids: Sequence[int], wanted: int) -> Tensor:
+        """As in Slots."""
+        found, last = [], len(ids) - wanted
+        for begin in range(0, len(ids), self._model.batch):
+            part = ids[begin : begin + self._model.batch]
+            places = [Place(row, start + begin + n, token, begin + n >= last) for n, token in enumerate(part)]
+            found.append(self._decode(places))
+        return torch.cat(found)
+
+    def step(self, rows: Sequence[int], ids: Sequence[int], lengths: Sequence[int]) -> Tensor:
+        """As in Slots.
+
+        llama.cpp reads rows together only where they follow each other without a gap; elsewhere it reads the weights
+        once more. So a small gap is filled: rows in it read a token that is forgotten at once.
+        """
+        places = [Place(*each, True) for each in zip(rows, lengths, ids, strict=True)]
+        filling = [Place(row, self._filled[row], 0, False) for row in self._gaps(rows)]
+        logits = self._decode(sorted([*places, *filling], key=lambda each: each.row))
+        for each in filling:
+            self._cut(each.row, each.place)
+        return logits
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """As in Slots."""
+        self._model.copy(source, target, length)
+        self._filled[target] = length
+
+    def close(self) -> None:
+        """Give back the memory."""
+        self._model.close()
+
+    def _gaps(self, rows: Sequence[int]) -> list[int]:
+        """Return the rows between `rows` that are worth filling."""
+        gaps = [range(left + 1, right) for left, right in pairwise(rows)]
+        small = [gap for gap in gaps if len(gap) <= GAP and all(self._filled[row] < self.context for row in gap)]
+        return [row for gap in small for row in gap]
+
+    def _decode(self, places: Sequence[Place]) -> Tensor:
+        starts: dict[int, int] = {}
+        for each in places:
+            starts.setdefault(each.row, each.place)
+        for row, start in starts.items():
+            self._cut(row, start)
+        try:
+            logits = self._model.decode(places)
+        except KeylmError:
+            for row, start in starts.items():
+                self._filled[row] += 1  # whatever was read of it
+                self._cut(row, start)
+            raise
+        for each in places:
+            self._filled[each.row] = each.place + 1
+        return torch.from_numpy(logits)
+
+    def _cut(self, row: int, length: int) -> None:
+        if self._filled[row] > length:
+            self._model.cut(row, length)
+            self._filled[row] = length
