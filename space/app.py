@@ -1,11 +1,12 @@
-"""A Gradio app for the Hugging Face hub: completion, chat, typo fixing, and a keyboard's suggestions, by keylm's own code.
+"""A Gradio app for the Hugging Face hub: completion, chat, typo fixing and a keyboard's suggestions, by keylm's own code.
 
-Invariant: whatever is sent, the app answers with text or with one sentence that says what is accepted; inputs and answers
-are bounded, one text is written at a time, and a text that nobody waits for any more ends at its next word.
+Invariant: whatever is sent, the app answers with text or with one sentence that says what is accepted; inputs and
+answers are bounded, one text is written at a time, and a text that nobody waits for any more ends at its next word.
 
     KEYLM_MODEL=runs/nano/model python space/app.py      # a folder, or a model's name on the hub
 """
 
+import itertools
 import os
 import queue
 import re
@@ -72,14 +73,15 @@ class Demo:
         greedy = Sampling(NEW_TOKENS, temperature=0, repetition_penalty=1.0)
         yield from self._stream(lambda emit: self._generator.answer(turn, greedy, emit))
 
-    def suggest(self, text: str) -> tuple[list[str], str | None, str]:
-        """Return words that may come next or end what is typed, a correction of it or None, and what is typed."""
+    def suggest(self, text: str) -> dict[str, Any]:
+        """Return {"suggestions": words, "correction": word or None, "partial": what is typed of the last word}."""
         _check(text, LONGEST_TEXT, empty=True)
         if self._keyboards is None:
             raise gr.Error(f"no suggestions with this model: {self._why_no_keyboard}", print_exception=False)
         with self._typing:  # the search keeps a cache that one thread may use
             answer = self._keyboards.answer(text, SUGGESTED)
-        return [suggestion.word for suggestion in answer.suggestions], answer.correction, answer.partial
+        words = [suggestion.word for suggestion in answer.suggestions]
+        return {"suggestions": words, "correction": answer.correction, "partial": answer.partial}
 
     def _stream(self, write: Write) -> Iterator[str]:
         """Yield the growing text that `write` emits in a thread; closing this ends it at its next piece."""
@@ -123,7 +125,7 @@ def interface(demo: Demo, name: str) -> gr.Blocks:
     """Return the page with its four tabs."""
     one_at_a_time: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "writing"}
     with gr.Blocks(title=f"keylm: {name}", analytics_enabled=False) as page:
-        gr.Markdown(f"# {name}\nA small model with keyboards in mind. It makes mistakes, and knows little of the world.")
+        gr.Markdown(f"# {name}\nA small language model with keyboards in mind. It makes mistakes.")
         with gr.Tab("Completion"):
             text = gr.Textbox(label="Text", value="Once upon a time", lines=6, max_length=LONGEST_TEXT)
             with gr.Row():
@@ -163,24 +165,28 @@ def _keyboard(demo: Demo) -> None:
         words = [gr.Button("") for _ in range(SUGGESTED)]
     correction = gr.Button("", variant="primary", visible=False)
 
-    def suggest(typed: str) -> list[Any]:
-        """Return the suggested words, a correction ("" where what is typed may stay), and what is typed of a word."""
-        found, corrected, begun = demo.suggest(typed)
-        shown = gr.update(value=corrected or "", visible=corrected is not None)
-        return [*(found + [""] * SUGGESTED)[:SUGGESTED], shown, begun]
+    def show(typed: str) -> list[Any]:
+        """Return the suggested words, a correction, and what is typed of a word."""
+        found = demo.suggest(typed)
+        words = (found["suggestions"] + [""] * SUGGESTED)[:SUGGESTED]
+        return [*words, gr.Button(found["correction"] or "", visible=bool(found["correction"])), found["partial"]]
 
     def take(typed: str, word: str, begun: str) -> list[Any]:
         """Put a word in the place of what is typed of it."""
-        if not word:
-            return [typed, *[gr.skip()] * (SUGGESTED + 2)]
-        text = typed.removesuffix(begun) + word + " "
-        return [text, *suggest(text)]
+        text = typed.removesuffix(begun) + word + " " if word else typed
+        return [text, *show(text)]
 
     shown = [*words, correction, partial]
-    quick: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "typing", "show_progress": "hidden"}
-    text.input(suggest, text, shown, api_name="suggest", trigger_mode="always_last", **quick)
+    quick: dict[str, Any] = {
+        "concurrency_limit": 1,
+        "concurrency_id": "typing",
+        "show_progress": "hidden",
+        "api_visibility": "undocumented",
+    }
+    text.input(show, text, shown, api_name="keys", trigger_mode="always_last", **quick)
     for button in (*words, correction):
-        button.click(take, [text, button, partial], [text, *shown], api_visibility="private", **quick)
+        button.click(take, [text, button, partial], [text, *shown], api_name="tap", **quick)
+    gr.api(demo.suggest, api_name="suggest", concurrency_limit=1, concurrency_id="typing")
 
 
 def _keyboards(folder: Path, generator: Generator) -> tuple[Keyboards | None, str]:
@@ -218,13 +224,13 @@ def _messages(history: list[dict[str, Any]]) -> list[Message]:
         if not isinstance(content, str):
             content = "".join(part.get("text", "") for part in content if isinstance(part, dict))
         turns.append({"role": turn["role"], "content": content[:LONGEST_TEXT]})
-    pairs = zip(turns, turns[1:], strict=False)
+    pairs = itertools.pairwise(turns)
     whole = [pair for pair in pairs if [turn["role"] for turn in pair] == ["user", "assistant"]]
     return [turn for pair in whole if all(turn["content"].strip() for turn in pair) for turn in pair]
 
 
 def model_folder(model: str) -> Path:
-    """Return the folder of a model: `model` itself, or a copy of what the hub has under that name. Raises KeylmError."""
+    """Return a model's folder: `model`, or a copy of what the hub has under that name. Raises KeylmError."""
     if Path(model).is_dir():
         return Path(model)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", model):
@@ -236,7 +242,7 @@ def model_folder(model: str) -> Path:
     except Exception as error:  # the hub's errors and the network's have no common kind
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise KeylmError(
-            f"KEYLM_MODEL: {model} is no folder here and cannot be had from the hub ({reason}); accepted: a model folder, "
+            f"KEYLM_MODEL: {model} is no folder here and cannot be had from the hub ({reason}); accepted: a folder, "
             "or a model's name on the hub (with HF_TOKEN, where it is private)"
         ) from None
 

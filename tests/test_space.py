@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.util
+import itertools
 import os
 import re
 import shutil
@@ -26,6 +27,7 @@ gradio_client = pytest.importorskip("gradio_client", reason=WHY)
 from gradio_client.exceptions import AppError  # noqa: E402
 
 from keylm.chat import Chat  # noqa: E402
+from keylm.errors import KeylmError  # noqa: E402
 from keylm.generate import Generator, Sampling  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
@@ -34,12 +36,14 @@ OFFLINE = {"HF_HUB_OFFLINE": "1", "GRADIO_ANALYTICS_ENABLED": "False", "OMP_NUM_
 
 @pytest.fixture(scope="module")
 def model(tokenizer: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of a random model with opinions, which never ends a text by itself."""
+    """Return the folder of a random model with opinions."""
     folder = tmp_path_factory.mktemp("space") / "tiny"
     random = random_qwen3(5, 400, max_position_embeddings=192)
     with torch.no_grad():
         random.lm_head.weight *= 30
-    random.generation_config = GenerationConfig(eos_token_id=[0], pad_token_id=3, suppress_tokens=list(range(20)))
+    random.generation_config = GenerationConfig(
+        eos_token_id=[0, *range(40, 60)], pad_token_id=3, suppress_tokens=list(range(20))
+    )
     random.save_pretrained(folder)
     for file in tokenizer.iterdir():
         shutil.copyfile(file, folder / file.name)
@@ -50,7 +54,12 @@ def start(folder: Path, model: str, port: int) -> "subprocess.Popen[str]":
     """Start the app in `folder`."""
     environment = {**os.environ, **OFFLINE, "KEYLM_MODEL": model, "GRADIO_SERVER_PORT": str(port)}
     return subprocess.Popen(
-        [sys.executable, "app.py"], cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [sys.executable, "app.py"],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
 
 
@@ -98,13 +107,25 @@ def app() -> Any:
     return module
 
 
+@pytest.fixture(scope="module")
+def demo(app: Any, model: Path) -> Iterator[Any]:
+    """Yield the same in this process, without the dictionary of corrections, which takes seconds to read."""
+
+    def no_lexicon() -> None:
+        raise KeylmError("no dictionary")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("keylm.serving.suggest.lexicon", no_lexicon)
+        yield app.Demo(model)
+
+
 def test_a_text_is_continued_piece_by_piece(client: Any, generator: Generator):
     job = client.submit("the old man", 40, 0, api_name="/complete")
     expected = "the old man" + generator.complete("the old man", Sampling(40, temperature=0))
     assert job.result(60) == expected
     pieces = job.outputs()
     assert len(pieces) > 2
-    assert all(later.startswith(earlier) for earlier, later in zip(pieces, pieces[1:], strict=False))
+    assert all(later.startswith(earlier) for earlier, later in itertools.pairwise(pieces))
 
 
 def test_a_conversation_is_remembered(client: Any, generator: Generator):
@@ -120,13 +141,21 @@ def test_typos_are_fixed_by_the_request_of_the_instruction_data(client: Any, gen
     assert client.predict("teh cat ", api_name="/fix") == generator.answer(asked, greedy)
 
 
-def test_words_are_suggested_and_taken(client: Any, app: Any, model: Path):
-    *words, _, begun = client.predict("the old ma", api_name="/suggest")[:4], None, None
-    found, _, partial = app.Demo(model).suggest("the old ma")
-    assert words[0][:3] == (found + ["", ""])[:3]
-    assert found
-    assert partial == "ma"
-    assert all(word.startswith("ma") for word in found)
+def test_words_are_suggested(client: Any, demo: Any):
+    found = client.predict("the old ma", api_name="/suggest")
+    assert found["suggestions"] == demo.suggest("the old ma")["suggestions"]
+    assert found["partial"] == "ma"
+    assert all(word.startswith("ma") for word in found["suggestions"])
+
+
+def test_a_tapped_word_takes_the_place_of_what_is_typed(client: Any, demo: Any):
+    """As the page asks: with its buttons and its state."""
+    page = gradio_client.Client(client.src, verbose=False, analytics_enabled=False, _skip_components=False)
+    *words, _, _ = page.predict("the old ma", api_name="/keys")
+    assert words == (demo.suggest("the old ma")["suggestions"] + ["", ""])[:3]
+    state = None  # is kept by the app
+    assert page.predict("the old ma", words[0], state, api_name="/tap")[0] == f"the old {words[0]} "
+    assert page.predict("the old ", "", state, api_name="/tap")[0] == "the old "
 
 
 def test_what_is_too_much_or_nothing_is_refused_in_a_sentence(client: Any):
@@ -152,14 +181,13 @@ def test_a_text_that_is_cancelled_makes_room_for_the_next(client: Any):
     assert job.done()
 
 
-def test_a_text_that_nobody_waits_for_ends_at_its_next_piece(app: Any, model: Path):
-    demo, ended, pieces = app.Demo(model), threading.Event(), []
+def test_a_text_that_nobody_waits_for_ends_at_its_next_piece(demo: Any):
+    ended = threading.Event()
 
     def write(emit: Any) -> None:
         try:
             while True:
                 emit("word ")
-                pieces.append(1)
                 time.sleep(0.001)
         except KeyboardInterrupt:
             ended.set()
@@ -173,9 +201,8 @@ def test_a_text_that_nobody_waits_for_ends_at_its_next_piece(app: Any, model: Pa
     assert next(demo.complete("a cat", 2, 0)), "the next one may write"
 
 
-def test_a_fault_of_the_model_is_told_and_an_unknown_one_raised(app: Any, model: Path):
-    demo = app.Demo(model)
-    demo._generator.tokenizer.chat_template = None
+def test_a_fault_of_the_model_is_told_and_an_unknown_one_raised(demo: Any, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(demo._generator.tokenizer, "chat_template", None)
     with pytest.raises(gradio.Error, match="no chat template; accepted: a model that was tuned to chat"):
         list(demo.fix("teh"))
 
