@@ -1,4 +1,4 @@
-"""A Gradio app for the Hugging Face hub: completion, chat, typo fixing and a keyboard's suggestions, by keylm's own code.
+"""A Gradio app for the Hugging Face hub: completion, chat, typo fixing, a keyboard's suggestions, by keylm's code.
 
 Invariant: whatever is sent, the app answers with text or with one sentence that says what is accepted; inputs and
 answers are bounded, one text is written at a time, and a text that nobody waits for any more ends at its next word.
