@@ -25,9 +25,10 @@ INTRODUCTION = """# The recipe
 
 <!-- Written by scripts/recipe_reference.py from src/keylm/recipe.py and recipe_sections.py; change those. -->
 
-A recipe is a TOML file with everything that decides a model. Unknown fields, values of another type and values out of range
-are refused, with the field and what is accepted. Fields without a default must be given. Any field can be set on the command
-line, `--set training.batch_tokens=65536`. The resolved recipe, every default written out, lies in the run folder.
+A recipe is a TOML file with everything that decides a model. Unknown fields, values of another type and values out of
+range are refused, with the field and what is accepted. Fields without a default must be given. Any field can be set on
+the command line, `--set training.batch_tokens=65536`. The resolved recipe, every default written out, lies in the run
+folder.
 
 Paths count from the recipe's folder (on the command line, from where you are) and may begin with a folder of `[paths]`:
 `path = "{corpus}/tales.jsonl"`. [recipes/nano.toml](../recipes/nano.toml) is a small recipe that is whole;
