@@ -35,7 +35,7 @@ $(VENV)/.keylm: $(VENV)/.torch pyproject.toml
 	touch $@
 
 $(VENV)/.keylm-dev: $(VENV)/.torch pyproject.toml
-	$(INSTALL) -e '.[dev,hub,curate,ray,eval,post,export,serve]'
+	$(INSTALL) -e '.[dev,hub,curate,ray,eval,post,export,serve,docs,demo]'
 	touch $(VENV)/.keylm $@
 
 clean:

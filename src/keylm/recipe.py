@@ -43,11 +43,15 @@ class Recipe(Section):
     """A whole model: shape, tokenizer, sources, stages, optimizer, checkpoints, evaluation, seed."""
 
     name: Name
+    """what the run and its folder are called: letters, digits, _ and -"""
     description: str = ""
+    """a sentence for the report"""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """of the first weights, the data's order, the noise and the samples"""
     model: Model
     tokenizer: Tokenizer = Tokenizer()
     paths: dict[Name, PathText] = Field(default_factory=dict)
+    """folders that other paths may begin with, as `{name}/…`"""
     data: Data = Data()
     typos: Typos = Typos()
     curation: Curation | None = None

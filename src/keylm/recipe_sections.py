@@ -40,14 +40,23 @@ class Model(Section):
     """The decoder's shape, in the names of Hugging Face's Qwen3Config."""
 
     hidden_size: Dimension
+    """width of the residual stream"""
     num_hidden_layers: Dimension
+    """blocks"""
     num_attention_heads: Dimension
+    """query heads"""
     num_key_value_heads: Dimension
+    """key and value heads, each shared by as many query heads"""
     head_dim: Dimension
+    """width of a head; even"""
     intermediate_size: Dimension
+    """width inside the feed-forward part (SwiGLU)"""
     max_position_embeddings: Dimension
+    """longest text the model may be used with, in tokens"""
     rope_theta: PositiveFloat = 10_000.0
+    """base of the rotary embedding"""
     rms_norm_eps: PositiveFloat = 1e-6
+    """added to the mean square in norms"""
 
     @model_validator(mode="after")
     def _heads_fit(self) -> Self:
@@ -65,8 +74,11 @@ class Tokenizer(Section):
     """A ByteLevel BPE to be trained on the sources of the first stage, or a finished one."""
 
     vocab_size: Annotated[int, Field(ge=276, le=65_536)] = 12_020
+    """tokens, special ones and bytes included"""
     sample_bytes: PositiveInt = 70_000_000
+    """text that it is trained on, from each source as the first stage weighs it"""
     path: PathText | None = None
+    """folder of a finished tokenizer, which is taken instead"""
 
 
 def _masked_only() -> dict[Form, float]:
@@ -77,19 +89,33 @@ class Source(Section):
     """One body of text: files (`path`), a data set on the hub (`hub`), or typos made from other sources."""
 
     path: PathText | None = None
+    """a file or folder of .jsonl(.zst, .gz), .parquet or .txt; `embedded:NAME` comes with keylm"""
     hub: str | None = None
+    """a data set's name, OWNER/NAME"""
     config: str | None = None
+    """the data set's configuration, where it has several"""
     split: str = "train"
+    """the data set's split"""
     revision: str | None = None
+    """the data set's commit, tag or branch; without one, main as it is when it is first read"""
     adapter: str | None = None
+    """what makes documents of records (docs/hub_datasets.md); without one, by the data set's name"""
     typos_of: tuple[str, ...] = ()
+    """sources whose documents are shown with noise"""
     forms: dict[Form, Weight] = Field(default_factory=_masked_only)
+    """of a typo source: how noise is shown, and weights (docs/data.md)"""
     passes: Annotated[int, Field(ge=1, le=100)] = 1
+    """of a typo source: how often it goes over the others' documents, each time with other noise"""
     text_register: Register = Field(alias="register", default="formal")
+    """manner of the text: decides which filters curate it, and groups figures in reports"""
     licence: str = "unstated"
+    """named in reports and the model card"""
     loss: Literal["all", "assistant"] = "all"
+    """what is learnt: all tokens, or the assistant's turns alone"""
     max_bytes: PositiveInt | None = None
+    """text that is read of it, at most: its beginning"""
     curate: bool = True
+    """whether [curation] applies to it"""
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
@@ -118,9 +144,13 @@ class Data(Section):
     """
 
     shard_tokens: Annotated[int, Field(ge=1, le=1 << 28)] = 1 << 24
+    """tokens in a shard, within which windows are shuffled"""
     stream: bool = False
+    """begin training while later shards are being built"""
     shards: PathText | None = None
+    """a published build, a folder or address, whose shards are fetched instead of built"""
     cache_bytes: PositiveInt = 20_000_000_000
+    """fetched shards that are kept on disk"""
 
     @model_validator(mode="after")
     def _one_supply(self) -> Self:
@@ -133,7 +163,9 @@ class Typos(Section):
     """The noise in sources with `typos_of`; see data/typos.py."""
 
     highest_rate: Annotated[float, Field(gt=0, le=0.5)] = 0.2
+    """share of a document's words that are mistyped, at most; each document draws its own"""
     word_lists: tuple[PathText, ...] = ()
+    """files of known misspellings, which are used beside the fitted noise"""
 
 
 QualityFilter = Literal["gopher_quality", "gopher_repetition", "c4", "fineweb"]
@@ -158,17 +190,29 @@ class Curation(Section):
     """
 
     languages: tuple[Annotated[str, Field(min_length=2, max_length=3)], ...] = ("en",)
+    """languages that stay, in two or three letters"""
     language_threshold: Share = 0.3
+    """how sure the language must be"""
     minimum_characters: Annotated[int, Field(ge=0)] = 20
+    """shorter documents go"""
     maximum_characters: PositiveInt = PIECE_BYTES
+    """longer documents go"""
     filters: dict[Register, tuple[QualityFilter, ...]] = Field(default_factory=dict, validate_default=True)
+    """quality filters of each register (docs/curation.md has the defaults)"""
     mask_pii: bool = True
+    """replace e-mail addresses, public IP addresses and phone numbers by examples"""
     exact_duplicates: bool = True
+    """drop documents that stood before, in any source"""
     near_duplicates: bool = True
+    """drop documents that are alike to one before, by MinHash"""
     minhash_words: Annotated[int, Field(ge=1, le=50)] = 5
+    """words in an n-gram"""
     minhash_buckets: Annotated[int, Field(ge=1, le=200)] = 14
+    """more find more that is less alike"""
     minhash_hashes: Annotated[int, Field(ge=1, le=50)] = 8
+    """in a bucket; more find only what is more alike"""
     decontaminate: tuple[PathText, ...] = ()
+    """files or folders of evaluation items; documents that hold one go (docs/decontamination.md)"""
 
     @field_validator("filters")
     @classmethod
@@ -197,11 +241,17 @@ class Stage(Section):
     """
 
     tokens: PositiveInt
+    """how long it is; rounded up to whole steps"""
     weights: dict[str, Weight]
+    """share of each source; they need not sum to 1, and each is 0 or at least a thousandth of the sum"""
     peak: Rate = 1.0
+    """factor on the optimizer's learning rates"""
     final: Share = 0.0
+    """share of the peak that is left at the end"""
     warmup: Share = 0.0
+    """share of the steps in which the rate rises"""
     decay: Share = 0.0
+    """share of the steps in which it falls"""
 
     @model_validator(mode="after")
     def _sound(self) -> Self:
@@ -231,21 +281,33 @@ class Training(Section):
     """
 
     batch_tokens: PositiveInt
+    """tokens in an optimizer step, on all processes together; a multiple of context"""
     context: Dimension
+    """tokens in a window; at most model.max_position_embeddings"""
     initial_model: PathText | None = None
+    """a model folder to begin with"""
     micro_batch_windows: Dimension = 8
+    """windows that are computed at once; decides memory and speed, not the result"""
     clip_norm: PositiveFloat = 1.0
+    """largest norm of the gradient"""
     z_loss: Decay = 1e-4
+    """weight of the squared log-normaliser, which keeps logits small"""
     pair_weight: Decay = 0.5
+    """weight of the loss between clean and noisy twins, in typo sources of the form `pair`"""
     document_masks: bool = True
+    """whether packed documents are hidden from each other"""
     attention: Literal["auto", "masked"] = "auto"
     """auto: variable-length kernels on a GPU in 16 bits; masked: the plain way everywhere"""
     deterministic: bool = False
     """same bits in every run on a GPU too, somewhat slower"""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """what is computed in; auto: bf16 on an NVIDIA GPU, else fp32. Weights and optimizer stay fp32"""
     compile: bool = False
+    """through torch.compile: faster on a GPU, half a minute to start"""
     parallel: Literal["ddp", "fsdp"] = "ddp"
+    """what several processes share: see above"""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """where to compute; auto: an NVIDIA GPU, else Apple's, else the CPU"""
 
     @model_validator(mode="after")
     def _whole_windows(self) -> Self:
@@ -282,27 +344,44 @@ class Optimizer(Section):
     """
 
     matrices: Literal["muon", "adamw"] = "muon"
+    """what trains the blocks' matrices"""
     muon_learning_rate: Rate = 0.02
+    """Muon's, at a stage's peak of 1"""
     muon_momentum: Beta = 0.95
+    """Muon's, once it is warm"""
     muon_momentum_start: Beta = 0.85
+    """Muon's at the first step"""
     muon_momentum_steps: Annotated[int, Field(ge=0)] = 300
+    """steps until it is warm"""
     muon_weight_decay: Decay = 0.0
+    """decoupled: a step takes rate times decay of a weight"""
     matrix_learning_rate: Rate = 3e-3
+    """AdamW's for the matrices, where it trains them; likewise the next two"""
     matrix_betas: tuple[Beta, Beta] = (0.9, 0.95)
+    """decay of the two moments"""
     matrix_weight_decay: Decay = 0.1
+    """decoupled"""
     embedding_learning_rate: Rate = 0.245
+    """AdamW's for the embedding"""
     head_learning_rate: Rate = 0.0049
+    """AdamW's for the head"""
     norm_learning_rate: Rate = 0.01
+    """AdamW's for the norms"""
     adam_betas: tuple[Beta, Beta] = (0.8, 0.95)
+    """decay of the two moments, for embedding, head and norms"""
     adam_eps: PositiveFloat = 1e-10
+    """AdamW's, in the denominator"""
 
 
 class Checkpoints(Section):
     """When a checkpoint is written and how many stay; stage ends always have one, and it stays."""
 
     every_steps: PositiveInt = 500
+    """a checkpoint after so many steps"""
     every_minutes: PositiveFloat = 10.0
+    """and after so many minutes"""
     keep_last: PositiveInt = 2
+    """how many stay, beside those of stage ends"""
 
 
 Benchmark = Literal["hellaswag", "arc_easy", "piqa"]
@@ -317,14 +396,23 @@ class Evaluation(Section):
     """
 
     every_steps: PositiveInt = 100
+    """validation after so many steps"""
     windows_per_source: PositiveInt = 32
+    """held-out windows that are measured of each source"""
     holdout: Annotated[float, Field(gt=0, lt=0.5)] = 0.005
+    """share of the documents that are held out, chosen by their content"""
     benchmarks: tuple[Benchmark, ...] = ()
+    """benchmarks to measure in training: pip install 'keylm[eval]'"""
     benchmark_items: PositiveInt = 200
+    """items of each"""
     benchmarks_every_steps: Annotated[int, Field(ge=0, lt=2**53)] = 0
+    """0: at stage ends only"""
     prompts: tuple[str, ...] = ("Once upon a time",)
+    """texts that the report continues"""
     chats: tuple[str, ...] = ()
+    """questions that the report has answered"""
     sample_tokens: PositiveInt = 80
+    """tokens of each of these, at most"""
 
     @model_validator(mode="after")
     def _each_benchmark_once(self) -> Self:
