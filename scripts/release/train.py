@@ -33,14 +33,14 @@ def train(arguments: argparse.Namespace) -> Path:
     arguments.out.mkdir(parents=True, exist_ok=True)
     file.write_text(recipe.to_toml(), encoding="utf-8")
     command = ("run", str(file), "--run-dir", str(folder.path))
-    code = keylm(*command, gpus=gpus_here(budget["gpus"]), seconds=clock.left())
-    if code:
-        export_reached(folder)
+    gpus = gpus_here(budget["gpus"])
+    if keylm(*command, gpus=gpus, seconds=clock.left()):
+        export_reached(folder, gpus)
     clock.done()
     return folder.model
 
 
-def export_reached(folder: RunFolder) -> None:
+def export_reached(folder: RunFolder, gpus: int) -> None:
     """Export the last checkpoint of a run that did not come to its end. Raises KeylmError where there is none."""
     found = checkpoint_paths(folder.checkpoints)
     if not found:
@@ -49,7 +49,7 @@ def export_reached(folder: RunFolder) -> None:
     export_model(recipe, last.model(), folder.tokenizer, folder.model)
     step = last.step
     reached = {"step": step, "of": sum(stage_steps(recipe).values()), "tokens": step * recipe.training.batch_tokens}
-    write_json(folder.path / "reached.json", reached)
+    write_json(folder.path / "reached.json", {**reached, "world_size": gpus})
     print(f"time is up: exported step {reached['step']:,} of {reached['of']:,}, {reached['tokens']:,} tokens")
 
 

@@ -9,6 +9,8 @@ import pytest
 from conftest import tiny_recipe
 
 from keylm.errors import KeylmError
+from keylm.files import write_json
+from keylm.json_lines import read_rows
 from keylm.recipe import parse_recipe, read_toml
 from keylm.run import run
 from keylm.run_folder import RunFolder
@@ -40,7 +42,7 @@ def scripts():
     with pytest.MonkeyPatch.context() as patch:
         for folder in ("scripts", "scripts/release", "benchmarks"):
             patch.syspath_prepend(str(ROOT / folder))
-        names = ("pack_run", "unpack_run", "plan", "train", "evaluate", "instruct")
+        names = ("pack_run", "unpack_run", "plan", "train", "evaluate", "instruct", "collect")
         yield SimpleNamespace(**{name: importlib.import_module(name) for name in names})
 
 
@@ -92,13 +94,39 @@ def test_of_a_stage_that_was_cut_off_the_last_checkpoint_is_exported(scripts, th
     for file in last.iterdir():
         file.unlink()
     last.rmdir()
-    scripts.train.export_reached(folder)
+    scripts.train.export_reached(folder, 3)
     reached = json.loads((folder.path / "reached.json").read_text())
     assert reached["step"] == reached["of"] - 1
     assert reached["tokens"] == reached["step"] * recipe.training.batch_tokens
     assert (folder.model / "model.safetensors").is_file()
     with pytest.raises(KeylmError, match="no checkpoint"):
-        scripts.train.export_reached(RunFolder(there / "out/nothing"))
+        scripts.train.export_reached(RunFolder(there / "out/nothing"), 1)
+
+
+def test_stages_become_one_run_with_report_and_card(scripts, there: Path):
+    plan = scripts.plan.read_plan(there / "plan.toml")
+    out, model = there / "joined", None
+    for stage in ("pretrain", "chat"):
+        recipe = scripts.plan.stage_recipe(plan, stage, there / "there/shards", model)
+        model = run(recipe, out / stage, quiet=True).model
+    write_json(out / "pretrain/reached.json", {"step": 4, "of": 6, "tokens": 1024, "world_size": 2})
+    asked = {"name": "small", "stages": ["pretrain", "chat"], "last": None, "data": there / "there", "out": out}
+    asked |= {"models": there / "models", "licence": "mit", "description": None, "plan": there / "plan.toml"}
+    folder = scripts.collect.collect(SimpleNamespace(**asked))
+    rows = read_rows(out / "small/metrics.jsonl", "train")
+    assert [row["step"] for row in rows] == list(range(len(rows)))
+    tokens = [row["tokens"] for row in rows]
+    assert tokens == sorted(set(tokens))
+    whole = read_toml(folder / "recipe.toml")
+    assert list(whole["stages"]) == ["pretrain", "chat"]
+    assert whole["stages"]["pretrain"]["tokens"] == 1024  # what it reached
+    card = (folder / "README.md").read_text()
+    assert "# small" in card
+    assert "| pretrain | 1,024 |" in card
+    for name in ("model.safetensors", "tokenizer.json", "manifest.json", "report.html"):
+        assert (folder / name).is_file()
+    with pytest.raises(KeylmError, match="holds no model"):
+        scripts.collect.collect(SimpleNamespace(**{**asked, "last": "preference"}))
 
 
 def test_the_share_of_instructions_is_what_was_asked(scripts, there: Path):

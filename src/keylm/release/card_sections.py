@@ -226,7 +226,9 @@ def _curriculum(facts: Facts) -> str:
         mixture = ", ".join(
             f"{source} {100 * share:.1f} %" for source, share in sorted(shares.items(), key=lambda x: -x[1])
         )
-        rates = f"{number(stage.get('peak', 1.0)):g} → {number(stage.get('final', 0.0)):g}"
+        rates = f"{number(stage.get('peak', 1.0)):g}"
+        if number(stage.get("decay", 0.0)) > 0:
+            rates += f" → {number(stage.get('peak', 1.0)) * number(stage.get('final', 0.0)):g}"
         rows.append([name, f"{number(stage.get('tokens')):,.0f}", rates, mixture])
     heads = ["stage", "tokens", "learning rate, of the peak", "mixture"]
     return markdown_table(heads, rows)

@@ -1,0 +1,129 @@
+r"""Put a finished model where the repository keeps it: weights, card, report, measured rows, how it was made.
+
+    python scripts/release/collect.py keylm-75m --stages stable anneal --data DATA --out OUT
+    python scripts/release/collect.py keylm-75m-instruct --stages stable anneal instruct --last preference \\
+        --data DATA --out OUT
+
+The stages' runs are joined to one (OUT/NAME): their recipes, metrics one behind the other, the build's manifest, the
+last one's model and evaluation; report and card are made from it as from any run. models/NAME then holds the model
+folder, README.md, evaluation.json, manifest.json, recipe.toml and report.html.
+"""
+
+import argparse
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from plan import PLAN, read_plan
+
+from keylm.errors import KeylmError
+from keylm.evaluation.report import write_report
+from keylm.files import atomic_write, read_table, write_json
+from keylm.json_lines import read_rows
+from keylm.recipe import parse_recipe
+from keylm.release.card import Given, card_text
+from keylm.run_folder import RunFolder
+
+MODELS = Path(__file__).parents[2] / "models"
+
+
+def join(arguments: argparse.Namespace) -> Path:
+    """Write the joined run and return its folder. Raises KeylmError where a stage is missing."""
+    plan, out = read_plan(arguments.plan), arguments.out
+    stages = {name: RunFolder(out / name) for name in arguments.stages}
+    joined, last = RunFolder(out / arguments.name), out / (arguments.last or arguments.stages[-1])
+    if not (last / "model/config.json").is_file():
+        raise KeylmError(f"{last}: holds no model; accepted: a stage that was trained")
+    shutil.rmtree(joined.path, ignore_errors=True)
+    joined.path.mkdir(parents=True)
+    data = plan.load().to_data()
+    data["name"], data["description"] = arguments.name, arguments.description or data["description"]
+    data["stages"] = {name: stage_as_trained(name, folder) for name, folder in stages.items()}
+    atomic_write(joined.recipe, portable(parse_recipe(data, arguments.name).to_toml(), data["paths"]))
+    (joined.path / "shards").mkdir()
+    shutil.copyfile(arguments.data / "shards/manifest.json", joined.path / "shards/manifest.json")
+    for file in (joined.metrics, joined.timing):
+        lines = [json.dumps(row) + "\n" for row in joined_rows(list(stages.values()), file.name)]
+        file.write_text("".join(lines), encoding="utf-8")
+    tokens = sum(stage["tokens"] for stage in data["stages"].values())
+    summary = read_table(stages[arguments.stages[-1]].summary)
+    command = "scripts/release/train.py " + ", ".join(arguments.stages)
+    write_json(joined.summary, {**summary, "world_size": 1, "tokens_seen": tokens, "command": command})
+    shutil.copytree(last / "model", joined.model)
+    for name in ("samples.json", "evaluation"):
+        source = last / name if (last / name).exists() else stages[arguments.stages[-1]].path / name
+        if source.is_dir():
+            shutil.copytree(source, joined.path / name)
+        elif source.is_file():
+            shutil.copyfile(source, joined.path / name)
+    write_report(joined.path)
+    return joined.path
+
+
+def stage_as_trained(name: str, folder: RunFolder) -> dict[str, Any]:
+    """Return a stage's table of the recipe that it was trained by; of one that was cut off with what it reached."""
+    stage: dict[str, Any] = folder.saved_recipe().to_data()["stages"][name]
+    reached = read_table(folder.path / "reached.json")
+    return {**stage, "tokens": reached["tokens"]} if reached else stage
+
+
+def portable(recipe: str, paths: dict[str, str]) -> str:
+    """Return a recipe's text with the folders of this machine named as the recipe names them."""
+    for name, path in paths.items():
+        recipe = recipe.replace(f'"{path}/', f'"{{{name}}}/').replace(f'{name} = "{path}"', f'{name} = "{name}"')
+    return recipe
+
+
+def joined_rows(folders: Sequence[RunFolder], name: str) -> Iterator[dict[str, Any]]:
+    """Yield the rows of the stages' files of that name, steps and tokens counted on; seconds are of all processes."""
+    steps = tokens = 0
+    for folder in folders:
+        known = read_table(folder.summary) or read_table(folder.path / "reached.json")
+        processes = known.get("world_size", 1)
+        trained = read_rows(folder.metrics, "train")
+        for row in read_rows(folder.path / name):
+            more = {"step": row["step"] + steps}
+            if "tokens" in row:
+                more["tokens"] = row["tokens"] + tokens
+            if "seconds" in row:
+                more["seconds"] = row["seconds"] * processes
+            yield {**row, **more}
+        steps, tokens = steps + len(trained), tokens + (trained[-1]["tokens"] if trained else 0)
+
+
+def collect(arguments: argparse.Namespace) -> Path:
+    """Write the model's folder in the repository and return it. Raises KeylmError."""
+    run = join(arguments)
+    target = arguments.models / arguments.name
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(run / "model", target)
+    repo = f"keylm/{arguments.name}"
+    atomic_write(target / "README.md", card_text(run, Given(arguments.name, repo, arguments.licence)))
+    shutil.copyfile(run / "shards/manifest.json", target / "manifest.json")
+    for name in ("recipe.toml", "report.html", "evaluation/evaluation.json"):
+        if (run / name).is_file():
+            shutil.copyfile(run / name, target / Path(name).name)
+    return Path(target)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name")
+    parser.add_argument("--stages", nargs="+", required=True, help="stages of the plan's recipe, in order")
+    parser.add_argument("--last", help="the folder of OUT whose model it is, where that is no stage: preference")
+    parser.add_argument("--data", type=Path, required=True, help="the unpacked build")
+    parser.add_argument("--out", type=Path, required=True, help="where train.py and tune.py wrote")
+    parser.add_argument("--models", type=Path, default=MODELS)
+    parser.add_argument("--licence", default="apache-2.0")
+    parser.add_argument("--description", help="the card's first sentence, in place of the recipe's")
+    parser.add_argument("--plan", type=Path, default=PLAN)
+    try:
+        print(collect(parser.parse_args()))
+    except KeylmError as error:
+        raise SystemExit(f"error: {error}") from None
+
+
+if __name__ == "__main__":
+    main()
