@@ -279,3 +279,22 @@ def test_what_decides_nothing_makes_no_other_run(tmp_path: Path):
     assert identity_hash(tiny_recipe(tmp_path, ["optimizer.matrices=adamw", "optimizer.matrix_learning_rate=0.1"])) != (
         identity_hash(adamw)
     )
+
+
+def test_sources_of_no_stated_licence_can_be_left_out(tmp_path: Path) -> None:
+    stated = ["sources.tales.licence=CC0", "sources.chat.licence=MIT"]
+    mixed = 'sources.slips={typos_of=["tales", "notes"], licence="as its sources"}'
+    alone = 'sources.alone={typos_of=["notes"], licence="as its sources"}'
+    weights = "stages.pretrain.weights={tales=0.5, notes=0.3, slips=0.1, alone=0.1}"
+    chosen = [*stated, mixed, alone, weights]
+    everything = tiny_recipe(tmp_path, chosen)
+    assert set(everything.used_sources) == {"tales", "notes", "slips", "alone", "chat"}
+    recipe = tiny_recipe(tmp_path, [*chosen, "licences=open", "stages.chat.weights={chat=0.6, notes=0.4}"])
+    assert recipe.stages["pretrain"].weights == {"tales": 0.5, "slips": 0.1}
+    assert recipe.stages["chat"].weights == {"chat": 0.6}
+    assert recipe.sources["slips"].typos_of == ("tales",)
+    (tmp_path / "again.toml").write_text(recipe.to_toml())
+    assert load_recipe(tmp_path / "again.toml") == recipe
+    said = refused(tmp_path, "licences=open")
+    assert 'licences = "open" leaves stages.pretrain without a source' in said
+    assert "licences" in refused(tmp_path, "licences=closed")

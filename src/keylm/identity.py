@@ -9,6 +9,7 @@ MAY_CHANGE = (
     "name",
     "description",
     "paths",
+    "licences",  # the weights tell
     "data.stream",
     "data.shards",
     "data.cache_bytes",

@@ -9,7 +9,7 @@ import math
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import tomli_w
 from pydantic import Field, ValidationError, model_validator
@@ -37,6 +37,8 @@ from keylm.recipe_sections import (
 FOLDERS = (["data", "shards"], ["training", "initial_model"])
 """Fields that hold paths, beside all that are called `path`."""
 CORPUS_FOLDER = Path(__file__).parent / "corpus"
+UNSTATED = "unstated"
+"""The licence of a source that states none."""
 
 
 class Recipe(Section):
@@ -52,6 +54,8 @@ class Recipe(Section):
     tokenizer: Tokenizer = Tokenizer()
     paths: dict[Name, PathText] = Field(default_factory=dict)
     """folders that other paths may begin with, as `{name}/…`"""
+    licences: Literal["all", "open"] = "all"
+    """"open": sources whose `licence` is "unstated" get no weight, the others keep their proportions"""
     data: Data = Data()
     typos: Typos = Typos()
     curation: Curation | None = None
@@ -130,7 +134,7 @@ def resolve_recipe(data: dict[str, Any], file: Path, overrides: list[str] | None
     """
     for override in overrides or []:
         _apply(data, override)
-    return _resolve_paths(parse_recipe(data, str(file)), file)
+    return _resolve_paths(_licensed(parse_recipe(data, str(file)), str(file)), file)
 
 
 def parse_recipe(data: Mapping[str, Any], where: str) -> Recipe:
@@ -208,6 +212,31 @@ def _from_here(path: object) -> object:
         return str(Path.cwd() / Path(path).expanduser())
     except RuntimeError as error:  # ~ of nobody
         raise KeylmError(f"--set: got the path {path!r}: {error}") from None
+
+
+def _licensed(recipe: Recipe, where: str) -> Recipe:
+    """Return the recipe without the sources of no stated licence, where it asks for that: they get no weight.
+
+    Raises KeylmError where a stage has no other source.
+    """
+    if recipe.licences == "all":
+        return recipe
+    data = recipe.to_data()
+    closed = {name for name, source in recipe.sources.items() if source.licence == UNSTATED}
+    for name, source in recipe.sources.items():
+        if source.typos_of:
+            origins = [origin for origin in source.typos_of if origin not in closed]
+            data["sources"][name]["typos_of"] = origins or list(source.typos_of)
+            closed |= set() if origins else {name}
+    for stage_name, stage in data["stages"].items():
+        left = {name: weight for name, weight in stage["weights"].items() if name not in closed}
+        if not sum(left.values()) > 0:
+            raise KeylmError(
+                f'{where}: licences = "open" leaves stages.{stage_name} without a source; accepted: sources with a '
+                f'licence other than "{UNSTATED}"'
+            )
+        stage["weights"] = left
+    return parse_recipe(data, where)
 
 
 def _resolve_paths(recipe: Recipe, file: Path) -> Recipe:

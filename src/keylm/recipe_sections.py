@@ -109,7 +109,7 @@ class Source(Section):
     text_register: Register = Field(alias="register", default="formal")
     """manner of the text: decides which filters curate it, and groups figures in reports"""
     licence: str = "unstated"
-    """named in reports and the model card"""
+    """named in reports and the model card; the recipe's `licences` may leave out those that state none"""
     loss: Literal["all", "assistant"] = "all"
     """what is learnt: all tokens, or the assistant's turns alone"""
     max_bytes: PositiveInt | None = None
