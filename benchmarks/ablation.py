@@ -13,8 +13,6 @@ docs/ablations.md and writes OUT/results.json.
 import argparse
 import json
 import os
-import subprocess
-import sys
 import tomllib
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from processes import keylm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from keylm.data.curated import curated_recipe
@@ -45,14 +44,6 @@ NOISES = {
 """Sets with mistyped prefixes, and the same items without."""
 DRAWS = 2000
 """Bootstrap samples of the intervals."""
-WATCHED = """
-import sys
-from keylm.cli import main
-from keylm.data.workers import exit_with
-exit_with(int(sys.argv.pop(1)))
-main()
-"""
-"""The keylm command, ending with the process that began it: a study that was killed leaves nobody in its folders."""
 
 Study = dict[str, Any]
 Shares = dict[str, float]
@@ -121,14 +112,6 @@ def source_weights(recipe: Recipe, shards: Path, shares: Shares, power: float) -
         total = sum(tokens[name] ** power for name in inside)
         weights |= {name: max(LEAST, round(share * tokens[name] ** power / total, 5)) for name in inside if share}
     return weights
-
-
-def keylm(*arguments: str, log: Path, environment: dict[str, str] | None = None) -> int:
-    """Run a keylm command in a process of its own, its output going to the end of `log`; return its exit code."""
-    command = [sys.executable, "-c", WATCHED, str(os.getpid()), *arguments]
-    with log.open("a", encoding="utf-8") as file:
-        variables = {**os.environ, **(environment or {})}
-        return subprocess.run(command, stdout=file, stderr=file, env=variables, check=False).returncode
 
 
 def keylm_or_stop(*arguments: str, log: Path) -> None:

@@ -12,19 +12,15 @@ table; a variant's folder is a run like any other.
 
 import argparse
 import json
-import os
-import queue
-import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from processes import Devices, visible_gpus
 
 from keylm.errors import KeylmError
 from keylm.evaluation.results import EvaluationFolder
@@ -34,7 +30,7 @@ from keylm.machine import device_name
 from keylm.recipe import Recipe, parse_recipe
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts/release"))
-from plan import PLAN, gpus_here, read_plan, stage_recipe
+from plan import PLAN, preference_command, read_plan, stage_recipe
 
 
 @dataclass(frozen=True)
@@ -69,13 +65,8 @@ class Study:
     def __init__(self, arguments: argparse.Namespace) -> None:
         """Read the plan; nothing is trained yet."""
         self._given, self._plan = arguments, read_plan(arguments.plan)
-        gpus = gpus_here(arguments.gpus)
-        self._train: queue.SimpleQueue[int] = queue.SimpleQueue()
-        self._measure: queue.SimpleQueue[int] = queue.SimpleQueue()
-        for gpu in range(gpus):
-            self._train.put(gpu)
-            self._measure.put(gpu)
-        self._threads = str(max(1, (os.cpu_count() or 1) // gpus // 2))
+        gpus = visible_gpus(arguments.gpus)
+        self._train, self._measure = Devices(gpus), Devices(gpus)
         self._writing = threading.Lock()
 
     def run(self) -> None:
@@ -94,13 +85,11 @@ class Study:
             parent = self._given.initial if variant.parent is None else self.folder(variant.parent) / "model"
             if not parent.is_dir():
                 raise KeylmError(f"{name}: {parent} is not there")
-            with taken(self._train) as gpu:
-                self._call(gpu, name, self._training(name, variant, parent), "train")
+            self._call(self._train, name, self._training(name, variant, parent), "train")
         finally:
             trained[name].set()
         if not self._given.no_measures:
-            with taken(self._measure) as gpu:
-                self._call(gpu, name, self._measuring(name), "eval")
+            self._call(self._measure, name, self._measuring(name), "eval")
         with self._writing:
             write_json(self._given.out / "results.json", self.results())
 
@@ -111,10 +100,7 @@ class Study:
     def _training(self, name: str, variant: Variant, parent: Path) -> list[str]:
         folder, given = self.folder(name), self._given
         if variant.kind == "dpo":
-            pairs = given.data / "instructions/preferences.jsonl.zst"
-            rate = str(self._plan.preference["learning_rate"])
-            amounts = ["--limit", str(given.pairs), "--tries", "2", "--learning-rate", rate]
-            return ["dpo", str(parent), str(pairs), "--out", str(folder), *amounts]
+            return preference_command(self._plan, parent, given.data, folder, given.pairs)
         tokens = given.anneal_tokens if variant.kind == "anneal" else given.instruct_tokens
         settings = [f"stages.{variant.kind}.tokens={tokens}", *given.set]
         recipe = stage_recipe(self._plan, variant.kind, given.data / "shards", parent, settings)
@@ -132,13 +118,10 @@ class Study:
         command += ["--limit", str(given.limit)] if given.limit else []
         return [*command, "--out", str(folder / "evaluation")]
 
-    def _call(self, gpu: int, name: str, arguments: list[str], kind: str) -> None:
+    def _call(self, devices: Devices, name: str, arguments: list[str], kind: str) -> None:
         """Run a command of keylm on one GPU. Raises KeylmError where it fails."""
-        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": str(gpu), "OMP_NUM_THREADS": self._threads}
         log = self._given.out / f"{self.folder(name).name}-{kind}.log"
-        with log.open("a") as output:
-            command = [sys.executable, "-m", "keylm", *arguments]
-            code = subprocess.run(command, stdout=output, stderr=output, env=environment, check=False).returncode
+        code = devices.keylm(*arguments, log=log)
         if code:
             raise KeylmError(f"{name}: keylm {arguments[0]} ended with {code}: {log}")
         print(f"{name}: {kind} done", flush=True)
@@ -156,16 +139,6 @@ class Study:
             "torch": torch.__version__,
             "variants": {name: found for name in VARIANTS if (found := figures(self.folder(name)))},
         }
-
-
-@contextmanager
-def taken(devices: "queue.SimpleQueue[int]") -> Iterator[int]:
-    """Hold one of the devices."""
-    device = devices.get()
-    try:
-        yield device
-    finally:
-        devices.put(device)
 
 
 def with_share(recipe: Recipe, share: float) -> Recipe:
@@ -232,7 +205,7 @@ def main() -> None:
     parser.add_argument(
         "--only", nargs="+", choices=VARIANTS, help="some variants; parents that are not among them must be there"
     )
-    parser.add_argument("--gpus", type=int, default=0, help="0: all")
+    parser.add_argument("--gpus", type=int, help="GPUs to use; by default all")
     parser.add_argument("--limit", type=int, help="items of each benchmark")
     parser.add_argument("--no-measures", action="store_true", help="train alone")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a field of the recipe")

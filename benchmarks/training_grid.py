@@ -20,8 +20,6 @@ Bits per byte are means over sources of their validation text: the plain ones by
 import argparse
 import json
 import math
-import os
-import queue
 import shutil
 import threading
 from collections.abc import Iterable
@@ -31,7 +29,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from ablation import BUILD_TOKENS, Study, build, curated_data, keylm, read_study, register_bits
+from ablation import BUILD_TOKENS, Study, build, curated_data, read_study, register_bits
+from processes import Devices, keylm, visible_gpus
 
 from keylm.data.shards import read_manifest
 from keylm.errors import KeylmError, TrainingDiverged
@@ -256,27 +255,13 @@ def fates(runs: list[dict[str, Any]]) -> str:
     return ", ".join(f"{ends.count(end)} {end}" for end in dict.fromkeys(ends))
 
 
-def visible_gpus(most: int | None) -> list[str | None]:
-    """Return the numbers of the GPUs to train on, as CUDA_VISIBLE_DEVICES takes them; [None] where there are none."""
-    named = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    names = named.split(",") if named else [str(number) for number in range(torch.cuda.device_count())]
-    usable = names[: torch.cuda.device_count()][:most]
-    return [*usable] or [None]
-
-
 def run_all(grid: Grid, jobs: list[Job], devices: list[str | None], *, keep: bool) -> None:
     """Train all jobs, one on each device at a time; after each results.json is written anew."""
-    free: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-    for device in devices:
-        free.put(device)
-    writing = threading.Lock()
+    free, writing = Devices(devices), threading.Lock()
 
     def work(job: Job) -> None:
-        device = free.get()
-        try:
+        with free.one() as device:
             grid.train(job, device, keep=keep)
-        finally:
-            free.put(device)
         with writing:
             write_json(grid.out / "results.json", grid.results())
         print(f"{job[0]}, seed {job[1]}: {read_table(grid.file(job, 'json'))['error'] or 'done'}", flush=True)

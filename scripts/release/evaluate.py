@@ -7,17 +7,17 @@ given again; logs lie in OUT/STAGE/evaluation-GROUP.log.
 """
 
 import argparse
-import os
-import queue
-import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from plan import PLAN, Clock, gpus_here, read_plan
+from plan import PLAN, Clock, read_plan
 
 from keylm.errors import KeylmError
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+from processes import Devices, visible_gpus
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
@@ -26,30 +26,20 @@ def evaluate(arguments: argparse.Namespace) -> None:
     groups = plan.evaluation.get(arguments.measures)
     if not isinstance(groups, list):
         raise KeylmError(f"--measures {arguments.measures}: the plan's [evaluation] has no such list of groups")
-    clock, gpus = Clock(f"evaluation of {arguments.model}", plan.evaluation["seconds"]), gpus_here(0)
-    free: queue.SimpleQueue[int] = queue.SimpleQueue()
-    for gpu in range(gpus):
-        free.put(gpu)
-
-    def work(group: list[str]) -> int:
-        gpu = free.get()
-        try:
-            return measure(arguments, group, gpu)
-        finally:
-            free.put(gpu)
-
-    with ThreadPoolExecutor(gpus) as pool:
-        codes = list(pool.map(work, groups))
+    clock, gpus = Clock(f"evaluation of {arguments.model}", plan.evaluation["seconds"]), visible_gpus(None)
+    devices = Devices(gpus)
+    with ThreadPoolExecutor(len(gpus)) as pool:
+        codes = list(pool.map(lambda group: measure(arguments, group, devices), groups))
     clock.done()
     failed = [",".join(group) for group, code in zip(groups, codes, strict=True) if code]
     if failed:
         raise KeylmError(f"{' and '.join(failed)} failed; look at evaluation-*.log, then give the command again")
 
 
-def measure(arguments: argparse.Namespace, group: list[str], gpu: int) -> int:
+def measure(arguments: argparse.Namespace, group: list[str], devices: Devices) -> int:
     """Run `keylm eval` for one group on one GPU; return its exit code."""
     run = arguments.model.parent
-    command = [sys.executable, "-m", "keylm", "eval", str(arguments.model), "--tasks", ",".join(group)]
+    command = ["eval", str(arguments.model), "--tasks", ",".join(group)]
     command += ["--tasks-path", str(arguments.tasks_path)] if arguments.tasks_path else []
     command += ["--out", str(run / "evaluation")]
     if "instructions" in group:
@@ -57,11 +47,7 @@ def measure(arguments: argparse.Namespace, group: list[str], gpu: int) -> int:
     if arguments.limit is not None:
         command += ["--limit", str(arguments.limit)]
     started = time.monotonic()
-    with (run / f"evaluation-{group[0]}.log").open("w") as log:
-        # Libraries take all cores for each process otherwise, and the processes stand in each other's way.
-        threads = str(max(1, (os.cpu_count() or 1) // gpus_here(0) // 2))
-        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": str(gpu), "OMP_NUM_THREADS": threads}
-        code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=environment, check=False).returncode
+    code = devices.keylm(*command, log=run / f"evaluation-{group[0]}.log")
     print(f"{', '.join(group)}: {'done' if not code else f'exit code {code}'}, {time.monotonic() - started:.0f} s")
     return code
 

@@ -5,7 +5,6 @@ so stages can be trained on different days and machines, and all that travels is
 one run of all stages is the optimizer's memory, some hundred steps' worth.
 """
 
-import os
 import signal
 import subprocess
 import sys
@@ -90,13 +89,12 @@ def keylm(*arguments: str, gpus: int = 1, seconds: float | None = None) -> int:
         return process.wait()
 
 
-def gpus_here(wanted: int) -> int:
-    """Return how many GPUs to use: `wanted`, or all that there are for 0; at least one process."""
-    import torch
-
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    there = torch.cuda.device_count() if named is None else len([name for name in named.split(",") if name])
-    return max(1, min(wanted or there, there))
+def preference_command(plan: Plan, model: Path, data: Path, out: Path, pairs: int) -> list[str]:
+    """Return the arguments of `keylm dpo` as the plan has them, which looks at `pairs` questions of the build."""
+    questions, settings = data / "instructions/preferences.jsonl.zst", plan.preference
+    amounts = ["--limit", str(pairs), "--tries", str(settings["tries"])]
+    rate = ["--learning-rate", str(settings["learning_rate"])]
+    return ["dpo", str(model), str(questions), "--out", str(out), *amounts, *rate]
 
 
 class Clock:

@@ -10,9 +10,10 @@ sound where the rate does not fall: another stage can follow.
 """
 
 import argparse
+import sys
 from pathlib import Path
 
-from plan import PLAN, Clock, gpus_here, keylm, read_plan, stage_recipe
+from plan import PLAN, Clock, keylm, read_plan, stage_recipe
 
 from keylm.errors import KeylmError
 from keylm.files import write_json
@@ -20,6 +21,9 @@ from keylm.recipe import stage_steps
 from keylm.release.huggingface import export_model
 from keylm.run_folder import RunFolder
 from keylm.training.checkpoint import checkpoint_paths, read_checkpoint
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+from processes import visible_gpus
 
 
 def train(arguments: argparse.Namespace) -> Path:
@@ -33,7 +37,7 @@ def train(arguments: argparse.Namespace) -> Path:
     arguments.out.mkdir(parents=True, exist_ok=True)
     file.write_text(recipe.to_toml(), encoding="utf-8")
     command = ("run", str(file), "--run-dir", str(folder.path))
-    gpus = gpus_here(budget["gpus"])
+    gpus = len(visible_gpus(budget["gpus"] or None))
     if keylm(*command, gpus=gpus, seconds=clock.left()):
         export_reached(folder, gpus)
     clock.done()

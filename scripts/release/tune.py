@@ -9,7 +9,7 @@ keep their constraints, and the constraints (docs/instructions.md). OUT/preferen
 import argparse
 from pathlib import Path
 
-from plan import PLAN, Clock, keylm, read_plan
+from plan import PLAN, Clock, keylm, preference_command, read_plan
 
 from keylm.errors import KeylmError
 
@@ -17,10 +17,8 @@ from keylm.errors import KeylmError
 def tune(arguments: argparse.Namespace) -> Path:
     """Run `keylm dpo` as the plan says; return the model's folder. Raises KeylmError where it fails."""
     plan = read_plan(arguments.plan)
-    clock, settings = Clock("preference", plan.preference["seconds"]), plan.preference
-    pairs, out = arguments.data / "instructions/preferences.jsonl.zst", arguments.out / "preference"
-    command = ["dpo", str(arguments.initial), str(pairs), "--out", str(out), "--limit", str(settings["pairs"])]
-    code = keylm(*command, "--learning-rate", str(settings["learning_rate"]), "--tries", str(settings.get("tries", 2)))
+    clock, out = Clock("preference", plan.preference["seconds"]), arguments.out / "preference"
+    code = keylm(*preference_command(plan, arguments.initial, arguments.data, out, plan.preference["pairs"]))
     if code:
         raise KeylmError(f"keylm dpo ended with {code}; the same command goes on")
     clock.done()

@@ -64,7 +64,7 @@ def test_a_study_ends_in_figures_skips_what_is_done_and_outlives_failures(
     grid, tmp_path, tokenizer, capsys, monkeypatch
 ):
     monkeypatch.setattr(grid, "visible_gpus", lambda most: [None, None])  # two at a time, as on two GPUs
-    monkeypatch.setattr("ablation.subprocess.run", logged)
+    monkeypatch.setattr("processes.subprocess.run", logged)
     server()  # before two threads ask for it
     tiny_recipe(tmp_path)
     (tmp_path / "study.toml").write_text(STUDY)

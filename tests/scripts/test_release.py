@@ -21,7 +21,7 @@ name = "small"
 recipe = "recipe.toml"
 set = ["stages.chat.peak=0.5"]
 instructions = { count = 10, preferences = 5 }
-preference = { pairs = 5, learning_rate = 2e-6, seconds = 60 }
+preference = { pairs = 5, tries = 2, learning_rate = 2e-6, seconds = 60 }
 
 [stages.pretrain]
 seconds = 60
