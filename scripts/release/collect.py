@@ -12,7 +12,7 @@ folder, README.md, evaluation.json, manifest.json, recipe.toml and report.html.
 import argparse
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +44,7 @@ def join(arguments: argparse.Namespace) -> Path:
     atomic_write(joined.recipe, portable(parse_recipe(data, arguments.name).to_toml(), data["paths"]))
     (joined.path / "shards").mkdir()
     shutil.copyfile(arguments.data / "shards/manifest.json", joined.path / "shards/manifest.json")
-    for file in (joined.metrics, joined.timing):
-        lines = [json.dumps(row) + "\n" for row in joined_rows(list(stages.values()), file.name)]
-        file.write_text("".join(lines), encoding="utf-8")
+    join_rows(list(stages.values()), joined)
     tokens = sum(stage["tokens"] for stage in data["stages"].values())
     summary = read_table(stages[arguments.stages[-1]].summary)
     command = "scripts/release/train.py " + ", ".join(arguments.stages)
@@ -76,21 +74,27 @@ def portable(recipe: str, paths: dict[str, str]) -> str:
     return recipe
 
 
-def joined_rows(folders: Sequence[RunFolder], name: str) -> Iterator[dict[str, Any]]:
-    """Yield the rows of the stages' files of that name, steps and tokens counted on; seconds are of all processes."""
+def join_rows(folders: Sequence[RunFolder], joined: RunFolder) -> None:
+    """Write the stages' metrics and timing as one run's: steps and tokens counted on, seconds of all processes."""
     steps = tokens = 0
     for folder in folders:
         known = read_table(folder.summary) or read_table(folder.path / "reached.json")
         processes = known.get("world_size", 1)
-        trained = read_rows(folder.metrics, "train")
-        for row in read_rows(folder.path / name):
-            more = {"step": row["step"] + steps}
-            if "tokens" in row:
-                more["tokens"] = row["tokens"] + tokens
-            if "seconds" in row:
-                more["seconds"] = row["seconds"] * processes
-            yield {**row, **more}
-        steps, tokens = steps + len(trained), tokens + (trained[-1]["tokens"] if trained else 0)
+        metrics, timing = read_rows(folder.metrics), read_rows(folder.timing)
+        for row in metrics:
+            row["step"], row["tokens"] = row["step"] + steps, row["tokens"] + tokens
+        for row in timing:
+            row["step"], row["seconds"] = row["step"] + steps, row["seconds"] * processes
+        append(joined.metrics, metrics)
+        append(joined.timing, timing)
+        trained = [row for row in metrics if row["kind"] == "train"]
+        steps, tokens = steps + len(trained), trained[-1]["tokens"] if trained else tokens
+
+
+def append(file: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Add rows to a file of JSON lines."""
+    with file.open("a", encoding="utf-8") as lines:
+        lines.writelines(json.dumps(row) + "\n" for row in rows)
 
 
 def collect(arguments: argparse.Namespace) -> Path:

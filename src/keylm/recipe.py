@@ -18,6 +18,7 @@ from keylm.errors import KeylmError
 from keylm.recipe_errors import explain, near
 from keylm.recipe_sections import (
     EMBEDDED,
+    UNSTATED,
     Checkpoints,
     Curation,
     Data,
@@ -37,8 +38,6 @@ from keylm.recipe_sections import (
 FOLDERS = (["data", "shards"], ["training", "initial_model"])
 """Fields that hold paths, beside all that are called `path`."""
 CORPUS_FOLDER = Path(__file__).parent / "corpus"
-UNSTATED = "unstated"
-"""The licence of a source that states none."""
 
 
 class Recipe(Section):

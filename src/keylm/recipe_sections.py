@@ -10,6 +10,9 @@ EMBEDDED = "embedded:"
 PATTERN_WINDOWS = 1000
 """The mixture is exact in every run of this many consecutive windows (see data/curriculum.py)."""
 
+UNSTATED = "unstated"
+"""The licence of a source that states none."""
+
 MOST_WINDOWS = 1 << 16
 """Windows in a batch, at most; the largest published runs use a few thousand."""
 
@@ -108,7 +111,7 @@ class Source(Section):
     """of a typo source: how often it goes over the others' documents, each time with other noise"""
     text_register: Register = Field(alias="register", default="formal")
     """manner of the text: decides which filters curate it, and groups figures in reports"""
-    licence: str = "unstated"
+    licence: str = UNSTATED
     """named in reports and the model card; the recipe's `licences` may leave out those that state none"""
     loss: Literal["all", "assistant"] = "all"
     """what is learnt: all tokens, or the assistant's turns alone"""

@@ -25,6 +25,15 @@ def post(address, path, body):
         return json.loads(answer.read())
 
 
+def mistyped(address, before):
+    """Return a mistyped word that the server corrects behind `before`, and its correction."""
+    return next(
+        (word, found)
+        for word in MISTYPED
+        if (found := post(address, "/v1/suggest", {"text": before + word})["correction"])
+    )
+
+
 def expect(page, selector, text):
     """Wait until an element's text is, or matches, `text`."""
     from playwright.sync_api import expect as expected
@@ -86,11 +95,7 @@ def test_the_page_is_for_this_machine_too(address):
 
 def test_typos_are_corrected_words_taken_and_keys_counted(opened, address):
     before = "The old man "
-    typed, correction = next(
-        (word, found)
-        for word in MISTYPED
-        if (found := post(address, "/v1/suggest", {"text": before + word})["correction"])
-    )
+    typed, correction = mistyped(address, before)
     page = opened(f"{address}/#keyboard", **DESK)
     type_slowly(page, before + typed)
     length = len(before + typed)
@@ -124,11 +129,7 @@ def test_typos_are_corrected_words_taken_and_keys_counted(opened, address):
 def test_a_fast_typist_is_corrected_too(opened, address):
     """The space comes before the answer; the correction comes behind it, and what was typed since stays."""
     before = "The old man "
-    typed, correction = next(
-        (word, found)
-        for word in MISTYPED
-        if (found := post(address, "/v1/suggest", {"text": before + word})["correction"])
-    )
+    typed, correction = mistyped(address, before)
     page = opened(f"{address}/#keyboard", **DESK)
     expect(page, "#where", re.compile("tiny"))
     page.keyboard.type(f"{before}{typed} ab")

@@ -12,19 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import keylm.serving
 from keylm.errors import KeylmError
 from keylm.files import atomic_write, read_json
+from keylm.serving import PAGE, PAGE_POLICY
 
 TRANSFORMERS_JS = "4.3.1"
 CDN = f"https://cdn.jsdelivr.net/npm/@huggingface/transformers@{TRANSFORMERS_JS}/dist/"
 COPY = "transformers.js"
-PAGE = Path(keylm.serving.__file__).parent / "page"
 MARK = "<!-- keylm:web -->"
-POLICY = (
-    "default-src 'none'; script-src 'self'; worker-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
-    "base-uri 'none'; form-action 'self'"
-)
+POLICY = f"{PAGE_POLICY}; worker-src 'self'"
 """Of the page. Its worker, which loads the library, has the policy that the host sends with worker.js."""
 RUNTIMES = ("ort-wasm-simd-threaded", "ort-wasm-simd-threaded.asyncify")
 """onnxruntime's builds: the plain one, and the larger one that WebGPU needs."""
