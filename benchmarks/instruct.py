@@ -55,6 +55,12 @@ VARIANTS = {
     "plain+sft+dpo": Variant("plain+sft", "dpo"),
     "mix25+sft+dpo": Variant("mix25+sft", "dpo"),
 }
+STEPS = {
+    "anneal": ("stages.anneal.peak=1.0", "training.batch_tokens=131_072", "optimizer.muon_weight_decay=0.1"),
+    "instruct": (),
+}
+"""The recipe's own steps, which the published results had, where the release's plan has larger ones."""
+
 TASKS = ("ifeval", "hellaswag", "piqa")
 IFEVAL = ("prompt_level_strict_acc", "inst_level_strict_acc", "prompt_level_loose_acc", "inst_level_loose_acc")
 
@@ -102,7 +108,7 @@ class Study:
         if variant.kind == "dpo":
             return preference_command(self._plan, parent, given.data, folder, given.pairs)
         tokens = given.anneal_tokens if variant.kind == "anneal" else given.instruct_tokens
-        settings = [f"stages.{variant.kind}.tokens={tokens}", *given.set]
+        settings = [*STEPS[variant.kind], f"stages.{variant.kind}.tokens={tokens}", *given.set]
         recipe = stage_recipe(self._plan, variant.kind, given.data / "shards", parent, settings)
         if variant.kind == "anneal":
             recipe = with_share(recipe, variant.share)

@@ -22,7 +22,7 @@ from keylm.errors import KeylmError
 from keylm.evaluation.report import write_report
 from keylm.files import atomic_write, read_table, write_json
 from keylm.json_lines import read_rows
-from keylm.recipe import parse_recipe
+from keylm.recipe import Recipe, parse_recipe
 from keylm.release.card import Given, card_text
 from keylm.run_folder import RunFolder
 
@@ -39,8 +39,10 @@ def join(arguments: argparse.Namespace) -> Path:
     shutil.rmtree(joined.path, ignore_errors=True)
     joined.path.mkdir(parents=True)
     data = plan.load().to_data()
-    data["name"], data["description"] = arguments.name, arguments.description or data["description"]
-    data["stages"] = {name: stage_as_trained(name, folder) for name, folder in stages.items()}
+    trained = {name: folder.saved_recipe() for name, folder in stages.items()}
+    data["name"] = arguments.name
+    data["description"] = f"{arguments.description or data['description']} {steps_text(trained)}"
+    data["stages"] = {name: stage_as_trained(recipe, stages[name]) for name, recipe in trained.items()}
     atomic_write(joined.recipe, portable(parse_recipe(data, arguments.name).to_toml(), data["paths"]))
     (joined.path / "shards").mkdir()
     shutil.copyfile(arguments.data / "shards/manifest.json", joined.path / "shards/manifest.json")
@@ -60,9 +62,16 @@ def join(arguments: argparse.Namespace) -> Path:
     return joined.path
 
 
-def stage_as_trained(name: str, folder: RunFolder) -> dict[str, Any]:
-    """Return a stage's table of the recipe that it was trained by; of one that was cut off with what it reached."""
-    stage: dict[str, Any] = folder.saved_recipe().to_data()["stages"][name]
+def steps_text(trained: dict[str, Recipe]) -> str:
+    """Return what a recipe of all stages cannot say, as its fields hold for each of them alike."""
+    sizes = (f"{name} {recipe.training.batch_tokens:,}" for name, recipe in trained.items())
+    decays = (f"{name} {recipe.optimizer.muon_weight_decay:g}" for name, recipe in trained.items())
+    return f"Tokens a step: {', '.join(sizes)}. Muon's weight decay: {', '.join(decays)}."
+
+
+def stage_as_trained(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
+    """Return the table of the stage that a recipe trained; of one that was cut off with what it reached."""
+    (stage,) = recipe.to_data()["stages"].values()
     reached = read_table(folder.path / "reached.json")
     return {**stage, "tokens": reached["tokens"]} if reached else stage
 
@@ -75,7 +84,10 @@ def portable(recipe: str, paths: dict[str, str]) -> str:
 
 
 def join_rows(folders: Sequence[RunFolder], joined: RunFolder) -> None:
-    """Write the stages' metrics and timing as one run's: steps and tokens counted on, seconds of all processes."""
+    """Write the stages' metrics and timing as one run's: steps and tokens counted on, seconds of all processes.
+
+    Of a stage without metrics, whose model alone was kept, what it reached counts.
+    """
     steps = tokens = 0
     for folder in folders:
         known = read_table(folder.summary) or read_table(folder.path / "reached.json")
@@ -88,7 +100,10 @@ def join_rows(folders: Sequence[RunFolder], joined: RunFolder) -> None:
         append(joined.metrics, metrics)
         append(joined.timing, timing)
         trained = [row for row in metrics if row["kind"] == "train"]
-        steps, tokens = steps + len(trained), trained[-1]["tokens"] if trained else tokens
+        if trained:
+            steps, tokens = steps + len(trained), trained[-1]["tokens"]
+        else:
+            steps, tokens = steps + known.get("step", 0), tokens + known.get("tokens", 0)
 
 
 def append(file: Path, rows: Iterable[dict[str, Any]]) -> None:

@@ -29,7 +29,8 @@ class Plan:
     instructions: dict[str, int]
     """`count` of conversations, `preferences`"""
     stages: dict[str, dict[str, Any]]
-    """of each stage: `seconds` it may take, `gpus`"""
+    """of each, in the order they are trained: `seconds` it may take, `gpus`; where it is one more stretch of a stage of
+    the recipe, that one (`of`); `set`: fields of the recipe that are otherwise in it"""
     preference: dict[str, Any]
     evaluation: dict[str, Any]
 
@@ -61,12 +62,16 @@ def stage_recipe(plan: Plan, stage: str, shards: Path, initial: Path | None, mor
 
     Its order of the data is another one than that of the stages before. Raises KeylmError.
     """
-    data = plan.load(more).to_data()
-    if stage not in data["stages"]:
-        raise KeylmError(f"no stage {stage}; the recipe has: {', '.join(data['stages'])}")
+    if stage not in plan.stages:
+        raise KeylmError(f"no stage {stage}; the plan has: {', '.join(plan.stages)}")
+    planned = plan.stages[stage]
+    data = plan.load([*planned.get("set", ()), *(more or [])]).to_data()
+    source = planned.get("of", stage)
+    if source not in data["stages"]:
+        raise KeylmError(f"no stage {source}; the recipe has: {', '.join(data['stages'])}")
     data.pop("curation", None)
-    data["seed"] += list(data["stages"]).index(stage)
-    data["name"], data["stages"] = f"{plan.name}-{stage}", {stage: data["stages"][stage]}
+    data["seed"] += list(plan.stages).index(stage)
+    data["name"], data["stages"] = f"{plan.name}-{stage}", {stage: data["stages"][source]}
     data["data"] = {"shards": str(shards.resolve()), "cache_bytes": 1 << 40}
     if initial is not None:
         data["training"]["initial_model"] = str(initial.resolve())

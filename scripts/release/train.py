@@ -29,9 +29,9 @@ from processes import visible_gpus
 def train(arguments: argparse.Namespace) -> Path:
     """Train the stage; return the model's folder. Raises KeylmError."""
     plan = read_plan(arguments.plan)
-    budget = plan.stages.get(arguments.stage, {"seconds": 600, "gpus": 0})
-    clock = Clock(arguments.stage, arguments.seconds or budget["seconds"])
     recipe = stage_recipe(plan, arguments.stage, arguments.data / "shards", arguments.initial, arguments.set)
+    budget = plan.stages[arguments.stage]
+    clock = Clock(arguments.stage, arguments.seconds or budget["seconds"])
     folder = RunFolder(arguments.out / arguments.stage)
     file = arguments.out / f"{arguments.stage}.toml"
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -59,7 +59,7 @@ def export_reached(folder: RunFolder, gpus: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", help="a stage of the plan's recipe")
+    parser.add_argument("stage", help="a stage of the plan")
     parser.add_argument("--data", type=Path, required=True, help="the unpacked build")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--initial", type=Path, help="the model to begin with")

@@ -27,6 +27,12 @@ preference = { pairs = 5, tries = 2, learning_rate = 2e-6, seconds = 60 }
 seconds = 60
 gpus = 0
 
+[stages.pretrain_2]
+of = "pretrain"
+seconds = 60
+gpus = 0
+set = ["training.batch_tokens=512", "stages.pretrain.peak=1.5"]
+
 [stages.chat]
 seconds = 60
 gpus = 1
@@ -78,12 +84,21 @@ def test_stages_are_trained_one_after_the_other_each_from_the_model_before(scrip
     second = scripts.plan.stage_recipe(plan, "chat", there / "there/shards", model)
     assert second.stages["chat"] == whole.stages["chat"]
     assert second.stages["chat"].peak == 0.5
-    assert second.seed == whole.seed + 1  # windows in another order than before
+    assert second.seed == whole.seed + 2  # windows in another order than before
     folder = run(second, there / "out/chat", quiet=True)
     assert (folder.model / "model.safetensors").is_file()
     assert read_toml(there / "out/chat/recipe.toml")["training"]["initial_model"] == str(model)
-    with pytest.raises(KeylmError, match="no stage dance; the recipe has: pretrain, chat"):
+    with pytest.raises(KeylmError, match="no stage dance; the plan has: pretrain, pretrain_2, chat"):
         scripts.plan.stage_recipe(plan, "dance", there, None)
+
+
+def test_a_stage_is_gone_on_with_in_another_stretch(scripts, there: Path):
+    plan, shards = scripts.plan.read_plan(there / "plan.toml"), there / "there/shards"
+    first = scripts.plan.stage_recipe(plan, "pretrain", shards, None)
+    second = scripts.plan.stage_recipe(plan, "pretrain_2", shards, None)
+    assert second.stages["pretrain_2"].weights == first.stages["pretrain"].weights
+    assert second.stages["pretrain_2"].peak == 1.5 * first.stages["pretrain"].peak
+    assert (second.training.batch_tokens, second.seed) == (512, first.seed + 1)
 
 
 def test_of_a_stage_that_was_cut_off_the_last_checkpoint_is_exported(scripts, there: Path, capsys):
@@ -123,8 +138,14 @@ def test_stages_become_one_run_with_report_and_card(scripts, there: Path):
     card = (folder / "README.md").read_text()
     assert "# small" in card
     assert "| pretrain | 1,024 |" in card
+    assert "Tokens a step: pretrain 256, chat 256." in whole["description"]
     for name in ("model.safetensors", "tokenizer.json", "manifest.json", "report.html"):
         assert (folder / name).is_file()
+    for file in (out / "pretrain/metrics.jsonl", out / "pretrain/timing.jsonl", out / "pretrain/summary.json"):
+        file.unlink()  # as where a stage's model alone was kept
+    scripts.collect.join(SimpleNamespace(**asked))
+    late = read_rows(out / "small/metrics.jsonl", "train")
+    assert (late[0]["step"], late[0]["tokens"]) == (4, 1024 + 256)
     with pytest.raises(KeylmError, match="holds no model"):
         scripts.collect.collect(SimpleNamespace(**{**asked, "last": "preference"}))
 
@@ -142,7 +163,9 @@ def test_the_share_of_instructions_is_what_was_asked(scripts, there: Path):
 def test_the_plan_of_the_release_fits_its_recipe(scripts):
     plan = scripts.plan.read_plan(ROOT / "scripts/release/plan.toml")
     recipe = plan.load()
-    assert list(recipe.stages) == list(plan.stages)
+    assert list(recipe.stages) == list(dict.fromkeys(stage.get("of", name) for name, stage in plan.stages.items()))
+    for name in plan.stages:
+        scripts.plan.stage_recipe(plan, name, ROOT, None)
     assert {"verifiable", "everyday"} <= set(recipe.stages["anneal"].weights) & set(recipe.stages["instruct"].weights)
 
 
