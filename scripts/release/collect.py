@@ -19,11 +19,14 @@ from typing import Any
 from plan import PLAN, read_plan
 
 from keylm.errors import KeylmError
+from keylm.evaluation.contamination import contamination, statement
 from keylm.evaluation.report import write_report
-from keylm.files import atomic_write, read_table, write_json
+from keylm.evaluation.results import EvaluationFolder, write_rows
+from keylm.files import atomic_write, read_json, read_table, write_json
 from keylm.json_lines import read_rows
-from keylm.recipe import Recipe, parse_recipe
+from keylm.recipe import Recipe, parse_recipe, read_toml
 from keylm.release.card import Given, card_text
+from keylm.release.card_sections import markdown_table
 from keylm.run_folder import RunFolder
 
 MODELS = Path(__file__).parents[2] / "models"
@@ -52,14 +55,32 @@ def join(arguments: argparse.Namespace) -> Path:
     command = "scripts/release/train.py " + ", ".join(arguments.stages)
     write_json(joined.summary, {**summary, "world_size": 1, "tokens_seen": tokens, "command": command})
     shutil.copytree(last / "model", joined.model)
-    for name in ("samples.json", "evaluation"):
-        source = last / name if (last / name).exists() else stages[arguments.stages[-1]].path / name
-        if source.is_dir():
-            shutil.copytree(source, joined.path / name)
-        elif source.is_file():
-            shutil.copyfile(source, joined.path / name)
+    copy_measured(joined, arguments.name, [last, stages[arguments.stages[-1]].path])
+    know_contamination(arguments.data, joined)
     write_report(joined.path)
     return joined.path
+
+
+def copy_measured(joined: RunFolder, name: str, places: Sequence[Path]) -> None:
+    """Copy samples and evaluation from the first of `places` that has them; commands lose that machine's folders."""
+    for place in places:
+        if (place / "samples.json").is_file() and not joined.samples.is_file():
+            shutil.copyfile(place / "samples.json", joined.samples)
+        if (place / "evaluation").is_dir() and not (joined.path / "evaluation").exists():
+            shutil.copytree(place / "evaluation", joined.path / "evaluation")
+    measured = EvaluationFolder(joined.path / "evaluation")
+    for benchmark, record in measured.benchmarks().items():
+        words = [Path(word).name if word.startswith("/") else word for word in record.get("command", "").split()]
+        write_json(measured.benchmark(benchmark), {**record, "command": " ".join(words)})
+    if measured.benchmarks():
+        write_rows(measured, name)
+
+
+def know_contamination(data: Path, joined: RunFolder) -> None:
+    """Write what is known of benchmark items where the data was built; beside the GPUs are the shards alone."""
+    rows = contamination(data)
+    if (joined.path / "evaluation").is_dir() and any(row["basis"] != "manifest" for row in rows):
+        write_json(joined.path / "evaluation/contamination.json", {"statement": statement(rows), "rows": rows})
 
 
 def steps_text(trained: dict[str, Recipe]) -> str:
@@ -86,7 +107,7 @@ def portable(recipe: str, paths: dict[str, str]) -> str:
 def join_rows(folders: Sequence[RunFolder], joined: RunFolder) -> None:
     """Write the stages' metrics and timing as one run's: steps and tokens counted on, seconds of all processes.
 
-    Of a stage without metrics, whose model alone was kept, what it reached counts.
+    Of a stage without metrics, whose model alone was kept, reached.json counts.
     """
     steps = tokens = 0
     for folder in folders:
@@ -104,6 +125,7 @@ def join_rows(folders: Sequence[RunFolder], joined: RunFolder) -> None:
             steps, tokens = steps + len(trained), trained[-1]["tokens"]
         else:
             steps, tokens = steps + known.get("step", 0), tokens + known.get("tokens", 0)
+            append(joined.timing, [{"step": steps - 1, "seconds": known.get("seconds", 0) * processes}])
 
 
 def append(file: Path, rows: Iterable[dict[str, Any]]) -> None:
@@ -119,7 +141,8 @@ def collect(arguments: argparse.Namespace) -> Path:
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(run / "model", target)
     repo = f"keylm/{arguments.name}"
-    atomic_write(target / "README.md", card_text(run, Given(arguments.name, repo, arguments.licence)))
+    card = card_text(run, Given(arguments.name, repo, arguments.licence))
+    atomic_write(target / "README.md", card + origins(arguments.corpus, read_toml(run / "recipe.toml")))
     shutil.copyfile(run / "shards/manifest.json", target / "manifest.json")
     for name in ("recipe.toml", "report.html", "evaluation/evaluation.json"):
         if (run / name).is_file():
@@ -127,13 +150,28 @@ def collect(arguments: argparse.Namespace) -> Path:
     return Path(target)
 
 
+def origins(corpus: Path | None, recipe: dict[str, Any]) -> str:
+    """Return a section of the card on where the files of a corpus are from, as its corpus.json tells."""
+    if corpus is None:
+        return ""
+    used = {source.get("path", "").removeprefix("{corpus}/") for source in recipe["sources"].values()}
+    rows = [
+        [row["path"], row["note"], row["licence"], row["origin"]]
+        for row in read_json(corpus / "corpus.json")
+        if row["path"] in used
+    ]
+    table = markdown_table(["file", "what it is", "licence", "gathered from"], rows, left=4)
+    return f"\n## Where the texts are from\n\n{table}\n"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name")
     parser.add_argument("--stages", nargs="+", required=True, help="stages of the plan's recipe, in order")
     parser.add_argument("--last", help="the folder of OUT whose model it is, where that is no stage: preference")
-    parser.add_argument("--data", type=Path, required=True, help="the unpacked build")
+    parser.add_argument("--data", type=Path, required=True, help="the build: WORK/data of pack.py, or unpacked")
     parser.add_argument("--out", type=Path, required=True, help="where train.py and tune.py wrote")
+    parser.add_argument("--corpus", type=Path, help="the corpus, whose corpus.json tells origins")
     parser.add_argument("--models", type=Path, default=MODELS)
     parser.add_argument("--licence", default="apache-2.0")
     parser.add_argument("--description", help="the card's first sentence, in place of the recipe's")

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 from conftest import tiny_recipe
+from fake_evaluation import records, write_evaluation
 
 from keylm.errors import KeylmError
 from keylm.files import write_json
@@ -127,6 +128,11 @@ def test_stages_become_one_run_with_report_and_card(scripts, there: Path):
     write_json(out / "pretrain/reached.json", {"step": 4, "of": 6, "tokens": 1024, "world_size": 2})
     asked = {"name": "small", "stages": ["pretrain", "chat"], "last": None, "data": there / "there", "out": out}
     asked |= {"models": there / "models", "licence": "mit", "description": None, "plan": there / "plan.toml"}
+    asked["corpus"] = None
+    write_evaluation(out / "chat/evaluation", records(1))
+    piqa = json.loads((out / "chat/evaluation/benchmarks/piqa.json").read_text())
+    piqa["command"] = "keylm eval /there/out/chat/model --tasks piqa"
+    write_json(out / "chat/evaluation/benchmarks/piqa.json", piqa)
     folder = scripts.collect.collect(SimpleNamespace(**asked))
     rows = read_rows(out / "small/metrics.jsonl", "train")
     assert [row["step"] for row in rows] == list(range(len(rows)))
@@ -141,6 +147,9 @@ def test_stages_become_one_run_with_report_and_card(scripts, there: Path):
     assert "Tokens a step: pretrain 256, chat 256." in whole["description"]
     for name in ("model.safetensors", "tokenizer.json", "manifest.json", "report.html"):
         assert (folder / name).is_file()
+    rows = json.loads((folder / "evaluation.json").read_text())
+    assert {row["command"] for row in rows if row["benchmark"] == "piqa"} == {"keylm eval model --tasks piqa"}
+    assert {row["model"] for row in rows} == {"small"}
     for file in (out / "pretrain/metrics.jsonl", out / "pretrain/timing.jsonl", out / "pretrain/summary.json"):
         file.unlink()  # as where a stage's model alone was kept
     scripts.collect.join(SimpleNamespace(**asked))
@@ -148,6 +157,16 @@ def test_stages_become_one_run_with_report_and_card(scripts, there: Path):
     assert (late[0]["step"], late[0]["tokens"]) == (4, 1024 + 256)
     with pytest.raises(KeylmError, match="holds no model"):
         scripts.collect.collect(SimpleNamespace(**{**asked, "last": "preference"}))
+
+
+def test_the_card_tells_where_the_files_of_a_corpus_are_from(scripts, tmp_path: Path):
+    entry = {"note": "fairy tales", "licence": "CC0", "origin": "somebody/tales@1"}
+    write_json(tmp_path / "corpus.json", [{"path": f"formal/{name}.jsonl.zst", **entry} for name in ("used", "other")])
+    recipe = {"sources": {"mine": {"path": "{corpus}/formal/used.jsonl.zst"}, "typos": {"typos_of": ["mine"]}}}
+    text = scripts.collect.origins(tmp_path, recipe)
+    assert "| formal/used.jsonl.zst | fairy tales | CC0 | somebody/tales@1 |" in text
+    assert "other" not in text
+    assert scripts.collect.origins(None, recipe) == ""
 
 
 def test_the_share_of_instructions_is_what_was_asked(scripts, there: Path):

@@ -65,13 +65,20 @@ class Options:
 
 
 def evaluate(
-    model: str, asked: Sequence[str], folder: EvaluationFolder, options: Options, *, quiet: bool = False
+    model: str,
+    asked: Sequence[str],
+    folder: EvaluationFolder,
+    options: Options,
+    *,
+    command: str = "",
+    quiet: bool = False,
 ) -> None:
     """Measure a model (a folder, or a name on the hub) and write a file for each benchmark into `folder`.
 
     `asked` are suites and benchmarks. A suite leaves out what cannot be measured here and says so; a benchmark asked
     for by name must be possible. What is there already, measured with the same options on the same weights and items,
-    is kept. Raises KeylmError where the model cannot be opened, a benchmark is unknown or its items are out of reach.
+    is kept, and so is the `command` that measured it. Raises KeylmError where the model cannot be opened, a benchmark
+    is unknown or its items are out of reach.
     """
     with tempfile.TemporaryDirectory(prefix="keylm-tasks-") as scratch:
         files = prepare(options.tasks_path, Path(scratch))
@@ -88,7 +95,7 @@ def evaluate(
         for name in harness.possible(left, asked, quiet=quiet):
             say(f"{name}  is being measured", quiet=quiet or errors.is_terminal)
             record = harness.run(name)
-            write_json(folder.benchmark(name), {**record, "settings": settings[name]})
+            write_json(folder.benchmark(name), {**record, "command": command, "settings": settings[name]})
             say(f"{name}  {summary(record)}  {seconds(record['seconds'])}", quiet=quiet)
 
 

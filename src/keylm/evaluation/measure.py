@@ -40,11 +40,11 @@ def measure(
         if INSTRUCTIONS in asked:
             _instructions(model, folder, options, items, quiet=quiet)
         if tasks:
-            benchmarks.evaluate(model, tasks, folder, options, quiet=quiet)
+            benchmarks.evaluate(model, tasks, folder, options, command=command, quiet=quiet)
     finally:
         found = folder.benchmarks()
         if found:
-            write_rows(folder, model, command)
+            write_rows(folder, model)
         points = robustness_points(found)
         if {point["rate"] for point in points} > {0}:
             write_json(folder.robustness, robustness_record(points))

@@ -162,7 +162,7 @@ def references() -> list[dict[str, Any]]:
     return list(json.loads(text))
 
 
-def write_rows(folder: EvaluationFolder, model: str, command: str) -> None:
+def write_rows(folder: EvaluationFolder, model: str) -> None:
     """Write evaluation.json from all benchmarks that are finished: one row a benchmark and metric."""
     rows = [
         {
@@ -173,7 +173,7 @@ def write_rows(folder: EvaluationFolder, model: str, command: str) -> None:
             "stderr": part["stderr"],
             "n": record["n"],
             "harness": record["harness"],
-            "command": command,
+            "command": record.get("command", ""),
         }
         for name, record in folder.benchmarks().items()
         for metric, part in record["metrics"].items()

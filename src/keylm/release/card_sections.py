@@ -10,6 +10,7 @@ from keylm.evaluation.report_cost import cost_of
 from keylm.evaluation.report_evaluation import BESIDE, contamination_rows, interval_of
 from keylm.evaluation.results import references
 from keylm.evaluation.run_record import Run, column, number, table
+from keylm.recipe_sections import UNSTATED
 from keylm.release.card import Facts
 
 UNKNOWN = "not known"
@@ -155,6 +156,16 @@ def _typing(facts: Facts) -> str:
     if rows:
         cells = [[f"{row['measure']} ({row['set']})", *_typing_cells(row)] for row in rows]
         lines.append(markdown_table(["measure", "value", "95 %", "unit"], cells))
+    curves = [row for row in facts.robustness.get("curves", []) if row.get("retention")]
+    if curves:
+        cells = [
+            [row["benchmark"], row["metric"], f"{rate}", f"{100 * value:.1f}", f"{100 * kept:.1f}"]
+            for row in curves
+            for rate, value, kept in zip(row["rates"], row["values"], row["retention"], strict=True)
+        ]
+        heads = ["prompts with typing errors", "metric", "words mistyped, %", "accuracy, %", "kept, %"]
+        kept_text = "Kept: of what is above chance with clean prompts; the errors are drawn three times."
+        lines.append(markdown_table(heads, cells, left=2) + f"\n\n{kept_text}")
     area = facts.robustness.get("area")
     if isinstance(area, int | float):
         low, high = facts.robustness.get("area_low"), facts.robustness.get("area_high")
@@ -190,9 +201,14 @@ def _data(facts: Facts) -> str:
             rows.append([source, *_described(table(table(run.recipe, "sources"), source)), *counts])
     heads = ["source", "origin", "register", "licence", "tokens", "tokens seen", "share, %"]
     parts = [markdown_table(heads, rows, left=4)]
-    licences = [[licence.name, _count(licence.seen)] for licence in cost.licences if licence.seen]
+    licences = [[each.name, _count(each.seen), f"{100 * each.seen / total:.1f}"] for each in cost.licences if each.seen]
     if licences:
-        parts += ["By licence:", markdown_table(["licence", "tokens seen"], licences)]
+        parts += ["By licence:", markdown_table(["licence", "tokens seen", "share, %"], licences)]
+        unstated = math.fsum(each.seen for each in cost.licences if each.name == UNSTATED)
+        parts.append(
+            f"{100 * unstated / total:.1f} % of the tokens seen are of sources that state no licence; "
+            'the recipe\'s `licences = "open"` leaves them out.'
+        )
     if run.manifest.get("hash"):
         parts.append(f"The data are named by the hash of their manifest, `{run.manifest['hash']}`.")
     return "\n\n".join(parts)
