@@ -23,6 +23,7 @@ from documentation import PAGES, ROOT, Block, Command, anchors, blocks, commands
 from programs import run as run_program
 from typer.core import TyperGroup
 
+from keylm import released
 from keylm.cli import app
 from keylm.recipe import Recipe, parse_recipe, resolve_recipe
 
@@ -57,6 +58,8 @@ OPTIONS = {"--step": "3", "--out": "made"}
 def reason(command: Command) -> str | None:
     """Return why a command is not run, or None."""
     text = " ".join(command.keylm or ())
+    if text == "chat" and released.DEFAULT not in released.released_models():
+        return f"models/{released.DEFAULT} is not here yet; tests/test_released.py runs it on another model"
     return next((why for beginning, why in NOT_RUN.items() if text.startswith(beginning)), None)
 
 
@@ -85,7 +88,11 @@ def merge(into: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
     return into
 
 
-def test_every_command_can_be_parsed():
+def test_every_command_can_be_parsed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for name in released.NAMES:  # which commands may name, here or not
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").touch()
+    monkeypatch.setattr(released, "FOLDERS", (tmp_path,))
     assert len(KEYLM) > 50, "where have they gone?"
     faults = []
     for command in KEYLM:

@@ -12,6 +12,7 @@ import keylm
 from keylm import cli_data, cli_eval, cli_post, cli_release, cli_serve
 from keylm.cli_options import (
     ExecutorOption,
+    ModelArgument,
     QuietOption,
     RecipeArgument,
     RunDirOption,
@@ -22,6 +23,7 @@ from keylm.cli_options import (
 from keylm.console import console, errors, is_leader, say, seconds
 from keylm.errors import FailedElsewhere, Interrupted, KeylmError, TrainingDiverged
 from keylm.recipe import load_recipe
+from keylm.released import DEFAULT
 
 app = typer.Typer(
     help="Make a small language model from scratch: one recipe from raw text to a talking model.",
@@ -40,7 +42,6 @@ app.command()(cli_release.card)
 app.command()(cli_release.push)
 app.command()(cli_serve.serve)
 
-ModelArgument = Annotated[Path, typer.Argument(help="A model folder, such as runs/nano/model.")]
 TokensOption = Annotated[int, typer.Option(min=1, help="Most tokens to write.")]
 TopPOption = Annotated[float, typer.Option(min=0.0, max=1.0, help="Draw from the likeliest tokens of this mass.")]
 PenaltyOption = Annotated[float, typer.Option(min=0.1, help="Above 1 discourages repetition.")]
@@ -128,7 +129,7 @@ def generate(
 
 @app.command()
 def chat(
-    model: ModelArgument,
+    model: ModelArgument = Path(DEFAULT),
     system: Annotated[str | None, typer.Option(help="A system prompt.")] = None,
     max_new_tokens: TokensOption = 200,
     temperature: TemperatureOption = 0.7,

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.table import Table
 
-from keylm.cli_options import QuietOption
+from keylm.cli_options import MODEL_HELP, QuietOption
 from keylm.console import console, errors, say
 from keylm.errors import Interrupted, KeylmError
+from keylm.released import NAMES, find_model
 
 if TYPE_CHECKING:
     from keylm.evaluation.results import EvaluationFolder, Figure
@@ -28,7 +29,7 @@ BESIDE = {
 
 
 def evaluate(
-    model: Annotated[str, typer.Argument(help="A model folder such as runs/nano/model, or a name on the hub.")],
+    model: Annotated[str, typer.Argument(help=f"{MODEL_HELP}, or a name on the hub.")],
     tasks: Annotated[
         list[str] | None,
         typer.Option(
@@ -63,6 +64,7 @@ def evaluate(
 
     A stopped evaluation goes on with the same command.
     """
+    place = str(find_model(Path(model))) if model in NAMES else model
     if quiet or not errors.is_terminal:
         os.environ["TQDM_DISABLE"] = "1"  # read when tqdm is imported: no bars where nobody sees them
     from keylm.evaluation.results import EvaluationFolder, default_folder, table
@@ -79,7 +81,7 @@ def evaluate(
     options = Options(limit, chat, scoring, device, tasks_path)
     command = shlex.join(["keylm", *sys.argv[1:]])
     try:
-        measure(model, asked, folder, options, corpus=corpus, items=items, command=command, quiet=quiet)
+        measure(place, asked, folder, options, corpus=corpus, items=items, command=command, quiet=quiet)
     except KeyboardInterrupt:
         raise Interrupted("stopped; the same command goes on with what is not measured yet") from None
     if not quiet:

@@ -5,6 +5,10 @@ from typing import Annotated, Literal
 
 import typer
 
+from keylm.released import NAMES, find_model
+
+MODEL_HELP = f"A model folder, such as runs/nano/model, or a released model's name ({', '.join(NAMES)})"
+ModelArgument = Annotated[Path, typer.Argument(callback=find_model, help=f"{MODEL_HELP}.")]
 RecipeArgument = Annotated[str, typer.Argument(help="A recipe's TOML file, or the name of a packaged one (nano).")]
 SetOption = Annotated[
     list[str] | None,

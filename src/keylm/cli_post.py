@@ -6,12 +6,13 @@ from typing import Annotated, Literal
 
 import typer
 
-from keylm.cli_options import QuietOption, SetOption, TemperatureOption, WorkersOption
+from keylm.cli_options import MODEL_HELP, QuietOption, SetOption, TemperatureOption, WorkersOption
 from keylm.console import is_leader, say, seconds
 from keylm.errors import Interrupted, KeylmError
+from keylm.released import find_model
 
 BaseArgument = Annotated[
-    Path, typer.Argument(metavar="MODEL", help="The model to begin with, such as runs/nano/model.")
+    Path, typer.Argument(metavar="MODEL", callback=find_model, help=f"{MODEL_HELP}, to begin with.")
 ]
 OutOption = Annotated[Path, typer.Option("--out", metavar="RUN", help="The run folder; the model is in RUN/model.")]
 FreshOption = Annotated[bool, typer.Option("--fresh", help="Put an earlier run aside and start anew.")]

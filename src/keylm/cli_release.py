@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from keylm.cli_options import QuietOption
+from keylm.cli_options import ModelArgument, QuietOption
 from keylm.console import console, say
 from keylm.errors import KeylmError
 
@@ -21,7 +21,7 @@ LicenceOption = Annotated[
 
 
 def export(
-    model: Annotated[Path, typer.Argument(help="A model folder, such as runs/nano/model.")],
+    model: ModelArgument,
     to: Annotated[str, typer.Option(help="Formats, with commas: hf, gguf, onnx, web.")] = "hf,gguf,onnx",
     out: Annotated[Path, typer.Option(help="Where the files go.")] = Path("export"),
     gguf_types: Annotated[

@@ -5,11 +5,14 @@ from typing import Annotated, Literal
 
 import typer
 
-from keylm.cli_options import QuietOption
+from keylm.cli_options import MODEL_HELP, QuietOption
+from keylm.released import DEFAULT, find_model
 
 
 def serve(
-    model: Annotated[Path, typer.Argument(help="A model folder, such as runs/nano/model, or a GGUF file of keylm's.")],
+    model: Annotated[
+        Path, typer.Argument(callback=find_model, help=f"{MODEL_HELP}, or a GGUF file of keylm's.")
+    ] = Path(DEFAULT),
     host: Annotated[
         str, typer.Option(help="Address to listen at; 0.0.0.0 is every one (set a key then).")
     ] = "127.0.0.1",
