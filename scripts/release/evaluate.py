@@ -1,6 +1,6 @@
 """Measure a model of the release, each group of the plan's measures in a process of its own, on a GPU of its own.
 
-    python scripts/release/evaluate.py MODEL --measures base --data DATA --tasks-path BENCHMARKS [--limit N]
+    python scripts/release/evaluate.py MODEL --measures base instruct --data DATA --tasks-path BENCHMARKS [--limit N]
 
 Writes beside the model (OUT/STAGE/evaluation for OUT/STAGE/model). What is finished is kept, so the command can be
 given again; logs lie in OUT/STAGE/evaluation-GROUP.log.
@@ -23,9 +23,11 @@ from processes import Devices, visible_gpus
 def evaluate(arguments: argparse.Namespace) -> None:
     """Run all groups. Raises KeylmError where one fails."""
     plan = read_plan(arguments.plan)
-    groups = plan.evaluation.get(arguments.measures)
-    if not isinstance(groups, list):
-        raise KeylmError(f"--measures {arguments.measures}: the plan's [evaluation] has no such list of groups")
+    groups = []
+    for measures in arguments.measures:
+        if not isinstance(plan.evaluation.get(measures), list):
+            raise KeylmError(f"--measures {measures}: the plan's [evaluation] has no such list of groups")
+        groups += plan.evaluation[measures]
     clock, gpus = Clock(f"evaluation of {arguments.model}", plan.evaluation["seconds"]), visible_gpus(None)
     devices = Devices(gpus)
     with ThreadPoolExecutor(len(gpus)) as pool:
@@ -41,6 +43,7 @@ def measure(arguments: argparse.Namespace, group: list[str], devices: Devices) -
     run = arguments.model.parent
     command = ["eval", str(arguments.model), "--tasks", ",".join(group)]
     command += ["--tasks-path", str(arguments.tasks_path)] if arguments.tasks_path else []
+    command += ["--corpus", str(arguments.corpus)] if arguments.corpus and "typing" in group else []
     command += ["--out", str(run / "evaluation")]
     if "instructions" in group:
         command += ["--items", str(arguments.data / "instructions/evaluation.jsonl.zst")]
@@ -55,9 +58,10 @@ def measure(arguments: argparse.Namespace, group: list[str], devices: Devices) -
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
-    parser.add_argument("--measures", default="base", help="a list of groups in the plan's [evaluation]")
+    parser.add_argument("--measures", nargs="+", default=["base"], help="lists of groups in the plan's [evaluation]")
     parser.add_argument("--data", type=Path, help="the unpacked build, for its instruction items")
     parser.add_argument("--tasks-path", type=Path, help="benchmark items on this machine")
+    parser.add_argument("--corpus", type=Path, help="for typing on real errors and held-out chat")
     parser.add_argument("--limit", type=int)
     parser.add_argument("--plan", type=Path, default=PLAN)
     try:

@@ -140,6 +140,13 @@ def test_figures_on_real_items_are_the_harness_s_own(model, tmp_path):
     check_against_the_harness(model, SHARED, ["hellaswag", "winogrande", "openbookqa"], tmp_path, 8)
 
 
+def test_robustness_is_its_rates_and_the_clean_prompts():
+    by_rate = [benchmarks.SUITES[f"robustness_{rate}"] for rate in (5, 10, 20)]
+    parts = [name for part in by_rate for name in part]
+    assert len(parts) == 27
+    assert {*parts, "hellaswag", "piqa", "arc_easy"} == set(benchmarks.SUITES["robustness"])
+
+
 @pytest.mark.skipif(not (SHARED / "data").is_dir(), reason="the shared evaluation items are not on this machine")
 def test_benchmarks_of_many_parts_are_found_whole(tmp_path):
     from lm_eval.tasks import TaskManager

@@ -189,6 +189,6 @@ def test_the_plan_of_the_release_fits_its_recipe(scripts):
 
 
 def test_measures_that_the_plan_lacks_are_refused(scripts, there: Path):
-    asked = SimpleNamespace(plan=there / "plan.toml", measures="all", model=there)
+    asked = SimpleNamespace(plan=there / "plan.toml", measures=["base", "all"], model=there)
     with pytest.raises(KeylmError, match="has no such list"):
         scripts.evaluate.evaluate(asked)

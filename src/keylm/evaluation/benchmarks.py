@@ -38,8 +38,13 @@ SUITES = {
     ),
     "extras": ("sciq", "commonsense_qa", "boolq", "lambada_openai", "blimp"),
     "robustness": (*robustness.BENCHMARKS, *robustness.noises()),
+    **{
+        f"robustness_{rate}": tuple(name for name, noise in robustness.noises().items() if noise.rate == rate)
+        for rate in robustness.RATES
+    },
 }
-"""The card's rows, quick ones first; what is of interest beside them; the same prompts with typing errors."""
+"""The card's rows, quick ones first; what is of interest beside them; the same prompts with typing errors, also by the
+share of words that have one, for a part of it or for several GPUs."""
 STAND_INS = {"sciq": "sciq_validation"}
 """Measured where the first's items are not on this machine; named apart, as it is another split."""
 HUB = "from the hub"
