@@ -19,6 +19,7 @@ from keylm.release.huggingface import check_model_folder
 from keylm.released import DEFAULT, find_model, released_models
 
 MODELS = Path(__file__).parents[1] / "models"
+RESULTS = MODELS.parent / "benchmarks/results/release.json"
 UNRELEASED = "keylm-75m-stable"
 """Weights for a run to begin with, which lie beside the released ones."""
 PARAMETERS = 75_251_200
@@ -195,3 +196,24 @@ def check_weights(folder: Path) -> None:
             names = list(tensors.keys())
             assert {tensors.get_slice(name).get_dtype() for name in names} == {"BF16"}
         assert names == sorted(name for name, file in index.items() if file == shard.name)
+
+
+def test_the_readme_says_what_was_measured():
+    rows = {(row["model"], row["benchmark"], row["metric"]): row["value"] for row in read_json(RESULTS)}
+    base = {key[1:]: value for key, value in rows.items() if key[0] == "keylm-75m"}
+    arc = (base["arc_easy", "acc_norm"] + base["arc_challenge", "acc_norm"]) / 2
+    both = f"{100 * base['openbookqa', 'acc_norm']:.1f} / {100 * base['openbookqa', 'acc']:.1f}"
+    ifeval = [value for key, value in rows.items() if key[:2] == (DEFAULT, "ifeval")]
+    assert len(ifeval) == 4
+    lines = (MODELS.parent / "README.md").read_text(encoding="utf-8").splitlines()
+    for title, expected in {
+        "ARC": f"{100 * arc:.1f}",
+        "WinoGrande": f"{100 * base['winogrande', 'acc']:.1f}",
+        "MMLU": f"{100 * base['mmlu', 'acc']:.1f}",
+        "HellaSwag acc_norm": f"{100 * base['hellaswag', 'acc_norm']:.1f}",
+        "PIQA": f"{100 * base['piqa', 'acc']:.1f}",
+        "OpenBookQA": both,
+        "**tuned**": f"{100 * sum(ifeval) / 4:.1f}",
+    }.items():
+        (line,) = [line for line in lines if line.startswith(f"| {title}")]
+        assert line.split("|")[3].strip(" *") == expected

@@ -4,7 +4,8 @@
     python scripts/unpack_run.py WORK/packed DATA            # there
 
 WORK/instructions: instruction data made from the corpus; WORK/data: the run folder in which sources are curated and
-tokenized; WORK/packed: both as parts of at most --part-bytes. Started again, it goes on where it was.
+tokenized, and searched for benchmark items once more; WORK/packed: both as parts of at most --part-bytes. Started
+again, it goes on where it was.
 """
 
 import argparse
@@ -15,6 +16,8 @@ from pathlib import Path
 from plan import PLAN, Clock, keylm, read_plan
 
 from keylm.errors import KeylmError
+from keylm.evaluation.contamination import scan
+from keylm.run_folder import RunFolder
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from pack_run import PART_BYTES, pack_build
@@ -23,17 +26,19 @@ SECONDS = 3600
 
 
 def make(arguments: argparse.Namespace) -> None:
-    """Make instructions, build, parts. Raises KeylmError where a step fails."""
+    """Make instructions, build, what the build holds of benchmarks, parts. Raises KeylmError where a step fails."""
     plan, clock = read_plan(arguments.plan), Clock("pack", SECONDS)
     instructions, data = arguments.work / "instructions", arguments.work / "data"
     if not (instructions / "manifest.json").is_file():
         amounts = plan.instructions
         wanted = ("--count", str(amounts["count"]), "--preferences", str(amounts["preferences"]))
-        finished(keylm("data", "instructions", str(instructions), "--corpus", str(arguments.corpus), *wanted))
+        items = ("--decontaminate", str(arguments.evaluation / "data"))
+        finished(keylm("data", "instructions", str(instructions), "--corpus", str(arguments.corpus), *wanted, *items))
     places = {"corpus": arguments.corpus, "evaluation": arguments.evaluation, "instructions": instructions}
     given = [*plan.overrides, *(f"paths.{name}={path.resolve()}" for name, path in places.items()), *arguments.set]
     chosen = [word for override in given for word in ("--set", override)]
     finished(keylm("data", "build", str(plan.recipe), "--run-dir", str(data), *chosen))
+    scan(RunFolder(data).saved_recipe(), data)
     for name in ("evaluation.jsonl.zst", "preferences.jsonl.zst", "manifest.json"):
         (data / "instructions").mkdir(exist_ok=True)
         shutil.copyfile(instructions / name, data / "instructions" / name)

@@ -115,6 +115,9 @@ def instructions(
     seed: Annotated[int, typer.Option(min=0, help="Another one gives other pairs.")] = 0,
     name: Annotated[str, typer.Option(help="What the assistant calls itself.")] = "KeyLM",
     open_only: Annotated[bool, typer.Option("--open-only", help="Leave out files with no open licence.")] = False,
+    decontaminate: Annotated[
+        list[Path] | None, typer.Option(help="Benchmark items, files or folders: what holds one is left out.")
+    ] = None,
     workers: WorkersOption = None,
     quiet: QuietOption = False,
 ) -> None:
@@ -127,7 +130,8 @@ def instructions(
 
     if not name.strip():
         raise KeylmError("--name: got an empty name; accepted: some text")
-    plan = Plan(corpus, count, everyday, preferences, rejected, evaluation, Settings(seed, name.strip()), open_only)
+    settings, items = Settings(seed, name.strip()), tuple(decontaminate or ())
+    plan = Plan(corpus, count, everyday, preferences, rejected, evaluation, settings, open_only, items)
     try:
         manifest = write_instructions(out, plan, workers=workers or default_workers(), quiet=quiet)
     except KeyboardInterrupt:

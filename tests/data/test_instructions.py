@@ -4,9 +4,11 @@ import json
 import os
 import random
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import zstandard
 from conftest import write_jsonl
 
 from keylm.data.documents import read_record
@@ -198,6 +200,33 @@ def test_the_verb_writes_files_once_and_the_same_for_any_number_of_workers(tmp_p
         write_instructions(tmp_path / "three", Plan(corpus, open_only=True))
     with pytest.raises(KeylmError, match="holds something else"):
         write_instructions(corpus, plan)
+
+
+def lines(file: Path) -> list[dict]:
+    with zstandard.open(file, "rt", encoding="utf-8") as text:
+        return [json.loads(line) for line in text]
+
+
+def test_records_that_hold_a_benchmark_item_are_left_out(tmp_path):
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    for name, texts in documents().items():
+        write_jsonl(corpus / f"{name}.jsonl", [{"text": text.text} for text in texts])
+    plain = Plan(corpus, count=60, everyday=0.5, evaluation=4, settings=Settings(seed=3))
+    write_instructions(tmp_path / "plain", plain, quiet=True)
+    answers = [row["messages"][-1]["content"] for row in lines(tmp_path / "plain/verifiable.jsonl.zst")]
+    leaked = next(answer for answer in answers if len(answer.split()) >= 25)
+    items = tmp_path / "items"
+    items.mkdir()
+    item = {"goal": " ".join(leaked.split()[:20]), "sol1": " ".join(leaked.split()[20:]), "sol2": "No.", "label": 0}
+    write_jsonl(items / "piqa.jsonl", [item])
+    manifest = write_instructions(tmp_path / "clean", replace(plain, decontaminate=(items,)), quiet=True)
+    kept = [row["messages"][-1]["content"] for row in lines(tmp_path / "clean/verifiable.jsonl.zst")]
+    assert leaked not in kept
+    assert manifest["files"]["verifiable.jsonl.zst"]["with_benchmark_items"] >= 1
+    assert len(kept) == 30
+    with pytest.raises(KeylmError):
+        write_instructions(tmp_path / "none", replace(plain, decontaminate=(tmp_path / "nothing",)), quiet=True)
 
 
 ALLOWED: set[str] = set()

@@ -26,6 +26,7 @@ import zstandard
 
 import keylm
 from keylm.console import Status, say
+from keylm.data.curate.decontamination import Decontaminator
 from keylm.data.documents import Document
 from keylm.data.instructions import held_out
 from keylm.data.instructions.checks import HELD_OUT, TRAINED
@@ -66,6 +67,8 @@ class Plan:
     settings: Settings = field(default_factory=Settings)
     open_only: bool = False
     """leave out files whose licence is not stated"""
+    decontaminate: tuple[Path, ...] = ()
+    """files and folders of benchmark items, of which no record may hold one"""
 
     def parts(self) -> dict[str, int]:
         """Return how many lines each file is to have."""
@@ -87,16 +90,19 @@ class Origin:
 def write_instructions(out: Path, plan: Plan, *, workers: int = 1, quiet: bool = False) -> dict[str, Any]:
     """Write all files of a plan to the folder `out`; return the manifest.
 
-    Raises KeylmError where the corpus has none of the files, or `out` holds something else.
+    Raises KeylmError where the corpus has none of the files, `out` holds something else, or there are no items in
+    `plan.decontaminate`.
     """
     origins = find_origins(plan)
+    searched = Decontaminator.from_paths(plan.decontaminate) if plan.decontaminate else None
     if out.exists() and not (out / "manifest.json").is_file() and any(out.iterdir()):
         raise KeylmError(f"{out}: holds something else; accepted: a new folder, or one that this command wrote")
     counts: dict[str, Any] = {}
     with atomic_folder(out) as folder, _Makers(plan, origins, workers) as makers:
         for part, wanted in plan.parts().items():
             if wanted:
-                counts[part] = _write_part(folder / f"{part}.jsonl.zst", part, wanted, makers, quiet)
+                trained = searched if part != "evaluation" else None
+                counts[part] = _write_part(folder / f"{part}.jsonl.zst", part, wanted, makers, trained, quiet=quiet)
         manifest = {
             "format": VERSION,
             "keylm": keylm.__version__,
@@ -105,6 +111,7 @@ def write_instructions(out: Path, plan: Plan, *, workers: int = 1, quiet: bool =
                 "everyday": plan.everyday,
                 "rejected": plan.rejected,
                 "open_only": plan.open_only,
+                "decontaminate": searched.fingerprint() if searched else None,
             },
             "sources": [
                 {"name": o.name, "file": o.path.name, "licence": o.licence, "status": o.status}
@@ -239,15 +246,19 @@ class _Makers:
                 waiting.append(self._pool.submit(_made, part, number * BLOCK))
 
 
-def _write_part(path: Path, part: str, wanted: int, makers: _Makers, quiet: bool) -> dict[str, Any]:
+def _write_part(
+    path: Path, part: str, wanted: int, makers: _Makers, searched: Decontaminator | None, *, quiet: bool
+) -> dict[str, Any]:
     """Write `wanted` different records; return what they are: counts of kinds, types and words."""
     seen: set[bytes] = set()
-    twice = taken = 0
+    twice = taken = made = clean = 0
     tally: dict[str, Counter[str]] = {"kinds": Counter(), "types": Counter(), "from": Counter()}
     words: Counter[str] = Counter()
     with zstandard.open(path, "wt", encoding="utf-8") as file, Status(part, wanted, quiet=quiet) as status:
         for block in makers.blocks(part):
-            for record in block:
+            kept = _without_items(block, searched) if searched else block
+            made, clean = made + len(block), clean + len(kept)
+            for record in kept:
                 line = json.dumps(record, ensure_ascii=False)
                 digest = hashlib.blake2b(line.encode(), digest_size=12).digest()
                 if digest in seen:
@@ -263,7 +274,22 @@ def _write_part(path: Path, part: str, wanted: int, makers: _Makers, quiet: bool
             if taken == wanted or not block or (twice > 20 * BLOCK and twice > 4 * taken):
                 break
     means = {f"mean_{key}_words": round(words[key] / max(1, taken), 1) for key in ("prompt", "answer")}
-    return {"records": taken, "duplicates": twice, **means, **{key: _sorted(value) for key, value in tally.items()}}
+    left_out = {"duplicates": twice, "with_benchmark_items": made - clean if searched else None}
+    return {"records": taken, **left_out, **means, **{key: _sorted(value) for key, value in tally.items()}}
+
+
+def _without_items(records: Sequence[dict[str, Any]], searched: Decontaminator) -> list[dict[str, Any]]:
+    """Return the records in none of whose turns an evaluation item was found."""
+    turns = [(number, text) for number, record in enumerate(records) for text in _turns(record)]
+    verdicts = searched.check_many(text for _, text in turns)
+    found = {number for (number, _), verdict in zip(turns, verdicts, strict=True) if verdict.hit}
+    return [record for number, record in enumerate(records) if number not in found]
+
+
+def _turns(record: dict[str, Any]) -> list[str]:
+    """Return all that a record's training would read."""
+    answers = [record[key] for key in ("chosen", "rejected") if key in record]
+    return [turn["content"] for turn in record.get("messages") or record["prompt"]] + answers
 
 
 def _count(record: dict[str, Any], tally: dict[str, Counter[str]], words: Counter[str]) -> None:
