@@ -1,18 +1,20 @@
 r"""Put a finished model where the repository keeps it: weights, card, report, measured rows, how it was made.
 
-    python scripts/release/collect.py keylm-75m --stages stable anneal --data DATA --out OUT
-    python scripts/release/collect.py keylm-75m-instruct --stages stable anneal instruct --last preference \\
-        --data DATA --out OUT
+    python scripts/release/collect.py keylm-75m --stages stable stable_2 anneal --data DATA --out OUT --corpus CORPUS
+    python scripts/release/collect.py keylm-75m-instruct --stages stable stable_2 anneal instruct --data DATA \\
+        --out OUT --corpus CORPUS                  # with --last preference: OUT/preference/model, and its figures
 
 The stages' runs are joined to one (OUT/NAME): their recipes, metrics one behind the other, the build's manifest, the
-last one's model and evaluation; report and card are made from it as from any run. models/NAME then holds the model
-folder, README.md, evaluation.json, manifest.json, recipe.toml and report.html.
+last one's model, samples and evaluation; report and card are made from it as from any run. Of a stage whose model was
+kept and not its run, recipe.toml and reached.json are enough. models/NAME then holds the model folder, README.md,
+evaluation.json, manifest.json, recipe.toml and report.html.
 """
 
 import argparse
 import json
+import shlex
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from plan import PLAN, read_plan
 
 from keylm.errors import KeylmError
 from keylm.evaluation.contamination import contamination, statement
+from keylm.evaluation.measure import robustness_points, robustness_record
 from keylm.evaluation.report import write_report
 from keylm.evaluation.results import EvaluationFolder, write_rows
 from keylm.files import atomic_write, read_json, read_table, write_json
@@ -49,31 +52,41 @@ def join(arguments: argparse.Namespace) -> Path:
     atomic_write(joined.recipe, portable(parse_recipe(data, arguments.name).to_toml(), data["paths"]))
     (joined.path / "shards").mkdir()
     shutil.copyfile(arguments.data / "shards/manifest.json", joined.path / "shards/manifest.json")
-    join_rows(list(stages.values()), joined)
-    tokens = sum(stage["tokens"] for stage in data["stages"].values())
+    tokens = join_rows(stages, joined)
     summary = read_table(stages[arguments.stages[-1]].summary)
     command = "scripts/release/train.py " + ", ".join(arguments.stages)
-    write_json(joined.summary, {**summary, "world_size": 1, "tokens_seen": tokens, "command": command})
+    summary.pop("world_size", None)  # the stages' own: what a row of timing says is the seconds of all processes
+    write_json(joined.summary, {**summary, "tokens_seen": tokens, "command": command})
     shutil.copytree(last / "model", joined.model)
-    copy_measured(joined, arguments.name, [last, stages[arguments.stages[-1]].path])
+    copy_measured(last, joined, arguments.name)
     know_contamination(arguments.data, joined)
     write_report(joined.path)
     return joined.path
 
 
-def copy_measured(joined: RunFolder, name: str, places: Sequence[Path]) -> None:
-    """Copy samples and evaluation from the first of `places` that has them; commands lose that machine's folders."""
-    for place in places:
-        if (place / "samples.json").is_file() and not joined.samples.is_file():
-            shutil.copyfile(place / "samples.json", joined.samples)
-        if (place / "evaluation").is_dir() and not (joined.path / "evaluation").exists():
-            shutil.copytree(place / "evaluation", joined.path / "evaluation")
+def copy_measured(last: Path, joined: RunFolder, name: str) -> None:
+    """Copy the model's samples and evaluation, without that machine's folders; count anew what is made of records."""
+    if (last / "samples.json").is_file():
+        shutil.copyfile(last / "samples.json", joined.samples)
+    if not (last / "evaluation").is_dir():
+        return
+    shutil.copytree(last / "evaluation", joined.path / "evaluation")
     measured = EvaluationFolder(joined.path / "evaluation")
-    for benchmark, record in measured.benchmarks().items():
-        words = [Path(word).name if word.startswith("/") else word for word in record.get("command", "").split()]
-        write_json(measured.benchmark(benchmark), {**record, "command": " ".join(words)})
-    if measured.benchmarks():
+    found = measured.benchmarks()
+    for benchmark, record in found.items():
+        words = map(without_folders, shlex.split(record.get("command", "")))
+        write_json(measured.benchmark(benchmark), {**record, "command": shlex.join(words)})
+    if found:
         write_rows(measured, name)
+    points = robustness_points(found)
+    if {point["rate"] for point in points} > {0}:
+        write_json(measured.robustness, robustness_record(points))
+
+
+def without_folders(word: str) -> str:
+    """Return a path of another machine by its last name, a model's with that of its run."""
+    path = Path(word)
+    return word if not path.is_absolute() else f"{path.parent.name}/model" if path.name == "model" else path.name
 
 
 def know_contamination(data: Path, joined: RunFolder) -> None:
@@ -104,28 +117,30 @@ def portable(recipe: str, paths: dict[str, str]) -> str:
     return recipe
 
 
-def join_rows(folders: Sequence[RunFolder], joined: RunFolder) -> None:
-    """Write the stages' metrics and timing as one run's: steps and tokens counted on, seconds of all processes.
+def join_rows(stages: dict[str, RunFolder], joined: RunFolder) -> int:
+    """Write the stages' metrics and timing as one run's, steps and tokens counted on; return the tokens of all.
 
-    Of a stage without metrics, whose model alone was kept, reached.json counts.
+    Seconds are those of all processes. Of a stage without metrics, whose model alone was kept, reached.json tells step,
+    tokens, seconds and world_size. Raises KeylmError where it does not.
     """
     steps = tokens = 0
-    for folder in folders:
+    for name, folder in stages.items():
         known = read_table(folder.summary) or read_table(folder.path / "reached.json")
-        processes = known.get("world_size", 1)
         metrics, timing = read_rows(folder.metrics), read_rows(folder.timing)
+        if not metrics:
+            if missing := {"step", "tokens", "seconds", "world_size"} - set(known):
+                raise KeylmError(f"{folder.path}: no metrics, and reached.json lacks {', '.join(sorted(missing))}")
+            metrics = [{"kind": "train", "step": known["step"] - 1, "stage": name, "tokens": known["tokens"]}]
+            timing = [{"step": known["step"] - 1, "seconds": known["seconds"]}]
         for row in metrics:
             row["step"], row["tokens"] = row["step"] + steps, row["tokens"] + tokens
         for row in timing:
-            row["step"], row["seconds"] = row["step"] + steps, row["seconds"] * processes
+            row["step"], row["seconds"] = row["step"] + steps, row["seconds"] * known.get("world_size", 1)
         append(joined.metrics, metrics)
         append(joined.timing, timing)
-        trained = [row for row in metrics if row["kind"] == "train"]
-        if trained:
-            steps, tokens = steps + len(trained), trained[-1]["tokens"]
-        else:
-            steps, tokens = steps + known.get("step", 0), tokens + known.get("tokens", 0)
-            append(joined.timing, [{"step": steps - 1, "seconds": known.get("seconds", 0) * processes}])
+        last = [row for row in metrics if row["kind"] == "train"][-1]
+        steps, tokens = last["step"] + 1, last["tokens"]
+    return tokens
 
 
 def append(file: Path, rows: Iterable[dict[str, Any]]) -> None:
@@ -138,11 +153,11 @@ def collect(arguments: argparse.Namespace) -> Path:
     """Write the model's folder in the repository and return it. Raises KeylmError."""
     run = join(arguments)
     target = arguments.models / arguments.name
+    card = card_text(run, Given(arguments.name, f"keylm/{arguments.name}", arguments.licence))
+    card += origins(arguments.corpus, read_toml(run / "recipe.toml"))
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(run / "model", target)
-    repo = f"keylm/{arguments.name}"
-    card = card_text(run, Given(arguments.name, repo, arguments.licence))
-    atomic_write(target / "README.md", card + origins(arguments.corpus, read_toml(run / "recipe.toml")))
+    atomic_write(target / "README.md", card)
     shutil.copyfile(run / "shards/manifest.json", target / "manifest.json")
     for name in ("recipe.toml", "report.html", "evaluation/evaluation.json"):
         if (run / name).is_file():
@@ -154,9 +169,11 @@ def origins(corpus: Path | None, recipe: dict[str, Any]) -> str:
     """Return a section of the card on where the files of a corpus are from, as its corpus.json tells."""
     if corpus is None:
         return ""
+    if not (corpus / "corpus.json").is_file():
+        raise KeylmError(f"{corpus}: no corpus.json, which tells where its files are from")
     used = {source.get("path", "").removeprefix("{corpus}/") for source in recipe["sources"].values()}
     rows = [
-        [row["path"], row["note"], row["licence"], row["origin"]]
+        [row["path"], *(str(row.get(key, "not known")) for key in ("note", "licence", "origin"))]
         for row in read_json(corpus / "corpus.json")
         if row["path"] in used
     ]
@@ -167,7 +184,7 @@ def origins(corpus: Path | None, recipe: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name")
-    parser.add_argument("--stages", nargs="+", required=True, help="stages of the plan's recipe, in order")
+    parser.add_argument("--stages", nargs="+", required=True, help="stages of the plan, in order")
     parser.add_argument("--last", help="the folder of OUT whose model it is, where that is no stage: preference")
     parser.add_argument("--data", type=Path, required=True, help="the build: WORK/data of pack.py, or unpacked")
     parser.add_argument("--out", type=Path, required=True, help="where train.py and tune.py wrote")

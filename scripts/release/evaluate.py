@@ -28,6 +28,8 @@ def evaluate(arguments: argparse.Namespace) -> None:
         if not isinstance(plan.evaluation.get(measures), list):
             raise KeylmError(f"--measures {measures}: the plan's [evaluation] has no such list of groups")
         groups += plan.evaluation[measures]
+    if arguments.data is None and any("instructions" in group for group in groups):
+        raise KeylmError("instructions: no items; accepted: --data with the unpacked build")
     clock, gpus = Clock(f"evaluation of {arguments.model}", plan.evaluation["seconds"]), visible_gpus(None)
     devices = Devices(gpus)
     with ThreadPoolExecutor(len(gpus)) as pool:

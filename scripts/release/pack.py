@@ -15,6 +15,7 @@ from pathlib import Path
 
 from plan import PLAN, Clock, keylm, read_plan
 
+from keylm.data.instructions.writing import read_manifest
 from keylm.errors import KeylmError
 from keylm.evaluation.contamination import scan
 from keylm.run_folder import RunFolder
@@ -29,7 +30,10 @@ def make(arguments: argparse.Namespace) -> None:
     """Make instructions, build, what the build holds of benchmarks, parts. Raises KeylmError where a step fails."""
     plan, clock = read_plan(arguments.plan), Clock("pack", SECONDS)
     instructions, data = arguments.work / "instructions", arguments.work / "data"
-    if not (instructions / "manifest.json").is_file():
+    if (instructions / "manifest.json").is_file():
+        if not read_manifest(instructions)["settings"].get("decontaminate"):
+            raise KeylmError(f"{instructions}: made without a look for benchmark items; remove it to have it made anew")
+    else:
         amounts = plan.instructions
         wanted = ("--count", str(amounts["count"]), "--preferences", str(amounts["preferences"]))
         items = ("--decontaminate", str(arguments.evaluation / "data"))
@@ -38,7 +42,9 @@ def make(arguments: argparse.Namespace) -> None:
     given = [*plan.overrides, *(f"paths.{name}={path.resolve()}" for name, path in places.items()), *arguments.set]
     chosen = [word for override in given for word in ("--set", override)]
     finished(keylm("data", "build", str(plan.recipe), "--run-dir", str(data), *chosen))
-    scan(RunFolder(data).saved_recipe(), data)
+    recipe = RunFolder(data).saved_recipe()
+    if recipe.curation and recipe.curation.decontaminate:
+        scan(recipe, data)
     for name in ("evaluation.jsonl.zst", "preferences.jsonl.zst", "manifest.json"):
         (data / "instructions").mkdir(exist_ok=True)
         shutil.copyfile(instructions / name, data / "instructions" / name)

@@ -1,7 +1,7 @@
 """Train one stage of the release on a published build, from the model that the stage before left.
 
     python scripts/release/train.py stable --data DATA --out OUT [--seconds 900]
-    python scripts/release/train.py anneal --data DATA --out OUT --initial OUT/stable/model
+    python scripts/release/train.py stable_2 --data DATA --out OUT --initial OUT/stable/model
 
 DATA is what pack.py built (unpacked by scripts/unpack_run.py on another machine). OUT/STAGE is a run folder like any
 other, OUT/STAGE/model the model. Started again, it goes on from its last checkpoint. Of a stage whose time is up what
@@ -17,6 +17,7 @@ from plan import PLAN, Clock, keylm, read_plan, stage_recipe
 
 from keylm.errors import KeylmError
 from keylm.files import write_json
+from keylm.json_lines import read_rows
 from keylm.recipe import stage_steps
 from keylm.release.huggingface import export_model
 from keylm.run_folder import RunFolder
@@ -38,6 +39,7 @@ def train(arguments: argparse.Namespace) -> Path:
     file.write_text(recipe.to_toml(), encoding="utf-8")
     command = ("run", str(file), "--run-dir", str(folder.path))
     gpus = len(visible_gpus(budget["gpus"] or None))
+    (folder.path / "reached.json").unlink(missing_ok=True)  # of an earlier try, which may be finished now
     if keylm(*command, gpus=gpus, seconds=clock.left()):
         export_reached(folder, gpus)
     clock.done()
@@ -53,7 +55,8 @@ def export_reached(folder: RunFolder, gpus: int) -> None:
     export_model(recipe, last.model(), folder.tokenizer, folder.model)
     step = last.step
     reached = {"step": step, "of": sum(stage_steps(recipe).values()), "tokens": step * recipe.training.batch_tokens}
-    write_json(folder.path / "reached.json", {**reached, "world_size": gpus})
+    spent = sum(row["seconds"] for row in read_rows(folder.timing) if row["step"] < step)
+    write_json(folder.path / "reached.json", {**reached, "world_size": gpus, "seconds": spent})
     print(f"time is up: exported step {reached['step']:,} of {reached['of']:,}, {reached['tokens']:,} tokens")
 
 

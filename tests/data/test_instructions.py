@@ -11,6 +11,7 @@ import pytest
 import zstandard
 from conftest import write_jsonl
 
+from keylm.data.curate.decontamination import Decontaminator
 from keylm.data.documents import read_record
 from keylm.data.instructions.breaking import break_answer
 from keylm.data.instructions.checks import CHECKS, HELD_OUT, TRAINED, keeps, violations
@@ -21,6 +22,7 @@ from keylm.data.instructions.sourced import Text
 from keylm.data.instructions.text import fewest_sentences, listed, most_sentences, occurrences
 from keylm.data.instructions.wording import describe
 from keylm.data.instructions.writing import Plan, write_instructions
+from keylm.data.instructions.writing import _without_items as without_items
 from keylm.errors import KeylmError
 
 SHARED = Path(__file__).parents[2].parent / "shared"
@@ -219,12 +221,22 @@ def test_records_that_hold_a_benchmark_item_are_left_out(tmp_path):
     items = tmp_path / "items"
     items.mkdir()
     item = {"goal": " ".join(leaked.split()[:20]), "sol1": " ".join(leaked.split()[20:]), "sol2": "No.", "label": 0}
-    write_jsonl(items / "piqa.jsonl", [item])
+    split = {
+        "goal": "Why does ink dry on paper?",
+        "sol1": "Its water sinks in and leaves the dark dye behind.",
+        "sol2": "No.",
+    }
+    write_jsonl(items / "piqa.jsonl", [item, {**split, "sol2": "No.", "label": 0}])
     manifest = write_instructions(tmp_path / "clean", replace(plain, decontaminate=(items,)), quiet=True)
     kept = [row["messages"][-1]["content"] for row in lines(tmp_path / "clean/verifiable.jsonl.zst")]
     assert leaked not in kept
     assert manifest["files"]["verifiable.jsonl.zst"]["with_benchmark_items"] >= 1
     assert len(kept) == 30
+    searched = Decontaminator.from_paths([items])
+    turns = [{"role": "user", "content": split["goal"]}, {"role": "assistant", "content": split["sol1"]}]
+    fair = {"prompt": turns[:1], "chosen": "It depends on the paper.", "constraints": []}
+    asked = [{"messages": turns}, {**fair, "chosen": split["sol1"]}, {**fair, "rejected": split["sol1"]}, fair]
+    assert without_items(asked, searched) == [fair], "an item's question and answer are two turns"
     with pytest.raises(KeylmError):
         write_instructions(tmp_path / "none", replace(plain, decontaminate=(tmp_path / "nothing",)), quiet=True)
 

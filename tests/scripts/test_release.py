@@ -10,6 +10,8 @@ from conftest import tiny_recipe
 from fake_evaluation import records, write_evaluation
 
 from keylm.errors import KeylmError
+from keylm.evaluation.report_cost import tokens_seen
+from keylm.evaluation.run_record import read_run
 from keylm.files import write_json
 from keylm.json_lines import read_rows
 from keylm.recipe import parse_recipe, read_toml
@@ -114,6 +116,7 @@ def test_of_a_stage_that_was_cut_off_the_last_checkpoint_is_exported(scripts, th
     reached = json.loads((folder.path / "reached.json").read_text())
     assert reached["step"] == reached["of"] - 1
     assert reached["tokens"] == reached["step"] * recipe.training.batch_tokens
+    assert 0 < reached["seconds"] < sum(row["seconds"] for row in read_rows(folder.timing))
     assert (folder.model / "model.safetensors").is_file()
     with pytest.raises(KeylmError, match="no checkpoint"):
         scripts.train.export_reached(RunFolder(there / "out/nothing"), 1)
@@ -148,13 +151,22 @@ def test_stages_become_one_run_with_report_and_card(scripts, there: Path):
     for name in ("model.safetensors", "tokenizer.json", "manifest.json", "report.html"):
         assert (folder / name).is_file()
     rows = json.loads((folder / "evaluation.json").read_text())
-    assert {row["command"] for row in rows if row["benchmark"] == "piqa"} == {"keylm eval model --tasks piqa"}
+    assert {row["command"] for row in rows if row["benchmark"] == "piqa"} == {"keylm eval chat/model --tasks piqa"}
     assert {row["model"] for row in rows} == {"small"}
     for file in (out / "pretrain/metrics.jsonl", out / "pretrain/timing.jsonl", out / "pretrain/summary.json"):
         file.unlink()  # as where a stage's model alone was kept
+    with pytest.raises(KeylmError, match=r"no metrics, and reached\.json lacks seconds"):
+        scripts.collect.join(SimpleNamespace(**asked))
+    write_json(out / "pretrain/reached.json", {"step": 4, "of": 6, "tokens": 1024, "world_size": 2, "seconds": 7.0})
     scripts.collect.join(SimpleNamespace(**asked))
-    late = read_rows(out / "small/metrics.jsonl", "train")
-    assert (late[0]["step"], late[0]["tokens"]) == (4, 1024 + 256)
+    first, second, *_ = read_rows(out / "small/metrics.jsonl", "train")
+    assert (first["step"], first["tokens"], first["stage"]) == (3, 1024, "pretrain")
+    assert (second["step"], second["tokens"], second["stage"]) == (4, 1024 + 256, "chat")
+    assert read_rows(out / "small/timing.jsonl")[0] == {"step": 3, "seconds": 14.0}
+    joined = read_run(out / "small")
+    shares = [joined.shares[name]["tales"] for name in ("pretrain", "chat")]
+    told = 1024 * shares[0] + (joined.tokens_seen - 1024) * shares[1]
+    assert tokens_seen(joined)["tales"] == pytest.approx(told), "each stage's tokens by its own mixture"
     with pytest.raises(KeylmError, match="holds no model"):
         scripts.collect.collect(SimpleNamespace(**{**asked, "last": "preference"}))
 
@@ -189,6 +201,6 @@ def test_the_plan_of_the_release_fits_its_recipe(scripts):
 
 
 def test_measures_that_the_plan_lacks_are_refused(scripts, there: Path):
-    asked = SimpleNamespace(plan=there / "plan.toml", measures=["base", "all"], model=there)
+    asked = SimpleNamespace(plan=there / "plan.toml", measures=["base", "all"], model=there, data=None)
     with pytest.raises(KeylmError, match="has no such list"):
         scripts.evaluate.evaluate(asked)

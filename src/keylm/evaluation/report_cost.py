@@ -71,7 +71,8 @@ def _hours(run: Run) -> str:
     kind = "GPU hours" if device.startswith("cuda") else "hours of CPU" if device else "hours"
     name = str(run.summary.get("device_name", ""))
     amount = f"{hours:,.0f}" if hours >= 100 else f"{hours:.2g}"
-    return f"{amount} {kind}" + (f" on {processes:.0f} × {name}" if name else "")
+    of = f"{processes:.0f} × {name}" if "world_size" in run.summary else name  # stages may have had different numbers
+    return f"{amount} {kind}" + (f" on {of}" if name else "")
 
 
 def _flops(run: Run) -> Markup:

@@ -205,10 +205,11 @@ def _data(facts: Facts) -> str:
     if licences:
         parts += ["By licence:", markdown_table(["licence", "tokens seen", "share, %"], licences)]
         unstated = math.fsum(each.seen for each in cost.licences if each.name == UNSTATED)
-        parts.append(
-            f"{100 * unstated / total:.1f} % of the tokens seen are of sources that state no licence; "
-            'the recipe\'s `licences = "open"` leaves them out.'
-        )
+        if unstated:
+            parts.append(
+                f"At least {100 * unstated / total:.1f} % of the tokens seen are of sources that state no licence; "
+                'the recipe\'s `licences = "open"` leaves them out. What is made from several sources counts apart.'
+            )
     if run.manifest.get("hash"):
         parts.append(f"The data are named by the hash of their manifest, `{run.manifest['hash']}`.")
     return "\n\n".join(parts)

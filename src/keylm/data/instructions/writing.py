@@ -7,7 +7,8 @@
     OUT/manifest.json           settings, sources with licences and hashes, counts
 
 Invariant: the folder appears whole or not at all; the same corpus, settings and version of keylm give the same files
-whatever the number of workers. Exact duplicates are left out. Cost: about a millisecond or two a pair and core.
+whatever the number of workers. Exact duplicates are left out, and where items are given, training records that hold one
+(evaluation's come from documents that training never has). Cost: about a millisecond or two a pair and core.
 """
 
 import hashlib
@@ -68,7 +69,7 @@ class Plan:
     open_only: bool = False
     """leave out files whose licence is not stated"""
     decontaminate: tuple[Path, ...] = ()
-    """files and folders of benchmark items, of which no record may hold one"""
+    """files and folders of benchmark items, of which no training record may hold one"""
 
     def parts(self) -> dict[str, int]:
         """Return how many lines each file is to have."""
@@ -251,13 +252,13 @@ def _write_part(
 ) -> dict[str, Any]:
     """Write `wanted` different records; return what they are: counts of kinds, types and words."""
     seen: set[bytes] = set()
-    twice = taken = made = clean = 0
+    twice = taken = held = 0
     tally: dict[str, Counter[str]] = {"kinds": Counter(), "types": Counter(), "from": Counter()}
     words: Counter[str] = Counter()
     with zstandard.open(path, "wt", encoding="utf-8") as file, Status(part, wanted, quiet=quiet) as status:
         for block in makers.blocks(part):
             kept = _without_items(block, searched) if searched else block
-            made, clean = made + len(block), clean + len(kept)
+            held += len(block) - len(kept)
             for record in kept:
                 line = json.dumps(record, ensure_ascii=False)
                 digest = hashlib.blake2b(line.encode(), digest_size=12).digest()
@@ -270,26 +271,30 @@ def _write_part(
                 _count(record, tally, words)
                 if taken == wanted:
                     break
-            status.update(taken, f"{twice:,} duplicates left out")
-            if taken == wanted or not block or (twice > 20 * BLOCK and twice > 4 * taken):
+            status.update(
+                taken, f"{twice:,} duplicates left out" + (f", {held:,} with benchmark items" if held else "")
+            )
+            left_out = twice + held
+            if taken == wanted or not block or (left_out > 20 * BLOCK and left_out > 4 * taken):
                 break
     means = {f"mean_{key}_words": round(words[key] / max(1, taken), 1) for key in ("prompt", "answer")}
-    left_out = {"duplicates": twice, "with_benchmark_items": made - clean if searched else None}
-    return {"records": taken, **left_out, **means, **{key: _sorted(value) for key, value in tally.items()}}
+    tallied = {"duplicates": twice, "with_benchmark_items": held if searched else None}
+    return {"records": taken, **tallied, **means, **{key: _sorted(value) for key, value in tally.items()}}
 
 
 def _without_items(records: Sequence[dict[str, Any]], searched: Decontaminator) -> list[dict[str, Any]]:
-    """Return the records in none of whose turns an evaluation item was found."""
-    turns = [(number, text) for number, record in enumerate(records) for text in _turns(record)]
-    verdicts = searched.check_many(text for _, text in turns)
-    found = {number for (number, _), verdict in zip(turns, verdicts, strict=True) if verdict.hit}
+    """Return the records that hold no evaluation item, as curation would read them: turns one behind the other."""
+    texts = [(number, text) for number, record in enumerate(records) for text in _texts(record)]
+    verdicts = searched.check_many(text for _, text in texts)
+    found = {number for (number, _), verdict in zip(texts, verdicts, strict=True) if verdict.hit}
     return [record for number, record in enumerate(records) if number not in found]
 
 
-def _turns(record: dict[str, Any]) -> list[str]:
-    """Return all that a record's training would read."""
+def _texts(record: dict[str, Any]) -> list[str]:
+    """Return a conversation, or a prompt with each of its answers."""
+    asked = [turn["content"] for turn in record.get("messages") or record["prompt"]]
     answers = [record[key] for key in ("chosen", "rejected") if key in record]
-    return [turn["content"] for turn in record.get("messages") or record["prompt"]] + answers
+    return ["\n\n".join([*asked, *end]) for end in ([[answer] for answer in answers] or [[]])]
 
 
 def _count(record: dict[str, Any], tally: dict[str, Counter[str]], words: Counter[str]) -> None:
