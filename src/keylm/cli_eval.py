@@ -33,8 +33,8 @@ def evaluate(
     tasks: Annotated[
         list[str] | None,
         typer.Option(
-            help="card, extras, robustness (or robustness_5, _10, _20), typing, instructions, or a task of lm_eval; with "
-            "commas or repeatedly. By default card."
+            help="card, extras, robustness (or robustness_5, _10, _20), typing, instructions, or a task of lm_eval; "
+            "with commas or repeatedly. By default card."
         ),
     ] = None,
     tasks_path: Annotated[

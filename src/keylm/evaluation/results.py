@@ -7,8 +7,8 @@
     EVALUATION/evaluation.json        the rows of all of it, a list, for other programs
 
 A benchmark's record: {"benchmark", "metrics": {metric: {"value", "stderr"}}, "n", "items": {metric: [one number an
-item]}, "harness", "task_hashes", "seconds", "command", "settings"}; values are fractions (perplexity aside), `settings` is
-what it was measured with and what decides whether it counts as finished.
+item]}, "harness", "task_hashes", "seconds", "command", "settings"}; values are fractions (perplexity aside), `settings`
+is what it was measured with and what decides whether it counts as finished.
 """
 
 import json
