@@ -57,6 +57,7 @@ def join(arguments: argparse.Namespace) -> Path:
     command = "scripts/release/train.py " + ", ".join(arguments.stages)
     summary.pop("world_size", None)  # the stages' own: what a row of timing says is the seconds of all processes
     write_json(joined.summary, {**summary, "tokens_seen": tokens, "command": command})
+    write_json(joined.path / "stages.json", {})  # each stage's own folder has it
     shutil.copytree(last / "model", joined.model)
     copy_measured(last, joined, arguments.name)
     know_contamination(arguments.data, joined)

@@ -133,6 +133,24 @@ def test_many_sources_with_long_names(tmp_path: Path) -> None:
     assert 'class="dashed"' in text
 
 
+def test_more_sources_than_have_room_at_the_ends_of_their_lines_are_named_below(tmp_path: Path) -> None:
+    def keys(number: int) -> tuple[bool, int]:
+        run = fake_run(tmp_path / str(number), steps=30)
+        losses = {f"source_{i}": 2.0 + i / 10 for i in range(number)}
+        rows = [
+            {"kind": "train", "step": i, "stage": "s", "tokens": 10 * i + 10, "source_loss": losses} for i in range(20)
+        ]
+        (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        text = write_report(run).read_text()
+        assert "no finite loss" not in text, "a row that tells no loss is no fault"
+        figure = text[text.index("Training loss by source") :]
+        wide = figure[: figure.index("</svg>")]
+        return 'class="keys"' in figure[: figure.index("</ul>")], wide.count("source_")
+
+    assert keys(10) == (False, 10)
+    assert keys(20) == (True, 0)
+
+
 def test_epochs_are_planned_windows_over_windows(tmp_path: Path) -> None:
     table = report.epochs(run_record.read_run(fake_run(tmp_path / "run", steps=3)))
     assert table["fairy_tales"] == pytest.approx([1638400 * 0.6 / 256 / 2900, 573440 / 6 / 256 / 2900, 0])

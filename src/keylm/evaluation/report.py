@@ -6,7 +6,7 @@ there (a run stopped midway) costs its section and is named, never the report.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,9 @@ from keylm.files import atomic_write
 MANY_EPOCHS = 4
 """Repeats up to which text is worth about as much as new text (Muennighoff et al. 2023)."""
 REGISTERS = ("formal", "casual", "conversational", "structured", "synthetic")
+
+MOST_LABELLED = 14
+"""Lines that have room for their names at their ends; where there are more, all names stand below."""
 
 MAIN = {name: (metric, line.floor) for line in reversed(CARD + EXTRAS) for name, metric in line.parts}
 """(metric that counts, what guessing gets) by benchmark."""
@@ -73,7 +76,7 @@ def _loss_chart(run: Run, progress: Progress) -> Chart:
     x, raw, smoothed = charts.trace(progress.tokens, loss, progress.edges)
     end = f"{last(smoothed):.2f} at the end"
     lines = (Line("", drawing.ACCENT, x, raw, faint=True), Line(end, drawing.ACCENT, x, smoothed))
-    bad = int((~np.isfinite(loss)).sum())
+    bad = sum("loss" in row and not math.isfinite(number(row["loss"])) for row in run.train)
     note = f"Faint: as measured. Strong: smoothed within each stage, {end}."
     note += f" {bad} step{'s' * (bad > 1)} had no finite loss." if bad else ""
     return _full(Plot("loss", f"Training loss over tokens seen, {end}", lines, progress.spans), note=note)
@@ -88,7 +91,10 @@ def _source_lines(run: Run, name: str, alt: str, progress: Progress, curves: Seq
             marks = name == "validation" and len(x) <= 60
             lines.append(Line(f"{drawing.short(source, 20, 1)}  {value}", colour, x, y, dashed=dashed, marks=marks))
             keys.append(Key(colour, source, value, dashed))
-    return _full(Plot(name, alt, tuple(lines), progress.spans), keys)
+    plot = Plot(name, alt, tuple(lines), progress.spans)
+    if len(lines) <= MOST_LABELLED:
+        return _full(plot, keys)
+    return replace(_full(replace(plot, lines=tuple(replace(line, label="") for line in lines)), keys), keep_keys=True)
 
 
 def _validation_chart(run: Run, progress: Progress) -> Chart:
