@@ -154,7 +154,8 @@ def collect(arguments: argparse.Namespace) -> Path:
     """Write the model's folder in the repository and return it. Raises KeylmError."""
     run = join(arguments)
     target = arguments.models / arguments.name
-    card = card_text(run, Given(arguments.name, f"keylm/{arguments.name}", arguments.licence))
+    given = Given(arguments.name, f"keylm/{arguments.name}", arguments.licence, parity=arguments.parity)
+    card = card_text(run, given)
     card += origins(arguments.corpus, read_toml(run / "recipe.toml"))
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(run / "model", target)
@@ -190,6 +191,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="the build: WORK/data of pack.py, or unpacked")
     parser.add_argument("--out", type=Path, required=True, help="where train.py and tune.py wrote")
     parser.add_argument("--corpus", type=Path, help="the corpus, whose corpus.json tells origins")
+    parser.add_argument("--parity", type=Path, help="parity.json of `keylm export`, for the card's other formats")
     parser.add_argument("--models", type=Path, default=MODELS)
     parser.add_argument("--licence", default="apache-2.0")
     parser.add_argument("--description", help="the card's first sentence, in place of the recipe's")

@@ -314,6 +314,20 @@ def test_a_file_that_its_runtime_refuses_is_one_error(altered: Exporter, monkeyp
     assert [file.name for file in (altered.out / "gguf").iterdir()] == ["small-F16.gguf.failed"]
 
 
+def test_a_row_that_died_in_training_is_no_difference_and_another_one_is(tokenizer: Path, tmp_path: Path):
+    folder = make_model(tmp_path, tokenizer, vocabulary=400)
+    weights, file = dict(TorchModel(folder).weights()), tmp_path / "f16.gguf"
+    name = "model.layers.0.mlp.gate_proj.weight"
+    dead = weights[name].copy()
+    dead[3] = 1e-9  # under the smallest number of f16
+    weights[name] = dead
+    gguf_file.write_gguf(folder, weights, file, "f16", "dead")
+    assert gguf_file.weight_error(file, weights) < 2e-3
+    altered = dead.copy()
+    altered[3] = 0.02 * np.abs(dead).max()
+    assert gguf_file.weight_error(file, {**weights, name: altered}) > 0.5
+
+
 def test_k_quants_are_mixtures_that_llama_cpp_reads(tokenizer: Path, tmp_path: Path):
     """Most matrices as they say; the head, and some of the values and of the last of the feed-forward, in 6 bits."""
     shape = {"hidden_size": 256, "head_dim": 128, "intermediate_size": 256, "num_hidden_layers": 8}

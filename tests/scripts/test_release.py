@@ -131,7 +131,7 @@ def test_stages_become_one_run_with_report_and_card(scripts, there: Path):
     write_json(out / "pretrain/reached.json", {"step": 4, "of": 6, "tokens": 1024, "world_size": 2})
     asked = {"name": "small", "stages": ["pretrain", "chat"], "last": None, "data": there / "there", "out": out}
     asked |= {"models": there / "models", "licence": "mit", "description": None, "plan": there / "plan.toml"}
-    asked["corpus"] = None
+    asked |= {"corpus": None, "parity": None}
     write_evaluation(out / "chat/evaluation", records(1))
     piqa = json.loads((out / "chat/evaluation/benchmarks/piqa.json").read_text())
     piqa["command"] = "keylm eval /there/out/chat/model --tasks piqa"

@@ -51,6 +51,8 @@ class Wish:
     threads: int = 1
     transformers_js: Path | None = None
     """A folder of the npm package, to be copied into the web folder; None: the page takes it from a CDN."""
+    probe: float = 1.0
+    """Share of the prompts and texts that are compared, for who waits."""
 
     def check(self) -> None:
         """Raise KeylmError where something is asked for that cannot be made."""
@@ -87,7 +89,7 @@ class Exporter:
         self.context = min(int(self.config.get("max_position_embeddings", 2048)), 2048)
         tokenizer = FileTokenizer(model)
         self.encode = _encoder(tokenizer)
-        self.reference = Reference(self.source, self.encode, make_probe(self.encode, self.context))
+        self.reference = Reference(self.source, self.encode, make_probe(self.encode, self.context, wish.probe))
 
     def run(self) -> list[Parity]:
         """Make and check everything; write parity.json. Raises ParityFailed at the end if something failed."""

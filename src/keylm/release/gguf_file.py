@@ -240,11 +240,16 @@ def check_tokenizer(tokenizer: Mapping[str, Any], folder: Path) -> None:
         )
 
 
+FAINT = 0.01
+"""Share of a matrix's strongest row under which a row adds nothing that another could not hide."""
+
+
 def weight_error(file: Path, weights: Weights) -> float:
     """Return the largest relative error of a row of the file's weights: |stored - ours| / |ours|, as norms.
 
-    It finds what no prompt may reach, such as the embedding of a rare token. Infinite where a tensor is missing or has
-    another shape.
+    It finds what no prompt may reach, such as the embedding of a rare token. A row that is fainter than FAINT of its
+    matrix's strongest is measured by that: what died in training is under the smallest number that f16 has. Infinite
+    where a tensor is missing or has another shape.
     """
     gguf, worst = gguf_package(), 0.0
     stored = {tensor.name: tensor for tensor in gguf.GGUFReader(file).tensors}
@@ -259,7 +264,8 @@ def weight_error(file: Path, weights: Weights) -> float:
             return math.inf
         rows = value.reshape(-1, value.shape[-1])
         error = np.linalg.norm(found.reshape(rows.shape) - rows, axis=-1)
-        size = np.maximum(np.linalg.norm(rows, axis=-1), np.finfo(np.float32).tiny)
+        sizes = np.linalg.norm(rows, axis=-1)
+        size = np.maximum(sizes, max(FAINT * float(sizes.max()), float(np.finfo(np.float32).tiny)))
         worst = max(worst, float(np.nan_to_num(error / size, nan=math.inf).max()))
     return worst
 

@@ -151,14 +151,20 @@ class Probe:
     strings: list[str]
 
 
-def make_probe(encode: Encode, context: int) -> Probe:
-    """Return the probe for a tokenizer; nothing is longer than the model's context (in tokens)."""
+def make_probe(encode: Encode, context: int, share: float = 1.0) -> Probe:
+    """Return the probe for a tokenizer; nothing is longer than the model's context (in tokens).
+
+    A `share` under 1 takes so much of prompts and texts; the strings for the tokenizer, which cost nothing, stay whole.
+    """
     documents = {name: _documents(name) for name in CORPUS}
-    starts = [documents[CORPUS[n % len(CORPUS)]][n // len(CORPUS)][:PROMPT_CHARACTERS] for n in range(PROMPTS)]
+    starts = [
+        documents[CORPUS[n % len(CORPUS)]][n // len(CORPUS)][:PROMPT_CHARACTERS]
+        for n in range(max(1, round(share * PROMPTS)))
+    ]
     room = max(2, context - GREEDY_TOKENS)
     prompts = [encode(start, True)[:room] for start in starts]
-    share = TEXT_BYTES // len(CORPUS)
-    texts = ["\n\n".join(documents[name]).encode()[:share].decode(errors="ignore") for name in CORPUS]
+    each = round(share * TEXT_BYTES) // len(CORPUS)
+    texts = ["\n\n".join(documents[name]).encode()[:each].decode(errors="ignore") for name in CORPUS]
     window = min(WINDOW, context)
     windows = [
         ids[at : at + window] for ids in (encode(text, True) for text in texts) for at in range(0, len(ids), window)

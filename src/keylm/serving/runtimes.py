@@ -130,6 +130,10 @@ def _llama(source: Source, wanted: Wanted, tell: Tell) -> tuple[Slots, str]:
     return LlamaSlots(file, source.facts, wanted.rows, threads), kind
 
 
+PROBE = 0.1
+"""Share of an export's comparison that is made before serving: somebody waits for it."""
+
+
 def cache_folder() -> Path:
     """Return where files are kept that can be made again."""
     if place := os.environ.get("KEYLM_CACHE"):
@@ -148,7 +152,7 @@ def converted(source: Source, kind: str, threads: int, tell: Tell) -> Path:
     tell(f"converting to GGUF ({kind}) and comparing it with PyTorch, this once  …")
     try:
         with atomic_folder(place / kind) as temporary:
-            wish = Wish(("gguf",), gguf=(kind,), name="model", threads=threads)
+            wish = Wish(("gguf",), gguf=(kind,), name="model", threads=threads, probe=PROBE)
             exporter = Exporter(source.folder, temporary, wish, quiet=True)
             exporter.run()
     except ParityFailed:
