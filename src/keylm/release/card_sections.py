@@ -92,7 +92,7 @@ def _use(facts: Facts) -> str:
             'turns = [{"role": "user", "content": "Hello! Who are you?"}]\n'
             'options = {"add_generation_prompt": True, "return_tensors": "pt", "return_dict": True}\n'
             "asked = tokenizer.apply_chat_template(turns, **options)\n"
-            "answer = model.generate(**asked, max_new_tokens=100)[0][asked['input_ids'].shape[1] :]\n"
+            'answer = model.generate(**asked, max_new_tokens=100)[0][asked["input_ids"].shape[1] :]\n'
             "print(tokenizer.decode(answer, skip_special_tokens=True))\n```"
         )
     return text
