@@ -15,7 +15,7 @@ import json
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,12 +55,6 @@ VARIANTS = {
     "plain+sft+dpo": Variant("plain+sft", "dpo"),
     "mix25+sft+dpo": Variant("mix25+sft", "dpo"),
 }
-STEPS = {
-    "anneal": ("stages.anneal.peak=1.0", "training.batch_tokens=131_072", "optimizer.muon_weight_decay=0.1"),
-    "instruct": (),
-}
-"""The recipe's own steps, which the published results had, where the release's plan has larger ones."""
-
 TASKS = ("ifeval", "hellaswag", "piqa")
 IFEVAL = ("prompt_level_strict_acc", "inst_level_strict_acc", "prompt_level_loose_acc", "inst_level_loose_acc")
 
@@ -70,7 +64,10 @@ class Study:
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         """Read the plan; nothing is trained yet."""
-        self._given, self._plan = arguments, read_plan(arguments.plan)
+        plan = read_plan(arguments.plan)
+        # The stages as the recipe has them, which the published results had: the release's may have larger steps.
+        stages = {name: {**stage, "set": ()} for name, stage in plan.stages.items()}
+        self._given, self._plan = arguments, replace(plan, stages=stages)
         gpus = visible_gpus(arguments.gpus)
         self._train, self._measure = Devices(gpus), Devices(gpus)
         self._writing = threading.Lock()
@@ -108,7 +105,7 @@ class Study:
         if variant.kind == "dpo":
             return preference_command(self._plan, parent, given.data, folder, given.pairs)
         tokens = given.anneal_tokens if variant.kind == "anneal" else given.instruct_tokens
-        settings = [*STEPS[variant.kind], f"stages.{variant.kind}.tokens={tokens}", *given.set]
+        settings = [f"stages.{variant.kind}.tokens={tokens}", *given.set]
         recipe = stage_recipe(self._plan, variant.kind, given.data / "shards", parent, settings)
         if variant.kind == "anneal":
             recipe = with_share(recipe, variant.share)

@@ -18,13 +18,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from plan import PLAN, read_plan
+from plan import parser, read_plan, run
 
 from keylm.errors import KeylmError
-from keylm.evaluation.contamination import contamination, statement
-from keylm.evaluation.measure import robustness_points, robustness_record
+from keylm.evaluation.contamination import told
+from keylm.evaluation.measure import write_summaries
 from keylm.evaluation.report import write_report
-from keylm.evaluation.results import EvaluationFolder, write_rows
+from keylm.evaluation.results import EvaluationFolder
 from keylm.files import atomic_write, read_json, read_table, write_json
 from keylm.json_lines import read_rows
 from keylm.recipe import Recipe, parse_recipe, read_toml
@@ -73,15 +73,10 @@ def copy_measured(last: Path, joined: RunFolder, name: str) -> None:
         return
     shutil.copytree(last / "evaluation", joined.path / "evaluation")
     measured = EvaluationFolder(joined.path / "evaluation")
-    found = measured.benchmarks()
-    for benchmark, record in found.items():
+    for benchmark, record in measured.benchmarks().items():
         words = map(without_folders, shlex.split(record.get("command", "")))
         write_json(measured.benchmark(benchmark), {**record, "command": shlex.join(words)})
-    if found:
-        write_rows(measured, name)
-    points = robustness_points(found)
-    if {point["rate"] for point in points} > {0}:
-        write_json(measured.robustness, robustness_record(points))
+    write_summaries(measured, name)
 
 
 def without_folders(word: str) -> str:
@@ -92,9 +87,9 @@ def without_folders(word: str) -> str:
 
 def know_contamination(data: Path, joined: RunFolder) -> None:
     """Write what is known of benchmark items where the data was built; beside the GPUs are the shards alone."""
-    rows = contamination(data)
-    if (joined.path / "evaluation").is_dir() and any(row["basis"] != "manifest" for row in rows):
-        write_json(joined.path / "evaluation/contamination.json", {"statement": statement(rows), "rows": rows})
+    found = told(data)
+    if (joined.path / "evaluation").is_dir() and any(row["basis"] != "manifest" for row in found["rows"]):
+        write_json(joined.path / "evaluation/contamination.json", found)
 
 
 def steps_text(trained: dict[str, Recipe]) -> str:
@@ -184,22 +179,18 @@ def origins(corpus: Path | None, recipe: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name")
-    parser.add_argument("--stages", nargs="+", required=True, help="stages of the plan, in order")
-    parser.add_argument("--last", help="the folder of OUT whose model it is, where that is no stage: preference")
-    parser.add_argument("--data", type=Path, required=True, help="the build: WORK/data of pack.py, or unpacked")
-    parser.add_argument("--out", type=Path, required=True, help="where train.py and tune.py wrote")
-    parser.add_argument("--corpus", type=Path, help="the corpus, whose corpus.json tells origins")
-    parser.add_argument("--parity", type=Path, help="parity.json of `keylm export`, for the card's other formats")
-    parser.add_argument("--models", type=Path, default=MODELS)
-    parser.add_argument("--licence", default="apache-2.0")
-    parser.add_argument("--description", help="the card's first sentence, in place of the recipe's")
-    parser.add_argument("--plan", type=Path, default=PLAN)
-    try:
-        print(collect(parser.parse_args()))
-    except KeylmError as error:
-        raise SystemExit(f"error: {error}") from None
+    given = parser(__doc__)
+    given.add_argument("name")
+    given.add_argument("--stages", nargs="+", required=True, help="stages of the plan, in order")
+    given.add_argument("--last", help="the folder of OUT whose model it is, where that is no stage: preference")
+    given.add_argument("--data", type=Path, required=True, help="the build: WORK/data of pack.py, or unpacked")
+    given.add_argument("--out", type=Path, required=True, help="where train.py and tune.py wrote")
+    given.add_argument("--corpus", type=Path, help="the corpus, whose corpus.json tells origins")
+    given.add_argument("--parity", type=Path, help="parity.json of `keylm export`, for the card's other formats")
+    given.add_argument("--models", type=Path, default=MODELS)
+    given.add_argument("--licence", default="apache-2.0")
+    given.add_argument("--description", help="the card's first sentence, in place of the recipe's")
+    run(collect, given.parse_args())
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from plan import PLAN, Clock, read_plan
+from plan import Clock, parser, read_plan, run
 
 from keylm.errors import KeylmError
 
@@ -58,18 +58,14 @@ def measure(arguments: argparse.Namespace, group: list[str], devices: Devices) -
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=Path)
-    parser.add_argument("--measures", nargs="+", default=["base"], help="lists of groups in the plan's [evaluation]")
-    parser.add_argument("--data", type=Path, help="the unpacked build, for its instruction items")
-    parser.add_argument("--tasks-path", type=Path, help="benchmark items on this machine")
-    parser.add_argument("--corpus", type=Path, help="for typing on real errors and held-out chat")
-    parser.add_argument("--limit", type=int)
-    parser.add_argument("--plan", type=Path, default=PLAN)
-    try:
-        evaluate(parser.parse_args())
-    except KeylmError as error:
-        raise SystemExit(f"error: {error}") from None
+    given = parser(__doc__)
+    given.add_argument("model", type=Path)
+    given.add_argument("--measures", nargs="+", default=["base"], help="lists of groups in the plan's [evaluation]")
+    given.add_argument("--data", type=Path, help="the unpacked build, for its instruction items")
+    given.add_argument("--tasks-path", type=Path, help="benchmark items on this machine")
+    given.add_argument("--corpus", type=Path, help="for typing on real errors and held-out chat")
+    given.add_argument("--limit", type=int)
+    run(evaluate, given.parse_args())
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from plan import PLAN, Clock, keylm, read_plan
+from plan import Clock, keylm, parser, read_plan, run
 
 from keylm.data.instructions.writing import read_manifest
 from keylm.errors import KeylmError
@@ -59,17 +59,13 @@ def finished(code: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--corpus", type=Path, required=True)
-    parser.add_argument("--evaluation", type=Path, required=True, help="benchmark items, to decontaminate from")
-    parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--part-bytes", type=int, default=PART_BYTES)
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a field of the recipe")
-    parser.add_argument("--plan", type=Path, default=PLAN)
-    try:
-        make(parser.parse_args())
-    except KeylmError as error:
-        raise SystemExit(f"error: {error}") from None
+    given = parser(__doc__)
+    given.add_argument("--corpus", type=Path, required=True)
+    given.add_argument("--evaluation", type=Path, required=True, help="benchmark items, to decontaminate from")
+    given.add_argument("--work", type=Path, required=True)
+    given.add_argument("--part-bytes", type=int, default=PART_BYTES)
+    given.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a field of the recipe")
+    run(make, given.parse_args())
 
 
 if __name__ == "__main__":

@@ -5,10 +5,12 @@ so stages can be trained on different days and machines, and all that travels is
 one run of all stages is the optimizer's memory, some hundred steps' worth.
 """
 
+import argparse
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,6 +102,23 @@ def preference_command(plan: Plan, model: Path, data: Path, out: Path, pairs: in
     amounts = ["--limit", str(pairs), "--tries", str(settings["tries"])]
     rate = ["--learning-rate", str(settings["learning_rate"])]
     return ["dpo", str(model), str(questions), "--out", str(out), *amounts, *rate]
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """Return a script's parser, which knows --plan."""
+    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--plan", type=Path, default=PLAN)
+    return made
+
+
+def run(function: Callable[[argparse.Namespace], Any], arguments: argparse.Namespace) -> None:
+    """Do what a script does and print what comes out, if anything does; an error ends it in words."""
+    try:
+        result = function(arguments)
+    except KeylmError as error:
+        raise SystemExit(f"error: {error}") from None
+    if result is not None:
+        print(result)
 
 
 class Clock:

@@ -13,7 +13,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from plan import PLAN, Clock, keylm, read_plan, stage_recipe
+from plan import Clock, keylm, parser, read_plan, run, stage_recipe
 
 from keylm.errors import KeylmError
 from keylm.files import write_json
@@ -61,18 +61,14 @@ def export_reached(folder: RunFolder, gpus: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", help="a stage of the plan")
-    parser.add_argument("--data", type=Path, required=True, help="the unpacked build")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--initial", type=Path, help="the model to begin with")
-    parser.add_argument("--seconds", type=float, help="in place of the plan's")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a field of the recipe")
-    parser.add_argument("--plan", type=Path, default=PLAN)
-    try:
-        print(train(parser.parse_args()))
-    except KeylmError as error:
-        raise SystemExit(f"error: {error}") from None
+    given = parser(__doc__)
+    given.add_argument("stage", help="a stage of the plan")
+    given.add_argument("--data", type=Path, required=True, help="the unpacked build")
+    given.add_argument("--out", type=Path, required=True)
+    given.add_argument("--initial", type=Path, help="the model to begin with")
+    given.add_argument("--seconds", type=float, help="in place of the plan's")
+    given.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a field of the recipe")
+    run(train, given.parse_args())
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ keep their constraints, and the constraints (docs/instructions.md). OUT/preferen
 import argparse
 from pathlib import Path
 
-from plan import PLAN, Clock, keylm, preference_command, read_plan
+from plan import Clock, keylm, parser, preference_command, read_plan, run
 
 from keylm.errors import KeylmError
 
@@ -26,15 +26,11 @@ def tune(arguments: argparse.Namespace) -> Path:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="the unpacked build")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--initial", type=Path, required=True, help="the model to tune")
-    parser.add_argument("--plan", type=Path, default=PLAN)
-    try:
-        print(tune(parser.parse_args()))
-    except KeylmError as error:
-        raise SystemExit(f"error: {error}") from None
+    given = parser(__doc__)
+    given.add_argument("--data", type=Path, required=True, help="the unpacked build")
+    given.add_argument("--out", type=Path, required=True)
+    given.add_argument("--initial", type=Path, required=True, help="the model to tune")
+    run(tune, given.parse_args())
 
 
 if __name__ == "__main__":

@@ -226,7 +226,7 @@ def test_records_that_hold_a_benchmark_item_are_left_out(tmp_path):
         "sol1": "Its water sinks in and leaves the dark dye behind.",
         "sol2": "No.",
     }
-    write_jsonl(items / "piqa.jsonl", [item, {**split, "sol2": "No.", "label": 0}])
+    write_jsonl(items / "piqa.jsonl", [item, {**split, "label": 0}])
     manifest = write_instructions(tmp_path / "clean", replace(plain, decontaminate=(items,)), quiet=True)
     kept = [row["messages"][-1]["content"] for row in lines(tmp_path / "clean/verifiable.jsonl.zst")]
     assert leaked not in kept

@@ -58,6 +58,12 @@ def contamination(place: Path) -> list[Row]:
     return [_row(name, basis="manifest", unknown=[_MANIFEST]) for name in _named_sets(settings)]
 
 
+def told(place: Path) -> dict[str, Any]:
+    """Return what evaluations and cards keep of `contamination(place)`: its rows, and the statement in words."""
+    rows = contamination(place)
+    return {"statement": statement(rows), "rows": rows}
+
+
 _MANIFEST = "the manifest names the items that were looked for, and not what was found"
 
 

@@ -42,13 +42,18 @@ def measure(
         if tasks:
             benchmarks.evaluate(model, tasks, folder, options, command=command, quiet=quiet)
     finally:
-        found = folder.benchmarks()
-        if found:
-            write_rows(folder, model)
-        points = robustness_points(found)
-        if {point["rate"] for point in points} > {0}:
-            write_json(folder.robustness, robustness_record(points))
+        write_summaries(folder, model)
         _write_contamination(model, folder)
+
+
+def write_summaries(folder: EvaluationFolder, model: str) -> None:
+    """Write what is made of benchmarks' records: evaluation.json, and robustness.json where prompts were mistyped."""
+    found = folder.benchmarks()
+    if found:
+        write_rows(folder, model)
+    points = robustness_points(found)
+    if {point["rate"] for point in points} > {0}:
+        write_json(folder.robustness, robustness_record(points))
 
 
 def _typing(model: str, folder: EvaluationFolder, limit: int | None, corpus: Path | None, *, quiet: bool) -> None:
@@ -131,10 +136,8 @@ def robustness_record(points: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def _write_contamination(model: str, folder: EvaluationFolder) -> None:
     """Write what the data manifest of the model's run says about benchmarks' items in the training text."""
-    from keylm.evaluation.contamination import contamination, statement
+    from keylm.evaluation.contamination import told
 
     run = RunFolder(Path(model).absolute().parent)
-    if not run.recipe.is_file():
-        return
-    rows = contamination(run.path)
-    write_json(folder.path / "contamination.json", {"statement": statement(rows), "rows": rows})
+    if run.recipe.is_file():
+        write_json(folder.path / "contamination.json", told(run.path))

@@ -85,16 +85,15 @@ def _loss_chart(run: Run, progress: Progress) -> Chart:
 def _source_lines(run: Run, name: str, alt: str, progress: Progress, curves: Sequence[tuple[Array, Array]]) -> Chart:
     """One line (x, y) for each of the run's sources that has a finite value."""
     lines, keys = [], []
+    crowded = sum(bool(np.isfinite(y).any()) for _, y in curves) > MOST_LABELLED
     for index, (source, (x, y)) in enumerate(zip(run.sources, curves, strict=True)):
         if np.isfinite(y).any():
             value, colour, dashed = f"{last(y):.2f}", source_colour(index), index >= drawing.SOURCE_COLOURS
             marks = name == "validation" and len(x) <= 60
-            lines.append(Line(f"{drawing.short(source, 20, 1)}  {value}", colour, x, y, dashed=dashed, marks=marks))
+            label = "" if crowded else f"{drawing.short(source, 20, 1)}  {value}"
+            lines.append(Line(label, colour, x, y, dashed=dashed, marks=marks))
             keys.append(Key(colour, source, value, dashed))
-    plot = Plot(name, alt, tuple(lines), progress.spans)
-    if len(lines) <= MOST_LABELLED:
-        return _full(plot, keys)
-    return replace(_full(replace(plot, lines=tuple(replace(line, label="") for line in lines)), keys), keep_keys=True)
+    return replace(_full(Plot(name, alt, tuple(lines), progress.spans), keys), keep_keys=crowded)
 
 
 def _validation_chart(run: Run, progress: Progress) -> Chart:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from keylm.errors import KeylmError
-from keylm.evaluation.contamination import contamination, statement
+from keylm.evaluation.contamination import told
 from keylm.evaluation.report_evaluation import (
     Evaluation,
     evaluation_folder,
@@ -110,10 +110,9 @@ def _contamination(run: Path | None, evaluation: Evaluation | None) -> Mapping[s
     if not run or (evaluation and evaluation.contamination):
         return evaluation.contamination if evaluation else {}
     try:
-        rows = contamination(run)
+        return told(run)
     except KeylmError:
         return {}
-    return {"statement": statement(rows), "rows": rows}
 
 
 def _folders(place: Path) -> tuple[Path, Path | None]:
