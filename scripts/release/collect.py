@@ -96,7 +96,9 @@ def steps_text(trained: dict[str, Recipe]) -> str:
     """Return what a recipe of all stages cannot say, as its fields hold for each of them alike."""
     sizes = (f"{name} {recipe.training.batch_tokens:,}" for name, recipe in trained.items())
     decays = (f"{name} {recipe.optimizer.muon_weight_decay:g}" for name, recipe in trained.items())
-    return f"Tokens a step: {', '.join(sizes)}. Muon's weight decay: {', '.join(decays)}."
+    equal = [name for name, recipe in trained.items() if recipe.optimizer.muon_normalise_neurons]
+    told = f"Tokens a step: {', '.join(sizes)}. Muon's weight decay: {', '.join(decays)}."
+    return f"{told} Neurons normalised: {', '.join(equal)}." if equal else told
 
 
 def stage_as_trained(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:

@@ -358,6 +358,8 @@ class Optimizer(Section):
     """steps until it is warm"""
     muon_weight_decay: Decay = 0.0
     """decoupled: a step takes rate times decay of a weight"""
+    muon_normalise_neurons: bool = False
+    """whether the neurons of a matrix get updates of one length, so that none is worn down by the decay"""
     matrix_learning_rate: Rate = 3e-3
     """AdamW's for the matrices, where it trains them; likewise the next two"""
     matrix_betas: tuple[Beta, Beta] = (0.9, 0.95)

@@ -105,7 +105,11 @@ def plain(item: Document | Fault) -> str | list[dict[str, str]] | tuple[str] | N
     return list(item.messages) or item.text
 
 
-@pytest.mark.parametrize("name", sorted(set(ADAPTERS) - {"auto"}))
+ANY_DATA = {"auto", "questions"}
+"""Adapters that are made for no data set of the hub."""
+
+
+@pytest.mark.parametrize("name", sorted(set(ADAPTERS) - ANY_DATA))
 def test_an_adapter_reads_its_data_sets_rows(name: str) -> None:
     items = adapted(name, fixture_rows(name))
     assert [plain(item) for item in items] == EXPECTED[name]
@@ -122,7 +126,53 @@ def test_a_parquet_file_with_the_hubs_types_gives_the_same(name: str) -> None:
 def test_the_columns_exist_and_are_enough(name: str) -> None:
     columns = ADAPTERS[name].columns
     assert set(columns) <= set(SCHEMAS[name].names)
-    assert set(SCHEMAS) == set(ADAPTERS) - {"auto"} == set(HUB_ADAPTERS.values()) == set(EXPECTED)
+    assert set(SCHEMAS) == set(ADAPTERS) - ANY_DATA == set(HUB_ADAPTERS.values()) == set(EXPECTED)
+
+
+ARTICLE = (
+    """How To Clean A Kettle
+
+A kettle that whistles late is full of lime.
+- Fill it with vinegar.
+- Wait an hour. Rinse it twice.
+- Boil fresh water once.
+- Dry it.
+How often should I clean a kettle?
+Once a month is enough in most towns. Where water is soft, twice a year does. """
+    + f"""{"Salt helps. " * 30}
+Q2: Is lime bad for you?
+A2: No, it is harmless in such amounts as tea holds!
+Why does it settle at all?
+Why not, you may ask?
+Can tea do it? Who knows?
+It cannot, though some say so?
+Is steel better?
+Yes.
+What is a kettle?
+a vessel with a spout, in small letters
+Should it be?
+- The list does not answer this, it seems"""
+)
+
+
+def test_questions_are_a_texts_titles_and_lines_that_the_next_line_answers() -> None:
+    """Answers that are questions, too short or no sentence are none; long ones are cut behind a sentence."""
+    items = list(ADAPTERS["questions"].documents({"text": ARTICLE}, "f", 7))
+    texts = [item.text for item in items if isinstance(item, Document)]
+    often = "Once a month is enough in most towns. Where water is soft, twice a year does. "
+    assert texts == [
+        "Question: How often should I clean a kettle?\nAnswer: " + (often + "Salt helps. " * 30)[:293].strip(),
+        "Question: Is lime bad for you?\nAnswer: No, it is harmless in such amounts as tea holds!",
+        "Question: How To Clean A Kettle\n"
+        "Answer: Fill it with vinegar. Wait an hour. Rinse it twice. Boil fresh water once.",
+    ]
+    assert all(len(text) < 400 for text in texts)
+    assert {(item.file, item.line) for item in items} == {("f", 7)}
+
+
+@pytest.mark.parametrize("row", [{"text": "Nothing is asked here."}, {"text": ""}, {"text": None}, {}])
+def test_a_text_without_questions_is_counted(row: dict[str, Any]) -> None:
+    assert [plain(item) for item in ADAPTERS["questions"].documents(row, "f", 1)] == [("no_question",)]
 
 
 RECORDS: list[Any] = [

@@ -126,7 +126,8 @@ def test_stages_become_one_run_with_report_and_card(scripts, there: Path):
     plan = scripts.plan.read_plan(there / "plan.toml")
     out, model = there / "joined", None
     for stage in ("pretrain", "chat"):
-        recipe = scripts.plan.stage_recipe(plan, stage, there / "there/shards", model)
+        more = ["optimizer.muon_normalise_neurons=true"] if stage == "chat" else []
+        recipe = scripts.plan.stage_recipe(plan, stage, there / "there/shards", model, more)
         model = run(recipe, out / stage, quiet=True).model
     write_json(out / "pretrain/reached.json", {"step": 4, "of": 6, "tokens": 1024, "world_size": 2})
     asked = {"name": "small", "stages": ["pretrain", "chat"], "last": None, "data": there / "there", "out": out}
@@ -148,6 +149,7 @@ def test_stages_become_one_run_with_report_and_card(scripts, there: Path):
     assert "# small" in card
     assert "| pretrain | 1,024 |" in card
     assert "Tokens a step: pretrain 256, chat 256." in whole["description"]
+    assert whole["description"].endswith("Neurons normalised: chat.")
     for name in ("model.safetensors", "tokenizer.json", "manifest.json", "report.html"):
         assert (folder / name).is_file()
     rows = json.loads((folder / "evaluation.json").read_text())

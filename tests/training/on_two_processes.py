@@ -33,13 +33,18 @@ SHAPE = Model(
 
 
 def muon_equals_plain_muon(ranks: Ranks, folder: Path) -> None:
-    """Matrices of odd numbers and rows, also with no row on one rank."""
+    """Matrices of odd numbers and rows, also with no row on one rank; likewise with normalised neurons."""
+    for normalise in (False, True):
+        _muon_equals_plain_muon(ranks, normalise)
+
+
+def _muon_equals_plain_muon(ranks: Ranks, normalise: bool) -> None:
     spread = spreader(ranks)
     generator = torch.Generator().manual_seed(0)
     shapes = [*[(8, 8)] * 3, (7, 12), (24, 5), (1, 4)]
     plain = [torch.nn.Parameter(torch.randn(shape, generator=generator)) for shape in shapes]
     sharded = [torch.nn.Parameter(spread(parameter.detach())) for parameter in plain]
-    ours, theirs = Muon(sharded, 0.02, 0.1), Muon(plain, 0.02, 0.1)
+    ours, theirs = (Muon(parameters, 0.02, 0.1, normalise) for parameters in (sharded, plain))
     for _ in range(3):
         for one, other in zip(plain, sharded, strict=True):
             one.grad = torch.randn(one.shape, generator=generator)

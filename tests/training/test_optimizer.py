@@ -56,6 +56,43 @@ def test_muon_equals_a_plain_loop_over_matrices():
         torch.testing.assert_close(parameter.detach(), weight, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize(("shape", "along"), [((24, 8), 1), ((8, 24), 0), ((8, 8), 1)])
+def test_normalised_neurons_get_updates_of_one_length_in_the_same_directions(shape, along):
+    """Also one whose gradient is a thousandth of the others'; one without any stays where it is."""
+    gradient = torch.randn(shape, generator=torch.Generator().manual_seed(2))
+    neurons = gradient if along else gradient.mT
+    neurons[1] *= 1e-3
+    neurons[2] = 0
+    plain, equal = (torch.nn.Parameter(torch.zeros(shape)) for _ in range(2))
+    for parameter, normalise in ((plain, False), (equal, True)):
+        parameter.grad = gradient.clone()
+        Muon([parameter], lr=1.0, weight_decay=0.0, normalise_neurons=normalise).step()
+    # The parameter after one step from zero is the update, times the matrix's factor.
+    update = (equal if along else equal.mT).detach() / max(1.0, shape[0] / shape[1]) ** 0.5
+    lengths = update.norm(dim=1)
+    assert lengths[2] == 0
+    torch.testing.assert_close(lengths[lengths > 0], torch.full((len(lengths) - 1,), (8 / max(shape)) ** 0.5))
+    cosines = torch.nn.functional.cosine_similarity(equal.detach(), plain.detach(), dim=along)
+    assert (cosines.sort().values[1:] > 0.999).all()  # but that of the one that has none
+    assert (plain if along else plain.mT).detach()[1].norm() < 0.5 * lengths[1] or shape[0] == shape[1]
+
+
+def test_a_neuron_of_little_gradient_outlives_the_decay_where_they_are_normalised():
+    """The same steps wear it down without."""
+    lengths = []
+    for normalise in (False, True):
+        generator = torch.Generator().manual_seed(3)
+        parameter = torch.nn.Parameter(torch.randn((24, 8), generator=generator))
+        muon = Muon([parameter], lr=0.1, weight_decay=0.5, normalise_neurons=normalise)
+        for _ in range(200):
+            parameter.grad = torch.randn((24, 8), generator=generator)
+            parameter.grad[5] *= 1e-4
+            muon.step()
+        lengths.append(parameter.detach().norm(dim=1)[5] / parameter.detach().norm(dim=1).median())
+    assert lengths[0] < 0.01
+    assert 0.5 < lengths[1] < 2
+
+
 def newton_schulz(matrix: torch.Tensor) -> torch.Tensor:
     """One matrix at a time, as published."""
     a, b, c = NEWTON_SCHULZ

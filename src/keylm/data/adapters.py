@@ -5,6 +5,7 @@ Where each data set's columns were looked up, and what is dropped and why, is in
 """
 
 import html
+import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -103,6 +104,51 @@ def _stackexchange(row: Row, file: str, line: int) -> Items:
         text = ANSWER.sub("## Answer", QUESTION.sub("# ", text))
         text = TAGS.sub("", VOTES.sub("", text))
     yield from read_record({"text": text}, file, line)
+
+
+MARKER = re.compile(r"\A(?:[QA]\d*[.:]|\d+[.)]|#+)\s*")
+SENTENCE_END = re.compile(r"[.!?][\"')\]]*(?=\s|\Z)")
+SHORT_ANSWER = 300
+"""Characters that an answer's sentences may have together; the first one may be longer."""
+
+
+def _questions(row: Row, file: str, line: int) -> Items:
+    """Yield what a text asks and answers at once, each as a document "Question: …", "Answer: …".
+
+    A question is a line of its own whose next line answers it, or a title "How to …" with a list of points below.
+    Of an answer its first sentences are kept. Everything else of the text is left to other sources.
+    """
+    text, found = row.get("text"), False
+    if isinstance(text, str):
+        lines = [stripped for part in text.split("\n") if (stripped := part.strip())]
+        for question, answer in [*_asked_and_answered(lines), *_title_and_points(lines)]:
+            found = True
+            yield from split_text(f"Question: {question}\nAnswer: {answer}", file, line)
+    if not found:
+        yield Fault(file, line, "no_question")
+
+
+def _asked_and_answered(lines: list[str]) -> Iterator[tuple[str, str]]:
+    """Yield lines that end with a question mark with the beginning of the next one, where that states something."""
+    for asked, answered in itertools.pairwise(lines):
+        question, answer = MARKER.sub("", asked), MARKER.sub("", answered)
+        if question.endswith("?") and 12 <= len(question) <= 200 and answer[:1].isupper() and answer[-1] in ".!":
+            answer = _first_sentences(answer)
+            if len(answer) >= 30 and "?" not in answer:
+                yield question, answer
+
+
+def _title_and_points(lines: list[str]) -> Iterator[tuple[str, str]]:
+    """Yield a title "How to …" with the first points of the text's first list."""
+    points = [line for line in lines[:20] if line.startswith("- ")][:3]
+    if lines and lines[0].lower().startswith("how to ") and points:
+        yield lines[0], " ".join(point[2:].strip() for point in points)
+
+
+def _first_sentences(text: str) -> str:
+    """Return as many whole sentences as fit into SHORT_ANSWER characters, at least one."""
+    ends = [match.end() for match in SENTENCE_END.finditer(text)] or [len(text)]
+    return text[: max((end for end in ends if end <= SHORT_ANSWER), default=ends[0])]
 
 
 def _open_chat(row: Row, file: str, line: int) -> Items:
@@ -263,6 +309,7 @@ ADAPTERS: dict[str, Adapter] = {
     "fineweb_edu": Adapter(_text, ("text",)),
     "lmsys": Adapter(_open_chat, (*_CHAT, "openai_moderation")),
     "oasst2": Adapter(_oasst, _OASST, _trees),
+    "questions": Adapter(_questions, ("text",)),
     "reddit": Adapter(_reddit, ("body", "author", "score")),
     "smol_smoltalk": Adapter(_messages, ("messages",)),
     "smoltalk2": Adapter(_smoltalk2, ("messages", "chat_template_kwargs")),

@@ -5,6 +5,11 @@ and replaces its singular values by about one, through five Newton–Schulz step
 units: an update has spectral norm near 1, times sqrt(max(1, rows/columns)). Matrices of the same shape are
 stacked, so that the steps are a few batched products instead of a loop over every matrix. Where parameters are
 sharded over processes, momenta are too, and the matrices are handed round for the steps (sharding.py).
+
+Orthogonal updates of a matrix that is not square are unequal along its longer side: units of a feed-forward layer
+that get little gradient get little update, and a weight decay wears them down until they are dead (docs/LOG.md).
+`normalise_neurons` gives all of them updates of the same length, as NorMuon does (Li et al. 2025, arXiv:2510.05491),
+but of each step alone, without its second moments.
 """
 
 from collections import defaultdict
@@ -25,8 +30,11 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 class Muon(torch.optim.Optimizer):
     """Muon over 2-D parameters; `momentum` is set by the caller before each step."""
 
-    def __init__(self, parameters: Iterable[nn.Parameter], lr: float, weight_decay: float) -> None:
+    def __init__(
+        self, parameters: Iterable[nn.Parameter], lr: float, weight_decay: float, normalise_neurons: bool = False
+    ) -> None:
         super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay, "momentum": 0.95})
+        self._direction = _equal_neurons if normalise_neurons else orthogonalise
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]  # no closures here
@@ -49,9 +57,9 @@ class Muon(torch.optim.Optimizer):
         torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
         nesterov = torch.stack(torch._foreach_lerp(gradients, momenta, group["momentum"]))
         if is_sharded(parameters[0]):
-            updates = on_whole_matrices(orthogonalise, nesterov, parameters[0])
+            updates = on_whole_matrices(self._direction, nesterov, parameters[0])
         else:
-            updates = orthogonalise(nesterov)
+            updates = self._direction(nesterov)
         rows, columns = parameters[0].shape
         rate = group["lr"] * max(1.0, rows / columns) ** 0.5
         weights = [local(parameter) for parameter in parameters]
@@ -77,6 +85,20 @@ def orthogonalise(matrices: Tensor) -> Tensor:
     return orthogonal.float()
 
 
+def _equal_neurons(matrices: Tensor) -> Tensor:
+    """Return `orthogonalise` of [n, rows, columns] with vectors of one length along the longer side, in fp32.
+
+    They are as long as they would be if the others, which are orthonormal, were spread evenly over them. One that is
+    shorter than a ten-thousandth of that is left shorter: it has no direction to speak of.
+    """
+    orthogonal = orthogonalise(matrices)
+    rows, columns = orthogonal.shape[-2:]
+    length = (min(rows, columns) / max(rows, columns)) ** 0.5
+    norms = orthogonal.norm(dim=-1 if rows >= columns else -2, keepdim=True)
+    equal: Tensor = orthogonal * (length / norms.clamp(min=1e-4 * length))
+    return equal
+
+
 class Optimizers:
     """Muon and AdamW over one model; state goes in and out by parameter name."""
 
@@ -90,7 +112,8 @@ class Optimizers:
         self.muon: Muon | None = None
         if settings.matrices == "muon":
             rate, decay = settings.muon_learning_rate, settings.muon_weight_decay
-            self.muon = self._all["muon"] = Muon(kinds.pop("matrix"), rate, decay)
+            self.muon = Muon(kinds.pop("matrix"), rate, decay, settings.muon_normalise_neurons)
+            self._all["muon"] = self.muon
         # One launch for all parameters of a group; its count of steps then lives on the GPU.
         self._fused = all(parameter.is_cuda for parameter in self._parameters.values())
         self.adamw = self._all["adamw"] = torch.optim.AdamW(
