@@ -74,12 +74,12 @@ class Model(Section):
 
 
 class Tokenizer(Section):
-    """A ByteLevel BPE to be trained on the sources of the first stage, or a finished one."""
+    """A ByteLevel BPE to be trained on the sources, or a finished one."""
 
     vocab_size: Annotated[int, Field(ge=276, le=65_536)] = 12_020
     """tokens, special ones and bytes included"""
     sample_bytes: PositiveInt = 70_000_000
-    """text that it is trained on, from each source as the first stage weighs it"""
+    """text that it is trained on, of each source its share of all tokens that the stages train on"""
     path: PathText | None = None
     """folder of a finished tokenizer, which is taken instead"""
 
