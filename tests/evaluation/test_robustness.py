@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from keylm.errors import KeylmError
+from keylm.evaluation.measure import robustness_record
 from keylm.evaluation.robustness import (
     BENCHMARKS,
     TASKS,
@@ -328,6 +329,15 @@ def test_a_model_at_chance_is_left_out_of_the_mean() -> None:
     assert "arc_easy: clean accuracy 0.250 ± 0.005" in found["reason"]
     [row] = [row for row in found["curves"] if row["benchmark"] == "arc_easy"]
     assert [at["retention"] for at in row["rates"]] == [None, None]
+
+
+def test_what_is_kept_is_told_where_the_area_is_not_to_be_had() -> None:
+    """As after robustness_10 alone; of a model at chance neither is."""
+    half, none = points("hellaswag", "acc_norm", {0: [0.35], 10: [0.3]}), points("piqa", "acc", {0: [0.5], 10: [0.5]})
+    kept, lost = robustness_record(half + none)["curves"]
+    assert kept["retention"] == pytest.approx([1, 0.5])
+    assert (kept["area"], lost["area"], lost["retention"]) == (None, None, None)
+    assert "no accuracy at 20 %" in kept["reason"]
 
 
 @pytest.mark.parametrize(

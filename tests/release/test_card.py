@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tomli_w
 from conftest import random_qwen3, tiny_recipe
 from fake_evaluation import records, write_evaluation
 from fake_run import fake_run
@@ -14,6 +15,8 @@ from huggingface_hub import ModelCard
 
 from keylm.errors import KeylmError
 from keylm.evaluation.results import table
+from keylm.files import write_json
+from keylm.recipe import read_toml
 from keylm.release.card import Given, card_text
 from keylm.release.huggingface import export_model
 
@@ -57,6 +60,22 @@ def test_figures_are_the_evaluations(finished: Path):
     assert "0.837 (95 %: 0.801–0.872)" in sections(card.text)["Typing and typing errors"]
     assert "Of 12,418 items 115 shared" in sections(card.text)["Decontamination"]
     assert "| ifeval | 541 | not known | not known |" in card.text
+
+
+@pytest.mark.parametrize("path", ["embedded:tales.jsonl.zst", "stories.jsonl"])
+def test_stories_that_other_files_may_hold_are_called_known(finished: Path, path: str):
+    """The typing set of the package's corpus is kept out of training by the package's files alone."""
+    write_evaluation(finished / "evaluation", records(1))
+    row = {"measure": "keystroke savings", "set": "embedded", "system": "model", "value": 0.5, "unit": ""}
+    write_json(finished / "evaluation/typing.json", {"rows": [row]})
+    file = finished / "recipe.toml"
+    recipe = read_toml(file)
+    for source in recipe["sources"].values():
+        source["path"] = path
+    file.write_bytes(tomli_w.dumps(recipe).encode())
+    shown = sections(card_text(finished, Given()))["Typing and typing errors"]
+    assert "| keystroke savings (embedded) | 50.0 |" in shown
+    assert ("how well it knows them" in shown) == (path == "stories.jsonl")
 
 
 def test_data_curriculum_and_cost_are_the_runs(finished: Path):

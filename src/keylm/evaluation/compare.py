@@ -179,8 +179,9 @@ def _typing_rows(side: Side) -> dict[tuple[str, str, str], Interval]:
     if math.isfinite(area):
         low, high = (number(side.robustness.get(key)) for key in ("area_low", "area_high"))
         curves = [curve for curve in side.robustness.get("curves") or () if isinstance(curve, dict)]
-        counted = ", ".join(str(curve.get("benchmark")) for curve in curves if curve.get("retention"))
-        rows["area under the retention curve", counted, "1 = nothing lost"] = Interval(area, low, high)
+        counted = [curve for curve in curves if curve.get("retention") and not curve.get("reason")]
+        names = ", ".join(str(curve.get("benchmark")) for curve in counted)
+        rows["area under the retention curve", names, "1 = nothing lost"] = Interval(area, low, high)
     return rows
 
 

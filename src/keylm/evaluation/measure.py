@@ -121,11 +121,12 @@ def robustness_record(points: Sequence[dict[str, Any]]) -> dict[str, Any]:
                 "rates": [at["rate"] for at in row["rates"]],
                 "values": [at["accuracy"] for at in row["rates"]],
                 "spread": [at["spread"] for at in row["rates"]],
-                "retention": None if row["reason"] else [at["retention"] for at in row["rates"]],
+                "retention": kept if all(at is not None for at in kept) else None,
                 "area": row["area"],
                 "reason": row["reason"],
             }
             for row in rows
+            for kept in [[at["retention"] for at in row["rates"]]]
         ],
         "area": found["area"],
         "area_low": low,
