@@ -20,7 +20,7 @@ import io
 import os
 import sys
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -113,13 +113,30 @@ def pack_build(run: Path, out: Path, *, part_bytes: int = PART_BYTES) -> dict[st
         for file in sorted(place.rglob("*"))
         if file.is_file() and not any(part.startswith(".") for part in file.relative_to(run).parts)
     ]
+    return pack_files([("recipe.toml", folder.recipe), *files], out, part_bytes=part_bytes)
+
+
+KEPT = ("recipe.toml", "metrics.jsonl", "timing.jsonl", "summary.json", "samples.json", "reached.json")
+"""Of a run, beside its model and evaluation, what its report and a release are made from."""
+
+
+def pack_result(run: Path, out: Path, *, part_bytes: int = PART_BYTES) -> dict[str, Any]:
+    """Pack what a run has come to: model, evaluation as far as there is one, records. Likewise."""
+    places = [run / name for name in (*KEPT, "model", "evaluation")]
+    inside = [file for place in places for file in ([place] if place.is_file() else sorted(place.rglob("*")))]
+    files = [(file.relative_to(run).as_posix(), file) for file in inside if file.is_file()]
+    return pack_files(files, out, part_bytes=part_bytes)
+
+
+def pack_files(files: Sequence[tuple[str, Path]], out: Path, *, part_bytes: int) -> dict[str, Any]:
+    """Pack files under their names as one Zstandard stream, cut by bytes; return what parts.json says."""
     parts = _fresh_parts(out, part_bytes)
     compressor = zstandard.ZstdCompressor(level=3, threads=-1)
     with (
         compressor.stream_writer(parts, closefd=False) as stream,
         tarfile.open(fileobj=stream, mode="w|", format=tarfile.PAX_FORMAT) as archive,  # type: ignore[call-overload]
     ):
-        for name, file in [("recipe.toml", folder.recipe), *files]:
+        for name, file in files:
             archive.addfile(entry(name, file.stat().st_size, file), io.BytesIO(file.read_bytes()))
     return _finish(parts, out, sum(file.stat().st_size for _, file in files))
 

@@ -1,4 +1,4 @@
-"""Measure a model of the release, each group of the plan's measures in a process of its own, on a GPU of its own.
+"""Measure a model of the release, each group of the plan's measures in a process of its own, several on a GPU at once.
 
     python scripts/release/evaluate.py MODEL --measures base instruct --data DATA --tasks-path BENCHMARKS [--limit N]
 
@@ -7,6 +7,7 @@ given again; logs lie in OUT/STAGE/evaluation-GROUP.log.
 """
 
 import argparse
+import os
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,8 @@ from pathlib import Path
 from plan import Clock, parser, read_plan, run
 
 from keylm.errors import KeylmError
+from keylm.evaluation.measure import write_summaries
+from keylm.evaluation.results import EvaluationFolder
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from processes import Devices, visible_gpus
@@ -30,10 +33,15 @@ def evaluate(arguments: argparse.Namespace) -> None:
         groups += plan.evaluation[measures]
     if arguments.data is None and any("instructions" in group for group in groups):
         raise KeylmError("instructions: no items; accepted: --data with the unpacked build")
-    clock, gpus = Clock(f"evaluation of {arguments.model}", plan.evaluation["seconds"]), visible_gpus(None)
-    devices = Devices(gpus)
-    with ThreadPoolExecutor(len(gpus)) as pool:
+    clock = Clock(f"evaluation of {arguments.model}", plan.evaluation["seconds"])
+    # The host is slower than the GPU with so small a model: several processes fill one.
+    gpus = visible_gpus(None)
+    places = gpus * (plan.evaluation.get("per_gpu", 1) if gpus != [None] else 1)
+    devices = Devices(places)
+    with ThreadPoolExecutor(len(places)) as pool:
         codes = list(pool.map(lambda group: measure(arguments, group, devices), groups))
+    # Each process has written them of what it found; the last to write is not always the last that was finished.
+    write_summaries(EvaluationFolder(arguments.model.parent / "evaluation"), str(arguments.model))
     clock.done()
     failed = [",".join(group) for group, code in zip(groups, codes, strict=True) if code]
     if failed:
@@ -45,7 +53,9 @@ def measure(arguments: argparse.Namespace, group: list[str], devices: Devices) -
     run = arguments.model.parent
     command = ["eval", str(arguments.model), "--tasks", ",".join(group)]
     command += ["--tasks-path", str(arguments.tasks_path)] if arguments.tasks_path else []
-    command += ["--corpus", str(arguments.corpus)] if arguments.corpus and "typing" in group else []
+    if "typing" in group:
+        command += ["--workers", str(max(1, (os.cpu_count() or 1) // 2))]
+        command += ["--corpus", str(arguments.corpus)] if arguments.corpus else []
     command += ["--out", str(run / "evaluation")]
     if "instructions" in group:
         command += ["--items", str(arguments.data / "instructions/evaluation.jsonl.zst")]

@@ -58,6 +58,9 @@ def evaluate(
         Literal["fast", "harness"], typer.Option(help="keylm's batching of log-likelihoods, or the harness's own.")
     ] = "fast",
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:1; by default a GPU where there is one.")] = "auto",
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes for typing, on CPUs; by default one a core, four at most.")
+    ] = None,
     quiet: QuietOption = False,
 ) -> None:
     """Measure a model: benchmarks through lm_eval (zero-shot), typing errors, typing; what is finished is kept.
@@ -81,7 +84,9 @@ def evaluate(
     options = Options(limit, chat, scoring, device, tasks_path)
     command = shlex.join(["keylm", *sys.argv[1:]])
     try:
-        measure(place, asked, folder, options, corpus=corpus, items=items, command=command, quiet=quiet)
+        measure(
+            place, asked, folder, options, corpus=corpus, items=items, workers=workers, command=command, quiet=quiet
+        )
     except KeyboardInterrupt:
         raise Interrupted("stopped; the same command goes on with what is not measured yet") from None
     if not quiet:

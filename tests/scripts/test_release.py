@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 PLAN = """
 name = "small"
 recipe = "recipe.toml"
-set = ["stages.chat.peak=0.5"]
+set = ["stages.chat.peak=0.5", "stages.pretrain.decay=0.0"]
 instructions = { count = 10, preferences = 5 }
 preference = { pairs = 5, tries = 2, learning_rate = 2e-6, seconds = 60 }
 
@@ -51,7 +51,7 @@ def scripts():
     with pytest.MonkeyPatch.context() as patch:
         for folder in ("scripts", "scripts/release", "benchmarks"):
             patch.syspath_prepend(str(ROOT / folder))
-        names = ("pack_run", "unpack_run", "plan", "train", "evaluate", "instruct", "collect")
+        names = ("pack_run", "unpack_run", "plan", "train", "evaluate", "instruct", "collect", "sequence")
         yield SimpleNamespace(**{name: importlib.import_module(name) for name in names})
 
 
@@ -206,3 +206,34 @@ def test_measures_that_the_plan_lacks_are_refused(scripts, there: Path):
     asked = SimpleNamespace(plan=there / "plan.toml", measures=["base", "all"], model=there, data=None)
     with pytest.raises(KeylmError, match="has no such list"):
         scripts.evaluate.evaluate(asked)
+
+
+def test_a_sequence_trains_within_its_time_and_packs_what_is_finished(scripts, there: Path, monkeypatch):
+    """In another process each, as on the machine; given again, nothing is trained twice."""
+    out = there / "sequence"
+    asked = {"plan": there / "plan.toml", "stages": ["pretrain", "chat"], "data": there / "there", "out": out}
+    asked |= {"initial": None, "seconds": 300.0, "set": [], "measures": [], "part_bytes": 20_000}
+    scripts.sequence.sequence(SimpleNamespace(**asked))
+    for stage in ("pretrain", "chat"):
+        scripts.unpack_run.unpack([out / "packed" / stage], there / f"fetched-{stage}")
+        for name in ("model/model.safetensors", "model/tokenizer.json", "metrics.jsonl", "summary.json", "recipe.toml"):
+            assert (there / f"fetched-{stage}" / name).read_bytes() == (out / stage / name).read_bytes()
+    assert read_toml(out / "chat/recipe.toml")["training"]["initial_model"] == str(out / "pretrain/model")
+    monkeypatch.setattr(scripts.sequence, "train", None)
+    measured = []
+    monkeypatch.setattr(scripts.sequence, "evaluate", lambda given: measured.append(given.model))
+    scripts.sequence.sequence(SimpleNamespace(**{**asked, "measures": ["base"]}))
+    assert measured == [out / "chat/model"]
+    assert (out / "packed/measured/parts.json").is_file()
+
+
+def test_a_steady_stage_takes_what_the_others_leave(scripts, there: Path):
+    plan = scripts.plan.read_plan(there / "plan.toml")
+    assert [scripts.sequence.is_steady(plan, name) for name in plan.stages] == [True, True, False]
+    share = scripts.sequence.share
+    assert share(plan, "pretrain", ["pretrain_2", "chat", "evaluation"], {"pretrain", "pretrain_2"}, 270) == 100
+    assert share(plan, "chat", ["evaluation"], {"pretrain"}, 20) == 60
+    with pytest.raises(KeylmError, match=r"60 s are left, and chat, evaluation are planned to take 70"):
+        share(plan, "pretrain", ["chat", "evaluation"], {"pretrain"}, 60)
+    with pytest.raises(KeylmError, match="no stage dance"):
+        scripts.sequence.is_steady(plan, "dance")

@@ -25,6 +25,7 @@ def measure(
     *,
     corpus: Path | None = None,
     items: Path | None = None,
+    workers: int | None = None,
     command: str = "",
     quiet: bool = False,
 ) -> None:
@@ -36,7 +37,7 @@ def measure(
     try:
         tasks = [name for name in asked if name not in (TYPING, INSTRUCTIONS)]
         if TYPING in asked:
-            _typing(model, folder, options.limit, corpus, quiet=quiet)
+            _typing(model, folder, options.limit, corpus, workers, quiet=quiet)
         if INSTRUCTIONS in asked:
             _instructions(model, folder, options, items, quiet=quiet)
         if tasks:
@@ -56,7 +57,9 @@ def write_summaries(folder: EvaluationFolder, model: str) -> None:
         write_json(folder.robustness, robustness_record(points))
 
 
-def _typing(model: str, folder: EvaluationFolder, limit: int | None, corpus: Path | None, *, quiet: bool) -> None:
+def _typing(
+    model: str, folder: EvaluationFolder, limit: int | None, corpus: Path | None, workers: int | None, *, quiet: bool
+) -> None:
     from keylm.evaluation.typing import evaluate_typing
 
     if not Path(model).is_dir():
@@ -66,7 +69,7 @@ def _typing(model: str, folder: EvaluationFolder, limit: int | None, corpus: Pat
         say("typing  measured already", quiet=quiet)
         return
     parts = folder.path / "typing.parts.json"
-    found = evaluate_typing(Path(model), corpus=corpus, items=limit, quiet=quiet, unfinished=parts)
+    found = evaluate_typing(Path(model), corpus=corpus, items=limit, quiet=quiet, workers=workers, unfinished=parts)
     write_json(folder.typing, {**found, "settings": settings})
     parts.unlink(missing_ok=True)
 
