@@ -120,9 +120,11 @@ KEPT = ("recipe.toml", "metrics.jsonl", "timing.jsonl", "summary.json", "samples
 """Of a run, beside its model and evaluation, what its report and a release are made from."""
 
 
-def pack_result(run: Path, out: Path, *, part_bytes: int = PART_BYTES) -> dict[str, Any]:
-    """Pack what a run has come to: model, evaluation as far as there is one, records. Likewise."""
-    places = [run / name for name in (*KEPT, "model", "evaluation")]
+def pack_result(
+    run: Path, out: Path, folders: Sequence[str] = ("model",), *, part_bytes: int = PART_BYTES
+) -> dict[str, Any]:
+    """Pack what a run has come to, likewise: its records and these folders of it, as far as they are there."""
+    places = [run / name for name in (*KEPT, *folders)]
     inside = [file for place in places for file in ([place] if place.is_file() else sorted(place.rglob("*")))]
     files = [(file.relative_to(run).as_posix(), file) for file in inside if file.is_file()]
     return pack_files(files, out, part_bytes=part_bytes)

@@ -5,8 +5,8 @@ r"""Train stages one after the other within a time, and measure the last; each i
 
 For machines that are to be had for so long: a stage whose rate does not fall takes what the steps after it leave of
 the seconds, the others are given what the plan says. OUT/packed/STAGE holds a finished stage in parts (its model and
-records; scripts/unpack_run.py), OUT/packed/measured the last one again with its evaluation: fetch the first as soon as
-they are there, for what was not fetched goes with the machine. Started again, it leaves out what is packed.
+records; scripts/unpack_run.py), OUT/packed/measured the evaluation of the last: fetch each as soon as its parts.json is
+there, for what was not fetched goes with the machine. Started again, it leaves out what is packed.
 """
 
 import argparse
@@ -14,7 +14,6 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 from evaluate import evaluate
 from plan import Clock, Plan, parser, read_plan, run
@@ -30,6 +29,7 @@ def sequence(arguments: argparse.Namespace) -> None:
     """Train, pack, measure. Raises KeylmError where a step fails; what was finished before it is packed."""
     plan, clock = read_plan(arguments.plan), Clock("sequence", arguments.seconds)
     packed, model, last = arguments.out / "packed", arguments.initial, arguments.out / arguments.stages[-1]
+    limit = arguments.part_bytes
     steady = {name for name in arguments.stages if is_steady(plan, name)}
     with ThreadPoolExecutor(1) as packing:  # beside what comes next
         waiting = []
@@ -40,7 +40,7 @@ def sequence(arguments: argparse.Namespace) -> None:
                 model = train(
                     SimpleNamespace(**{**vars(arguments), "stage": stage, "seconds": seconds, "initial": model})
                 )
-                waiting.append(packing.submit(pack_result, arguments.out / stage, packed / stage, **size(arguments)))
+                waiting.append(packing.submit(pack_result, arguments.out / stage, packed / stage, part_bytes=limit))
             model = arguments.out / stage / "model"
         try:
             if arguments.measures:
@@ -49,7 +49,7 @@ def sequence(arguments: argparse.Namespace) -> None:
             for each in waiting:
                 each.result()
             if arguments.measures:
-                pack_result(last, packed / "measured", **size(arguments))
+                pack_result(last, packed / "measured", ("evaluation",), part_bytes=limit)
     clock.done()
 
 
@@ -78,11 +78,6 @@ def share(plan: Plan, stage: str, later: list[str], steady: set[str], left: floa
             f"{left:,.0f} s are left, and {', '.join(later)} are planned to take {others:,}; accepted: more --seconds"
         )
     return (left - others) / (1 + sum(name in steady for name in later))
-
-
-def size(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return the keyword that says how large parts may be."""
-    return {"part_bytes": arguments.part_bytes}
 
 
 def main() -> None:

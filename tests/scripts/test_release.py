@@ -221,10 +221,19 @@ def test_a_sequence_trains_within_its_time_and_packs_what_is_finished(scripts, t
     assert read_toml(out / "chat/recipe.toml")["training"]["initial_model"] == str(out / "pretrain/model")
     monkeypatch.setattr(scripts.sequence, "train", None)
     measured = []
-    monkeypatch.setattr(scripts.sequence, "evaluate", lambda given: measured.append(given.model))
-    scripts.sequence.sequence(SimpleNamespace(**{**asked, "measures": ["base"]}))
+
+    def evaluate(given: SimpleNamespace) -> None:
+        measured.append(given.model)
+        write_evaluation(given.model.parent / "evaluation", records(1))
+        raise KeylmError("piqa failed")
+
+    monkeypatch.setattr(scripts.sequence, "evaluate", evaluate)
+    with pytest.raises(KeylmError, match="piqa failed"):
+        scripts.sequence.sequence(SimpleNamespace(**{**asked, "measures": ["base"]}))
     assert measured == [out / "chat/model"]
-    assert (out / "packed/measured/parts.json").is_file()
+    scripts.unpack_run.unpack([out / "packed/measured"], there / "fetched-measured")
+    assert (there / "fetched-measured/evaluation/benchmarks/piqa.json").is_file()
+    assert not (there / "fetched-measured/model").exists()
 
 
 def test_a_steady_stage_takes_what_the_others_leave(scripts, there: Path):
