@@ -97,8 +97,8 @@ def steps_text(trained: dict[str, Recipe]) -> str:
     sizes = (f"{name} {recipe.training.batch_tokens:,}" for name, recipe in trained.items())
     decays = (f"{name} {recipe.optimizer.muon_weight_decay:g}" for name, recipe in trained.items())
     equal = [name for name, recipe in trained.items() if recipe.optimizer.muon_normalise_neurons]
-    told = f"Tokens a step: {', '.join(sizes)}. Muon's weight decay: {', '.join(decays)}."
-    return f"{told} Neurons normalised: {', '.join(equal)}." if equal else told
+    text = f"Tokens a step: {', '.join(sizes)}. Muon's weight decay: {', '.join(decays)}."
+    return f"{text} Neurons normalised: {', '.join(equal)}." if equal else text
 
 
 def stage_as_trained(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
@@ -149,18 +149,18 @@ def append(file: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 def collect(arguments: argparse.Namespace) -> Path:
     """Write the model's folder in the repository and return it. Raises KeylmError."""
-    run = join(arguments)
+    joined = join(arguments)
     target = arguments.models / arguments.name
     given = Given(arguments.name, f"keylm/{arguments.name}", arguments.licence, parity=arguments.parity)
-    card = card_text(run, given)
-    card += origins(arguments.corpus, read_toml(run / "recipe.toml"))
+    card = card_text(joined, given)
+    card += origins(arguments.corpus, read_toml(joined / "recipe.toml"))
     shutil.rmtree(target, ignore_errors=True)
-    shutil.copytree(run / "model", target)
+    shutil.copytree(joined / "model", target)
     atomic_write(target / "README.md", card)
-    shutil.copyfile(run / "shards/manifest.json", target / "manifest.json")
+    shutil.copyfile(joined / "shards/manifest.json", target / "manifest.json")
     for name in ("recipe.toml", "report.html", "evaluation/evaluation.json"):
-        if (run / name).is_file():
-            shutil.copyfile(run / name, target / Path(name).name)
+        if (joined / name).is_file():
+            shutil.copyfile(joined / name, target / Path(name).name)
     return Path(target)
 
 

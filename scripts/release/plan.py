@@ -40,6 +40,19 @@ class Plan:
         """Return the whole recipe. Raises KeylmError."""
         return load_recipe(self.recipe, [*self.overrides, *(more or [])])
 
+    def load_for(self, stage: str, more: list[str] | None = None) -> tuple[Recipe, str]:
+        """Return the recipe as a stage of the plan has it, and the name of the recipe's own stage that it trains.
+
+        Raises KeylmError where either is not there.
+        """
+        if stage not in self.stages:
+            raise KeylmError(f"no stage {stage}; the plan has: {', '.join(self.stages)}")
+        planned = self.stages[stage]
+        recipe, source = self.load([*planned.get("set", ()), *(more or [])]), planned.get("of", stage)
+        if source not in recipe.stages:
+            raise KeylmError(f"no stage {source}; the recipe has: {', '.join(recipe.stages)}")
+        return recipe, source
+
 
 def read_plan(file: Path = PLAN) -> Plan:
     """Read a plan. Raises KeylmError where it is none."""
@@ -64,13 +77,8 @@ def stage_recipe(plan: Plan, stage: str, shards: Path, initial: Path | None, mor
 
     Its order of the data is another one than that of the stages before. Raises KeylmError.
     """
-    if stage not in plan.stages:
-        raise KeylmError(f"no stage {stage}; the plan has: {', '.join(plan.stages)}")
-    planned = plan.stages[stage]
-    data = plan.load([*planned.get("set", ()), *(more or [])]).to_data()
-    source = planned.get("of", stage)
-    if source not in data["stages"]:
-        raise KeylmError(f"no stage {source}; the recipe has: {', '.join(data['stages'])}")
+    recipe, source = plan.load_for(stage, more)
+    data = recipe.to_data()
     data.pop("curation", None)
     data["seed"] += list(plan.stages).index(stage)
     data["name"], data["stages"] = f"{plan.name}-{stage}", {stage: data["stages"][source]}

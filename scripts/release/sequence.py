@@ -37,9 +37,7 @@ def sequence(arguments: argparse.Namespace) -> None:
             if not (packed / stage / PARTS).is_file():
                 later = [*arguments.stages[number + 1 :], *(["evaluation"] if arguments.measures else [])]
                 seconds = share(plan, stage, later, steady, clock.left())
-                model = train(
-                    SimpleNamespace(**{**vars(arguments), "stage": stage, "seconds": seconds, "initial": model})
-                )
+                train(SimpleNamespace(**{**vars(arguments), "stage": stage, "seconds": seconds, "initial": model}))
                 waiting.append(packing.submit(pack_result, arguments.out / stage, packed / stage, part_bytes=limit))
             model = arguments.out / stage / "model"
         try:
@@ -55,10 +53,8 @@ def sequence(arguments: argparse.Namespace) -> None:
 
 def is_steady(plan: Plan, stage: str) -> bool:
     """Return whether a stage's rate never falls, so that it may be cut off. Raises KeylmError for an unknown one."""
-    if stage not in plan.stages:
-        raise KeylmError(f"no stage {stage}; the plan has: {', '.join(plan.stages)}")
-    planned = plan.stages[stage]
-    return plan.load(list(planned.get("set", ()))).stages[planned.get("of", stage)].decay == 0
+    recipe, source = plan.load_for(stage)
+    return recipe.stages[source].decay == 0
 
 
 def share(plan: Plan, stage: str, later: list[str], steady: set[str], left: float) -> float:
@@ -68,11 +64,8 @@ def share(plan: Plan, stage: str, later: list[str], steady: set[str], left: floa
     """
     if stage not in steady:
         return float(plan.stages[stage]["seconds"])
-    fixed = {
-        **{name: planned["seconds"] for name, planned in plan.stages.items()},
-        "evaluation": plan.evaluation["seconds"],
-    }
-    others = sum(fixed[name] for name in later if name not in steady)
+    budgets = {**plan.stages, "evaluation": plan.evaluation}
+    others = sum(budgets[name]["seconds"] for name in later if name not in steady)
     if left <= others:
         raise KeylmError(
             f"{left:,.0f} s are left, and {', '.join(later)} are planned to take {others:,}; accepted: more --seconds"

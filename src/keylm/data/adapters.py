@@ -5,11 +5,10 @@ Where each data set's columns were looked up, and what is dropped and why, is in
 """
 
 import html
-import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import Any
 
 from keylm.data.documents import Document, Fault, read_record, split_text
@@ -130,7 +129,7 @@ def _questions(row: Row, file: str, line: int) -> Items:
 
 def _asked_and_answered(lines: list[str]) -> Iterator[tuple[str, str]]:
     """Yield lines that end with a question mark with the beginning of the next one, where that states something."""
-    for asked, answered in itertools.pairwise(lines):
+    for asked, answered in pairwise(lines):
         question, answer = MARKER.sub("", asked), MARKER.sub("", answered)
         if question.endswith("?") and 12 <= len(question) <= 200 and answer[:1].isupper() and answer[-1] in ".!":
             answer = _first_sentences(answer)

@@ -116,25 +116,27 @@ def robustness_record(points: Sequence[dict[str, Any]]) -> dict[str, Any]:
     rows = [row for row in found["curves"] if row["metric"] == robustness.BENCHMARKS[row["benchmark"]].metric]
     return {
         "points": list(points),
-        "curves": [
-            {
-                "benchmark": row["benchmark"],
-                "metric": row["metric"],
-                "floor": row["chance"],
-                "rates": [at["rate"] for at in row["rates"]],
-                "values": [at["accuracy"] for at in row["rates"]],
-                "spread": [at["spread"] for at in row["rates"]],
-                "retention": kept if all(at is not None for at in kept) else None,
-                "area": row["area"],
-                "reason": row["reason"],
-            }
-            for row in rows
-            for kept in [[at["retention"] for at in row["rates"]]]
-        ],
+        "curves": [_curve(row) for row in rows],
         "area": found["area"],
         "area_low": low,
         "area_high": high,
         "reason": found["reason"],
+    }
+
+
+def _curve(row: dict[str, Any]) -> dict[str, Any]:
+    """Return what robustness.json holds of one benchmark: its row of `robustness.curves`, a list for each column."""
+    columns = {key: [at[key] for at in row["rates"]] for key in ("rate", "accuracy", "spread", "retention")}
+    return {
+        "benchmark": row["benchmark"],
+        "metric": row["metric"],
+        "floor": row["chance"],
+        "rates": columns["rate"],
+        "values": columns["accuracy"],
+        "spread": columns["spread"],
+        "retention": None if None in columns["retention"] else columns["retention"],  # there at all rates or at none
+        "area": row["area"],
+        "reason": row["reason"],
     }
 
 
