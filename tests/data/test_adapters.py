@@ -170,6 +170,14 @@ def test_questions_are_a_texts_titles_and_lines_that_the_next_line_answers() -> 
     assert {(item.file, item.line) for item in items} == {("f", 7)}
 
 
+def test_an_answer_is_not_cut_behind_an_abbreviation() -> None:
+    """The second sentence goes past the limit, and what would be left of it ends with "U.S."."""
+    kept = f"They are counted{', and counted again' * 12}."
+    text = f"How many are there?\n{kept} In the U.S. Census they were{' very' * 20} many."
+    (item,) = ADAPTERS["questions"].documents({"text": text}, "f", 1)
+    assert plain(item) == f"Question: How many are there?\nAnswer: {kept}"
+
+
 @pytest.mark.parametrize("row", [{"text": "Nothing is asked here."}, {"text": ""}, {"text": None}, {}])
 def test_a_text_without_questions_is_counted(row: dict[str, Any]) -> None:
     assert [plain(item) for item in ADAPTERS["questions"].documents(row, "f", 1)] == [("no_question",)]

@@ -12,6 +12,7 @@ from itertools import groupby, pairwise
 from typing import Any
 
 from keylm.data.documents import Document, Fault, read_record, split_text
+from keylm.data.instructions.text import sentences
 from keylm.errors import KeylmError
 
 Row = Mapping[str, Any]
@@ -106,7 +107,6 @@ def _stackexchange(row: Row, file: str, line: int) -> Items:
 
 
 MARKER = re.compile(r"\A(?:[QA]\d*[.:]|\d+[.)]|#+)\s*")
-SENTENCE_END = re.compile(r"[.!?][\"')\]]*(?=\s|\Z)")
 SHORT_ANSWER = 300
 """Characters that an answer's sentences may have together; the first one may be longer."""
 
@@ -146,8 +146,12 @@ def _title_and_points(lines: list[str]) -> Iterator[tuple[str, str]]:
 
 def _first_sentences(text: str) -> str:
     """Return as many whole sentences as fit into SHORT_ANSWER characters, at least one."""
-    ends = [match.end() for match in SENTENCE_END.finditer(text)] or [len(text)]
-    return text[: max((end for end in ends if end <= SHORT_ANSWER), default=ends[0])]
+    first, *others = sentences(text)
+    for sentence in others:
+        if len(first) + 1 + len(sentence) > SHORT_ANSWER:
+            break
+        first = f"{first} {sentence}"
+    return first
 
 
 def _open_chat(row: Row, file: str, line: int) -> Items:
