@@ -69,7 +69,7 @@ def write_files(model: Path, folder: Path, variants: Sequence[str]) -> None:
     kinds = [kind for kind in ONNX if f"onnx-{kind}" in variants]
     graph = build(model, weights) if kinds else None
     for kind in kinds:
-        write_onnx(graph, folder / f"{kind}.onnx", kind)
+        write_onnx(graph, folder / f"{kind}.onnx", kind, range(256))
 
 
 def by_reading(read: Callable[[Sequence[int]], Any], reset: Callable[[], None]) -> Callable[[list[int], int], Timed]:

@@ -481,3 +481,29 @@ def test_q4_packs_what_it_says():
     steps = np.abs(scales).reshape(5, 3).repeat(32, axis=1)[:, :70]
     assert (np.abs(found[:, :70] - matrix) <= 1.001 * steps).all()
     assert (np.abs(found[:, :70] - matrix) <= 0.501 * steps).mean() > 0.95
+
+
+def test_a_product_behind_a_spike_stays_in_fp32(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """One unit answers a text's first token alone, hugely: in 8 bits all others would vanish beside it."""
+    folder = make_model(tmp_path, model, intermediate_size=2048)
+    words = AutoTokenizer.from_pretrained(folder)(" ".join(texts())).input_ids
+    ids = [words[0], *(word for word in words if word != words[0])][:CONTEXT]
+    plain, heard = TorchModel(folder).weights(), []
+    network = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    network.model.layers[0].mlp.register_forward_pre_hook(lambda _, given: heard.append(given[0][0, 0].numpy()))
+    with torch.inference_mode():
+        network(torch.tensor([ids]))
+    spiked = {name: value.copy() for name, value in plain.items()}
+    first = "model.layers.0.mlp."
+    spiked[f"{first}gate_proj.weight"][0] = spiked[f"{first}up_proj.weight"][0] = 100 * heard[0]
+    spiked[f"{first}down_proj.weight"][:, 0] *= 1e-7
+    assert onnx_files.coarse_products(onnx_files.build(folder, plain), ids) == []
+    graph = onnx_files.build(folder, spiked)
+    assert onnx_files.coarse_products(graph, ids) == ["model.layers.0.mlp/down/MatMul"]
+    logits = {}
+    for name, kind, coarse in (("exact", "fp32", 1), ("kept", "int8", 1), ("rounded", "int8", np.inf)):
+        monkeypatch.setattr(onnx_files, "COARSE", coarse)
+        onnx_files.write_onnx(graph, tmp_path / name, kind, ids)
+        logits[name] = onnx_files.OnnxModel(tmp_path / name).read(ids)
+    error = {name: np.abs(found - logits["exact"]).mean() for name, found in logits.items()}
+    assert 0 < error["kept"] < error["rounded"] / 2

@@ -33,6 +33,8 @@ pytestmark = pytest.mark.skipif(not all(map(find_spec, ("onnx", "onnxruntime")))
 LIBRARY = os.environ.get("KEYLM_TRANSFORMERS_JS")
 needs_library = pytest.mark.skipif(not LIBRARY, reason="needs transformers.js: its folder in KEYLM_TRANSFORMERS_JS")
 CONTEXT = 96
+SAMPLE = range(CONTEXT)
+"""Tokens that int8 looks at."""
 
 
 def package(folder: Path, name: str, **settings: Any) -> Path:
@@ -144,7 +146,7 @@ def site(model: Path, library: Library, tmp_path_factory: pytest.TempPathFactory
     onnx_files.write_beside(model, folder)
     (folder / "onnx").mkdir()
     graph = onnx_files.build(model, TorchModel(model).weights())
-    onnx_files.write_onnx(graph, folder / "onnx" / "model_quantized.onnx", "int8")
+    onnx_files.write_onnx(graph, folder / "onnx" / "model_quantized.onnx", "int8", SAMPLE)
     size = (folder / "onnx" / "model_quantized.onnx").stat().st_size
     dtypes, files = {"wasm": "q8", "webgpu": "q4"}, {"onnx/model_quantized.onnx": size}
     write_json(web / "models.json", [{"name": "tiny", "fingerprint": "1", "dtypes": dtypes, "files": files}])
@@ -234,7 +236,7 @@ def greedy(model: Path, messages: list[dict[str, str]], tokens: int) -> str:
     tokenizer = AutoTokenizer.from_pretrained(model)
     ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]
     folder = model.parent / "int8.onnx"
-    onnx_files.write_onnx(onnx_files.build(model, TorchModel(model).weights()), folder, "int8")
+    onnx_files.write_onnx(onnx_files.build(model, TorchModel(model).weights()), folder, "int8", SAMPLE)
     runtime = onnx_files.OnnxModel(folder)
     written = [int(runtime.read(ids)[-1].argmax())]
     while len(written) < tokens:

@@ -194,7 +194,7 @@ class Exporter:
                 return Subject(name, kind, file.stat().st_size, runtime, encode, error)
 
             with self._checked(final, check) as file:
-                onnx_files.write_onnx(graph, file, kind)
+                onnx_files.write_onnx(graph, file, kind, self.reference.probe.text[0])
 
     @contextmanager
     def _checked(self, final: Path, check: Callable[[Path], Subject]) -> Iterator[Path]:

@@ -1,7 +1,8 @@
 """ONNX models in the folder layout that transformers.js opens, and onnxruntime to run them.
 
 onnx/model.onnx            fp32
-onnx/model_quantized.onnx  dynamic int8, 8 bits in weights and activations: what is fast in wasm
+onnx/model_quantized.onnx  dynamic int8, 8 bits in weights and activations: what is fast in wasm; products whose
+                           inputs these bits round too coarsely stay in fp32
 onnx/model_q4.onnx         4-bit weights in blocks of 32 (MatMulNBits): for WebGPU and for native CPUs
 config.json, tokenizer…    as in the model folder, with what transformers.js needs
 """
@@ -23,6 +24,8 @@ FILES = {"fp32": "model.onnx", "int8": "model_quantized.onnx", "q4": "model_q4.o
 """File of each precision, in the names of transformers.js."""
 BLOCK = 32
 """Weights that share a scale in q4."""
+COARSE = 1.0
+"""Of the root mean square of a product's input: where a level of its 8 bits is wider, the product stays in fp32."""
 
 Array = npt.NDArray[np.float32]
 
@@ -32,12 +35,15 @@ def build(folder: Path, weights: Mapping[str, Array]) -> Any:
     return build_graph(read_json(folder / "config.json"), weights)
 
 
-def write_onnx(model: Any, file: Path, kind: str) -> None:
-    """Write an fp32 graph as `kind` (a key of FILES), whole or not at all."""
+def write_onnx(model: Any, file: Path, kind: str, sample: Sequence[int]) -> None:
+    """Write an fp32 graph as `kind` (a key of FILES), whole or not at all.
+
+    `sample`: tokens of an ordinary text, on which int8 looks at the activations that it is going to round.
+    """
     onnx = onnx_package()
     with atomic_path(file) as temporary:
         if kind == "int8":
-            _write_int8(_copy(model), temporary)
+            _write_int8(_copy(model), temporary, coarse_products(model, sample))
         else:
             onnx.save(_to_q4(_copy(model)) if kind == "q4" else model, str(temporary))
 
@@ -71,8 +77,33 @@ def write_beside(folder: Path, target: Path) -> None:
     write_json(target / "tokenizer_config.json", {**settings, **({"chat_template": template} if template else {})})
 
 
-def _write_int8(model: Any, file: Path) -> None:
-    """Write an fp32 model with its matrix products in dynamic int8.
+def coarse_products(model: Any, sample: Sequence[int]) -> list[str]:
+    """Return the nodes of an fp32 graph whose inputs 8 bits would round too coarsely, as seen on the tokens of a text.
+
+    One scale serves a whole input, so a few huge values leave too few levels for all others. Gated units make such
+    values, at the first token above all; the products behind them are kept as they are (Yang et al., Mitigating
+    quantization errors due to activation spikes in GLU-based large language models, doi 10.3390/fi17040185).
+    """
+    onnx, watched = onnx_package(), _copy(model)
+    products = {node.name: node.input[0] for node in model.graph.node if node.op_type == "MatMul"}
+    seen = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in set(products.values())]
+    watched.graph.output.extend(seen)
+    session = _open(watched.SerializeToString(), threads=1)
+    read = {"input_ids": np.array([sample], np.int64), "attention_mask": np.ones((1, len(sample)), np.int64)}
+    names = [entry.name for entry in seen]
+    values = dict(zip(names, session.run(names, {**read, **_empty_cache(session)}), strict=True))
+    return [node for node, name in products.items() if _level(values[name]) > COARSE]
+
+
+def _level(values: Array) -> float:
+    """Return the width of a level of dynamic int8, which covers 0 and all values, over their root mean square."""
+    width = (max(0.0, float(values.max())) - min(0.0, float(values.min()))) / 255
+    size = float(np.sqrt(np.mean(np.square(values, dtype=np.float64))))
+    return width / size if size else 0.0
+
+
+def _write_int8(model: Any, file: Path, kept: list[str]) -> None:
+    """Write an fp32 model with its matrix products, but for the nodes `kept`, in dynamic int8.
 
     Weights are unsigned, with a scale a column: signed ones overflow the 16-bit sums of processors without VNNI.
     """
@@ -86,6 +117,7 @@ def _write_int8(model: Any, file: Path) -> None:
         op_types_to_quantize=["MatMul"],
         per_channel=True,
         weight_type=QuantType.QUInt8,
+        nodes_to_exclude=kept,
         extra_options={"DefaultTensorType": onnx_package().TensorProto.FLOAT},
     )
 
@@ -140,23 +172,34 @@ def pack_q4(matrix: Array) -> tuple[npt.NDArray[np.uint8], Array]:
     return levels[..., 0::2] | (levels[..., 1::2] << 4), scales.reshape(-1).astype(np.float32)
 
 
+def _open(source: str | bytes, threads: int) -> Any:
+    """Return onnxruntime's session of a file, or of a graph as bytes. Raises KeylmError where it refuses."""
+    try:
+        import onnxruntime
+    except ImportError:
+        raise KeylmError("running ONNX files needs more packages; accepted: pip install 'keylm[export]'") from None
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = threads, 3
+    try:
+        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its classes are not public
+        name = source if isinstance(source, str) else "the graph"
+        raise KeylmError(f"{name}: onnxruntime cannot open it: {str(error)[:300]}") from None
+
+
+def _empty_cache(session: Any) -> dict[str, Array]:
+    """Return the cache of a model that has read nothing, by the names of its inputs."""
+    caches = [entry for entry in session.get_inputs() if entry.name.startswith("past_key_values.")]
+    return {entry.name: np.zeros((1, entry.shape[1], 0, entry.shape[3]), np.float32) for entry in caches}
+
+
 class OnnxModel:
     """An ONNX file with a key-value cache, run by onnxruntime on the CPU."""
 
     def __init__(self, file: Path, threads: int = 1) -> None:
         """Open `file`. Raises KeylmError where onnxruntime refuses it."""
-        try:
-            import onnxruntime
-        except ImportError:
-            raise KeylmError("running ONNX files needs more packages; accepted: pip install 'keylm[export]'") from None
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.log_severity_level = threads, 3
-        try:
-            self._session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # its classes are not public
-            raise KeylmError(f"{file}: onnxruntime cannot open it: {str(error)[:300]}") from None
-        caches = [entry for entry in self._session.get_inputs() if entry.name.startswith("past_key_values.")]
-        self._empty = {entry.name: np.zeros((1, entry.shape[1], 0, entry.shape[3]), np.float32) for entry in caches}
+        self._session = _open(str(file), threads)
+        self._empty = _empty_cache(self._session)
         self._outputs = [entry.name for entry in self._session.get_outputs()]
         self.reset()
 
