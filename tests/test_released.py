@@ -215,24 +215,32 @@ def test_the_readme_says_what_was_measured(model: str, column: int):
         "PIQA": cell("piqa", "acc"),
         "OpenBookQA": f"{cell('openbookqa', 'acc_norm')} / {cell('openbookqa', 'acc')}",
     }
-    if model == DEFAULT:
-        ifeval = [value for (benchmark, _), value in rows.items() if benchmark == "ifeval"]
-        assert len(ifeval) == 4
-        expected["IFEval"] = f"{25 * sum(ifeval):.1f}"
+    ifeval = [value for (benchmark, _), value in rows.items() if benchmark == "ifeval"]
+    assert len(ifeval) == 4
+    expected["IFEval"] = f"{25 * sum(ifeval):.1f}"
+    kept = []
+    for name, metric, chance in (("hellaswag", "acc_norm", 0.25), ("piqa", "acc", 0.5), ("arc_easy", "acc_norm", 0.25)):
+        mistyped = [rows[f"{name}_typos_10_{seed}", metric] for seed in (1, 2, 3)]
+        kept.append((sum(mistyped) / 3 - chance) / (rows[name, metric] - chance))
+    expected["HellaSwag, PIQA, ARC-easy"] = ", ".join(f"{100 * share:.0f}" for share in kept)
     lines = (MODELS.parent / "README.md").read_text(encoding="utf-8").splitlines()
     for title, figure in expected.items():
         (line,) = [line for line in lines if line.startswith(f"| {title}")]
         assert line.split("|")[column].strip(" *") == figure
 
 
-def test_the_readme_says_what_typing_is_worth():
-    """By the card of the released model, and its baselines' rows in the run that is kept."""
+def typing_figures(run: str) -> dict[tuple[str, str, str], str]:
+    """Return set, system and measure to per cent, of a run that is kept."""
     with tarfile.open(RESULTS.parent / "release_run.tar.xz") as kept:
-        file = kept.extractfile("./instruct/evaluation/typing.json")
+        file = kept.extractfile(f"./{run}/evaluation/typing.json")
         assert file is not None
         rows = json.load(file)["rows"]
     shares = [row for row in rows if row["unit"] in ("", "share")]
-    value = {(row["set"], row["system"], row["measure"]): f"{100 * row['value']:.1f}" for row in shares}
+    return {(row["set"], row["system"], row["measure"]): f"{100 * row['value']:.1f}" for row in shares}
+
+
+def test_the_readme_says_what_typing_is_worth():
+    value = typing_figures(f"{DEFAULT}/instruct")
     text = " ".join((MODELS.parent / "README.md").read_text(encoding="utf-8").split())
     saved = [value["casual", system, "keystroke savings"] for system in ("model", "word frequency", "ceiling")]
     mended = [value["git_fixes", system, "error reduction"] for system in ("model", "symspell")]
@@ -242,3 +250,8 @@ def test_the_readme_says_what_typing_is_worth():
     ).format(*saved) in text
     assert "{} % fewer wrong words, where SymSpell reaches {} and Hunspell none".format(*mended) in text
     assert float(value["git_fixes", "hunspell", "error reduction"]) <= 0
+    base = typing_figures("keylm-75m/anneal")
+    saved, mended = (
+        base[key] for key in (("casual", "model", "keystroke savings"), ("git_fixes", "model", "error reduction"))
+    )
+    assert f"keylm-75m {saved} and {mended} %" in text
