@@ -6,15 +6,19 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from conftest import tiny_recipe
 from fake_evaluation import records, write_evaluation
+from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from keylm.errors import KeylmError
 from keylm.evaluation.report_cost import tokens_seen
 from keylm.evaluation.run_record import read_run
-from keylm.files import write_json
+from keylm.files import read_json, write_json
 from keylm.json_lines import read_rows
 from keylm.recipe import parse_recipe, read_toml
+from keylm.release.huggingface import export_model, qwen3_config
+from keylm.release.torch_model import TorchModel
 from keylm.run import run
 from keylm.run_folder import RunFolder
 
@@ -51,7 +55,7 @@ def scripts():
     with pytest.MonkeyPatch.context() as patch:
         for folder in ("scripts", "scripts/release", "benchmarks"):
             patch.syspath_prepend(str(ROOT / folder))
-        names = ("pack_run", "unpack_run", "plan", "train", "evaluate", "instruct", "collect", "sequence")
+        names = ("pack_run", "unpack_run", "plan", "train", "evaluate", "instruct", "collect", "sequence", "average")
         yield SimpleNamespace(**{name: importlib.import_module(name) for name in names})
 
 
@@ -120,6 +124,33 @@ def test_of_a_stage_that_was_cut_off_the_last_checkpoint_is_exported(scripts, th
     assert (folder.model / "model.safetensors").is_file()
     with pytest.raises(KeylmError, match="no checkpoint"):
         scripts.train.export_reached(RunFolder(there / "out/nothing"), 1)
+
+
+def test_falls_from_one_model_are_averaged(scripts, there: Path, tmp_path: Path):
+    plan = scripts.plan.read_plan(there / "plan.toml")
+    weights = []
+    for number, (stage, layers) in enumerate({"fall": 2, "fall_2": 2, "deeper": 3}.items()):
+        more = [f"model.num_hidden_layers={layers}"]
+        recipe = scripts.plan.stage_recipe(plan, "pretrain", there / "there/shards", None, more)
+        torch.manual_seed(number)
+        model = Qwen3ForCausalLM(Qwen3Config(**qwen3_config(recipe.model, recipe.tokenizer.vocab_size)))
+        weights.append(model.state_dict())
+        RunFolder(tmp_path / stage).path.mkdir()
+        (tmp_path / stage / "recipe.toml").write_text(recipe.to_toml())
+        export_model(recipe, weights[-1], there / "there/shards/tokenizer", tmp_path / stage / "model")
+    made = scripts.average.average(SimpleNamespace(stages=["fall", "fall_2"], out=tmp_path))
+    found = TorchModel(made).weights()
+    assert found.keys() == weights[0].keys()
+    for name, value in found.items():
+        halves = [fall[name].bfloat16().float() for fall in weights[:2]]
+        assert torch.equal(torch.from_numpy(value), (sum(halves) / 2).bfloat16().float())
+    assert list(read_json(tmp_path / "averaged/averaged.json")) == ["fall", "fall_2"]
+    with pytest.raises(KeylmError, match=r"deeper: another shape than that of .*fall; accepted: the same"):
+        scripts.average.average(SimpleNamespace(stages=["fall", "deeper"], out=tmp_path))
+    words = read_json(tmp_path / "fall_2/model/tokenizer.json")
+    write_json(tmp_path / "fall_2/model/tokenizer.json", {**words, "version": "2"})
+    with pytest.raises(KeylmError, match="another tokenizer"):
+        scripts.average.average(SimpleNamespace(stages=["fall", "fall_2"], out=tmp_path))
 
 
 def test_stages_become_one_run_with_report_and_card(scripts, there: Path):

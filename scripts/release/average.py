@@ -1,0 +1,52 @@
+"""Average the weights of stages that went on from one model in other orders of the data: a model soup.
+
+    python scripts/release/average.py anneal anneal_2 --out OUT
+
+OUT/averaged/model is the mean of OUT/STAGE/model, taken in fp32; evaluate.py measures it, and collect.py releases it
+with `--last averaged`. Models that began from the same weights mostly lie in one basin of the loss, where their mean is
+better than each (Wortsman et al., arXiv 2203.05482); of models that did not, the mean is nonsense.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+from plan import parser, run
+
+from keylm.errors import KeylmError
+from keylm.files import write_json
+from keylm.release.huggingface import export_model, model_fingerprint
+from keylm.release.torch_model import TorchModel
+from keylm.run_folder import RunFolder
+
+
+def average(arguments: argparse.Namespace) -> Path:
+    """Write the mean of the stages' models; return its folder. Raises KeylmError where they are not of one kind."""
+    folders = [RunFolder(arguments.out / stage) for stage in arguments.stages]
+    recipe, tokenizer = folders[0].saved_recipe(), folders[0].model
+    for folder in folders:
+        if folder.saved_recipe().model != recipe.model:
+            raise KeylmError(f"{folder.path}: another shape than that of {folders[0].path}; accepted: the same")
+        if (folder.model / "tokenizer.json").read_bytes() != (tokenizer / "tokenizer.json").read_bytes():
+            raise KeylmError(f"{folder.model}: another tokenizer than that of {tokenizer}; accepted: the same")
+    mean: dict[str, torch.Tensor] = {}
+    for folder in folders:
+        for name, value in TorchModel(folder.model).weights().items():
+            part = torch.from_numpy(value) / len(folders)
+            mean[name] = mean[name] + part if name in mean else part
+    made = RunFolder(arguments.out / "averaged")
+    made.path.mkdir(parents=True, exist_ok=True)
+    export_model(recipe, mean, tokenizer, made.model)
+    write_json(made.path / "averaged.json", {folder.path.name: model_fingerprint(folder.model) for folder in folders})
+    return made.model
+
+
+def main() -> None:
+    given = parser(__doc__)
+    given.add_argument("stages", nargs="+", help="of the plan, all trained from one model")
+    given.add_argument("--out", type=Path, required=True, help="where train.py wrote")
+    run(average, given.parse_args())
+
+
+if __name__ == "__main__":
+    main()
