@@ -55,7 +55,8 @@ def scripts():
     with pytest.MonkeyPatch.context() as patch:
         for folder in ("scripts", "scripts/release", "benchmarks"):
             patch.syspath_prepend(str(ROOT / folder))
-        names = ("pack_run", "unpack_run", "plan", "train", "evaluate", "instruct", "collect", "sequence", "average")
+        names = ("pack_run", "unpack_run", "plan", "train", "evaluate", "instruct", "collect", "sequence")
+        names += ("average", "held_out")
         yield SimpleNamespace(**{name: importlib.import_module(name) for name in names})
 
 
@@ -151,6 +152,27 @@ def test_falls_from_one_model_are_averaged(scripts, there: Path, tmp_path: Path)
     write_json(tmp_path / "fall_2/model/tokenizer.json", {**words, "version": "2"})
     with pytest.raises(KeylmError, match="another tokenizer"):
         scripts.average.average(SimpleNamespace(stages=["fall", "fall_2"], out=tmp_path))
+
+
+def test_models_are_compared_on_the_same_held_out_text(scripts, there: Path, tmp_path: Path):
+    plan = scripts.plan.read_plan(there / "plan.toml")
+    recipe = scripts.plan.stage_recipe(plan, "pretrain", there / "there/shards", None)
+    folder = run(recipe, tmp_path / "pretrain", quiet=True)
+    asked = {"plan": there / "plan.toml", "data": there / "there", "out": tmp_path / "held_out.json", "set": []}
+    asked |= {"models": [folder.model], "windows": recipe.evaluation.windows_per_source, "device": "cpu"}
+    text = scripts.held_out.measure(SimpleNamespace(**asked))
+    (found,) = read_json(tmp_path / "held_out.json")["models"]
+    trained = read_rows(folder.metrics, "validation")[-1]["bits_per_byte"]
+    assert set(trained) < set(found["bits_per_byte"]), "what the stage did not train on is measured too"
+    for source, bits in trained.items():
+        assert found["bits_per_byte"][source] == pytest.approx(bits, rel=1e-2)  # the model's weights are bf16
+    assert f"{found['means']['all']:.4f}" in text
+    with pytest.raises(KeylmError, match="not of the plan's shape"):
+        scripts.held_out.measure(SimpleNamespace(**{**asked, "set": ["model.num_hidden_layers=3"]}))
+    words = read_json(folder.model / "tokenizer.json")
+    write_json(folder.model / "tokenizer.json", {**words, "version": "2"})
+    with pytest.raises(KeylmError, match="another tokenizer than that of"):
+        scripts.held_out.measure(SimpleNamespace(**asked))
 
 
 def test_stages_become_one_run_with_report_and_card(scripts, there: Path):
