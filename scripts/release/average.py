@@ -4,7 +4,8 @@
 
 OUT/averaged/model is the mean of OUT/STAGE/model, taken in fp32; evaluate.py measures it, and collect.py releases it
 with `--last averaged`. Models that began from the same weights mostly lie in one basin of the loss, where their mean is
-better than each (Wortsman et al., arXiv 2203.05482); of models that did not, the mean is nonsense.
+better than each (Wortsman et al., arXiv 2203.05482); of models that did not, the mean is nonsense. After 520 million
+tokens apart at the full rate it was better on natural text alone (docs/LOG.md): compare with held_out.py.
 """
 
 import argparse
@@ -37,7 +38,8 @@ def average(arguments: argparse.Namespace) -> Path:
     made = RunFolder(arguments.out / "averaged")
     made.path.mkdir(parents=True, exist_ok=True)
     export_model(recipe, mean, tokenizer, made.model)
-    write_json(made.path / "averaged.json", {folder.path.name: model_fingerprint(folder.model) for folder in folders})
+    fingerprints = (model_fingerprint(folder.model) for folder in folders)
+    write_json(made.path / "averaged.json", dict(zip(arguments.stages, fingerprints, strict=True)))
     return made.model
 
 
