@@ -233,6 +233,8 @@ def test_the_card_tells_where_the_files_of_a_corpus_are_from(scripts, tmp_path: 
     text = scripts.collect.origins(tmp_path, recipe)
     assert "| formal/used.jsonl.zst | fairy tales | CC0 | somebody/tales@1 |" in text
     assert "other" not in text
+    assert "1.096 instead of 1.108 bits per byte on held-out text of sources that state a licence" in text
+    assert "1.492 instead of 1.196 on that of the rest" in text
     assert scripts.collect.origins(None, recipe) == ""
 
 
