@@ -11,21 +11,31 @@ from pathlib import Path
 import torch
 
 WATCHED = """
-import sys
-from keylm.cli import main
+import os, sys
 from keylm.data.workers import exit_with
-exit_with(int(sys.argv.pop(1)))
+exit_with(int(sys.argv.pop(1)) or os.getppid())
+from {module} import main
 main()
 """
-"""The keylm command, ending with the process that began it: a study that was killed leaves nobody in its folders."""
+"""A module's command, ending with the process that began it (argument 1; 0: its parent at this moment): a study that
+was killed leaves nobody in its folders."""
+
+
+def command(*arguments: str, processes: int = 1) -> list[str]:
+    """Return what runs a keylm command, on so many processes by torchrun, and ends when this process does."""
+    watched = WATCHED.format(module="keylm.cli")
+    if processes == 1:
+        return [sys.executable, "-c", watched, str(os.getpid()), *arguments]
+    agent = [sys.executable, "-c", WATCHED.format(module="torch.distributed.run"), str(os.getpid())]
+    each = ["--no-python", sys.executable, "-c", watched, "0"]
+    return [*agent, "--nproc-per-node", str(processes), *each, *arguments]
 
 
 def keylm(*arguments: str, log: Path, environment: dict[str, str] | None = None) -> int:
     """Run a keylm command in a process of its own, its output going to the end of `log`; return its exit code."""
-    command = [sys.executable, "-c", WATCHED, str(os.getpid()), *arguments]
     with log.open("a", encoding="utf-8") as file:
         variables = {**os.environ, **(environment or {})}
-        return subprocess.run(command, stdout=file, stderr=file, env=variables, check=False).returncode
+        return subprocess.run(command(*arguments), stdout=file, stderr=file, env=variables, check=False).returncode
 
 
 def visible_gpus(most: int | None) -> list[str | None]:

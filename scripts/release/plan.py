@@ -18,6 +18,9 @@ from typing import Any
 from keylm.errors import KeylmError
 from keylm.recipe import Recipe, load_recipe, parse_recipe, read_toml
 
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+from processes import command
+
 PLAN = Path(__file__).with_name("plan.toml")
 
 
@@ -93,10 +96,7 @@ def keylm(*arguments: str, gpus: int = 1, seconds: float | None = None) -> int:
 
     After `seconds` it is asked to end, as by Ctrl-C: what trains writes a checkpoint first.
     """
-    start = [sys.executable, "-m", "keylm"]
-    if gpus > 1:
-        start = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(gpus), "-m", "keylm"]
-    process = subprocess.Popen([*start, *arguments])
+    process = subprocess.Popen(command(*arguments, processes=gpus))
     try:
         return process.wait(seconds)
     except (subprocess.TimeoutExpired, KeyboardInterrupt):

@@ -2,6 +2,9 @@
 
 import importlib
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,6 +12,7 @@ import pytest
 import torch
 from conftest import tiny_recipe
 from fake_evaluation import records, write_evaluation
+from programs import Program
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from keylm.errors import KeylmError
@@ -107,6 +111,35 @@ def test_a_stage_is_gone_on_with_in_another_stretch(scripts, there: Path):
     assert second.stages["pretrain_2"].weights == first.stages["pretrain"].weights
     assert second.stages["pretrain_2"].peak == 1.5 * first.stages["pretrain"].peak
     assert (second.training.batch_tokens, second.seed) == (512, first.seed + 1)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_nobody_trains_on_when_the_script_was_killed(scripts, there: Path, tmp_path: Path, processes: int):
+    plan = scripts.plan.read_plan(there / "plan.toml")
+    more = ["stages.pretrain.tokens=100_000_000", "evaluation.every_steps=1_000_000"]
+    recipe = scripts.plan.stage_recipe(plan, "pretrain", there / "there/shards", None, more)
+    (tmp_path / "long.toml").write_text(recipe.to_toml())
+    folders = [str(ROOT / folder) for folder in ("scripts/release", "benchmarks")]
+    asked = ("run", str(tmp_path / "long.toml"), "--run-dir", str(tmp_path / "long"))
+    code = f"import sys; sys.path[:0] = {folders}; from plan import keylm; keylm(*{asked}, gpus={processes})"
+    script = Program([sys.executable, "-c", code])
+
+    def trains() -> bool:
+        return str(tmp_path / "long") in subprocess.check_output(["ps", "-axww", "-o", "command"], text=True)
+
+    def wait_until(reached, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while not reached():
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+    metrics = tmp_path / "long/metrics.jsonl"
+    try:
+        wait_until(lambda: metrics.is_file() and len(metrics.read_bytes().splitlines()) > 2, 120)
+        assert trains()
+    finally:
+        script.kill()
+    wait_until(lambda: not trains(), 20)
 
 
 def test_of_a_stage_that_was_cut_off_the_last_checkpoint_is_exported(scripts, there: Path, capsys):
