@@ -1,4 +1,4 @@
-"""Commands of keylm in processes of their own, one on each GPU at a time, for studies and the release's scripts."""
+"""Commands of keylm in processes of their own, on a GPU each or by torchrun, for studies and the release's scripts."""
 
 import os
 import queue
@@ -24,7 +24,7 @@ was killed leaves nobody in its folders."""
 def command(*arguments: str, processes: int = 1) -> list[str]:
     """Return what runs a keylm command, on so many processes by torchrun, and ends when this process does."""
     watched = WATCHED.format(module="keylm.cli")
-    if processes == 1:
+    if processes <= 1:
         return [sys.executable, "-c", watched, str(os.getpid()), *arguments]
     agent = [sys.executable, "-c", WATCHED.format(module="torch.distributed.run"), str(os.getpid())]
     each = ["--no-python", sys.executable, "-c", watched, "0"]

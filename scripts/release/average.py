@@ -4,8 +4,8 @@
 
 OUT/averaged/model is the mean of OUT/STAGE/model, taken in fp32; evaluate.py measures it, and collect.py releases it
 with `--last averaged`. Models that began from the same weights mostly lie in one basin of the loss, where their mean is
-better than each (Wortsman et al., arXiv 2203.05482); of models that did not, the mean is nonsense. After 520 million
-tokens apart at the full rate it was better on natural text alone (docs/LOG.md): compare with held_out.py.
+better than each (Wortsman et al., arXiv 2203.05482); of models that did not, the mean is nonsense. Two falls of 520
+million tokens were still too far apart for most sources (docs/LOG.md): held_out.py tells.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from plan import parser, run
 
 from keylm.errors import KeylmError
 from keylm.files import write_json
-from keylm.release.huggingface import export_model, model_fingerprint
+from keylm.release.huggingface import check_model_folder, export_model, model_fingerprint
 from keylm.release.torch_model import TorchModel
 from keylm.run_folder import RunFolder
 
@@ -26,6 +26,7 @@ def average(arguments: argparse.Namespace) -> Path:
     folders = [RunFolder(arguments.out / stage) for stage in arguments.stages]
     recipe, tokenizer = folders[0].saved_recipe(), folders[0].model
     for folder in folders:
+        check_model_folder(folder.model)
         if folder.saved_recipe().model != recipe.model:
             raise KeylmError(f"{folder.path}: another shape than that of {folders[0].path}; accepted: the same")
         if (folder.model / "tokenizer.json").read_bytes() != (tokenizer / "tokenizer.json").read_bytes():
@@ -45,7 +46,7 @@ def average(arguments: argparse.Namespace) -> Path:
 
 def main() -> None:
     given = parser(__doc__)
-    given.add_argument("stages", nargs="+", help="of the plan, all trained from one model")
+    given.add_argument("stages", nargs="+", help="run folders under OUT, all trained from one model")
     given.add_argument("--out", type=Path, required=True, help="where train.py wrote")
     run(average, given.parse_args())
 

@@ -33,8 +33,6 @@ from keylm.release.card_sections import markdown_table
 from keylm.run_folder import RunFolder
 
 MODELS = Path(__file__).parents[2] / "models"
-LICENCES = Path(__file__).parents[2] / "benchmarks/results/licences.json"
-"""What held_out.py found of two runs, one with the recipe's `licences = "open"`."""
 
 
 def join(arguments: argparse.Namespace) -> Path:
@@ -156,6 +154,7 @@ def collect(arguments: argparse.Namespace) -> Path:
     given = Given(arguments.name, f"keylm/{arguments.name}", arguments.licence, parity=arguments.parity)
     card = card_text(joined, given)
     card += origins(arguments.corpus, read_toml(joined / "recipe.toml"))
+    card += open_licences(arguments.open_licences)
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(joined / "model", target)
     atomic_write(target / "README.md", card)
@@ -179,21 +178,27 @@ def origins(corpus: Path | None, recipe: dict[str, Any]) -> str:
         if row["path"] in used
     ]
     table = markdown_table(["file", "what it is", "licence", "gathered from"], rows, left=4)
-    return f"\n## Where the texts are from\n\n{table}\n\n{open_licences()}\n"
+    return f"\n## Where the texts are from\n\n{table}\n"
 
 
-def open_licences(results: Path = LICENCES) -> str:
-    """Return a sentence on what it costs to leave out the corpus' sources that state no licence."""
-    measured = read_json(results)
-    means = {row["model"]: row["means"] for row in measured["models"]}
-    stated, unstated = (
-        f"{means['open'][group]:.3f} instead of {means['all'][group]:.3f}"
-        for group in ("licence stated", "licence unstated")
-    )
+def open_licences(file: Path | None) -> str:
+    """Return a sentence of the card on what it costs to leave out the sources that state no licence.
+
+    `file`: what held_out.py wrote of models named "all" and "open", with the `tokens` that each was trained on. Raises
+    KeylmError where it is something else.
+    """
+    if file is None:
+        return ""
+    measured = read_table(file)
+    means = {row.get("model"): row.get("means", {}) for row in measured.get("models", [])}
+    groups = ("licence stated", "licence unstated")
+    if "tokens" not in measured or any(not set(groups) <= set(means.get(name, {})) for name in ("all", "open")):
+        raise KeylmError(f"{file}: accepted: figures of held_out.py for models named all and open, with their tokens")
+    stated, unstated = (f"{means['open'][group]:.3f} instead of {means['all'][group]:.3f}" for group in groups)
     million = f"{measured['tokens'] / 1e6:.0f} million"
     return (
-        f'With the recipe\'s `licences = "open"` a model of this shape has, after {million} tokens, {stated} bits per '
-        f"byte on held-out text of sources that state a licence, {unstated} on that of the rest."
+        f'\nWith the recipe\'s `licences = "open"` a model of this shape has, after {million} tokens, {stated} bits '
+        f"per byte on held-out text of sources that state a licence, {unstated} on that of the rest.\n"
     )
 
 
@@ -205,6 +210,7 @@ def main() -> None:
     given.add_argument("--data", type=Path, required=True, help="the build: WORK/data of pack.py, or unpacked")
     given.add_argument("--out", type=Path, required=True, help="where train.py and tune.py wrote")
     given.add_argument("--corpus", type=Path, help="the corpus, whose corpus.json tells origins")
+    given.add_argument("--open-licences", type=Path, help="what they cost, as benchmarks/results/licences.json has it")
     given.add_argument("--parity", type=Path, help="parity.json of `keylm export`, for the card's other formats")
     given.add_argument("--models", type=Path, default=MODELS)
     given.add_argument("--licence", default="apache-2.0")

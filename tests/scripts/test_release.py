@@ -125,7 +125,8 @@ def test_nobody_trains_on_when_the_script_was_killed(scripts, there: Path, tmp_p
     script = Program([sys.executable, "-c", code])
 
     def trains() -> bool:
-        return str(tmp_path / "long") in subprocess.check_output(["ps", "-axww", "-o", "command"], text=True)
+        found = subprocess.check_output(["ps", "-axww", "-o", "pid=,command="], text=True).splitlines()
+        return any(str(tmp_path / "long.toml") in row and int(row.split()[0]) != script.pid for row in found)
 
     def wait_until(reached, seconds: float) -> None:
         deadline = time.monotonic() + seconds
@@ -191,21 +192,39 @@ def test_models_are_compared_on_the_same_held_out_text(scripts, there: Path, tmp
     plan = scripts.plan.read_plan(there / "plan.toml")
     recipe = scripts.plan.stage_recipe(plan, "pretrain", there / "there/shards", None)
     folder = run(recipe, tmp_path / "pretrain", quiet=True)
-    asked = {"plan": there / "plan.toml", "data": there / "there", "out": tmp_path / "held_out.json", "set": []}
-    asked |= {"models": [folder.model], "windows": recipe.evaluation.windows_per_source, "device": "cpu"}
+    asked = {"plan": there / "plan.toml", "data": there / "there", "out": tmp_path / "held_out.json", "stage": None}
+    asked |= {"models": [f"mine={folder.model}"], "windows": recipe.evaluation.windows_per_source}
+    asked |= {"set": ["training.device='cpu'"]}
     text = scripts.held_out.measure(SimpleNamespace(**asked))
     (found,) = read_json(tmp_path / "held_out.json")["models"]
     trained = read_rows(folder.metrics, "validation")[-1]["bits_per_byte"]
+    assert found["model"] == "mine"
     assert set(trained) < set(found["bits_per_byte"]), "what the stage did not train on is measured too"
     for source, bits in trained.items():
         assert found["bits_per_byte"][source] == pytest.approx(bits, rel=1e-2)  # the model's weights are bf16
+    bits = found["bits_per_byte"]
+    assert found["means"]["all"] == pytest.approx(sum(bits.values()) / len(bits))
+    tokens = {
+        name: read_json(there / "there/shards/manifest.json")["sources"][name]["train"]["tokens"] for name in bits
+    }
+    weighed = sum(tokens[name] * bits[name] for name in bits) / sum(tokens.values())
+    assert found["means"]["by tokens"] == pytest.approx(weighed)
     assert f"{found['means']['all']:.4f}" in text
-    with pytest.raises(KeylmError, match="not of the plan's shape"):
-        scripts.held_out.measure(SimpleNamespace(**{**asked, "set": ["model.num_hidden_layers=3"]}))
-    words = read_json(folder.model / "tokenizer.json")
-    write_json(folder.model / "tokenizer.json", {**words, "version": "2"})
-    with pytest.raises(KeylmError, match="another tokenizer than that of"):
-        scripts.held_out.measure(SimpleNamespace(**asked))
+    scripts.held_out.measure(SimpleNamespace(**{**asked, "stage": "pretrain"}))
+    assert set(read_json(tmp_path / "held_out.json")["models"][0]["bits_per_byte"]) == set(trained)
+
+    def refused(why: str, **changed) -> None:
+        with pytest.raises(KeylmError, match=why):
+            scripts.held_out.measure(SimpleNamespace(**{**asked, **changed}))
+
+    refused("--windows: got 0", windows=0)
+    refused("--stage dance: accepted: pretrain", stage="dance")
+    refused("num_hidden_layers = 2, the recipe asks 3", set=["model.num_hidden_layers=3"])
+    refused("training.device: got", set=["training.device='mars'"])
+    (folder.model / "tokenizer.json").write_text("{}")
+    refused("another tokenizer than that of")
+    (folder.model / "tokenizer.json").unlink()
+    refused("no tokenizer.json in it")
 
 
 def test_stages_become_one_run_with_report_and_card(scripts, there: Path):
@@ -218,7 +237,7 @@ def test_stages_become_one_run_with_report_and_card(scripts, there: Path):
     write_json(out / "pretrain/reached.json", {"step": 4, "of": 6, "tokens": 1024, "world_size": 2})
     asked = {"name": "small", "stages": ["pretrain", "chat"], "last": None, "data": there / "there", "out": out}
     asked |= {"models": there / "models", "licence": "mit", "description": None, "plan": there / "plan.toml"}
-    asked |= {"corpus": None, "parity": None}
+    asked |= {"corpus": None, "parity": None, "open_licences": None}
     write_evaluation(out / "chat/evaluation", records(1))
     piqa = json.loads((out / "chat/evaluation/benchmarks/piqa.json").read_text())
     piqa["command"] = "keylm eval /there/out/chat/model --tasks piqa"
@@ -266,9 +285,23 @@ def test_the_card_tells_where_the_files_of_a_corpus_are_from(scripts, tmp_path: 
     text = scripts.collect.origins(tmp_path, recipe)
     assert "| formal/used.jsonl.zst | fairy tales | CC0 | somebody/tales@1 |" in text
     assert "other" not in text
-    assert "1.096 instead of 1.108 bits per byte on held-out text of sources that state a licence" in text
-    assert "1.492 instead of 1.196 on that of the rest" in text
     assert scripts.collect.origins(None, recipe) == ""
+
+
+def test_the_card_tells_what_open_licences_cost(scripts, tmp_path: Path):
+    file = tmp_path / "licences.json"
+    rows = [
+        {"model": name, "means": {"licence stated": stated, "licence unstated": unstated}}
+        for name, stated, unstated in (("all", 1.5, 1.25), ("open", 1.25, 2.0))
+    ]
+    write_json(file, {"tokens": 80_000_000, "models": rows})
+    text = scripts.collect.open_licences(file)
+    assert "after 80 million tokens, 1.250 instead of 1.500 bits per byte" in text
+    assert "2.000 instead of 1.250 on that of the rest" in text
+    assert scripts.collect.open_licences(None) == ""
+    write_json(file, {"tokens": 80_000_000, "models": rows[:1]})
+    with pytest.raises(KeylmError, match="models named all and open"):
+        scripts.collect.open_licences(file)
 
 
 def test_the_share_of_instructions_is_what_was_asked(scripts, there: Path):
