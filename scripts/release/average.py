@@ -17,8 +17,8 @@ from plan import parser, run
 from keylm.errors import KeylmError
 from keylm.files import write_json
 from keylm.release.huggingface import check_model_folder, export_model, model_fingerprint
-from keylm.release.torch_model import TorchModel
 from keylm.run_folder import RunFolder
+from keylm.training.initial import read_weights
 
 
 def average(arguments: argparse.Namespace) -> Path:
@@ -33,8 +33,8 @@ def average(arguments: argparse.Namespace) -> Path:
             raise KeylmError(f"{folder.model}: another tokenizer than that of {tokenizer}; accepted: the same")
     mean: dict[str, torch.Tensor] = {}
     for folder in folders:
-        for name, value in TorchModel(folder.model).weights().items():
-            part = torch.from_numpy(value) / len(folders)
+        for name, value in read_weights(folder.model).items():
+            part = value.float() / len(folders)
             mean[name] = mean[name] + part if name in mean else part
     made = RunFolder(arguments.out / "averaged")
     made.path.mkdir(parents=True, exist_ok=True)

@@ -30,29 +30,69 @@ from keylm.release.card_sections import markdown_table
 from keylm.tokenizer import DocumentTokenizer
 from keylm.training.distributed import Ranks, choose_device
 from keylm.training.feeding import MicroBatch, suited
-from keylm.training.initial import check_shape, read_weights
+from keylm.training.initial import check_shape, fill
 from keylm.training.objective import Objective
 
 Bits = dict[str, float]
 """Bits per byte by source."""
 
 
-def measure(arguments: argparse.Namespace) -> str:
-    """Write --out and return the table of means. Raises KeylmError where a model does not fit the build."""
-    if arguments.windows < 1:
-        raise KeylmError(f"--windows: got {arguments.windows}; accepted: 1 or more")
-    recipe, shards = read_plan(arguments.plan).load(arguments.set), arguments.data / "shards"
-    device = choose_device(recipe.training.device)
-    sources = chosen_sources(recipe, read_manifest(shards), arguments.stage)
-    rows = []
-    for given in arguments.models:
-        name, path = given.split("=", 1) if "=" in given else (given, given)
-        bits = held_out_bits(Path(path), recipe, shards, sources, arguments.windows, device)
-        rows.append({"model": name, "means": means(bits, recipe, shards), "bits_per_byte": bits})
-    where = {"device": device_name(device), "torch": torch.__version__, "windows_per_source": arguments.windows}
-    if arguments.out:
-        write_json(arguments.out, {**where, "models": rows})
-    return table(rows)
+class HeldOut:
+    """The windows that all models are measured on."""
+
+    def __init__(self, recipe: Recipe, shards: Path, stage: str | None, windows: int) -> None:
+        """Open a build, for up to `windows` windows a source. Raises KeylmError where it does not fit `recipe`."""
+        manifest, device = read_manifest(shards), choose_device(recipe.training.device)
+        training = recipe.training.model_copy(update={"context": manifest["context"]})
+        self.device, self._training = device, suited(training, recipe.model.head_dim, device)
+        self._recipe, self._shards, self._manifest, self._windows = recipe, shards, manifest, windows
+        self._sources = chosen_sources(recipe, manifest, stage)
+        self._store = finished_store(shards, verify="opened")
+
+    def bits(self, model: Path) -> Bits:
+        """Return a model's bits per byte of each source that has held-out text. Raises KeylmError."""
+        objective = Objective(self._load(model), 0.0, 0.0)
+        if not (model / "tokenizer.json").is_file():
+            raise KeylmError(f"{model}: no tokenizer.json in it; accepted: a model folder that keylm wrote")
+        if sha256_file(model / "tokenizer.json") != self._manifest["tokenizer_sha256"]:
+            raise KeylmError(
+                f"{model}: another tokenizer than that of {self._shards}; accepted: models trained on this build"
+            )
+        settings, device = self._training, self.device
+
+        def losses(part: MicroBatch) -> torch.Tensor:
+            with torch.autocast(device.type, torch.bfloat16, enabled=settings.computes_in_bf16(device.type)):
+                return objective.token_losses(part)
+
+        lengths, ranks = DocumentTokenizer(model).byte_lengths(), Ranks(0, 1, device)
+        found = validate(losses, self._store, self._sources, lengths, self._windows, settings, ranks)
+        return found["bits_per_byte"]
+
+    def _load(self, folder: Path) -> Decoder:
+        """Return a model folder's decoder in fp32. Raises KeylmError where it is none of the recipe's shape."""
+        recipe = self._recipe
+        training = recipe.training.model_copy(update={"initial_model": str(folder)})
+        check_shape(recipe.model_copy(update={"training": training}))
+        decoder = Decoder(recipe.model, recipe.tokenizer.vocab_size)
+        fill(decoder, folder)
+        if self._training.computes_in_bf16(self.device.type) and can_fuse(self.device, recipe.model.head_dim):
+            decoder.fuse()
+        return decoder.to(self.device).eval()
+
+    def means(self, bits: Bits) -> Bits:
+        """Return the means over sources of plain text; "by tokens" weighs each by what there is of it to train on."""
+        sources = self._recipe.sources
+        tokens = {name: entry["train"]["tokens"] for name, entry in self._manifest["sources"].items()}
+        plain = {name: value for name, value in bits.items() if not sources[name].typos_of}
+        groups = {
+            "all": plain,
+            "licence stated": {name: bits[name] for name in plain if sources[name].licence != UNSTATED},
+            "licence unstated": {name: bits[name] for name in plain if sources[name].licence == UNSTATED},
+        }
+        found = {name: statistics.fmean(values.values()) for name, values in groups.items() if values}
+        if sum(tokens[name] for name in plain):
+            found["by tokens"] = statistics.fmean(plain.values(), [tokens[name] for name in plain])
+        return found
 
 
 def chosen_sources(recipe: Recipe, manifest: dict[str, Any], stage: str | None) -> list[str]:
@@ -66,56 +106,21 @@ def chosen_sources(recipe: Recipe, manifest: dict[str, Any], stage: str | None) 
     return [name for name in manifest["sources"] if recipe.stages[stage].weights.get(name, 0) > 0]
 
 
-def held_out_bits(
-    model: Path, recipe: Recipe, shards: Path, sources: list[str], windows: int, device: torch.device
-) -> Bits:
-    """Return the bits per byte of up to `windows` held-out windows of each source that has some. Raises KeylmError."""
-    decoder = load(model, recipe, device)
-    if not (model / "tokenizer.json").is_file():
-        raise KeylmError(f"{model}: no tokenizer.json in it; accepted: a model folder that keylm wrote")
-    manifest = read_manifest(shards)
-    if sha256_file(model / "tokenizer.json") != manifest["tokenizer_sha256"]:
-        raise KeylmError(f"{model}: another tokenizer than that of {shards}; accepted: models trained on this build")
-    training = recipe.training.model_copy(update={"context": manifest["context"]})
-    training = suited(training, recipe.model.head_dim, device)
-    objective = Objective(decoder, 0.0, 0.0)
-
-    def losses(part: MicroBatch) -> torch.Tensor:
-        with torch.autocast(device.type, torch.bfloat16, enabled=training.computes_in_bf16(device.type)):
-            return objective.token_losses(part)
-
-    lengths = DocumentTokenizer(model).byte_lengths()
-    store = finished_store(shards, verify="opened")
-    return validate(losses, store, sources, lengths, windows, training, Ranks(0, 1, device))["bits_per_byte"]
-
-
-def load(folder: Path, recipe: Recipe, device: torch.device) -> Decoder:
-    """Return a model folder's decoder in fp32. Raises KeylmError where it is none of the recipe's shape."""
-    training = recipe.training.model_copy(update={"initial_model": str(folder)})
-    check_shape(recipe.model_copy(update={"training": training}))
-    decoder = Decoder(recipe.model, recipe.tokenizer.vocab_size)
-    try:
-        decoder.load_state_dict(read_weights(folder))
-    except RuntimeError:
-        raise KeylmError(f"{folder}: other tensors than its config.json asks; accepted: a whole model folder") from None
-    if recipe.training.computes_in_bf16(device.type) and can_fuse(device, recipe.model.head_dim):
-        decoder.fuse()
-    return decoder.to(device).eval()
-
-
-def means(bits: Bits, recipe: Recipe, shards: Path) -> Bits:
-    """Return the means over sources of plain text; "by tokens" weighs each by what the build has of it to train on."""
-    tokens = {name: entry["train"]["tokens"] for name, entry in read_manifest(shards)["sources"].items()}
-    plain = {name: value for name, value in bits.items() if not recipe.sources[name].typos_of}
-    groups = {
-        "all": plain,
-        "licence stated": {name: bits[name] for name in plain if recipe.sources[name].licence != UNSTATED},
-        "licence unstated": {name: bits[name] for name in plain if recipe.sources[name].licence == UNSTATED},
-    }
-    found = {name: statistics.fmean(values.values()) for name, values in groups.items() if values}
-    if sum(tokens[name] for name in plain):
-        found["by tokens"] = statistics.fmean(plain.values(), [tokens[name] for name in plain])
-    return found
+def measure(arguments: argparse.Namespace) -> str:
+    """Write --out and return the table of means. Raises KeylmError where a model does not fit the build."""
+    if arguments.windows < 1:
+        raise KeylmError(f"--windows: got {arguments.windows}; accepted: 1 or more")
+    recipe = read_plan(arguments.plan).load(arguments.set)
+    text = HeldOut(recipe, arguments.data / "shards", arguments.stage, arguments.windows)
+    rows = []
+    for given in arguments.models:
+        name, path = given.split("=", 1) if "=" in given else (given, given)
+        bits = text.bits(Path(path))
+        rows.append({"model": name, "means": text.means(bits), "bits_per_byte": bits})
+    where = {"device": device_name(text.device), "torch": torch.__version__, "windows_per_source": arguments.windows}
+    if arguments.out:
+        write_json(arguments.out, {**where, "models": rows})
+    return table(rows)
 
 
 def table(rows: list[dict[str, Any]]) -> str:

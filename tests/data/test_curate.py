@@ -7,14 +7,13 @@ import random
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import zstandard
 from conftest import chat, tiny_recipe, write_jsonl
+from programs import wait_for
 
 from keylm.data.curate import pipeline
 from keylm.data.curate.pipeline import curate
@@ -331,13 +330,6 @@ def test_killed_and_started_again_gives_the_same_bytes_and_redoes_no_finished_ta
     assert seen == [before, written], "a finished task was done again"
     assert again["hash"] == whole["hash"]
     assert output_bytes(folder) == output_bytes(tmp_path / "whole")
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.01)
 
 
 def test_a_second_process_in_the_same_folder_is_refused(tmp_path: Path) -> None:

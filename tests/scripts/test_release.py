@@ -4,7 +4,6 @@ import importlib
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,7 +11,7 @@ import pytest
 import torch
 from conftest import tiny_recipe
 from fake_evaluation import records, write_evaluation
-from programs import Program
+from programs import Program, wait_for
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from keylm.errors import KeylmError
@@ -128,19 +127,13 @@ def test_nobody_trains_on_when_the_script_was_killed(scripts, there: Path, tmp_p
         found = subprocess.check_output(["ps", "-axww", "-o", "pid=,command="], text=True).splitlines()
         return any(str(tmp_path / "long.toml") in row and int(row.split()[0]) != script.pid for row in found)
 
-    def wait_until(reached, seconds: float) -> None:
-        deadline = time.monotonic() + seconds
-        while not reached():
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-
     metrics = tmp_path / "long/metrics.jsonl"
     try:
-        wait_until(lambda: metrics.is_file() and len(metrics.read_bytes().splitlines()) > 2, 120)
+        wait_for(lambda: metrics.is_file() and len(metrics.read_bytes().splitlines()) > 2, 120)
         assert trains()
     finally:
         script.kill()
-    wait_until(lambda: not trains(), 20)
+    wait_for(lambda: not trains(), 20)
 
 
 def test_of_a_stage_that_was_cut_off_the_last_checkpoint_is_exported(scripts, there: Path, capsys):
@@ -204,9 +197,8 @@ def test_models_are_compared_on_the_same_held_out_text(scripts, there: Path, tmp
         assert found["bits_per_byte"][source] == pytest.approx(bits, rel=1e-2)  # the model's weights are bf16
     bits = found["bits_per_byte"]
     assert found["means"]["all"] == pytest.approx(sum(bits.values()) / len(bits))
-    tokens = {
-        name: read_json(there / "there/shards/manifest.json")["sources"][name]["train"]["tokens"] for name in bits
-    }
+    entries = read_json(there / "there/shards/manifest.json")["sources"]
+    tokens = {name: entries[name]["train"]["tokens"] for name in bits}
     weighed = sum(tokens[name] * bits[name] for name in bits) / sum(tokens.values())
     assert found["means"]["by tokens"] == pytest.approx(weighed)
     assert f"{found['means']['all']:.4f}" in text

@@ -101,6 +101,11 @@ def load_initial(model: Decoder, recipe: Recipe, folder: RunFolder) -> None:
     check_model_folder(path)
     if weights_hash(path) != initial_hash(folder):
         raise KeylmError(f"training.initial_model: {path} changed after it was looked at; start the command again")
+    fill(model, path)
+
+
+def fill(model: Decoder, path: Path) -> None:
+    """Fill `model` (on the CPU, fp32) with a model folder's weights. Raises KeylmError where they are not all there."""
     weights = read_weights(path)
     wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     got = {name: tuple(value.shape) for name, value in weights.items()}
