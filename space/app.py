@@ -18,12 +18,12 @@ from typing import Any
 
 import gradio as gr
 
-from keylm.chat import Chat
-from keylm.data.instructions.everyday import FIX_REQUESTS
-from keylm.errors import KeylmError
-from keylm.generate import Generator, Message, Sampling
-from keylm.serving.decoder import CachedDecoder, load_weights
-from keylm.serving.suggest import Keyboards
+from keylm.base.errors import KeylmError
+from keylm.cli.chat import Chat
+from keylm.instructions.everyday import FIX_REQUESTS
+from keylm.keyboard.suggest import Keyboards
+from keylm.runtimes.cached_decoder import CachedDecoder, load_weights
+from keylm.runtimes.generation import Generator, Message, Sampling
 
 DEFAULT_MODEL = "keylm/keylm-75m-instruct"
 LONGEST_TEXT, LONGEST_FIX, LONGEST_SYSTEM = 4_000, 400, 1_000

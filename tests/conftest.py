@@ -14,8 +14,8 @@ import torch
 from hypothesis import settings
 
 from keylm.data.sources import tokenizer_sample
-from keylm.recipe import Recipe, load_recipe
-from keylm.tokenizer import train_tokenizer
+from keylm.recipe.load import Recipe, load_recipe
+from keylm.text.tokenizer import train_tokenizer
 
 # One thread a test process: pytest-xdist runs several side by side, and the models here are tiny.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -178,7 +178,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the model folder of a finished tiny run; chat.jsonl and recipe.toml lie two folders above."""
-    from keylm.run import run
+    from keylm.pipeline.run import run
 
     folder = tmp_path_factory.mktemp("base")
     return run(tiny_recipe(folder), folder / "run", until="export", quiet=True).model

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 FILES = (
     sorted((ROOT / "src").rglob("*.py"))
     + sorted((ROOT / "tests").rglob("*.py"))
-    + sorted((ROOT / "scripts").rglob("*.py"))
+    + sorted((ROOT / "tools").rglob("*.py"))
 )
 LONGEST_FILE, LONGEST_FUNCTION = 600, 100
 

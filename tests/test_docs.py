@@ -19,13 +19,13 @@ from typing import Any
 import pytest
 import typer
 from conftest import TINY, chat, sentence, tiny_recipe, write_jsonl
-from documentation import PAGES, ROOT, Block, Command, anchors, blocks, commands, links, prose
-from programs import run as run_program
+from support.documentation import PAGES, ROOT, Block, Command, anchors, blocks, commands, links, prose
+from support.programs import run as run_program
 from typer.core import TyperGroup
 
-from keylm import released
-from keylm.cli import app
-from keylm.recipe import Recipe, parse_recipe, resolve_recipe
+from keylm.cli.main import app
+from keylm.model import released
+from keylm.recipe.load import Recipe, parse_recipe, resolve_recipe
 
 BLOCKS = [block for page in PAGES for block in blocks(page)]
 COMMANDS = [command for block in BLOCKS if block.kind == "shell" for command in commands(block)]
@@ -33,16 +33,16 @@ KEYLM = [command for command in COMMANDS if command.keylm is not None]
 
 NOT_RUN = {
     "chat runs/mine-dpo/model": "needs what keylm dpo makes; chat itself is run with another model",
-    "data build RECIPE --workers 8 --executor ray": "starts a Ray cluster; tests/data/test_curate.py does",
+    "data build RECIPE --workers 8 --executor ray": "starts a Ray cluster; tests/curate/test_curate.py does",
     "data build RECIPE --workers 32": "asks for 32 cores",
     "data build recipes/keylm-75m-hour.toml": "needs half a gigabyte of texts",
-    "data instructions": "needs a corpus of documents; tests/data/test_instructions.py makes one",
+    "data instructions": "needs a corpus of documents; tests/instructions/test_instructions.py makes one",
     "doctor RECIPE --processes 8": "the same but for a division as keylm doctor alone",
-    "dpo": "loads TRL, 20 seconds; tests/post/test_dpo.py runs it",
+    "dpo": "loads TRL, 20 seconds; tests/tuning/test_dpo.py runs it",
     "eval": "loads lm_eval and benchmarks' items; tests/evaluation/ runs it",
-    "export": "needs a tokenizer of natural text; tests/release/test_export.py runs it",
-    "card runs/nano --parity": "needs what keylm export writes; tests/release/test_card.py runs it",
-    "push": "needs what keylm export writes; tests/release/test_push.py runs it",
+    "export": "needs a tokenizer of natural text; tests/export/test_export.py runs it",
+    "card runs/nano --parity": "needs what keylm export writes; tests/report/test_card.py runs it",
+    "push": "needs what keylm export writes; tests/export/test_push.py runs it",
     "run RECIPE": "through torchrun here; tests/training/ runs it on two processes",
     "run my.toml --set training.batch_tokens=65536": "trains on 200 million tokens",
     "run recipes/nano.toml --run-dir runs/wide": "trains on two million tokens",
@@ -59,7 +59,7 @@ def reason(command: Command) -> str | None:
     """Return why a command is not run, or None."""
     text = " ".join(command.keylm or ())
     if text == "chat" and released.DEFAULT not in released.released_models():
-        return f"models/{released.DEFAULT} is not here yet; tests/test_released.py runs it on another model"
+        return f"models/{released.DEFAULT} is not here yet; tests/model/test_released.py runs it on another model"
     return next((why for beginning, why in NOT_RUN.items() if text.startswith(beginning)), None)
 
 
@@ -134,13 +134,12 @@ def test_other_commands_name_what_is_there():
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     faults = []
     for command in COMMANDS:
-        script = next(
-            (word for word in command.words if re.fullmatch(r"(benchmarks|scripts|space)/\S+\.py", word)), None
-        )
-        if script is not None and not (ROOT / script).is_file():
+        script = next((word for word in command.words if re.fullmatch(r"space/\S+\.py|tools(\.\w+)+", word)), None)
+        file = ROOT / (script if script.endswith(".py") else f"{script.replace('.', '/')}.py") if script else None
+        if file is not None and not file.is_file():
             faults.append(f"{command}: no such file")
-        elif script is not None:
-            source = (ROOT / script).read_text()
+        elif script is not None and file is not None:
+            source = file.read_text()
             options = [word for word in command.words[command.words.index(script) :] if word.startswith("--")]
             faults += [f"{command}: no {option}" for option in options if f'"{option}"' not in source]
         if command.words[0] == "make" and command.words[-1] not in targets:
@@ -236,8 +235,8 @@ def snippets(page: str) -> list[Block]:
 
 def test_no_page_has_python_that_is_not_run():
     elsewhere = {
-        "docs/instruct.md": "tests/post/test_lora.py",
-        "space/README.md": "the same calls: tests/test_space.py",
+        "docs/instruct.md": "tests/tuning/test_lora.py",
+        "space/README.md": "the same calls: tests/space/test_space.py",
     }
     here = {"README.md", "docs/robustness.md", "docs/serving.md", "docs/typing.md", "docs/typos.md"}
     assert {block.page for block in BLOCKS if block.kind == "python"} == here | set(elsewhere)
@@ -252,10 +251,12 @@ def test_python_runs(place: Path, page: str, monkeypatch: pytest.MonkeyPatch, ca
     if page == "docs/typing.md":  # in which classes and files stand in a table
         pytest.importorskip("symspellpy", reason="needs keylm[eval]")
         exec(snippets("README.md")[0].text, names)
-        for module, name in re.findall(r"\[(typing_\w+)\.py\][^|]*\| `(\w+)`", (ROOT / page).read_text()):
-            names[name] = getattr(importlib.import_module(f"keylm.evaluation.{module}"), name)
-        names |= {"lexicon": importlib.import_module("keylm.evaluation.typing_baselines").lexicon}
-        names |= {"Candidates": importlib.import_module("keylm.evaluation.typing_correction").Candidates}
+        for module, name in re.findall(
+            r"\[((?:keyboard|evaluation)/\w+)\.py\][^|]*\| `(\w+)`", (ROOT / page).read_text()
+        ):
+            names[name] = getattr(importlib.import_module(f"keylm.{module.replace('/', '.')}"), name)
+        names |= {"lexicon": importlib.import_module("keylm.keyboard.lexicon").lexicon}
+        names |= {"Candidates": importlib.import_module("keylm.keyboard.corrector").Candidates}
     for block in snippets(page):
         if "scan(" in block.text:  # needs curated texts and evaluation sets: tests/evaluation/test_contamination.py
             continue
@@ -268,7 +269,7 @@ def test_python_runs(place: Path, page: str, monkeypatch: pytest.MonkeyPatch, ca
 
 def test_the_openai_client_of_the_page_is_answered(place: Path):
     pytest.importorskip("openai", reason="needs openai: pip install 'keylm[dev,serve]'")
-    from fake_server import running
+    from support.fake_server import running
 
     from keylm.serving.start import Options, prepare
 
@@ -301,7 +302,7 @@ def test_relative_links_lead_somewhere():
 
 
 def load(script: str) -> Any:
-    spec = importlib.util.spec_from_file_location(script, ROOT / "scripts" / f"{script}.py")
+    spec = importlib.util.spec_from_file_location(script, ROOT / "tools" / "docs" / f"{script}.py")
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
@@ -311,7 +312,7 @@ def load(script: str) -> Any:
 
 def test_the_recipes_reference_is_current():
     written = (ROOT / "docs" / "recipe_reference.md").read_text(encoding="utf-8")
-    assert written == load("recipe_reference").reference(), "python scripts/recipe_reference.py writes it anew"
+    assert written == load("recipe_reference").reference(), "python tools/docs/recipe_reference.py writes it anew"
 
 
 def test_the_site_is_built_and_its_links_lead_somewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

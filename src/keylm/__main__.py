@@ -1,5 +1,5 @@
 """`python -m keylm`, which torchrun needs."""
 
-from keylm.cli import main
+from keylm.cli.main import main
 
 main()

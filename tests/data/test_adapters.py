@@ -8,13 +8,13 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from fake_hub import SCHEMAS, fixture_rows, parquet
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.fake_hub import SCHEMAS, fixture_rows, parquet
 
+from keylm.base.errors import KeylmError
 from keylm.data.adapters import ADAPTERS, HUB_ADAPTERS, adapter_for
 from keylm.data.documents import Document, Fault, read_record
-from keylm.errors import KeylmError
 
 QUESTION = "# How do I descale a kettle?\nMine has a white crust.\n\nWhat helps?\n\n"
 

@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 from conftest import chat, tiny_recipe, write_jsonl
 
+from keylm.base.errors import KeylmError
 from keylm.data import source_builder
 from keylm.data.build import build_shards
 from keylm.data.shards import Window, read_manifest
 from keylm.data.sources import content_hash, is_held_out, read_source, tokenizer_sample
 from keylm.data.store import finished_store
-from keylm.errors import KeylmError
-from keylm.recipe import Recipe, load_recipe
-from keylm.tokenizer import END_OF_TEXT, PAD, DocumentTokenizer, Tokens
+from keylm.recipe.load import Recipe, load_recipe
+from keylm.text.tokenizer import END_OF_TEXT, PAD, DocumentTokenizer, Tokens
 
 ENDINGS = "<|endoftext|>"
 

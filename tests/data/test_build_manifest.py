@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from conftest import tiny_recipe, write_jsonl
 
+from keylm.base.errors import KeylmError
+from keylm.base.files import read_json, sha256_file, write_json
 from keylm.data import source_builder
 from keylm.data.build import build_shards
 from keylm.data.documents import Document
@@ -16,9 +18,7 @@ from keylm.data.shards import FORMAT, manifest_hash, read_manifest
 from keylm.data.source_builder import fingerprint
 from keylm.data.sources import content_hash, is_held_out, source_origin
 from keylm.data.store import finished_store
-from keylm.errors import KeylmError
-from keylm.files import read_json, sha256_file, write_json
-from keylm.recipe import Recipe, load_recipe
+from keylm.recipe.load import Recipe, load_recipe
 
 SMALL = ["data.shard_tokens=2048"]
 NOISY = ['sources.noisy={typos_of=["tales", "notes"]}', "stages={all={tokens=512, weights={chat=1, noisy=1}}}"]

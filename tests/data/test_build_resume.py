@@ -18,11 +18,12 @@ import pytest
 import zstandard
 from conftest import tiny_recipe
 
-from keylm import cli, files
+from keylm.base import files
+from keylm.cli.main import main as cli
 from keylm.data import build, documents, shards, source_builder
 from keylm.data.build import build_shards, windows_taken
 from keylm.data.store import finished_store
-from keylm.recipe import Recipe, load_recipe
+from keylm.recipe.load import Recipe, load_recipe
 
 SMALL = ["data.shard_tokens=2048"]
 
@@ -71,7 +72,7 @@ import os, signal, sys
 from pathlib import Path
 from keylm import files
 from keylm.data import build, source_builder
-from keylm.recipe import load_recipe
+from keylm.recipe.load import load_recipe
 recipe_file, tokenizer, folder, workers, last = sys.argv[1:]
 flush, calls = files.flush, []
 def counted(path):
@@ -119,7 +120,7 @@ SLEEP_IN_THE_MIDDLE = """
 import sys, time
 from pathlib import Path
 from keylm.data import build, shards, source_builder
-from keylm.recipe import load_recipe
+from keylm.recipe.load import load_recipe
 recipe_file, tokenizer, folder = sys.argv[1:]
 source_builder.BATCH_BYTES = 3000
 build.SMALL_BYTES = 0

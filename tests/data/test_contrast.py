@@ -22,10 +22,10 @@ from keylm.data.pieces import Piece
 from keylm.data.shards import Shard, ShardWriter, Window, read_manifest
 from keylm.data.sources import content_hash, is_held_out
 from keylm.data.store import finished_store
-from keylm.data.typos import Noisy, TypoModel
-from keylm.recipe import Recipe
-from keylm.run import run
-from keylm.tokenizer import END_OF_TEXT, FIX, IM_END, IM_START, PAD, SPECIAL_TOKENS, TYPO, DocumentTokenizer
+from keylm.pipeline.run import run
+from keylm.recipe.load import Recipe
+from keylm.text.tokenizer import END_OF_TEXT, FIX, IM_END, IM_START, PAD, SPECIAL_TOKENS, TYPO, DocumentTokenizer
+from keylm.typos.model import Noisy, TypoModel
 
 CONTEXT = 512
 FORMS = ("masked", "correction", "continuation", "pair")
@@ -343,7 +343,7 @@ import hashlib, json, sys
 from pathlib import Path
 from keylm.data.encode import Encoder
 from keylm.data.sources import open_records
-from keylm.recipe import parse_recipe
+from keylm.recipe.load import parse_recipe
 recipe = parse_recipe(json.loads(sys.argv[1]), "test")
 encoded = Encoder(recipe, "noisy", Path(sys.argv[2])).encode(open_records(recipe.sources, "noisy"))
 parts = encoded.tokens + encoded.trained + encoded.partners + repr(encoded.pieces).encode()

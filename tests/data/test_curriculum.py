@@ -15,8 +15,8 @@ from keylm.data.build import build_shards
 from keylm.data.curriculum import BatchLoader, Curriculum, fixed, permute, proportions
 from keylm.data.sources import tokenizer_sample
 from keylm.data.store import finished_store
-from keylm.recipe import Recipe, parse_recipe
-from keylm.tokenizer import train_tokenizer
+from keylm.recipe.load import Recipe, parse_recipe
+from keylm.text.tokenizer import train_tokenizer
 
 SHARDS = {"a": [300, 250, 150], "b": [90], "c": [7, 6]}
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keylm.data.curriculum import Curriculum, Pick, fixed
-from keylm.recipe import Recipe, parse_recipe
+from keylm.recipe.load import Recipe, parse_recipe
 
 sizes = st.lists(st.integers(1, 40), min_size=1, max_size=8)
 layouts = st.fixed_dictionaries({"a": sizes, "b": sizes})

@@ -16,11 +16,11 @@ from conftest import chat
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from keylm.base.errors import KeylmError
 from keylm.data import documents, readers
 from keylm.data.documents import Document, Fault, split_text
 from keylm.data.sources import read_source
-from keylm.errors import KeylmError
-from keylm.recipe_sections import Source
+from keylm.recipe.schema import Source
 
 TEXTS = ["One line.\n", "Two\n\nparagraphs, žluté.\n", "日本語 👋🏽 and\ttabs\r\n", '"quoted" \\ {}\n']
 TALK = [chat("Hi?", "Ho!"), chat("A", "B", "C", "D")]

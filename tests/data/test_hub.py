@@ -7,13 +7,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from fake_hub import SCHEMAS, SHA, FakeHub, Reader, Repo, fixture_rows, json_lines, one_split, parquet
+from support.fake_hub import SCHEMAS, SHA, FakeHub, Reader, Repo, fixture_rows, json_lines, one_split, parquet
 
+from keylm.base.errors import KeylmError
 from keylm.data import hub as hub_module
 from keylm.data.adapters import ADAPTERS, HUB_ADAPTERS
 from keylm.data.hub import TRIES, HubRows, hub_size
-from keylm.errors import KeylmError
-from keylm.recipe_sections import Source
+from keylm.recipe.schema import Source
 
 pytest.importorskip("datasets")
 

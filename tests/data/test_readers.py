@@ -13,12 +13,12 @@ import pytest
 import zstandard
 from conftest import write_jsonl
 
+from keylm.base.errors import KeylmError
 from keylm.data import readers
 from keylm.data.documents import Document, Fault
 from keylm.data.readers import FileRecords, list_source, name_within, source_files
 from keylm.data.sources import input_bytes, read_source
-from keylm.errors import KeylmError
-from keylm.recipe_sections import Source
+from keylm.recipe.schema import Source
 
 
 def names(folder: Path) -> list[str]:

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from keylm.base.errors import KeylmError
+from keylm.base.files import read_json, write_json
 from keylm.data import pieces as packed
 from keylm.data.shards import FORMAT, SETTINGS, Shard, ShardWriter, Window, manifest_hash, read_manifest, split_entry
 from keylm.data.store import ShardStore, finished_store
-from keylm.errors import KeylmError
-from keylm.files import read_json, write_json
-from keylm.tokenizer import PAD
+from keylm.text.tokenizer import PAD
 
 VOCABULARY = 60_000
 FILES = ["a.jsonl", "b.jsonl"]

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from conftest import chat, tiny_recipe, write_jsonl
 
+from keylm.base.errors import KeylmError
+from keylm.base.files import sha256_file
 from keylm.data import sources as module
 from keylm.data.documents import Document, Fault, Record
 from keylm.data.readers import source_files
@@ -25,10 +27,8 @@ from keylm.data.sources import (
     source_settings,
     tokenizer_sample,
 )
-from keylm.errors import KeylmError
-from keylm.files import sha256_file
-from keylm.recipe import Recipe, load_recipe
-from keylm.recipe_sections import Source
+from keylm.recipe.load import Recipe, load_recipe
+from keylm.recipe.schema import Source
 
 TYPOS = "sources.typed={typos_of=['notes', 'chat'], passes=2}"
 LIMITS = ["sources.notes.max_bytes=2000", "sources.chat.max_bytes=500"]

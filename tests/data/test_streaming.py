@@ -15,20 +15,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import tiny_recipe, write_jsonl
-from programs import Program
-from programs import run as run_program
+from support.programs import Program
+from support.programs import run as run_program
 
+from keylm.base.errors import KeylmError
 from keylm.data import streaming
 from keylm.data.build import build_shards
 from keylm.data.curriculum import BatchLoader, Curriculum
 from keylm.data.shards import read_manifest
 from keylm.data.store import ShardStore, finished_store
 from keylm.data.streaming import Fetched
-from keylm.errors import KeylmError
-from keylm.recipe import Recipe
-from keylm.run import run
-from keylm.run_folder import RunFolder
-from keylm.training.checkpoint import checkpoint_paths
+from keylm.pipeline.run import run
+from keylm.recipe.load import Recipe
+from keylm.recipe.run_folder import RunFolder, checkpoint_paths
 
 # Some ten shards are read from, and one source is gone through twice.
 SETTINGS = [
@@ -74,7 +73,7 @@ def slow(self, path, lengths):
     return close(self, path, lengths)
 shards.ShardWriter.close = slow
 if __name__ == "__main__":
-    from keylm.cli import main
+    from keylm.cli.main import main
     main()
 """
 

@@ -8,16 +8,15 @@ from pathlib import Path
 import pytest
 from conftest import tiny_recipe
 
+from keylm.base.errors import KeylmError
+from keylm.base.files import write_json
 from keylm.data import streaming
 from keylm.data.shards import read_manifest
 from keylm.data.store import ShardStore
 from keylm.data.streaming import BackgroundBuild, Growing, open_store
-from keylm.errors import KeylmError
-from keylm.files import write_json
-from keylm.recipe import Recipe
-from keylm.run import run
-from keylm.run_folder import RunFolder
-from keylm.training.checkpoint import checkpoint_paths
+from keylm.pipeline.run import run
+from keylm.recipe.load import Recipe
+from keylm.recipe.run_folder import RunFolder, checkpoint_paths
 
 SETTINGS = ["data.shard_tokens=1024", "stages.pretrain.tokens=5120", "stages.chat.tokens=2048"]
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from conftest import WORDS, write_jsonl
 
-from keylm.cli import main
-from keylm.errors import KeylmError
+from keylm.base.errors import KeylmError
+from keylm.base.files import read_json
+from keylm.cli.main import main
 from keylm.evaluation import benchmarks
 from keylm.evaluation.results import EvaluationFolder, default_folder, table
 from keylm.evaluation.task_files import prepare
-from keylm.files import read_json
 
 lm_eval = pytest.importorskip("lm_eval")
 SHARED = Path(__file__).parents[3] / "shared/eval"

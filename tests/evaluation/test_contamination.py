@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from conftest import tiny_recipe, write_jsonl
 
-from keylm.errors import KeylmError
+from keylm.base.errors import KeylmError
+from keylm.base.files import read_json, write_json
 from keylm.evaluation.contamination import contamination, scan, statement
-from keylm.files import read_json, write_json
-from keylm.recipe import Recipe, parse_recipe
+from keylm.recipe.load import Recipe, parse_recipe
 
 LONG = "Which of the seven lighthouses along the northern coast did the retired surveyor photograph first in 1921"
 SHORT = "What do beavers mostly build across a narrow stream"
@@ -55,7 +55,7 @@ def recipe_of(folder: Path, *, curate: bool = True, raw: bool = False) -> Recipe
 
 def curated(folder: Path, **more: bool) -> tuple[Recipe, Path]:
     pytest.importorskip("datatrove", reason="needs keylm[curate]")
-    from keylm.data.curate.pipeline import curate
+    from keylm.curate.pipeline import curate
 
     recipe, run = recipe_of(folder, **more), folder / "run"
     curate(recipe, run / "curated", workers=1, quiet=True)

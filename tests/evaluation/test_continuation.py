@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import random_qwen3
 
-from keylm.errors import KeylmError
+from keylm.base.errors import KeylmError
 from keylm.evaluation.continuation import continuation_bits
 
 CONTEXT = 24

@@ -6,7 +6,7 @@ import pytest
 from conftest import random_qwen3
 from transformers import AutoTokenizer
 
-from keylm.errors import KeylmError
+from keylm.base.errors import KeylmError
 from keylm.evaluation.instructions import evaluate_instructions, measure_instructions, read_items, score
 
 USER = [{"role": "user", "content": "the old man"}]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from keylm.errors import KeylmError
+from keylm.base.errors import KeylmError
 from keylm.evaluation.measure import robustness_record
 from keylm.evaluation.robustness import (
     BENCHMARKS,
@@ -111,7 +111,7 @@ def test_the_packaged_task_files_are_what_is_written_and_all_found(tmp_path: Pat
 def test_the_packaged_tasks_are_the_harness_tasks_but_for_the_noise(lm_eval: Any) -> None:
     from lm_eval.tasks._yaml_loader import load_yaml
 
-    from keylm.evaluation.tasks.utils import mistyped_config
+    from keylm.evaluation.mistyped_task import mistyped_config
 
     for name, noise in noises().items():
         config = mistyped_config(load_yaml(TASKS / f"{name}.yaml"))
@@ -200,7 +200,7 @@ def test_rates_on_real_items_are_what_was_asked() -> None:
     }
     from datasets import load_dataset
 
-    from keylm.evaluation.tasks.utils import official_config
+    from keylm.evaluation.mistyped_task import official_config
 
     for benchmark, file in files.items():
         process = official_config(benchmark).get("process_docs", lambda docs: docs)
@@ -236,7 +236,7 @@ def test_bad_tasks_are_refused() -> None:
         robustness_configs({"mmlu": {}})
     with pytest.raises(KeylmError, match="do not say what was mistyped"):
         measured_noise([{"goal": "a"}])
-    from keylm.evaluation.tasks.utils import mistyped_config
+    from keylm.evaluation.mistyped_task import mistyped_config
 
     with pytest.raises(KeylmError, match="accepted: benchmark, rate and seed"):
         mistyped_config({"task": "piqa_typos", "typos": {"benchmark": "piqa"}})

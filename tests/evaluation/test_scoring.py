@@ -27,7 +27,7 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
-from keylm.errors import KeylmError
+from keylm.base.errors import KeylmError
 from keylm.evaluation.scoring import Row, SharedContextLM, collate, rows_of
 
 ITEMS = Path(__file__).parents[3] / "shared/eval/data"

@@ -7,16 +7,16 @@ import torch
 from conftest import random_qwen3
 from transformers import AutoTokenizer
 
-from keylm.errors import KeylmError
+from keylm.base.errors import KeylmError
 from keylm.evaluation import typing as typing_evaluation
 from keylm.evaluation import typing_jobs
+from keylm.evaluation.statistics import Tallies
 from keylm.evaluation.typing import evaluate_typing
 from keylm.evaluation.typing_items import Item, TypingSet, embedded_set
 from keylm.evaluation.typing_jobs import done_jobs, jobs_of
 from keylm.evaluation.typing_robustness import KINDS, measure_cost, measure_tokens, split
-from keylm.evaluation.typing_statistics import Tallies
-from keylm.release.huggingface import model_fingerprint
-from keylm.tokenizer import train_tokenizer
+from keylm.model.folder import model_fingerprint
+from keylm.text.tokenizer import train_tokenizer
 
 BRIEF = 340
 CORPUS = Path(__file__).parents[3] / "shared" / "corpus"

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
+from keylm.base.errors import KeylmError
 from keylm.data.documents import Document
 from keylm.data.sources import content_hash, document_texts, is_held_out, read_source
-from keylm.errors import KeylmError
 from keylm.evaluation import typing_items
+from keylm.evaluation.touch import Typist
 from keylm.evaluation.typing_items import EMBEDDED, PASSAGE, Item, TypingSet, embedded_set, load_sets, record
-from keylm.evaluation.typing_touch import Typist
-from keylm.recipe import load_recipe
+from keylm.recipe.load import load_recipe
 
 CORPUS = Path(__file__).parents[3] / "shared" / "corpus"
 needs_corpus = pytest.mark.skipif(not CORPUS.is_dir(), reason="the shared corpus is not beside this checkout")

@@ -7,14 +7,13 @@ import numpy as np
 import pytest
 import torch
 from conftest import tiny_recipe
-from gpu_settings import SETTINGS, STEPS
+from support.gpu_settings import SETTINGS, STEPS
 
-from keylm.attention import NEWEST_SIZES, TORCH, attend, document_mask, newest_kernel
-from keylm.json_lines import read_rows
-from keylm.recipe import Recipe
-from keylm.run import run
-from keylm.run_folder import RunFolder
-from keylm.training.checkpoint import checkpoint_paths
+from keylm.base.json_lines import read_rows
+from keylm.model.attention import NEWEST_SIZES, TORCH, attend, document_mask, newest_kernel
+from keylm.pipeline.run import run
+from keylm.recipe.load import Recipe
+from keylm.recipe.run_folder import RunFolder, checkpoint_paths
 from keylm.training.distributed import Ranks
 from keylm.training.feeding import document_begins
 from keylm.training.loop import Trainer

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import tiny_recipe, training_command
-from gpu_settings import SETTINGS
+from support.gpu_settings import SETTINGS
 
-from keylm.json_lines import read_rows
-from keylm.run import run
-from keylm.training.checkpoint import checkpoint_paths
+from keylm.base.json_lines import read_rows
+from keylm.pipeline.run import run
+from keylm.recipe.run_folder import checkpoint_paths
 
 pytestmark = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two NVIDIA GPUs")
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from fake_server import address, both_engines, model_folder, served  # noqa: F401
+from support.fake_server import address, both_engines, model_folder, served  # noqa: F401
 
 pytestmark = both_engines
 

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from fake_server import address, both_engines, client, decoder, model_folder, prompts, served, weights  # noqa: F401
+from support.fake_server import address, both_engines, client, decoder, model_folder, prompts, served, weights  # noqa: F401
 
 openai = pytest.importorskip("openai", reason="needs openai")
 

@@ -7,8 +7,8 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from browser import DESK, PHONE, browser, opened  # noqa: F401
-from fake_server import address, model_folder, running, served, with_rules  # noqa: F401
+from support.browser import DESK, PHONE, browser, opened  # noqa: F401
+from support.fake_server import address, model_folder, running, served, with_rules  # noqa: F401
 
 from keylm.serving.start import Options, prepare
 

@@ -5,18 +5,18 @@ import threading
 
 import pytest
 import torch
-from fake_server import decoder, model_folder, prompts, weights  # noqa: F401
 from hypothesis import given
 from hypothesis import strategies as st
+from support.fake_server import decoder, model_folder, prompts, weights  # noqa: F401
 
-from keylm.errors import KeylmError
-from keylm.evaluation.typing_search import Suggester
-from keylm.model import Decoder
-from keylm.serving.decoder import CachedDecoder, load_weights
+from keylm.base.errors import KeylmError
+from keylm.keyboard.search import Suggester
+from keylm.keyboard.suggest import Keyboards
+from keylm.model.decoder import Decoder
+from keylm.runtimes.cached_decoder import CachedDecoder, load_weights
 from keylm.serving.engine import BatchingEngine, Finished, Job, PromptScored
 from keylm.serving.sampling import Drawer, Sampling, Token
 from keylm.serving.slots import TorchSlots
-from keylm.serving.suggest import Keyboards
 from keylm.serving.writing import Piece, Writer
 
 

@@ -4,15 +4,16 @@ import re
 
 import pytest
 from conftest import engine_options
-from fake_server import model_folder, prompts  # noqa: F401
+from support.fake_server import model_folder, prompts  # noqa: F401
 
-from keylm.errors import KeylmError
-from keylm.release import gguf_file, llama
-from keylm.release.awkward import awkward_strings
-from keylm.release.gguf_file import write_gguf
-from keylm.release.torch_model import FileTokenizer, TorchModel
+from keylm.base.errors import KeylmError
+from keylm.export.reference import FileTokenizer, TorchModel
+from keylm.export.stress_strings import awkward_strings
+from keylm.runtimes import gguf_write as gguf_file
+from keylm.runtimes import llama
+from keylm.runtimes.cached_decoder import load_weights
+from keylm.runtimes.gguf_write import write_gguf
 from keylm.serving import runtimes
-from keylm.serving.decoder import load_weights
 from keylm.serving.runtimes import Wanted, make_slots, opened
 from keylm.serving.start import Options, prepare
 

@@ -8,7 +8,7 @@ import urllib.error
 import urllib.request
 
 import pytest
-from fake_server import address, both_engines, model_folder, served, with_rules  # noqa: F401
+from support.fake_server import address, both_engines, model_folder, served, with_rules  # noqa: F401
 
 pytestmark = both_engines
 

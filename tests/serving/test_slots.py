@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from fake_server import both_engines, decoder, model_folder, weights  # noqa: F401
+from support.fake_server import both_engines, decoder, model_folder, weights  # noqa: F401
 
-from keylm.errors import KeylmError
+from keylm.base.errors import KeylmError
 from keylm.serving.runtimes import Wanted, make_slots, opened
 
 pytestmark = both_engines

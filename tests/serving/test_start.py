@@ -10,9 +10,9 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from fake_server import model_folder  # noqa: F401
+from support.fake_server import model_folder  # noqa: F401
 
-from keylm.errors import KeylmError
+from keylm.base.errors import KeylmError
 from keylm.serving.start import Options, serve
 
 

@@ -5,15 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from keylm.training.checkpoint import (
-    DamagedCheckpoint,
-    checkpoint_path,
-    checkpoint_paths,
-    latest_checkpoint,
-    prune,
-    read_checkpoint,
-    save_checkpoint,
-)
+from keylm.recipe.run_folder import checkpoint_path, checkpoint_paths
+from keylm.training.checkpoint import DamagedCheckpoint, latest_checkpoint, prune, read_checkpoint, save_checkpoint
 
 
 def save(folder: Path, step: int) -> Path:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from keylm.data.curriculum import Batch
-from keylm.recipe_sections import Training
+from keylm.recipe.schema import Training
 from keylm.training.feeding import Ahead, Feed, feed
 
 CPU = torch.device("cpu")

@@ -13,19 +13,18 @@ from typing import Any
 import pytest
 import torch
 from conftest import tiny_recipe, training_command
-from programs import Program, run_ranks
-from programs import run as run_program
 from safetensors.torch import load_file
+from support.programs import Program, run_ranks
+from support.programs import run as run_program
 
-from keylm.attention import Packing
+from keylm.base.errors import Interrupted, KeylmError, TrainingDiverged
+from keylm.base.files import sha256_json
+from keylm.base.json_lines import read_rows
 from keylm.data.curriculum import Batch
-from keylm.errors import Interrupted, KeylmError, TrainingDiverged
-from keylm.files import sha256_json
-from keylm.json_lines import read_rows
-from keylm.recipe import Recipe
-from keylm.run import run
-from keylm.run_folder import RunFolder
-from keylm.training.checkpoint import checkpoint_paths
+from keylm.model.attention import Packing
+from keylm.pipeline.run import run
+from keylm.recipe.load import Recipe
+from keylm.recipe.run_folder import RunFolder, checkpoint_paths
 from keylm.training.distributed import Ranks
 from keylm.training.feeding import feed
 from keylm.training.loop import Trainer
@@ -143,7 +142,7 @@ def save_file(tensors, path):
         os.kill(os.getpid(), signal.SIGKILL)
 checkpoint.save_file = save_file
 sys.argv = ["keylm", *sys.argv[1:]]
-from keylm.cli import main
+from keylm.cli.main import main
 main()
 """
 

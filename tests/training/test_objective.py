@@ -6,9 +6,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from keylm.attention import Packing
-from keylm.model import Decoder, initialise
-from keylm.recipe_sections import Model
+from keylm.model.attention import Packing
+from keylm.model.decoder import Decoder, initialise
+from keylm.recipe.schema import Model
 from keylm.training import objective
 from keylm.training.objective import Losses, Objective, partner_loss
 

@@ -6,9 +6,9 @@ import itertools
 import pytest
 import torch
 
-from keylm.errors import KeylmError
-from keylm.model import Decoder, initialise
-from keylm.recipe_sections import Model, Optimizer, Stage
+from keylm.base.errors import KeylmError
+from keylm.model.decoder import Decoder, initialise
+from keylm.recipe.schema import Model, Optimizer, Stage
 from keylm.training.optimizer import NEWTON_SCHULZ, Muon, Optimizers, orthogonalise
 from keylm.training.schedule import multiplier
 

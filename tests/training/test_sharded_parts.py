@@ -5,9 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from programs import run_ranks
+from support.programs import run_ranks
 
-SCRIPT = Path(__file__).with_name("on_two_processes.py")
+SCRIPT = Path(__file__).parents[1] / "support" / "on_two_processes.py"
 CHECKS = (
     "muon_equals_plain_muon",
     "fused_adamw_takes_shards",

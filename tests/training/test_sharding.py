@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import tiny_recipe, training_command
-from programs import run as run_program
-from programs import run_ranks, start_ranks
+from support.programs import run as run_program
+from support.programs import run_ranks, start_ranks
 
-from keylm.errors import KeylmError
-from keylm.json_lines import read_rows
-from keylm.recipe import Recipe
-from keylm.run import run
-from keylm.run_folder import RunFolder
-from keylm.training.checkpoint import Checkpoint, checkpoint_paths, latest_checkpoint, read_checkpoint
+from keylm.base.errors import KeylmError
+from keylm.base.json_lines import read_rows
+from keylm.pipeline.run import run
+from keylm.recipe.load import Recipe
+from keylm.recipe.run_folder import RunFolder, checkpoint_paths
+from keylm.training.checkpoint import Checkpoint, latest_checkpoint, read_checkpoint
 from keylm.training.distributed import Ranks
 from keylm.training.loop import Trainer
 from keylm.training.sharding import check_even
@@ -179,7 +179,7 @@ def _write_data(*arguments):
     return write(*arguments)
 FileSystemWriter._write_data = _write_data
 sys.argv = ["keylm", *sys.argv[1:]]
-from keylm.cli import main
+from keylm.cli.main import main
 main()
 """
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 from conftest import tiny_recipe
 
-from keylm.errors import TrainingDiverged
-from keylm.recipe import Recipe
-from keylm.run import run
-from keylm.run_folder import RunFolder
+from keylm.base.errors import TrainingDiverged
+from keylm.pipeline.run import run
+from keylm.recipe.load import Recipe
+from keylm.recipe.run_folder import RunFolder, checkpoint_path, checkpoint_paths
 from keylm.training import checkpoint
-from keylm.training.checkpoint import checkpoint_path, checkpoint_paths, read_checkpoint
+from keylm.training.checkpoint import read_checkpoint
 from keylm.training.distributed import Ranks
 from keylm.training.loop import Trainer
 from keylm.training.writer import Writer, snapshot

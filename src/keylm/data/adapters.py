@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from itertools import groupby, pairwise
 from typing import Any
 
+from keylm.base.errors import KeylmError
 from keylm.data.documents import Document, Fault, read_record, split_text
-from keylm.data.instructions.text import sentences
-from keylm.errors import KeylmError
+from keylm.text.sentences import sentences
 
 Row = Mapping[str, Any]
 Items = Iterator[Document | Fault]

@@ -10,17 +10,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from keylm.console import Status, say
+from keylm.base.console import Status, say
+from keylm.base.errors import KeylmError
+from keylm.base.files import read_table, sha256_file, sweep, write_json
 from keylm.data.curated import CurationFacts
 from keylm.data.curriculum import Curriculum
 from keylm.data.shards import FORMAT, manifest_hash
 from keylm.data.source_builder import SourceBuilder, fingerprint
 from keylm.data.sources import input_bytes, source_origin
 from keylm.data.workers import Workers
-from keylm.errors import KeylmError
-from keylm.files import read_table, sha256_file, sweep, write_json
-from keylm.recipe import Recipe, stage_steps
-from keylm.tokenizer import DocumentTokenizer
+from keylm.recipe.load import Recipe, stage_steps
+from keylm.text.tokenizer import DocumentTokenizer
 
 SMALL_BYTES = 24_000_000
 """Text that is encoded faster than worker processes start."""

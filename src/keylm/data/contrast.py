@@ -25,9 +25,9 @@ import numpy.typing as npt
 
 from keylm.data.documents import Document, Fault
 from keylm.data.pieces import Piece, fitting_tokens
-from keylm.data.typos import Noisy, TypoModel
-from keylm.recipe import Recipe
-from keylm.tokenizer import END_OF_TEXT, FIX, TYPO, DocumentTokenizer, Mask, Tokens
+from keylm.recipe.load import Recipe
+from keylm.text.tokenizer import END_OF_TEXT, FIX, TYPO, DocumentTokenizer, Mask, Tokens
+from keylm.typos.model import Noisy, TypoModel
 
 PASSAGE_CHARACTERS = 400
 """Longest passage of the forms `correction` and `pair`: a few sentences, as they stand on a keyboard's screen."""

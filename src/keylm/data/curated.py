@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from keylm.base.errors import KeylmError
+from keylm.base.files import read_table
 from keylm.data.sources import CURATED, source_origin, source_settings
-from keylm.errors import KeylmError
-from keylm.files import read_table
-from keylm.recipe import Recipe
-from keylm.recipe_sections import Source
+from keylm.recipe.load import Recipe
+from keylm.recipe.schema import Source
 
 Executor = Literal["local", "ray", "slurm"]
 """What runs the tasks of a curation: processes here, a Ray cluster, a Slurm cluster."""

@@ -30,8 +30,8 @@ import numpy.typing as npt
 
 from keylm.data.shards import Window
 from keylm.data.store import ShardStore
-from keylm.recipe import Recipe, stage_steps
-from keylm.recipe_sections import PATTERN_WINDOWS, Stage
+from keylm.recipe.load import Recipe, stage_steps
+from keylm.recipe.schema import PATTERN_WINDOWS, Stage
 
 FEISTEL_ROUNDS = 6
 

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-PIECE_BYTES = 1 << 20
-"""Longest document, in UTF-8 bytes; longer texts are cut."""
+from keylm.recipe.schema import PIECE_BYTES as PIECE_BYTES
+
 ROLES = ("system", "user", "assistant")
 
 

@@ -14,8 +14,8 @@ from keylm.data.contrast import Asked, Contrast
 from keylm.data.documents import Document, Fault, Record
 from keylm.data.pieces import Piece, fitting_tokens
 from keylm.data.sources import content_hash, document_bytes, is_held_out, parse, source_adapter
-from keylm.recipe import Recipe
-from keylm.tokenizer import END_OF_TEXT, DocumentTokenizer, Tokens
+from keylm.recipe.load import Recipe
+from keylm.text.tokenizer import END_OF_TEXT, DocumentTokenizer, Tokens
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,10 +15,10 @@ from functools import cache
 from itertools import islice
 from typing import Any
 
-from keylm.console import say, seconds
+from keylm.base.console import say, seconds
+from keylm.base.errors import KeylmError
 from keylm.data.adapters import adapter_for
-from keylm.errors import KeylmError
-from keylm.recipe_sections import Source
+from keylm.recipe.schema import Source
 
 TRIES = 10
 """Attempts without a new row after which we give up."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from keylm.tokenizer import Mask, Tokens
+from keylm.text.tokenizer import Mask, Tokens
 
 Partners = npt.NDArray[np.uint16]
 

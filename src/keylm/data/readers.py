@@ -20,9 +20,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
 
+from keylm.base.errors import KeylmError
 from keylm.data import documents
 from keylm.data.documents import Document, Fault, Record, piece_end, split_text
-from keylm.errors import KeylmError
 
 SUFFIXES = (".jsonl", ".jsonl.zst", ".jsonl.gz", ".parquet", ".txt", ".txt.zst", ".txt.gz")
 LINE_BYTES = 256 << 20

@@ -25,10 +25,10 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import save_file
 
+from keylm.base.errors import KeylmError
+from keylm.base.files import atomic_path, read_json, sha256_file, sha256_json
 from keylm.data.pieces import Partners, Piece
-from keylm.errors import KeylmError
-from keylm.files import atomic_path, read_json, sha256_file, sha256_json
-from keylm.tokenizer import PAD, Mask, Tokens
+from keylm.text.tokenizer import PAD, Mask, Tokens
 
 FORMAT = 3
 """Of manifest and shards; a change of what the same documents become raises it."""

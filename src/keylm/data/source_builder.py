@@ -16,17 +16,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from keylm.base.errors import KeylmError
+from keylm.base.files import read_table, sha256_file, sha256_json, sweep, write_json
+from keylm.base.json_lines import JsonLines
 from keylm.data.documents import Document, Fault, Record
 from keylm.data.encode import Encoded, PieceFacts
 from keylm.data.pieces import Piece
 from keylm.data.shards import ShardRecord, ShardWriter, split_entry
 from keylm.data.sources import Records, document_bytes, open_records, source_inputs, source_settings
-from keylm.data.typos import TypoModel
 from keylm.data.workers import Workers
-from keylm.errors import KeylmError
-from keylm.files import read_table, sha256_file, sha256_json, sweep, write_json
-from keylm.json_lines import JsonLines
-from keylm.recipe import Recipe
+from keylm.recipe.load import Recipe
+from keylm.typos.model import TypoModel
 
 BATCH_BYTES = 1 << 20
 """Text that a worker encodes in one go, about."""

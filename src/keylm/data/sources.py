@@ -11,15 +11,15 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
-from keylm.console import say
+from keylm.base.console import say
+from keylm.base.errors import KeylmError
+from keylm.base.files import sha256_file
 from keylm.data.adapters import HUB_ADAPTERS, Adapter, adapter_for
 from keylm.data.documents import Document, Fault, Record, parse_line, read_record
 from keylm.data.hub import HubRows
 from keylm.data.readers import FileRecords, Listing, list_source, name_within
-from keylm.errors import KeylmError
-from keylm.files import sha256_file
-from keylm.recipe import CORPUS_FOLDER, Recipe, missing_path
-from keylm.recipe_sections import EMBEDDED, Source
+from keylm.recipe.load import CORPUS_FOLDER, Recipe, missing_path
+from keylm.recipe.schema import EMBEDDED, Source
 
 CURATED = "curated"
 """The adapter of what data/curate/ writes: records that know which file and line they come from."""

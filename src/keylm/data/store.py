@@ -9,9 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from keylm.base.errors import KeylmError
+from keylm.base.files import sha256_file, sha256_json
 from keylm.data.shards import Shard, Window, read_manifest
-from keylm.errors import KeylmError
-from keylm.files import sha256_file, sha256_json
 
 OPEN_SHARDS = 600
 """Shards mapped at a time, a file descriptor each; systems commonly allow 1,024."""

@@ -18,16 +18,16 @@ from typing import Any
 
 import fsspec
 
-from keylm.console import say
+from keylm.base.console import say
+from keylm.base.errors import KeylmError
+from keylm.base.files import atomic_path, atomic_write, read_table, sha256_file
 from keylm.data.build import build_shards, discard_stale
 from keylm.data.curated import CurationFacts
 from keylm.data.curriculum import Curriculum, fixed
 from keylm.data.shards import load_manifest, read_manifest
 from keylm.data.store import FIRST_HELD_OUT, ShardStore, check_shard, finished_store
 from keylm.data.workers import exit_with
-from keylm.errors import KeylmError
-from keylm.files import atomic_path, atomic_write, read_table, sha256_file
-from keylm.recipe import Recipe
+from keylm.recipe.load import Recipe
 
 POLL_SECONDS = 0.1
 TRIES = 5

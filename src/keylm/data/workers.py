@@ -16,10 +16,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from keylm.base.errors import KeylmError
 from keylm.data.documents import Record
 from keylm.data.encode import Encoded, Encoder
-from keylm.errors import KeylmError
-from keylm.recipe import Recipe
+from keylm.recipe.load import Recipe
 
 _encoders: "Encoders | None" = None
 """What a worker process encodes with."""

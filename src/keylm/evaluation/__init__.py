@@ -1,1 +1,1 @@
-"""What a run has learnt: its report, drawn from the files in the run folder."""
+"""What a model can do: benchmarks, typing, instructions, robustness to typing errors, contamination."""

@@ -16,14 +16,14 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
-from keylm.console import errors, say, seconds
-from keylm.errors import KeylmError
+from keylm.base.console import errors, say, seconds
+from keylm.base.errors import KeylmError
+from keylm.base.files import read_table, write_json
 from keylm.evaluation import robustness
 from keylm.evaluation.results import EvaluationFolder, Record
 from keylm.evaluation.task_files import TaskFiles, harness_folders, prepare
-from keylm.files import read_table, write_json
-from keylm.generate import rows_at_once
-from keylm.release.huggingface import check_model_folder, model_fingerprint, silence_transformers
+from keylm.model.folder import check_model_folder, model_fingerprint, silence_transformers
+from keylm.runtimes.generation import rows_at_once
 
 SUITES = {
     "card": (

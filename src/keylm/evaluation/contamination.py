@@ -14,17 +14,17 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from keylm.console import Status, say
-from keylm.data.curate.decontamination import BATCH_CHARACTERS, LONGEST_NGRAM, Decontaminator
-from keylm.data.curate.evaluation_items import PLAIN_NAMES
+from keylm.base.console import Status, say
+from keylm.base.errors import KeylmError
+from keylm.base.files import read_table, sha256_json, write_json
+from keylm.curate.decontamination import BATCH_CHARACTERS, LONGEST_NGRAM, Decontaminator
+from keylm.curate.evaluation_items import PLAIN_NAMES
 from keylm.data.curated import curated_recipe
 from keylm.data.documents import Document
 from keylm.data.sources import document_bytes, document_texts, input_bytes, read_source, source_inputs
-from keylm.errors import KeylmError
-from keylm.files import read_table, sha256_json, write_json
-from keylm.recipe import Recipe, load_recipe
-from keylm.recipe_sections import Source
-from keylm.run_folder import RunFolder
+from keylm.recipe.load import Recipe, load_recipe
+from keylm.recipe.run_folder import RunFolder
+from keylm.recipe.schema import Source
 
 FORMAT = 1
 FOUND = "contamination.json"

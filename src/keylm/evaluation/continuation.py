@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from keylm.errors import KeylmError
-from keylm.evaluation.validation import token_losses
+from keylm.base.errors import KeylmError
+from keylm.training.validation import token_losses
 
 IGNORED = -100
 

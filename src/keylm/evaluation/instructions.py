@@ -14,14 +14,14 @@ from typing import Any
 
 import torch
 
-from keylm.console import Status
-from keylm.data.instructions.checks import keeps
+from keylm.base.console import Status
+from keylm.base.errors import KeylmError
+from keylm.base.files import read_table, sha256_file, write_json
 from keylm.data.readers import ZstdReader
-from keylm.errors import KeylmError
-from keylm.evaluation.typing_statistics import Tallies
-from keylm.files import read_table, sha256_file, write_json
-from keylm.generate import Generator, rows_at_once
-from keylm.release.huggingface import model_fingerprint
+from keylm.evaluation.statistics import Tallies
+from keylm.instructions.checks import keeps
+from keylm.model.folder import model_fingerprint
+from keylm.runtimes.generation import Generator, rows_at_once
 
 PROTOCOL = "keylm instructions 1"
 """Goes up with any change of a rule: figures of two protocols do not compare."""

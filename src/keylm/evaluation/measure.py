@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from keylm.console import say
-from keylm.errors import KeylmError
+from keylm.base.console import say
+from keylm.base.errors import KeylmError
+from keylm.base.files import read_table, write_json
 from keylm.evaluation import benchmarks, robustness
 from keylm.evaluation.results import EvaluationFolder, Record, write_rows
-from keylm.files import read_table, write_json
-from keylm.run_folder import RunFolder
+from keylm.recipe.run_folder import RunFolder
 
 TYPING = "typing"
 """What --tasks calls the typing evaluation, which is no task of lm_eval."""

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from keylm.files import read_table, write_json
+from keylm.base.files import read_table, write_json
 
 Record = dict[str, Any]
 """A finished benchmark, as in its file."""

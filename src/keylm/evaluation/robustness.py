@@ -22,14 +22,14 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
-from keylm.data.typos import VERSION, TypoModel
-from keylm.errors import KeylmError
-from keylm.files import atomic_write
-from keylm.recipe_sections import Typos
+from keylm.base.errors import KeylmError
+from keylm.base.files import atomic_write
+from keylm.recipe.schema import Typos
+from keylm.typos.model import VERSION, TypoModel
 
 TASKS = Path(__file__).parent / "tasks"
 """Folder of the task files, for lm_eval's --include_path."""
-TASK_CLASS = "keylm.evaluation.tasks.utils.TypoTask"
+TASK_CLASS = "keylm.evaluation.mistyped_task.TypoTask"
 RATES = (5, 10, 20)
 """Per cent of words."""
 SEEDS = (1, 2, 3)
@@ -163,7 +163,7 @@ def robustness_configs(base: Mapping[str, Mapping[str, Any]] | None = None) -> d
     lm_eval takes such a config in the place of a task's name. Raises KeylmError where `base` has no benchmark that can
     be mistyped.
     """
-    from keylm.evaluation.tasks.utils import TypoTask
+    from keylm.evaluation.mistyped_task import TypoTask
 
     return {name: {**config, "class": TypoTask} for name, config in _plain_configs(base).items()}
 

@@ -34,7 +34,7 @@ from lm_eval.models.huggingface import HFLM
 from torch import Tensor
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from keylm.errors import KeylmError
+from keylm.base.errors import KeylmError
 
 SHARED_ROW = 512
 """Tokens of the longest row that continuations share: its mask grows with the square."""

@@ -14,9 +14,9 @@ from typing import Any
 
 import yaml
 
-from keylm.errors import KeylmError
+from keylm.base.errors import KeylmError
+from keylm.base.files import sha256_file, sha256_json
 from keylm.evaluation.robustness import BENCHMARKS, TASKS, noises, write_tasks
-from keylm.files import sha256_file, sha256_json
 
 SPLITS: dict[str, dict[str, str]] = {
     "arc_easy": {"test": "arc_easy/test.jsonl", "validation": "arc_easy/validation.jsonl"},

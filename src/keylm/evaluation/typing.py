@@ -11,15 +11,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from keylm.console import Status, say
-from keylm.errors import KeylmError
+from keylm.base.console import Status, say
+from keylm.base.errors import KeylmError
+from keylm.base.files import read_table, sha256_json, write_json
+from keylm.evaluation.keystrokes import measure_latency
+from keylm.evaluation.statistics import Tallies
 from keylm.evaluation.typing_items import LICENCES, load_sets
 from keylm.evaluation.typing_jobs import Job, Sums, done_jobs, jobs_of, opened
-from keylm.evaluation.typing_keystrokes import measure_latency
-from keylm.evaluation.typing_search import Suggester
-from keylm.evaluation.typing_statistics import Tallies
-from keylm.files import read_table, sha256_json, write_json
-from keylm.release.huggingface import check_model_folder, model_fingerprint
+from keylm.keyboard.search import Suggester
+from keylm.model.folder import check_model_folder, model_fingerprint
 
 PROTOCOL = "keylm typing 1"
 """Goes up with any change of a rule, a set or a baseline: figures of two protocols do not compare."""

@@ -22,13 +22,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from keylm.base.errors import KeylmError
+from keylm.base.files import read_json, sha256_json
 from keylm.data.documents import Document
 from keylm.data.readers import FileRecords
 from keylm.data.sources import content_hash, document_texts, is_held_out, read_source
-from keylm.errors import KeylmError
-from keylm.evaluation.typing_touch import Typist
-from keylm.files import read_json, sha256_json
-from keylm.recipe_sections import Source
+from keylm.evaluation.touch import Typist
+from keylm.recipe.schema import Source
 
 SEED = 20261125
 """Of the typists; no recipe's."""

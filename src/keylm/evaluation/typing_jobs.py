@@ -16,17 +16,18 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from keylm.base.errors import KeylmError
 from keylm.data.workers import exit_with
-from keylm.errors import KeylmError
-from keylm.evaluation.typing_baselines import hunspell, lexicon
-from keylm.evaluation.typing_correction import Candidates, Correct, Corrector, measure_correction
-from keylm.evaluation.typing_edits import EditModel
+from keylm.evaluation.correction import measure_correction
+from keylm.evaluation.keystrokes import SHOWN, Suggest, measure_keystrokes, measure_prediction, one_thread
+from keylm.evaluation.statistics import Tallies
 from keylm.evaluation.typing_items import Item, TypingSet
-from keylm.evaluation.typing_keystrokes import SHOWN, Suggest, measure_keystrokes, measure_prediction, one_thread
 from keylm.evaluation.typing_robustness import measure_cost, measure_tokens
-from keylm.evaluation.typing_search import Suggester
-from keylm.evaluation.typing_statistics import Tallies
-from keylm.generate import Generator
+from keylm.keyboard.corrector import Candidates, Correct, Corrector
+from keylm.keyboard.edit_model import EditModel
+from keylm.keyboard.lexicon import hunspell, lexicon
+from keylm.keyboard.search import Suggester
+from keylm.runtimes.generation import Generator
 
 PASSAGES, PAIRS = 7, 30
 """Items of a piece, at most, of sets of passages and of pairs."""

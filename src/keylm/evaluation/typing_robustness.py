@@ -4,12 +4,12 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from keylm.data.typos import TypoModel, packaged_figures
 from keylm.evaluation.continuation import continuation_bits
-from keylm.evaluation.typing_correction import typed_words
+from keylm.evaluation.correction import typed_words
+from keylm.evaluation.statistics import Tallies
 from keylm.evaluation.typing_items import SEED, Item
-from keylm.evaluation.typing_statistics import Tallies
-from keylm.recipe_sections import Typos
+from keylm.recipe.schema import Typos
+from keylm.typos.model import TypoModel, packaged_figures
 
 KINDS = (
     "transposition",

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from keylm.errors import KeylmError
+from keylm.base.errors import KeylmError
 from keylm.serving.engine import Finished, Job, PromptScored
 from keylm.serving.faults import ApiError, too_long
 from keylm.serving.grammar import Grammars

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from keylm.errors import KeylmError
+from keylm.base.errors import KeylmError
 
 
 class Grammars:

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
-from keylm.serving import PAGE, PAGE_POLICY
+from keylm.page import PAGE, PAGE_POLICY
 
 HEADERS = {
     "Content-Security-Policy": f"{PAGE_POLICY}; frame-ancestors 'none'",

@@ -20,10 +20,10 @@ from typing import Literal
 import torch
 
 import keylm
-from keylm.errors import KeylmError
-from keylm.files import atomic_folder, sha256_file
-from keylm.release.huggingface import check_model_folder, model_fingerprint
-from keylm.serving.decoder import CachedDecoder, Facts, Weights, load_facts, load_weights, with_tensors
+from keylm.base.errors import KeylmError
+from keylm.base.files import atomic_folder, sha256_file
+from keylm.model.folder import check_model_folder, model_fingerprint
+from keylm.runtimes.cached_decoder import CachedDecoder, Facts, Weights, load_facts, load_weights, with_tensors
 from keylm.serving.slots import LlamaSlots, Slots, TorchSlots
 
 Runtime = Literal["auto", "torch", "llama.cpp"]
@@ -43,7 +43,7 @@ class Source:
         self.place, self.gguf = place, place.suffix == ".gguf"
         self.folder = place
         if self.gguf:
-            from keylm.release.gguf_reading import GgufFile
+            from keylm.runtimes.gguf_read import GgufFile
 
             if not place.is_file():
                 raise KeylmError(f"{place}: no such file; accepted: a model folder, or a GGUF file that keylm wrote")
@@ -117,7 +117,7 @@ def _torch(source: Source, wanted: Wanted) -> tuple[Slots, str]:
 
 
 def _llama(source: Source, wanted: Wanted, tell: Tell) -> tuple[Slots, str]:
-    from keylm.release.llama import library_file
+    from keylm.runtimes.llama import library_file
 
     library_file()  # said before a minute of conversion
     if source.kind and wanted.precision not in (None, source.kind):
@@ -143,7 +143,7 @@ def cache_folder() -> Path:
 
 def converted(source: Source, kind: str, threads: int, tell: Tell) -> Path:
     """Return a folder's GGUF file; made and compared with PyTorch where that was not done yet. Raises KeylmError."""
-    from keylm.release.export import Exporter, ParityFailed, Wish
+    from keylm.export.exporter import Exporter, ParityFailed, Wish
 
     place = cache_folder() / "gguf" / f"{source.fingerprint[:16]}-{keylm.__version__}"
     file = place / kind / "gguf" / f"model-{kind.upper()}.gguf"

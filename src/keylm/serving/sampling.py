@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from keylm.generate import GREEDY_BELOW
+from keylm.runtimes.generation import GREEDY_BELOW
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from keylm.keyboard.suggest import Keyboards
 from keylm.serving.answers import ChatShape, CompletionShape, Limits, Plan, Shape, plan_chat, plan_completion
 from keylm.serving.description import openapi
 from keylm.serving.engine import Engine
@@ -40,7 +41,6 @@ from keylm.serving.protocol import (
     SuggestRequest,
 )
 from keylm.serving.streams import EventStream, Running, answer_of, whole
-from keylm.serving.suggest import Keyboards
 from keylm.serving.texts import Prompts
 
 Request_ = TypeVar("Request_", bound=BaseModel)

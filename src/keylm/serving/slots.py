@@ -15,9 +15,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from keylm.errors import KeylmError
-from keylm.release.llama import LlamaModel, Place
-from keylm.serving.decoder import CachedDecoder, Facts
+from keylm.base.errors import KeylmError
+from keylm.runtimes.cached_decoder import CachedDecoder, Facts
+from keylm.runtimes.llama import LlamaModel, Place
 
 GAP = 2
 """Rows without a text that llama.cpp computes along with those beside them; more, and it takes the batch apart."""

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from keylm.console import say
-from keylm.errors import KeylmError
-from keylm.release.huggingface import check_model_folder, silence_transformers
-from keylm.serving.decoder import CachedDecoder
+from keylm.base.console import say
+from keylm.base.errors import KeylmError
+from keylm.model.folder import check_model_folder, silence_transformers
+from keylm.runtimes.cached_decoder import CachedDecoder
 from keylm.serving.runtimes import Runtime, Source, Tell, Wanted, make_slots, opened
 from keylm.serving.slots import Slots, TorchSlots
 
@@ -89,9 +89,9 @@ def prepare(model: Path, options: Options, tell: Tell = lambda text: None) -> "S
         from keylm.serving.server import Served
     except ImportError as error:
         raise KeylmError(f"keylm serve needs {error.name}; accepted: pip install 'keylm[serve]'") from None
+    from keylm.keyboard.suggest import Keyboards
     from keylm.serving.engine import BatchingEngine
     from keylm.serving.guard import LOOPBACK, Guard
-    from keylm.serving.suggest import Keyboards
     from keylm.serving.texts import Prompts
 
     silence_transformers()

@@ -7,9 +7,9 @@ prompt is the developer's own: special tokens that it spells out are those token
 from pathlib import Path
 from typing import Any
 
-from keylm.errors import KeylmError
+from keylm.base.errors import KeylmError
 from keylm.serving.writing import Vocabulary
-from keylm.tokenizer import CHAT_TEMPLATE, IM_START, DocumentTokenizer
+from keylm.text.tokenizer import CHAT_TEMPLATE, IM_START, DocumentTokenizer
 
 
 class Prompts:

@@ -9,7 +9,7 @@ import codecs
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from keylm.errors import KeylmError
+from keylm.base.errors import KeylmError
 from keylm.serving.sampling import Token
 
 

@@ -19,13 +19,13 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from keylm.errors import KeylmError
-from keylm.files import atomic_folder, read_json, sha256_file, sha256_json, sweep, write_json
+from keylm.base.errors import KeylmError
+from keylm.base.files import atomic_folder, read_json, sha256_file, sha256_json, sweep, write_json
+from keylm.recipe.run_folder import REFUSED, checkpoint_path, checkpoint_paths
 from keylm.training.distributed import Ranks
 from keylm.training.sharded_checkpoint import names_in, read_into, read_whole, write_shards
 from keylm.training.writer import on_host
 
-PREFIX, REFUSED = "step-", "refused-"
 PARTS = ("model", "optimizer")
 
 
@@ -113,16 +113,6 @@ def _seal(folder: Path, step: int, state: dict[str, Any]) -> None:
 def _tensor_files(folder: Path) -> list[str]:
     """Return the tensor files below a checkpoint's folder, relative to it."""
     return sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*.safetensors"))
-
-
-def checkpoint_path(folder: Path, step: int) -> Path:
-    """Return where the checkpoint of `step` lies."""
-    return folder / f"{PREFIX}{step:08d}"
-
-
-def checkpoint_paths(folder: Path) -> list[Path]:
-    """Return the checkpoint folders in `folder`, oldest first, unverified."""
-    return sorted(path for path in folder.glob(f"{PREFIX}*") if path.is_dir())
 
 
 def read_checkpoint(path: Path) -> Checkpoint:

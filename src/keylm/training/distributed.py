@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from keylm.errors import FailedElsewhere, KeylmError
+from keylm.base.errors import FailedElsewhere, KeylmError
 
 T = TypeVar("T")
 LEAVE_SECONDS = 10.0

@@ -16,9 +16,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from keylm.attention import Packing, has_kernel
 from keylm.data.curriculum import Batch
-from keylm.recipe_sections import Training
+from keylm.model.attention import Packing, has_kernel
+from keylm.recipe.schema import Training
 
 
 class MicroBatch(NamedTuple):

@@ -18,36 +18,29 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from keylm.console import Status, errors, say
+from keylm.base.console import Status, errors, say
+from keylm.base.errors import Interrupted, KeylmError, TrainingDiverged
+from keylm.base.json_lines import JsonLines
+from keylm.base.machine import compute_deterministically, free_memory
 from keylm.data.curriculum import BatchLoader, Curriculum
 from keylm.data.streaming import BackgroundBuild, open_store
-from keylm.errors import Interrupted, KeylmError, TrainingDiverged
-from keylm.evaluation.in_training import draw_items, measure, pack_items
-from keylm.evaluation.validation import validate
-from keylm.fused import can_fuse
-from keylm.identity import identity_hash
-from keylm.json_lines import JsonLines
-from keylm.machine import compute_deterministically, free_memory
-from keylm.model import Decoder, count_parameters, initialise
-from keylm.recipe import Recipe
-from keylm.run_folder import RunFolder
-from keylm.tokenizer import DocumentTokenizer
-from keylm.training.checkpoint import (
-    Checkpoint,
-    checkpoint_paths,
-    latest_checkpoint,
-    prune,
-    save_checkpoint,
-    save_sharded_checkpoint,
-)
+from keylm.model.decoder import Decoder, count_parameters, initialise
+from keylm.model.fused import can_fuse
+from keylm.recipe.identity import identity_hash
+from keylm.recipe.load import Recipe
+from keylm.recipe.run_folder import RunFolder, checkpoint_paths
+from keylm.text.tokenizer import DocumentTokenizer
+from keylm.training.benchmarks import draw_items, measure, pack_items
+from keylm.training.checkpoint import Checkpoint, latest_checkpoint, prune, save_checkpoint, save_sharded_checkpoint
 from keylm.training.distributed import Ranks, check_share
 from keylm.training.feeding import Ahead, Feed, MicroBatch, feed, suited
-from keylm.training.initial import initial_hash, load_initial
+from keylm.training.initial_model import initial_hash, load_initial
 from keylm.training.objective import Objective
 from keylm.training.optimizer import Optimizers
 from keylm.training.schedule import multiplier
 from keylm.training.sharding import check_even, clip_gradients, shard, synchronise
 from keylm.training.signals import StopSignals
+from keylm.training.validation import validate
 from keylm.training.writer import Writer, snapshot
 
 

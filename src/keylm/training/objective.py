@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from keylm.attention import Packing
-from keylm.evaluation.validation import token_losses
-from keylm.model import Decoder
+from keylm.model.attention import Packing
+from keylm.model.decoder import Decoder
 from keylm.training.feeding import MicroBatch
+from keylm.training.validation import token_losses
 
 CACHED_LOGITS = 1 << 19
 """Logits worked out at once on a CPU: 2 MiB in fp32, a core's own cache."""

@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from keylm.errors import KeylmError
-from keylm.recipe_sections import Optimizer as Settings
+from keylm.base.errors import KeylmError
+from keylm.recipe.schema import Optimizer as Settings
 from keylm.training.sharding import is_sharded, local, on_whole_matrices
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)

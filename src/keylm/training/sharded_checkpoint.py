@@ -13,7 +13,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from keylm.errors import KeylmError
+from keylm.base.errors import KeylmError
 from keylm.training.distributed import Ranks, leave
 
 

@@ -15,8 +15,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from keylm.errors import KeylmError
-from keylm.model import Decoder
+from keylm.base.errors import KeylmError
+from keylm.model.decoder import Decoder
 from keylm.training.distributed import Ranks
 
 

@@ -12,7 +12,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from keylm.console import errors
+from keylm.base.console import errors
 
 
 def snapshot(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

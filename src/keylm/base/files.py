@@ -1,0 +1,127 @@
+"""Whole files or none: everything keylm writes appears under its name complete, or not at all.
+
+Invariant: a name is visible only after its bytes were flushed to disk, so a kill -9 or a power cut leaves the
+old file or the new one, never half of one. What was left over carries `.tmp-` in its name and is swept.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from keylm.base.errors import KeylmError
+
+TEMPORARY = ".tmp-"
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success flush it and rename it to `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f"{TEMPORARY}{os.getpid()}-{path.name}"
+    try:
+        yield temporary
+        _finish(temporary)
+        temporary.replace(path)
+        flush(path.parent)
+    except SafetensorError as error:  # what that library makes of a full disk
+        raise KeylmError(f"{path}: cannot be written: {error}") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`; on success flush it and put it in `path`'s place.
+
+    A new folder appears at once. Where an old one is replaced there is a moment without either, because no
+    system call swaps two folders portably; what is made this way can be made again from what lies before it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f"{TEMPORARY}{os.getpid()}-{path.name}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        yield temporary
+        for file in sorted(temporary.rglob("*")):
+            _finish(file)
+        flush(temporary)
+        if path.exists():
+            old = path.parent / f"{TEMPORARY}{os.getpid()}-old-{path.name}"
+            path.replace(old)
+            temporary.replace(path)
+            shutil.rmtree(old)
+        else:
+            temporary.replace(path)
+        flush(path.parent)
+    except SafetensorError as error:
+        raise KeylmError(f"{path}: cannot be written: {error}") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def atomic_write(path: Path, content: str | bytes) -> None:
+    """Write `content` (str as UTF-8) to `path`, whole or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON, whole or not at all."""
+    atomic_write(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Return what `path` holds as JSON."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def read_table(path: Path) -> dict[str, Any]:
+    """Return the JSON object in `path`; an empty one where the file is missing or damaged."""
+    try:
+        return dict(read_json(path))
+    except (FileNotFoundError, ValueError, TypeError):
+        return {}
+
+
+def _finish(path: Path) -> None:
+    """Make a written file readable to all (safetensors leaves it to its owner alone) and push it to the disk."""
+    if path.is_file():
+        path.chmod(0o644)
+    flush(path)
+
+
+def flush(path: Path) -> None:
+    """Push a file's or a folder's content to the disk (fsync)."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what an interrupted writer left in `folder`."""
+    for leftover in folder.glob(f"{TEMPORARY}*"):
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
+
+
+def sha256_file(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_json(value: Any) -> str:
+    """Return the SHA-256 of `value`'s canonical JSON (sorted keys, no spaces), in hexadecimal."""
+    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()

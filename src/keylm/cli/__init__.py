@@ -1,0 +1,1 @@
+"""The command line: each verb reads its arguments and calls one importable function."""

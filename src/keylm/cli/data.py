@@ -1,0 +1,139 @@
+"""`keylm data …`: build, plan, verify and look at the data of a recipe."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from keylm.base.console import say
+from keylm.base.errors import Interrupted, KeylmError
+from keylm.cli.options import ExecutorOption, QuietOption, RecipeArgument, RunDirOption, SetOption, WorkersOption
+from keylm.recipe.load import load_recipe
+
+app = typer.Typer(help="Build, plan, verify and look at data.", no_args_is_help=True)
+
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, such as runs/nano.")]
+
+
+@app.command()
+def build(
+    recipe: RecipeArgument,
+    overrides: SetOption = None,
+    run_dir: RunDirOption = None,
+    workers: WorkersOption = None,
+    executor: ExecutorOption = "local",
+    quiet: QuietOption = False,
+) -> None:
+    """Curate and tokenize the sources into shards, without training. Can be stopped and started at any time."""
+    from keylm.data.shards import read_manifest
+    from keylm.pipeline.run import run
+
+    parsed = load_recipe(recipe, overrides)
+    try:
+        folder = run(
+            parsed,
+            run_dir or Path("runs") / parsed.name,
+            until="shards",
+            workers=workers,
+            executor=executor,
+            quiet=quiet,
+        )
+    except KeyboardInterrupt:
+        raise Interrupted("stopped; the same command goes on from the shards that are finished") from None
+    manifest = read_manifest(folder.shards)
+    tokens = sum(entry["train"]["tokens"] for entry in manifest["sources"].values())
+    say(
+        f"manifest  {folder.shards / 'manifest.json'}: {tokens:,} tokens to train on, hash {manifest['hash']}",
+        quiet=quiet,
+    )
+
+
+@app.command()
+def plan(
+    recipe: RecipeArgument,
+    overrides: SetOption = None,
+    run_dir: RunDirOption = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the plan to this .svg, .png or .pdf as well.")] = None,
+) -> None:
+    """Show how many tokens and epochs each source gives in each stage. Exact once the shards are built."""
+    from keylm.pipeline.plan import show_plan
+    from keylm.recipe.run_folder import RunFolder
+
+    parsed = load_recipe(recipe, overrides)
+    show_plan(parsed, RunFolder(run_dir or Path("runs") / parsed.name), plot)
+
+
+@app.command()
+def verify(
+    run_dir: RunArgument,
+    recipe: Annotated[
+        str | None, typer.Option(help="A recipe whose sources to read; by default the one in the run folder.")
+    ] = None,
+    overrides: SetOption = None,
+    step: Annotated[int | None, typer.Option(min=0, help="Prove this batch only; by default all of them.")] = None,
+    from_curated: Annotated[
+        bool, typer.Option("--from-curated", help="Begin at the run's curated files, which is quicker but proves less.")
+    ] = False,
+    workers: WorkersOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Curate and build anew from the sources, compare with the manifest, and print the SHA-256 of a batch."""
+    from keylm.pipeline.verify import verify as verify_data
+    from keylm.recipe.run_folder import RunFolder
+
+    folder = RunFolder(run_dir)
+    folder.saved_recipe()  # says so where this is no run folder
+    parsed = load_recipe(recipe or str(folder.recipe), overrides)
+    digest = verify_data(parsed, folder, step, workers=workers, from_curated=from_curated, quiet=quiet)
+    say(f"batch SHA-256 {digest}")
+
+
+@app.command()
+def show(
+    run_dir: RunArgument,
+    step: Annotated[int, typer.Option(min=0, help="Which batch.")] = 0,
+    windows: Annotated[int, typer.Option(min=1, help="How many of its windows to print.")] = 8,
+    characters: Annotated[int, typer.Option(min=0, help="How much of each document's text to print.")] = 240,
+) -> None:
+    """Print what a step trains on: its sources, documents and text, recomputed from the manifest."""
+    from keylm.pipeline.show import show_batch
+
+    show_batch(run_dir, step, windows, characters)
+
+
+@app.command()
+def instructions(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")],
+    corpus: Annotated[Path, typer.Option(help="A folder of documents: wikipedia.jsonl.zst and others, at any depth.")],
+    count: Annotated[int, typer.Option(min=1, help="Conversations to write, with and without constraints.")] = 200_000,
+    everyday: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of them without constraints.")] = 0.4,
+    preferences: Annotated[int, typer.Option(min=0, help="Prompts with a good answer, for preference tuning.")] = 0,
+    rejected: Annotated[
+        bool, typer.Option("--rejected", help="Give these a minimal violation; else the model's own are to be found.")
+    ] = False,
+    evaluation: Annotated[int, typer.Option(min=0, help="Held-out items of each of the three sets.")] = 200,
+    seed: Annotated[int, typer.Option(min=0, help="Another one gives other pairs.")] = 0,
+    name: Annotated[str, typer.Option(help="What the assistant calls itself.")] = "KeyLM",
+    open_only: Annotated[bool, typer.Option("--open-only", help="Leave out files with no open licence.")] = False,
+    decontaminate: Annotated[
+        list[Path] | None, typer.Option(help="Benchmark items, files or folders: what holds one is left out.")
+    ] = None,
+    workers: WorkersOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Make instruction data whose constraints a program checks, from documents; see docs/instructions.md.
+
+    Stopped, it leaves nothing; the same command begins anew.
+    """
+    from keylm.instructions.generate import Settings
+    from keylm.instructions.writing import Plan, default_workers, tell, write_instructions
+
+    if not name.strip():
+        raise KeylmError("--name: got an empty name; accepted: some text")
+    settings, items = Settings(seed, name.strip()), tuple(decontaminate or ())
+    plan = Plan(corpus, count, everyday, preferences, rejected, evaluation, settings, open_only, items)
+    try:
+        manifest = write_instructions(out, plan, workers=workers or default_workers(), quiet=quiet)
+    except KeyboardInterrupt:
+        raise Interrupted("stopped; nothing was written, and the same command begins anew") from None
+    tell(out, manifest, quiet=quiet)

@@ -1,0 +1,25 @@
+"""Options that several verbs share."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from keylm.model.released import NAMES, find_model
+
+MODEL_HELP = f"A model folder, such as runs/nano/model, or a released model's name ({', '.join(NAMES)})"
+ModelArgument = Annotated[Path, typer.Argument(callback=find_model, help=f"{MODEL_HELP}.")]
+RecipeArgument = Annotated[str, typer.Argument(help="A recipe's TOML file, or the name of a packaged one (nano).")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Override a field: dotted.key=value, e.g. training.batch_tokens=65536. Repeatable."),
+]
+RunDirOption = Annotated[Path | None, typer.Option(help="The run folder; by default runs/NAME of the recipe.")]
+WorkersOption = Annotated[
+    int | None, typer.Option(min=1, help="Processes that read and tokenize documents; by default one a core.")
+]
+ExecutorOption = Annotated[
+    Literal["local", "ray", "slurm"], typer.Option(help="What runs the curation: processes here, Ray or Slurm.")
+]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
+TemperatureOption = Annotated[float, typer.Option(min=0.0, help="0 is greedy; higher is freer.")]

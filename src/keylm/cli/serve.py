@@ -1,0 +1,63 @@
+"""The verb that serves a model."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from keylm.cli.options import MODEL_HELP, QuietOption
+from keylm.model.released import DEFAULT, find_model
+
+
+def serve(
+    model: Annotated[
+        Path, typer.Argument(callback=find_model, help=f"{MODEL_HELP}, or a GGUF file of keylm's.")
+    ] = Path(DEFAULT),
+    host: Annotated[
+        str, typer.Option(help="Address to listen at; 0.0.0.0 is every one (set a key then).")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
+    name: Annotated[
+        str | None, typer.Option(help="What the model is called; by default its folder, or its run's.")
+    ] = None,
+    api_key: Annotated[
+        str | None,
+        typer.Option(envvar="KEYLM_API_KEY", help="Answer only requests with this key.", show_envvar=True),
+    ] = None,
+    slots: Annotated[int, typer.Option(min=1, max=256, help="Texts that are written at the same time.")] = 16,
+    queue: Annotated[int, typer.Option(min=0, help="Texts that may wait; more are answered with 429.")] = 64,
+    engine: Annotated[
+        Literal["auto", "torch", "llama.cpp"],
+        typer.Option(help="auto: llama.cpp where it is installed and the model can be a GGUF file."),
+    ] = "auto",
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            help="llama.cpp: f16 (its own choice), q8_0 (faster, differs a little), q4_k_m …; torch: fp32 or int8."
+        ),
+    ] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Of the engine; by default torch's.")] = None,
+    suggest: Annotated[bool, typer.Option("--suggest/--no-suggest", help="Offer /v1/suggest for keyboards.")] = True,
+    request_seconds: Annotated[float, typer.Option(min=0.1, help="What an answer may take.")] = 300.0,
+    body_bytes: Annotated[int, typer.Option(min=1000, help="What a request may have.")] = 4_000_000,
+    quiet: QuietOption = False,
+) -> None:
+    """Serve a model over HTTP: OpenAI's completions and chat, suggestions for keyboards, a page to try them."""
+    from keylm.serving.start import Options
+    from keylm.serving.start import serve as serve_model
+
+    options = Options(
+        host,
+        port,
+        name,
+        api_key or None,
+        slots,
+        queue,
+        engine,
+        precision,
+        threads,
+        suggest,
+        request_seconds,
+        body_bytes,
+    )
+    serve_model(model, options, quiet=quiet)

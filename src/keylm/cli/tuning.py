@@ -1,0 +1,114 @@
+"""`keylm sft` and `keylm dpo`: from a pretrained model to one that follows instructions."""
+
+import time
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from keylm.base.console import is_leader, say, seconds
+from keylm.base.errors import Interrupted, KeylmError
+from keylm.cli.options import MODEL_HELP, QuietOption, SetOption, TemperatureOption, WorkersOption
+from keylm.model.released import find_model
+
+BaseArgument = Annotated[
+    Path, typer.Argument(metavar="MODEL", callback=find_model, help=f"{MODEL_HELP}, to begin with.")
+]
+OutOption = Annotated[Path, typer.Option("--out", metavar="RUN", help="The run folder; the model is in RUN/model.")]
+FreshOption = Annotated[bool, typer.Option("--fresh", help="Put an earlier run aside and start anew.")]
+
+
+def sft(
+    model: BaseArgument,
+    data: Annotated[
+        list[str],
+        typer.Argument(metavar="DATA…", help="Conversations: files, folders, or hub:OWNER/NAME of a data set."),
+    ],
+    out: OutOption,
+    epochs: Annotated[float, typer.Option(min=0.001, help="How often the data are gone through.")] = 2.0,
+    learning_rate: Annotated[
+        float, typer.Option(min=1e-9, help="Muon's at the peak; AdamW's rates are scaled alike.")
+    ] = 0.002,
+    batch_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Tokens in a step; by default as suits the amount of data.")
+    ] = None,
+    overrides: SetOption = None,
+    workers: WorkersOption = None,
+    fresh: FreshOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Tune a model on conversations: loss on the assistant's turns alone. Writes a recipe and runs it.
+
+    A run that was stopped goes on where it was.
+    """
+    from keylm.tuning.sft import Tuning
+    from keylm.tuning.sft import sft as tune
+
+    if not epochs > 0 or not learning_rate > 0:  # NaN is in no range
+        raise KeylmError(f"--epochs {epochs}, --learning-rate {learning_rate}; accepted: numbers over 0")
+    started = time.monotonic()
+    tuning = Tuning(epochs, learning_rate, batch_tokens)
+    try:
+        folder = tune(model, data, out, tuning, overrides or [], workers=workers, fresh=fresh, quiet=quiet)
+    except KeyboardInterrupt:
+        raise Interrupted("stopped; the same command goes on from what is finished") from None
+    if is_leader():
+        say(
+            f"model   {folder.model}\nreport  {folder.report}\ntime    {seconds(time.monotonic() - started)}",
+            quiet=quiet,
+        )
+        say(f"try     keylm chat {folder.model}", quiet=quiet)
+
+
+def dpo(
+    model: BaseArgument,
+    pairs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="PAIRS…", help="JSON lines of prompt, chosen and rejected; or of prompt, chosen and constraints."
+        ),
+    ],
+    out: OutOption,
+    epochs: Annotated[float, typer.Option(min=0.001, help="A second epoch harms small models.")] = 1.0,
+    learning_rate: Annotated[float, typer.Option(min=1e-12, help="AdamW's, at the peak.")] = 2e-6,
+    beta: Annotated[float, typer.Option(min=1e-6, help="How firmly the model is held to what it was.")] = 0.1,
+    batch_pairs: Annotated[int, typer.Option(min=1, help="Pairs in a step.")] = 32,
+    micro_batch_pairs: Annotated[
+        int | None, typer.Option(min=1, help="Pairs that are computed at once; by default 16 on a GPU, else 8.")
+    ] = None,
+    tries: Annotated[int, typer.Option(min=1, help="Answers sampled in search of one that violates.")] = 4,
+    temperature: TemperatureOption = 1.0,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of a sampled answer.")] = 256,
+    limit: Annotated[int | None, typer.Option(min=1, help="Look at the first so many lines.")] = None,
+    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of sampling and of the order.")] = 0,
+    device: Annotated[Literal["auto", "cpu", "cuda", "mps"], typer.Option(help="Where to compute.")] = "auto",
+    fresh: FreshOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Tune a model to prefer good answers (DPO): pip install 'keylm[post]'.
+
+    Where the data have constraints instead of rejected answers, the model answers itself, and answers that violate
+    them are the rejected ones. A command that was stopped goes on where it was.
+    """
+    from keylm.tuning.dpo import dpo as tune
+    from keylm.tuning.preference_settings import Preference, Tools
+
+    if not all(value > 0 for value in (epochs, learning_rate, beta)):  # NaN is in no range
+        raise KeylmError(f"--epochs {epochs}, --learning-rate {learning_rate}, --beta {beta}; accepted: numbers over 0")
+    started = time.monotonic()
+    settings = Preference(
+        epochs=epochs,
+        learning_rate=learning_rate,
+        beta=beta,
+        batch_pairs=batch_pairs,
+        temperature=temperature,
+        max_new_tokens=max_new_tokens,
+        tries=tries,
+        limit=limit,
+        seed=seed,
+    )
+    try:
+        folder = tune(model, pairs, out, settings, Tools(device, micro_batch_pairs, quiet=quiet), fresh=fresh)
+    except KeyboardInterrupt:
+        raise Interrupted("stopped; the same command goes on from what is finished") from None
+    say(f"model   {folder.model}\nreport  {folder.report}\ntime    {seconds(time.monotonic() - started)}", quiet=quiet)

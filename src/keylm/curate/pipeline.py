@@ -1,0 +1,321 @@
+# mypy: disable-error-code="import-untyped"
+"""Curation: a recipe's sources, cleaned, de-duplicated and decontaminated through datatrove, to files of records.
+
+Invariants: the files and their bytes depend on the sources' documents, the settings and the versions of the packages
+alone, not on the workers, the executor or how often the run was killed; a folder without report.json is not finished;
+work that belongs to other settings, or is partly deleted, has no fingerprint.json and is never taken up.
+
+The stages, each a datatrove pipeline run for every rank (a rank is a part of a source; see reading.py):
+
+    clean        read → language → quality → length → mask → content hashes → intermediate files
+    exact        one task: which hashes stood before
+    signatures   MinHash signatures of what is no exact duplicate (Broder 1997)
+    buckets      one task a bucket: pairs with the same signature
+    clusters     one task: pairs to clusters; keep the first of each
+    final        drop both kinds of duplicates → decontamination → records
+"""
+
+import errno
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from keylm.base.console import say
+from keylm.base.errors import KeylmError
+from keylm.base.files import flush, read_json, read_table, sha256_json, write_json
+from keylm.curate.decontamination import Decontaminator
+from keylm.curate.evaluation_items import unread_files
+from keylm.curate.report import FAULTS, REPORT, join_faults, make_report, settings_of, tell_report
+from keylm.data.curated import Executor, curated_sources
+from keylm.data.hub import SHA, HubRows
+from keylm.data.readers import source_files
+from keylm.data.sources import source_adapter, source_inputs, source_origin, source_path
+from keylm.recipe.load import Recipe
+from keylm.recipe.schema import Curation, Source
+
+if TYPE_CHECKING:
+    from keylm.curate.executors import Stage
+    from keylm.curate.reading import Unit
+
+PART_BYTES = 8 << 20
+"""Bytes on disk of a unit of work; larger files are read by several tasks, each of which takes its share."""
+MOST_PARTS = 32
+WORK = ".work"
+"""Folder of what lies between the stages; no source can have a name with a dot."""
+FINGERPRINT = "fingerprint.json"
+
+
+def curate(
+    recipe: Recipe, folder: Path, *, workers: int, executor: Executor = "local", quiet: bool = False
+) -> dict[str, Any]:
+    """Curate the recipe's sources into folder/SOURCE/*.jsonl.zst and return the report (also folder/report.json).
+
+    What is done and unchanged is not done again; what was begun goes on. Raises KeylmError where a source cannot be
+    read, a source is left without a document, a package is missing or the disk is full.
+    """
+    _need_datatrove()
+    curation = recipe.curation or Curation()
+    sources = curated_sources(recipe)
+    settings = settings_of(curation)
+    fingerprint = _fingerprint(settings, sources)
+    finished = read_table(folder / REPORT)
+    if finished.get("fingerprint") == fingerprint and _all_there(finished, folder):
+        return _usable(finished)
+    from keylm.curate.executors import sole_run
+
+    try:
+        with sole_run(folder / WORK, lambda text: say(text, quiet=quiet)):
+            _begin(folder, fingerprint)
+            report = _curate(curation, sources, settings, folder, executor, workers, quiet=quiet)
+            if _fingerprint(settings, sources) != fingerprint:
+                raise KeylmError(
+                    "curation: a source's files changed while they were read; the same command starts anew"
+                )
+            report["fingerprint"] = fingerprint
+            write_json(folder / REPORT, report)
+            _forget(folder / WORK)
+        shutil.rmtree(folder / WORK)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise KeylmError(
+                f"{folder}: the disk is full; free some space, the same command goes on from here"
+            ) from None
+        raise
+    tell_report(report, quiet=quiet)
+    return _usable(report)
+
+
+def _fingerprint(settings: dict[str, Any], sources: dict[str, Source]) -> str:
+    """Return what tells if a curation is done: the settings, and sizes and times of the sources' files."""
+    inputs = {name: [source.model_dump(mode="json"), source_inputs(name, source)] for name, source in sources.items()}
+    return sha256_json([settings, inputs])
+
+
+def _need_datatrove() -> None:
+    try:
+        import datatrove  # noqa: F401
+        import orjson  # noqa: F401
+        import py3langid  # noqa: F401
+    except ImportError as error:
+        raise KeylmError(
+            f"curation: {error.name} is not installed; install it with: pip install 'keylm[curate]'"
+        ) from None
+
+
+def _all_there(report: dict[str, Any], folder: Path) -> bool:
+    entries = report["sources"].items()
+    return all((folder / name / file).is_file() for name, entry in entries for file in entry["files"])
+
+
+def _usable(report: dict[str, Any]) -> dict[str, Any]:
+    """Return the report. Raises KeylmError where a source was left without a document."""
+    for name, entry in report["sources"].items():
+        if not entry["kept"]["documents"]:
+            worst = max(entry["steps"], key=lambda step: int(step["dropped"]), default={"step": "reading"})["step"]
+            raise KeylmError(
+                f"sources.{name}: curation left none of {entry['read']['documents']} documents, most dropped by {worst}"
+                f" (report.json has samples); change [curation], or set sources.{name}.curate=false"
+            )
+    return report
+
+
+def _begin(folder: Path, fingerprint: str) -> None:
+    """Make `folder` ready: as an interrupted run of the same fingerprint left it, or empty."""
+    work = folder / WORK
+    finished = (folder / REPORT).exists()  # then its files were moved out of the work folder
+    if not finished and read_table(work / FINGERPRINT).get("fingerprint") == fingerprint:
+        return
+    _forget(work)
+    for old in (folder / REPORT, folder / FAULTS, *folder.glob("*/*.jsonl.zst")):
+        old.unlink(missing_ok=True)
+    for old in work.iterdir():
+        if old.is_dir():
+            shutil.rmtree(old)
+        elif old.suffix != ".lock":
+            old.unlink()
+    write_json(work / FINGERPRINT, {"fingerprint": fingerprint})
+
+
+def _forget(work: Path) -> None:
+    """Delete the fingerprint before anything else: killed between the two, work half deleted would be taken up."""
+    (work / FINGERPRINT).unlink(missing_ok=True)
+    flush(work)
+
+
+def _curate(
+    curation: Curation,
+    sources: dict[str, Source],
+    settings: dict[str, Any],
+    folder: Path,
+    executor: Executor,
+    workers: int,
+    *,
+    quiet: bool,
+) -> dict[str, Any]:
+    from keylm.curate.executors import run_stage, silenced
+    from keylm.curate.filters import filter_settings
+
+    work = (folder / WORK).absolute()
+    origins = _origins(sources, work / "origins.json")
+    if curation.decontaminate and not (work / "evaluation.npz").is_file():
+        _index_items([Path(path) for path in curation.decontaminate], work / "evaluation.npz", quiet=quiet)
+    units = make_units({name: _pinned(source, origins[name]) for name, source in sources.items()})
+    with silenced():
+        stages = make_stages(curation, units, work)
+        settings = {**settings, "filters": filter_settings(curation)}
+    for stage in stages:
+        run_stage(stage, work, executor, workers, quiet=quiet)
+    ranks = {name: [rank for rank, unit in enumerate(units) if unit.name == name] for name in sources}
+    _publish(work / "final", folder, sources)
+    join_faults(work / "faults", ranks, folder / FAULTS)
+    return make_report(work, folder, sources, origins, ranks, settings)
+
+
+def _origins(sources: dict[str, Source], file: Path) -> dict[str, dict[str, Any]]:
+    """Return what each source is before its curation: once for all tasks, and once for a run that is killed.
+
+    A branch on the hub is resolved to the commit that all tasks read, also those after an interruption.
+    """
+    if not file.is_file():
+        write_json(file, {name: _origin(name, source) for name, source in sources.items()})
+    origins: dict[str, dict[str, Any]] = read_json(file)
+    return origins
+
+
+def _origin(name: str, source: Source) -> dict[str, Any]:
+    """Return what a source is. Raises KeylmError where its files or its data set cannot be had."""
+    moving = source.hub and not SHA.fullmatch(source.revision or "")
+    return source_origin(name, source, HubRows(name, source).revision if moving else source.revision)
+
+
+def _pinned(source: Source, origin: dict[str, Any]) -> Source:
+    """Return a source of the hub at the commit of its `origin`, others as they are."""
+    return source.model_copy(update={"revision": origin["revision"]}) if source.hub else source
+
+
+def _index_items(paths: list[Path], index: Path, *, quiet: bool) -> None:
+    """Save the index of the evaluation items below `paths`, and say what is not read there. Raises KeylmError."""
+    for path in paths:
+        unread = unread_files(path) if path.is_dir() else []
+        if unread:
+            names = ", ".join(unread[:5]) + (f" and {len(unread) - 5} more" if len(unread) > 5 else "")
+            say(f"curate  {path}: not evaluation files, and not looked for: {names}", quiet=quiet)
+    Decontaminator.from_paths(paths).save(index)
+
+
+def make_units(sources: dict[str, Source]) -> list["Unit"]:
+    """Return the tasks' shares of the sources in the recipe's order: a fixed list, whatever the workers."""
+    units = []
+    for name, source in sources.items():
+        own = [part for unit in _files(name, source) for part in _parts(unit)]
+        units += [replace(unit, number=number) for number, unit in enumerate(own)]
+    return units
+
+
+def _files(name: str, source: Source) -> list[tuple["Unit", int]]:
+    """Return a unit for each file of a folder, or one for the source, and their bytes on disk."""
+    from keylm.curate.reading import Unit
+
+    inputs = source_inputs(name, source)
+    path = source_path(source) if source.path else None
+    one_by_one = path and path.is_dir() and source.max_bytes is None and not source_adapter(source).group
+    if not path or not one_by_one:
+        return [(Unit(name, source, 0), sum(size for _, size, _ in inputs))]
+    files = zip(inputs, source_files(path), strict=True)
+    return [
+        (Unit(name, source.model_copy(update={"path": str(file)}), 0, file=inside), size)
+        for (inside, size, _), file in files
+    ]
+
+
+def _parts(sized: tuple["Unit", int]) -> list["Unit"]:
+    unit, size = sized
+    parts = min(MOST_PARTS, max(1, -(-size // PART_BYTES)))
+    return [replace(unit, part=part, parts=parts) for part in range(parts)]
+
+
+def make_stages(curation: Curation, units: list["Unit"], work: Path) -> list["Stage"]:
+    """Return the stages in order; what the recipe switches off has no step, or no stage."""
+    from keylm.curate.executors import Stage
+    from keylm.curate.steps import FindExact
+
+    stages = [Stage("clean", _clean_steps(curation, units, work), len(units))]
+    if curation.exact_duplicates:
+        stages.append(Stage("exact", [FindExact(work / "hashes", work / "exact", len(units))], 1))
+    if curation.near_duplicates:
+        stages += _near_stages(curation, len(units), work)
+    return [*stages, Stage("final", _final_steps(curation, work), len(units))]
+
+
+def _clean_steps(curation: Curation, units: list["Unit"], work: Path) -> list[Any]:
+    from keylm.curate.filters import LanguageFilter, LengthFilter
+    from keylm.curate.reading import SourceReader
+    from keylm.curate.steps import Counted, HashRecorder, MaskPii, QualityFilters, clean_writer
+
+    tallies = work / "tallies" / "clean"
+    length = LengthFilter(curation.minimum_characters, curation.maximum_characters)
+    return [
+        SourceReader(units, tallies, work / "faults"),
+        Counted("language", LanguageFilter(curation.languages, curation.language_threshold), tallies),
+        QualityFilters(units, curation, tallies),
+        Counted("length", length, tallies),
+        *([MaskPii(tallies)] if curation.mask_pii else []),
+        HashRecorder(work / "hashes"),
+        clean_writer(work / "clean"),
+    ]
+
+
+def _near_stages(curation: Curation, ranks: int, work: Path) -> list["Stage"]:
+    from datatrove.pipeline.dedup import MinhashDedupBuckets, MinhashDedupCluster
+
+    from keylm.curate.executors import Stage
+    from keylm.curate.steps import KeepFirst, minhash_config, signature
+
+    config = minhash_config(curation)
+    signatures, buckets, clusters = (str(work / name) for name in ("signatures", "buckets", "clusters"))
+    pairs = MinhashDedupBuckets(signatures, buckets, config=config, lines_to_buffer=4096)
+    cluster = MinhashDedupCluster(buckets, clusters, config=config, save_cluster_id=True, lines_to_buffer=4096)
+    return [
+        Stage("signatures", [*_without_exact(curation, work), signature(work / "signatures", curation)], ranks),
+        Stage("buckets", [pairs], config.num_buckets),
+        Stage("clusters", [cluster], 1),
+        Stage("firsts", [KeepFirst(work / "clusters", work / "near", ranks)], 1),
+    ]
+
+
+def _without_exact(curation: Curation, work: Path) -> list[Any]:
+    """Return the steps that read what the first stage kept, without exact duplicates."""
+    from datatrove.pipeline.dedup import MinhashDedupFilter
+
+    from keylm.curate.reading import CleanReader
+
+    reader = CleanReader(work / "clean", work / "hashes")
+    return [reader, MinhashDedupFilter(str(work / "exact"))] if curation.exact_duplicates else [reader]
+
+
+def _final_steps(curation: Curation, work: Path) -> list[Any]:
+    from datatrove.pipeline.dedup import MinhashDedupFilter
+
+    from keylm.curate.filters import DecontaminationFilter
+    from keylm.curate.reading import CleanReader
+    from keylm.curate.steps import Counted, record_writer
+
+    tallies = work / "tallies" / "final"
+    steps: list[Any] = [CleanReader(work / "clean", work / "hashes")]
+    for kind in ("exact", "near"):
+        if getattr(curation, f"{kind}_duplicates"):
+            steps.append(Counted(f"{kind}_duplicates", MinhashDedupFilter(str(work / kind)), tallies))
+    if curation.decontaminate:
+        steps.append(Counted("decontamination", DecontaminationFilter(work / "evaluation.npz"), tallies))
+    return [*steps, record_writer(work / "final")]
+
+
+def _publish(final: Path, folder: Path, sources: dict[str, Source]) -> None:
+    """Move the finished files to their places; a run that is killed here goes on with those that are left."""
+    for name in sources:
+        (folder / name).mkdir(exist_ok=True)
+        for file in sorted((final / name).glob("*.jsonl.zst")):
+            flush(file)
+            file.replace(folder / name / file.name)
+        flush(folder / name)

@@ -1,0 +1,131 @@
+"""Prediction as a keyboard's user meets it: hits among the words shown, keystrokes saved, time for a key.
+
+Protocol, after Trnka & McCoy, "Evaluating word prediction: framing keystroke savings", ACL 2008 (short papers):
+
+- A key is a letter (whatever its case), a space, a sign or a line's end. SHOWN words are shown at all times.
+- Choosing one is a key, and enters a space behind it; where the text has no space there, the next sign replaces it.
+- The user chooses the wanted word as soon as it is shown, before its first letter if need be, and makes no mistakes.
+- Savings: (keys without suggestions - keys with them) / keys without suggestions.
+
+Words are runs of ASCII letters with apostrophes inside, next to no digit, apostrophe or other letter; all else is typed
+by hand. The ceiling is what a system that knows every word beforehand would save: one key a word, all else by hand.
+Hits are of the exact word, capitals included.
+"""
+
+import contextlib
+import re
+import statistics
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+
+from keylm.base.machine import device_name
+from keylm.evaluation.statistics import Tallies
+from keylm.evaluation.typing_items import Item
+from keylm.keyboard.search import Suggester
+
+SHOWN = 3
+LETTERS = (1, 2, 3)
+"""After how many letters completions are looked at."""
+PREDICTED = 10
+"""Words of a passage that are predicted, evenly spread; the first ones of a document have little before them."""
+TYPED = 120
+"""Characters of a passage that are typed, at most."""
+TIMED = 2
+"""Passages that are typed against the clock."""
+Suggest = Callable[[str, str], Sequence[str]]
+"""Text up to where a word begins, and what of the word is typed, to the words that are shown."""
+_WHOLE = re.compile(r"(?<![\w'])[A-Za-z]+(?:'[A-Za-z]+)*(?![\w'])")
+
+
+def measure_prediction(systems: dict[str, Suggest], items: Iterable[Item], tallies: Tallies) -> Iterator[int]:
+    """Add hits of the next word and of completions for each system; yield the number of items done."""
+    for number, item in enumerate(items, 1):
+        words = list(_WHOLE.finditer(item.clean))[1:]
+        for word in words[:: max(1, len(words) // PREDICTED)]:
+            for typed in (0, *(n for n in LETTERS if n < len(word[0]))):
+                letters = f"after {typed} letter{'s' if typed > 1 else ''}"
+                for name, suggest in systems.items():
+                    shown = list(suggest(item.clean[: word.start()], word[0][:typed]))[:SHOWN]
+                    for top in (1, SHOWN):
+                        measure = f"completion top-{top} {letters}" if typed else f"next word top-{top}"
+                        tallies.add(measure, name, item.document, word[0] in shown[:top], 1)
+        yield number
+
+
+def measure_keystrokes(systems: dict[str, Suggest], items: Iterable[Item], tallies: Tallies) -> Iterator[int]:
+    """Add the keystroke savings of each system and the ceiling; yield the number of items done."""
+    for number, item in enumerate(items, 1):
+        text = beginning(item.clean)
+        for name, suggest in systems.items():
+            saved = len(text) - keystrokes(text, suggest)
+            tallies.add("keystroke savings", name, item.document, saved, len(text))
+        tallies.add("keystroke savings", "ceiling", item.document, len(text) - fewest_keystrokes(text), len(text))
+        yield number
+
+
+def keystrokes(text: str, suggest: Suggest) -> int:
+    """Return the keys that `text` takes with suggestions, by the protocol above."""
+    keys = at = 0
+    while at < len(text):
+        word = _WHOLE.match(text, at)
+        if not word:
+            keys, at = keys + 1, at + 1
+            continue
+        letters, at = word[0], word.end()
+        shown_after = (n for n in range(len(letters)) if letters in suggest(text[: word.start()], letters[:n]))
+        typed = next(shown_after, None)
+        keys += len(letters) if typed is None else typed + 1
+        at += typed is not None and text[at : at + 1] == " "
+    return keys
+
+
+def fewest_keystrokes(text: str) -> int:
+    """Return the keys that `text` takes where every word is shown before its first letter."""
+    return keystrokes(text, lambda before, _: [match[0] for match in [_WHOLE.match(text, len(before))] if match])
+
+
+def beginning(text: str) -> str:
+    """Return the first characters of a passage that are typed, up to a word's end."""
+    return text if len(text) <= TYPED else text[: text.rfind(" ", 0, TYPED + 1)]
+
+
+def measure_latency(suggester: Suggester, items: Sequence[Item]) -> dict[str, Any]:
+    """Return {"p50_ms", "p95_ms", "keys", "machine", "threads"} of suggestions after each key, on one thread.
+
+    The suggester comes from other text, as when a field is opened: the first key pays for what stands before.
+    """
+    with one_thread():
+        times = [taken for item in items[:TIMED] for taken in _times(suggester, beginning(item.clean))]
+    cuts = statistics.quantiles(times, n=20, method="inclusive")
+    return {
+        "p50_ms": round(statistics.median(times) * 1000, 3),
+        "p95_ms": round(cuts[-1] * 1000, 3),
+        "keys": len(times),
+        "machine": device_name(torch.device("cpu")),
+        "threads": 1,
+    }
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute on one thread: a word search runs a few tokens at a time, where threads cost more than they bring."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _times(suggester: Suggester, text: str) -> Iterator[float]:
+    """Yield the seconds that suggestions take after each character of `text` behind which words can be suggested."""
+    for end in range(1, len(text) + 1):
+        letters = re.search(r"(?<![\w'])[A-Za-z]+(?:'[A-Za-z]+)*'?\Z", text[:end])
+        if letters or not (text[end - 1].isalnum() or text[end - 1] == "'"):
+            start = letters.start() if letters else end
+            begun = time.perf_counter()
+            suggester.suggest(text[:start], text[start:end], SHOWN)
+            yield time.perf_counter() - begun

@@ -1,0 +1,1 @@
+"""One model folder to every format, each compared with PyTorch before it gets its name."""

@@ -1,0 +1,3 @@
+"""Instruction data whose constraints a program checks: docs/instructions.md."""
+
+from keylm.instructions.checks import violations as violations

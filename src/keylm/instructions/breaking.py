@@ -1,0 +1,204 @@
+"""Minimal violations: a good answer with the one change that breaks one of its constraints.
+
+They are cheap rejected answers for preference tuning: chosen and rejected differ in little but the constraint. Answers
+that a model gave itself, kept where `violations` finds something, are better and cost its time.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from random import Random
+
+from keylm.instructions.checks import (
+    ANSWERS_APART,
+    BULLET,
+    DIVIDER,
+    HIGHLIGHT,
+    NUMBERED,
+    PLACEHOLDER,
+    TITLE,
+    Constraint,
+    violations,
+)
+from keylm.text.sentences import paragraphs, sentences
+
+_FILLERS = (
+    "There is more to say about this.",
+    "That is one way to see it.",
+    "Some people may see it in another way.",
+    "This is worth keeping in mind.",
+    "It depends on many things.",
+    "More could be added here.",
+)
+
+
+def break_answer(answer: str, constraints: Sequence[Constraint], random: Random) -> tuple[str, Constraint] | None:
+    """Return `answer` changed so that it breaks one of `constraints` (which one is drawn), and that one.
+
+    The other constraints are kept where that can be had. None where no small change does it.
+    """
+    best = None
+    for constraint in random.sample(list(constraints), len(constraints)):
+        change = _CHANGES.get(constraint["type"])
+        for _ in range(3):
+            changed = change(answer, constraint, random) if change else answer
+            broken = violations(changed, constraints)
+            if constraint in broken and changed.strip():
+                if len(broken) == 1:
+                    return changed, constraint
+                best = best or (changed, constraint)
+    return best
+
+
+def _longer(answer: str, constraint: Constraint, random: Random) -> str:
+    extra = random.sample(_FILLERS, len(_FILLERS))
+    return answer + " " + " ".join(extra[: random.randint(1, len(extra))])
+
+
+def _shorter(answer: str, constraint: Constraint, random: Random) -> str:
+    parts = sentences(answer)
+    if len(parts) < 2:
+        words = answer.split()
+        return " ".join(words[: random.randint(1, max(1, len(words) // 2))])
+    return " ".join(parts[: max(1, len(parts) - random.randint(1, max(1, len(parts) - 1)))])
+
+
+def _length(answer: str, constraint: Constraint, random: Random) -> str:
+    if constraint["relation"] == "at_most":
+        need = int(constraint["count"]) - len(answer.split())
+        return answer + " " + " ".join(random.choice(_FILLERS) for _ in range(max(1, need // 4 + 1)))
+    return _shorter(answer, constraint, random)
+
+
+def _merged(answer: str, constraint: Constraint, random: Random) -> str:
+    parts = paragraphs(answer)
+    if len(parts) < 2:
+        return answer + "\n\n" + random.choice(_FILLERS)
+    place = random.randrange(len(parts) - 1)
+    return "\n\n".join([*parts[:place], f"{parts[place]} {parts[place + 1]}", *parts[place + 2 :]])
+
+
+def _without_line(pattern: re.Pattern[str]) -> Callable[[str, Constraint, Random], str]:
+    def change(answer: str, constraint: Constraint, random: Random) -> str:
+        found = [match.group() for match in pattern.finditer(answer)]
+        return answer.replace("\n" + found[-1], "", 1) if len(found) > 1 else pattern.sub("", answer)
+
+    return change
+
+
+def _unmarked(pattern: re.Pattern[str], marks: str) -> Callable[[str, Constraint, Random], str]:
+    def change(answer: str, constraint: Constraint, random: Random) -> str:
+        return pattern.sub(lambda match: match.group().strip(marks), answer)
+
+    return change
+
+
+def _without_words(answer: str, constraint: Constraint, random: Random) -> str:
+    word = random.choice(constraint["words"]) if "words" in constraint else constraint["word"]
+    if constraint["type"] == "keyword_count" and constraint["relation"] == "at_most":
+        return answer + f" {word.capitalize()}, {word} and {word}." * (int(constraint["count"]) // 3 + 1)
+    return re.sub(rf"(?i)(?<!\w){re.escape(word)}(?!\w)", "it", answer)
+
+
+def _with_word(answer: str, constraint: Constraint, random: Random) -> str:
+    return answer + f" Think of the word {random.choice(constraint['words'])}."
+
+
+def _letters(answer: str, constraint: Constraint, random: Random) -> str:
+    if constraint["relation"] == "at_least":
+        return _shorter(answer, constraint, random)
+    return answer + f" {constraint['letter'] * 3}" * (int(constraint["count"]) // 3 + 1)
+
+
+def _one_case(answer: str, constraint: Constraint, random: Random) -> str:
+    words = re.findall(r"[A-Za-z]{3,}", answer)
+    if not words:
+        return answer
+    word = random.choice(words)
+    return answer.replace(word, word.capitalize() if word.islower() else word.lower(), 1)
+
+
+def _capitals(answer: str, constraint: Constraint, random: Random) -> str:
+    if constraint["relation"] == "at_least":
+        return re.sub(r"\b[A-Z]{2,}\b", lambda match: match.group().lower(), answer)
+    return re.sub(r"\b[a-z]{3,}\b", lambda match: match.group().upper(), answer, count=int(constraint["count"]) + 2)
+
+
+def _comma(answer: str, constraint: Constraint, random: Random) -> str:
+    places = [
+        match.start() for match in re.finditer(r"(?<=[a-z]) (?=(?:and|but|or|that|with|in|of|to|for|it)\b)", answer)
+    ]
+    place = random.choice(places) if places else answer.find(" ")
+    return answer[:place] + "," + answer[place:] if place > 0 else answer + ","
+
+
+def _start(answer: str, constraint: Constraint, random: Random) -> str:
+    return "Sure! " + answer
+
+
+def _apart(mark: str, instead: str) -> Callable[[str, Constraint, Random], str]:
+    return lambda answer, constraint, random: answer.replace(mark, instead)
+
+
+def _without_end(answer: str, constraint: Constraint, random: Random) -> str:
+    kept = "\n".join(answer.rstrip().split("\n")[:-1]).rstrip()
+    return kept if constraint["type"] == "postscript" and kept else answer.rstrip() + " " + random.choice(_FILLERS)
+
+
+def _choice(answer: str, constraint: Constraint, random: Random) -> str:
+    return random.choice(("I am not sure.", f"{answer} It is hard to say.", f"The answer would be: {answer}"))
+
+
+def _json(answer: str, constraint: Constraint, random: Random) -> str:
+    return random.choice(
+        (answer.rstrip("}`\n "), f"Here is the JSON you asked for:\n{answer}", answer.replace('":', '"', 1))
+    )
+
+
+def _unrepeated(answer: str, constraint: Constraint, random: Random) -> str:
+    rest = answer[len(constraint["text"]) :].strip()
+    return random.choice(
+        (rest, f"{constraint['text'][: len(constraint['text']) // 2]}\n\n{rest}", f"You asked: {answer}")
+    )
+
+
+def _digit(answer: str, constraint: Constraint, random: Random) -> str:
+    return answer + f" ({random.randint(1, 9)})"
+
+
+def _other_language(answer: str, constraint: Constraint, random: Random) -> str:
+    return "Извините, я отвечу по-русски. " * (len(answer) // 600 + 1) + answer
+
+
+_CHANGES: dict[str, Callable[[str, Constraint, Random], str]] = {
+    "words": _length,
+    "sentences": lambda a, c, r: (_longer if c["relation"] in ("at_most", "exactly") else _shorter)(a, c, r),
+    "paragraphs": _merged,
+    "divided_paragraphs": _apart(DIVIDER, ""),
+    "paragraph_start": _merged,
+    "bullets": _without_line(BULLET),
+    "numbered_list": _without_line(NUMBERED),
+    "sections": lambda a, c, r: re.sub(rf"^{re.escape(c['word'])} {c['count']}\n", "", a, flags=re.MULTILINE),
+    "json": _json,
+    "choice": _choice,
+    "two_answers": _apart(ANSWERS_APART, ""),
+    "keywords": _without_words,
+    "forbidden": _with_word,
+    "keyword_count": _without_words,
+    "letter_count": _letters,
+    "capital_words": _capitals,
+    "lower_case": _one_case,
+    "upper_case": _one_case,
+    "no_comma": _comma,
+    "title": _unmarked(TITLE, "<>"),
+    "highlights": _unmarked(HIGHLIGHT, "*"),
+    "placeholders": _unmarked(PLACEHOLDER, "[]"),
+    "postscript": _without_end,
+    "quotation": lambda a, c, r: a.strip().strip('"'),
+    "end_phrase": _without_end,
+    "start_phrase": _start,
+    "first_word": _start,
+    "last_word": _without_end,
+    "repeat_request": _unrepeated,
+    "english": _other_language,
+    "no_digits": _digit,
+}

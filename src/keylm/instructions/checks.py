@@ -1,0 +1,296 @@
+"""Whether an answer keeps a constraint: one function a type, which never trusts how the answer was made.
+
+A constraint is a JSON object `{"type": …, parameters}`. Each check is at least as strict as IFEval's checker of the
+same meaning (Zhou et al. 2023, "Instruction-Following Evaluation for Large Language Models"), so that what passes here
+passes there; the code and the wording are our own. Types in HELD_OUT never occur in training data.
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from keylm.base.errors import KeylmError
+from keylm.text.sentences import (
+    bare,
+    fewest_sentences,
+    fewest_words,
+    lines,
+    most_sentences,
+    most_words,
+    occurrences,
+    paragraphs,
+    sentences,
+)
+
+Constraint = dict[str, Any]
+_Check = Callable[[str, Mapping[str, Any]], bool]
+BULLET = re.compile(r"^\s*(?:\*(?!\*)|-).*$", re.MULTILINE)
+NUMBERED = re.compile(r"^\s*(\d+)[.)] \S.*$", re.MULTILINE)
+ROMAN = re.compile(r"^\s*([IVX]+)\. \S.*$", re.MULTILINE)
+HIGHLIGHT = re.compile(r"(?<![*\w])\*\*?(?![\s*])[^*\n]*(?<!\s)\*\*?(?!\*)")
+PLACEHOLDER = re.compile(r"\[[^\[\]\n]+\]")
+TITLE = re.compile(r"<<[^<>\n]*[^<>\s][^<>\n]*>>")
+DIVIDER = "***"
+ANSWERS_APART = "******"
+ROMAN_NUMERALS = ("I", "II", "III", "IV", "V", "VI", "VII", "VIII", "IX", "X")
+
+
+def violations(answer: str, constraints: Sequence[Constraint]) -> list[Constraint]:
+    """Return those of `constraints` that `answer` breaks. Raises KeylmError for a type that there is not."""
+    return [constraint for constraint in constraints if not keeps(answer, constraint)]
+
+
+def keeps(answer: str, constraint: Constraint) -> bool:
+    """Return whether `answer` keeps one constraint; an empty answer keeps none."""
+    check = CHECKS.get(constraint.get("type", ""))
+    if check is None:
+        raise KeylmError(f"constraint {constraint!a}: unknown type; accepted: {', '.join(CHECKS)}")
+    return bool(answer.strip()) and check(answer, constraint)
+
+
+def _within(fewest: int, most: int, given: Mapping[str, Any]) -> bool:
+    """Return whether a number that lies between `fewest` and `most` surely stands in the relation that was asked."""
+    count = int(given["count"])
+    match given["relation"]:
+        case "at_least":
+            return fewest >= count
+        case "at_most":
+            return most <= count
+        case "exactly":
+            return fewest == count == most
+        case "between":
+            return fewest >= count and most <= int(given["most"])
+    raise KeylmError(f"relation {given['relation']!a}; accepted: at_least, at_most, exactly, between")
+
+
+def _words(answer: str, given: Mapping[str, Any]) -> bool:
+    few, many = fewest_words(answer), most_words(answer)
+    return _within(min(few, many), max(few, many), given)
+
+
+def _sentences(answer: str, given: Mapping[str, Any]) -> bool:
+    return _within(fewest_sentences(answer), most_sentences(answer), given)
+
+
+def _paragraphs(answer: str, given: Mapping[str, Any]) -> bool:
+    return len(paragraphs(answer)) == given["count"] and DIVIDER not in answer
+
+
+def _divided(answer: str, given: Mapping[str, Any]) -> bool:
+    parts = re.split(r"\s*\*\*\*\s*", answer.strip())
+    return len(parts) == given["count"] and all(parts) and ANSWERS_APART not in answer
+
+
+def _paragraph_start(answer: str, given: Mapping[str, Any]) -> bool:
+    parts = answer.strip().split("\n\n")
+    if not all(part.strip() for part in parts) or len(parts) != given["count"]:
+        return False
+    first = re.split(r"[.,?!'\"]", parts[given["paragraph"] - 1].split()[0].lstrip("'\""))[0]
+    return bool(first.lower() == given["word"].lower())
+
+
+def _bullets(answer: str, given: Mapping[str, Any]) -> bool:
+    return len(BULLET.findall(answer)) == int(given["count"])
+
+
+def _numbered(answer: str, given: Mapping[str, Any]) -> bool:
+    return [int(number) for number in NUMBERED.findall(answer)] == list(range(1, given["count"] + 1))
+
+
+def _sections(answer: str, given: Mapping[str, Any]) -> bool:
+    found = re.findall(rf"^{re.escape(given['word'])} (\d+)", answer, re.MULTILINE)
+    return [int(number) for number in found] == list(range(1, given["count"] + 1))
+
+
+def _json(answer: str, given: Mapping[str, Any]) -> bool:
+    inner = re.sub(r"^```(?:json|JSON)?\n|\n?```$", "", answer.strip())
+    try:
+        value = json.loads(inner)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(value, dict | list) and (not given.get("keys") or list(value) == given["keys"])
+
+
+def _choice(answer: str, given: Mapping[str, Any]) -> bool:
+    return answer.strip() in given["options"]
+
+
+def _two_answers(answer: str, given: Mapping[str, Any]) -> bool:
+    parts = [part.strip() for part in answer.split(ANSWERS_APART)]
+    return len(parts) == 2 and all(parts) and parts[0] != parts[1] and not parts[1].startswith("*")
+
+
+def _keywords(answer: str, given: Mapping[str, Any]) -> bool:
+    return all(occurrences(word, answer) for word in given["words"])
+
+
+def _forbidden(answer: str, given: Mapping[str, Any]) -> bool:
+    return not any(occurrences(word, answer) for word in given["words"])
+
+
+def _keyword_count(answer: str, given: Mapping[str, Any]) -> bool:
+    inside = answer.lower().count(given["word"].lower())
+    return _within(occurrences(given["word"], answer), inside, given)
+
+
+def _letter_count(answer: str, given: Mapping[str, Any]) -> bool:
+    count = answer.lower().count(given["letter"])
+    return _within(count, count, given)
+
+
+def _capital_words(answer: str, given: Mapping[str, Any]) -> bool:
+    tokens = re.findall(r"[A-Za-z][A-Za-z.]*", answer)
+    sure = sum(1 for token in tokens if token.isupper() and len(token.rstrip(".")) > 1)
+    return _within(sure, sum(1 for token in re.findall(r"[\w.]+", answer) if token.isupper()), given)
+
+
+def _lower_case(answer: str, _: Mapping[str, Any]) -> bool:
+    return answer.islower()
+
+
+def _upper_case(answer: str, _: Mapping[str, Any]) -> bool:
+    return answer.isupper()
+
+
+def _no_comma(answer: str, _: Mapping[str, Any]) -> bool:
+    return "," not in answer and "，" not in answer
+
+
+def _title(answer: str, _: Mapping[str, Any]) -> bool:
+    return len(TITLE.findall(answer)) == 1
+
+
+def _highlights(answer: str, given: Mapping[str, Any]) -> bool:
+    return len(HIGHLIGHT.findall(answer)) >= int(given["count"])
+
+
+def _placeholders(answer: str, given: Mapping[str, Any]) -> bool:
+    return len(PLACEHOLDER.findall(answer)) >= int(given["count"])
+
+
+def _postscript(answer: str, given: Mapping[str, Any]) -> bool:
+    last = lines(answer)[-1].strip('"')
+    return bool(last.lower().startswith(given["marker"].lower() + " "))
+
+
+def _quotation(answer: str, _: Mapping[str, Any]) -> bool:
+    text = answer.strip()
+    return len(text) > 2 and text[0] == text[-1] == '"'
+
+
+def _end_phrase(answer: str, given: Mapping[str, Any]) -> bool:
+    return bool(answer.strip().strip('"').lower().endswith(given["phrase"].lower()))
+
+
+def _start_phrase(answer: str, given: Mapping[str, Any]) -> bool:
+    return bool(answer.strip().strip('"').lower().startswith(given["phrase"].lower()))
+
+
+def _first_word(answer: str, given: Mapping[str, Any]) -> bool:
+    return bool(bare(answer.split()[0]) == given["word"].lower())
+
+
+def _last_word(answer: str, given: Mapping[str, Any]) -> bool:
+    return bool(bare(answer.split()[-1]) == given["word"].lower())
+
+
+def _repeat(answer: str, given: Mapping[str, Any]) -> bool:
+    text, answer = given["text"].strip(), answer.strip()
+    return answer.startswith(text) and bool(answer[len(text) :].strip())
+
+
+def _english(answer: str, _: Mapping[str, Any]) -> bool:
+    letters = [letter for letter in answer if letter.isalpha()]
+    return bool(letters) and sum(letter.isascii() for letter in letters) >= 0.97 * len(letters)
+
+
+def _no_digits(answer: str, _: Mapping[str, Any]) -> bool:
+    return not any(letter.isdigit() for letter in answer)
+
+
+def _line_letter(answer: str, given: Mapping[str, Any]) -> bool:
+    return all(line.lower().startswith(given["letter"]) for line in lines(answer)) and (
+        len(lines(answer)) >= given["count"]
+    )
+
+
+def _alphabetical(answer: str, given: Mapping[str, Any]) -> bool:
+    items = [re.sub(r"^\s*[*-]\s*", "", item).lower() for item in BULLET.findall(answer)]
+    return len(items) == given["count"] and items == sorted(items)
+
+
+def _question_marks(answer: str, given: Mapping[str, Any]) -> bool:
+    return answer.count("?") == int(given["count"])
+
+
+def _short_sentences(answer: str, given: Mapping[str, Any]) -> bool:
+    parts = [sentence for line in lines(answer) for sentence in sentences(line)]
+    return len(parts) >= given["sentences"] and all(fewest_words(sentence) <= given["count"] for sentence in parts)
+
+
+def _ends_with_question(answer: str, _: Mapping[str, Any]) -> bool:
+    return answer.strip().strip('"*').endswith("?")
+
+
+def _roman_list(answer: str, given: Mapping[str, Any]) -> bool:
+    return ROMAN.findall(answer) == list(ROMAN_NUMERALS[: given["count"]])
+
+
+def _short_words(answer: str, given: Mapping[str, Any]) -> bool:
+    return fewest_words(answer) >= given["words"] and all(
+        len(word) <= given["count"] for word in re.findall(r"[^\W\d_]+", answer)
+    )
+
+
+def _distinct_starts(answer: str, given: Mapping[str, Any]) -> bool:
+    starts = [bare(sentence.split()[0]) for line in lines(answer) for sentence in sentences(line)]
+    return len(starts) >= given["count"] and len(set(starts)) == len(starts)
+
+
+TRAINED: dict[str, _Check] = {
+    "words": _words,
+    "sentences": _sentences,
+    "paragraphs": _paragraphs,
+    "divided_paragraphs": _divided,
+    "paragraph_start": _paragraph_start,
+    "bullets": _bullets,
+    "numbered_list": _numbered,
+    "sections": _sections,
+    "json": _json,
+    "choice": _choice,
+    "two_answers": _two_answers,
+    "keywords": _keywords,
+    "forbidden": _forbidden,
+    "keyword_count": _keyword_count,
+    "letter_count": _letter_count,
+    "capital_words": _capital_words,
+    "lower_case": _lower_case,
+    "upper_case": _upper_case,
+    "no_comma": _no_comma,
+    "title": _title,
+    "highlights": _highlights,
+    "placeholders": _placeholders,
+    "postscript": _postscript,
+    "quotation": _quotation,
+    "end_phrase": _end_phrase,
+    "start_phrase": _start_phrase,
+    "first_word": _first_word,
+    "last_word": _last_word,
+    "repeat_request": _repeat,
+    "english": _english,
+    "no_digits": _no_digits,
+}
+"""The types that training data may have."""
+HELD_OUT: dict[str, _Check] = {
+    "line_letter": _line_letter,
+    "alphabetical_bullets": _alphabetical,
+    "question_marks": _question_marks,
+    "short_sentences": _short_sentences,
+    "ends_with_question": _ends_with_question,
+    "roman_list": _roman_list,
+    "short_words": _short_words,
+    "distinct_starts": _distinct_starts,
+}
+"""The types that only evaluation items have."""
+CHECKS: dict[str, _Check] = {**TRAINED, **HELD_OUT}

@@ -1,0 +1,177 @@
+"""Drafts: an answer in its parts, before constraints have shaped it and it becomes one text.
+
+A draft holds more text than an answer needs (`pool`: paragraphs of sentences, in order), so that one request can have
+answers of many lengths. What is taken is a run of sentences from the beginning of paragraphs: no sentence is cut, and
+none follows another that it did not follow in its source.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from random import Random
+
+from keylm.text.sentences import fewest_words, listed
+
+Paragraph = list[str]
+LEANING = re.compile(
+    r"(?i)(he|she|it|they|his|her|hers|its|their|this|that|these|those|such|then|but|and|or|nor|so|however|thus|"
+    r"therefore|moreover|furthermore|also|another|instead|similarly|consequently|meanwhile|nevertheless|otherwise|"
+    r"later|here|there|both|each|one|first|second|third|finally|next|additionally|in addition|for example|"
+    r"for instance|as a result|in contrast|on the other hand|yes|no|because|which|who|while|after|before|since|i|we|my|"
+    r"our|him|them|other|others|according|due to|even so|still|despite|in spite of|in the preceding|under this|"
+    r"with this|at th(at|e) time|by then|overall|nonetheless|regardless|in short|in conclusion|in summary|"
+    r"to summarise|for this)\b"
+)
+"""How sentences begin that lean on the one before, and so cannot stand alone."""
+
+
+@dataclass
+class Block:
+    """Lines that stand together: sentences of a paragraph (`inner` is a space), or lines (a line break)."""
+
+    lines: list[str]
+    inner: str = " "
+
+    def text(self) -> str:
+        """Return the block as it is read."""
+        return self.inner.join(self.lines)
+
+
+@dataclass
+class Task:
+    """What is asked, and what it can be answered from."""
+
+    family: str
+    request: str
+    pool: list[Paragraph]
+    title: str = ""
+    """of the answer, or what it is about"""
+    head: str = ""
+    """a line before the answer, such as “Dear Ann,”; it is never cut"""
+    tail: str = ""
+    """lines behind it"""
+    verse: bool = False
+    """sentences are lines"""
+    points: list[str] = field(default_factory=list)
+    """what a list may have; by default the sentences that can stand alone"""
+    options: list[str] = field(default_factory=list)
+    """the answers to choose from; the right one is `pool[0][0]`"""
+    context: str = ""
+    """a passage that the request speaks of"""
+    whole: bool = False
+    """the answer is the pool, all of it"""
+    fill: list[str] = field(default_factory=list)
+    """what a request for placeholders may use"""
+    again: Callable[[Random], "Task"] | None = None
+    """makes another answer to the same request"""
+    source: str = ""
+    """name of the file it comes from; "" where the text is our own"""
+
+    @property
+    def words(self) -> int:
+        """Return how long the pool is."""
+        return sum(fewest_words(sentence) for paragraph in self.pool for sentence in paragraph)
+
+    def standing(self) -> list[str]:
+        """Return points for a list, each of which can stand alone."""
+        if self.points:
+            return self.points
+        return [
+            sentence
+            for paragraph in self.pool
+            for sentence in paragraph
+            if not LEANING.match(sentence) and not sentence.endswith("?") and 4 <= fewest_words(sentence) <= 28
+        ]
+
+
+class Draft:
+    """An answer on its way: makers change its blocks and what stands around them; `render` makes the text."""
+
+    def __init__(self, task: Task, words: int) -> None:
+        """Take about `words` words of the task's pool."""
+        self.task = task
+        self.blocks = [Block(list(part), "\n" if task.verse else " ") for part in take(task, words)]
+        self.joiner = "\n\n"
+        self.top: list[str] = []
+        self.bottom: list[str] = []
+        self.finish: list[Callable[[str], str]] = []
+        """what is done to the whole text, in order"""
+
+    def render(self) -> str:
+        """Return the answer's text."""
+        body = self.joiner.join(block.text() for block in self.blocks)
+        parts = [*self.top, self.task.head, body, self.task.tail, *self.bottom]
+        text = "\n\n".join(part for part in parts if part)
+        for change in self.finish:
+            text = change(text)
+        return text
+
+    def each_line(self, change: Callable[[str], str]) -> None:
+        """Change every line of the body."""
+        for block in self.blocks:
+            block.lines = [change(line) for line in block.lines]
+
+    def sentences(self) -> list[str]:
+        """Return the lines of the body."""
+        return [line for block in self.blocks for line in block.lines]
+
+
+def take(task: Task, words: int) -> list[Paragraph]:
+    """Return whole sentences of the pool, at least one, that come near `words` words."""
+    if task.whole:
+        return task.pool
+    taken: list[Paragraph] = []
+    count = 0
+    for paragraph in task.pool:
+        kept: Paragraph = []
+        for sentence in paragraph:
+            size = fewest_words(sentence)
+            if count and count + size / 2 > words and not (task.verse and kept):
+                break
+            kept.append(sentence)
+            count += size
+        if kept:
+            taken.append(kept)
+        if len(kept) < len(paragraph) or count >= words:
+            break
+    return taken
+
+
+def grouped(task: Task, count: int, random: Random) -> list[Paragraph] | None:
+    """Return `count` paragraphs of one to four sentences: the pool's own, or its sentences parted anew; None if few."""
+    lines = [sentence for paragraph in task.pool for sentence in paragraph]
+    if task.whole and len(lines) >= count:
+        cuts = [round(part * len(lines) / count) for part in range(count + 1)]
+        return [lines[cuts[part] : cuts[part + 1]] for part in range(count)]
+    if len(task.pool) >= count:
+        return [paragraph[: random.randint(1, 4) if not task.verse else 4] for paragraph in task.pool[:count]]
+    if len(lines) < count:
+        return None
+    size = min(len(lines) // count, random.randint(1, 3))
+    return [lines[size * part : size * (part + 1)] for part in range(count)]
+
+
+def lowered(sentence: str) -> str:
+    """Return a sentence with a small letter in front, where its first word is no name."""
+    first = re.match(r"[A-Za-z']+", sentence)
+    plain = first is not None and first[0].lower() in _PLAIN_STARTS
+    return sentence[0].lower() + sentence[1:] if plain else sentence
+
+
+_PLAIN_STARTS = frozenset(
+    listed(
+        "the a an this that these those there it its they their he she his her we our you your in on at by "
+        "for from with when while if as after before some many most all each every one two both such other "
+        "another to of and but so"
+    )
+)
+
+
+def capitalised(text: str) -> str:
+    """Return a text with a capital in front."""
+    return text[:1].upper() + text[1:]
+
+
+def fix_articles(text: str) -> str:
+    """Return a text with “an” before vowels where stock sentences say “a”."""
+    return re.sub(r"\b([Aa]) (?=[aeiou](?!ni|ne|u))", r"\1n ", text)

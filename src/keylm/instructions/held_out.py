@@ -1,0 +1,71 @@
+"""Evaluation items: requests whose answers a program scores, made from documents that no training pair comes from.
+
+Three sets. `trained`: pairs as in training, from held-out documents. `held_out`: requests with a constraint of a type
+that training never has. `typos`: mistyped held-out sentences with what they should be.
+"""
+
+from collections.abc import Callable
+from random import Random
+from typing import Any
+
+from keylm.instructions.checks import Constraint
+from keylm.instructions.everyday import FIX_REQUESTS, mistyped
+from keylm.instructions.generate import Generator
+from keylm.instructions.wording import describe
+from keylm.text.sentences import fewest_words
+
+SETS = ("trained", "held_out", "typos")
+_TOKENS_PER_WORD = 2
+_ROOM = 60
+
+DRAWS: dict[str, Callable[[Random], Constraint]] = {
+    "line_letter": lambda random: {"letter": random.choice("abcdhmpstw"), "count": random.randint(2, 4)},
+    "alphabetical_bullets": lambda random: {"count": random.randint(3, 5)},
+    "question_marks": lambda random: {"count": random.randint(1, 4)},
+    "short_sentences": lambda random: {"count": random.randint(8, 12), "sentences": random.randint(2, 4)},
+    "ends_with_question": lambda random: {},
+    "roman_list": lambda random: {"count": random.randint(3, 5)},
+    "short_words": lambda random: {"count": random.randint(6, 8), "words": random.randint(10, 20)},
+    "distinct_starts": lambda random: {"count": random.randint(3, 5)},
+}
+"""Parameters of each held-out type."""
+
+
+def item(generator: Generator, kind: str, index: int) -> dict[str, Any]:
+    """Return item `index` of a set: {"set", "messages", "constraints", "reference", "max_new_tokens"}.
+
+    The messages end with the user's turn. `reference` is an answer that keeps the constraints, or the clean sentence;
+    None in the set held_out, whose types nothing here knows how to make.
+    """
+    if kind == "trained":
+        pair = generator.verifiable(index, "evaluation")
+        reference = pair.messages[-1]["content"]
+        tokens = _TOKENS_PER_WORD * fewest_words(reference) + _ROOM
+        return _item(kind, pair.messages[:-1], pair.constraints, reference, min(1024, tokens))
+    random = Random(f"{generator.settings.seed}/{kind}/{index}")
+    if kind == "typos":
+        while (found := mistyped(generator.supplies, random)) is None:
+            pass
+        noisy, clean, _ = found
+        request = random.choice(FIX_REQUESTS).format(text=noisy)
+        tokens = _TOKENS_PER_WORD * fewest_words(clean) + _ROOM
+        made = _item(kind, [{"role": "user", "content": request}], [], clean, tokens)
+        return {**made, "noisy": noisy}
+    name = list(DRAWS)[index % len(DRAWS)]
+    constraint = {"type": name, **DRAWS[name](random)}
+    task = generator.task(index, kind)
+    request = task.request if task.request.endswith((".", "?", "!", '"')) else task.request + "."
+    messages = [{"role": "user", "content": f"{request} {describe(constraint, random)}"}]
+    return _item(kind, messages, [constraint], None, 300)
+
+
+def _item(
+    kind: str, messages: list[dict[str, str]], constraints: list[Constraint], reference: str | None, tokens: int
+) -> dict[str, Any]:
+    return {
+        "set": kind,
+        "messages": messages,
+        "constraints": constraints,
+        "reference": reference,
+        "max_new_tokens": tokens,
+    }

@@ -1,0 +1,362 @@
+"""Makers: each changes a draft so that its answer will keep a constraint, and returns the constraint's parameters.
+
+A maker returns None where this draft cannot keep its constraint naturally; then another constraint is drawn. None is
+trusted: generate.py checks every finished answer.
+"""
+
+import json
+import re
+from collections.abc import Callable
+from functools import partial
+from random import Random
+from typing import Any
+
+from keylm.instructions.checks import ANSWERS_APART, DIVIDER
+from keylm.instructions.drafts import (
+    LEANING,
+    Block,
+    Draft,
+    Paragraph,
+    Task,
+    capitalised,
+    fix_articles,
+    grouped,
+    lowered,
+)
+from keylm.instructions.phrases import (
+    END_PHRASES,
+    FORM_FIELDS,
+    JOINING_SENTENCES,
+    LIST_OPENINGS,
+    NOUNS,
+    OPENERS,
+    PLACEHOLDER_SENTENCES,
+    POSTSCRIPTS,
+    SECTION_WORDS,
+    START_PHRASES,
+)
+from keylm.text.sentences import STOP_WORDS, content_words
+
+Parameters = dict[str, Any]
+Maker = Callable[[Draft, Random], Parameters | None]
+
+
+def _paragraphs(draft: Draft, random: Random) -> Parameters | None:
+    count = random.choices((1, 2, 3, 4, 5, 6), (1, 6, 7, 6, 4, 2))[0]
+    if draft.task.head or draft.task.tail or draft.task.context:
+        return None
+    parts = grouped(draft.task, count, random)
+    if parts is None:
+        return None
+    draft.blocks = [Block(list(part), "\n" if draft.task.verse else " ") for part in parts]
+    return {"count": count}
+
+
+def _divided_paragraphs(draft: Draft, random: Random) -> Parameters | None:
+    made = _paragraphs(draft, random)
+    if made is None or made["count"] == 1:
+        return None
+    draft.joiner = random.choice((f"\n\n{DIVIDER}\n\n", f"\n{DIVIDER}\n"))
+    return made
+
+
+def _paragraph_start(draft: Draft, random: Random) -> Parameters | None:
+    made = _paragraphs(draft, random)
+    if made is None or draft.task.verse or made["count"] == 1:
+        return None
+    paragraph = random.randint(1, made["count"])
+    lines = draft.blocks[paragraph - 1].lines
+    if random.random() < 0.35:
+        first = re.match(r"[A-Za-z]+(?=\s)", lines[0])
+        if first is None:
+            return None
+        word = first[0]
+    elif random.random() < 0.5:
+        word = random.choice(OPENERS)
+        lines[0] = f"{word}, {lowered(lines[0])}"
+    else:
+        word = random.choice(NOUNS)
+        lines.insert(
+            0, random.choice(("{} is worth a thought here.", "{} may come to mind here.")).format(capitalised(word))
+        )
+    return {**made, "paragraph": paragraph, "word": random.choice((word, word.lower()))}
+
+
+def _items(draft: Draft, random: Random, most: int = 8) -> list[str] | None:
+    """Return two to `most` points for a list, in the order of the source."""
+    points = [re.sub(r"^[*\-•]\s*", "", point) for point in draft.task.standing()]
+    if len(points) < 2:
+        return None
+    count = random.choices(range(2, most + 1), [3, 6, 5, 5, 3, 2, 2, 1, 1][: most - 1])[0]
+    count = min(count, len(points))
+    return [points[place] for place in sorted(random.sample(range(min(len(points), 2 * count)), count))]
+
+
+def _bullets(draft: Draft, random: Random) -> Parameters | None:
+    return _listed(draft, random, lambda number, item: f"* {item}")
+
+
+def _numbered_list(draft: Draft, random: Random) -> Parameters | None:
+    return _listed(draft, random, lambda number, item: f"{number}. {item}")
+
+
+def _listed(draft: Draft, random: Random, line: Callable[[int, str], str]) -> Parameters | None:
+    items = None if draft.task.verse or draft.task.head else _items(draft, random)
+    if items is None:
+        return None
+    list_block = Block([line(number, item) for number, item in enumerate(items, 1)], "\n")
+    opening = random.choice(LIST_OPENINGS)
+    draft.blocks = [Block([opening]), list_block] if random.random() < 0.35 and not draft.task.points else [list_block]
+    return {"count": len(items)}
+
+
+def _sections(draft: Draft, random: Random) -> Parameters | None:
+    made = _paragraphs(draft, random)
+    if made is None or not 2 <= made["count"] <= 5:
+        return None
+    word = random.choice(SECTION_WORDS)
+    for number, block in enumerate(draft.blocks, 1):
+        block.lines = [f"{word} {number}\n{block.text()}"]
+    return {"count": made["count"], "word": word}
+
+
+def _json(draft: Draft, random: Random) -> Parameters | None:
+    task = draft.task
+    if task.head or task.verse or not task.title or task.options:
+        return None
+    lines, items = draft.sentences(), _items(draft, random, 5)
+    text = " ".join(lines)
+    title = random.choice(("title", "topic", "subject", "name"))
+    value: dict[str, Any] = {title: task.title}
+    shape = random.random()
+    if shape < 0.4 or not items:
+        value[random.choice(("answer", "text", "summary", "description", "content"))] = text
+    elif shape < 0.75:
+        value[random.choice(("points", "facts", "items", "details", "list"))] = items
+    else:
+        value[random.choice(("summary", "answer"))] = lines[0]
+        value[random.choice(("points", "facts", "more"))] = items
+    written = json.dumps(value, ensure_ascii=False, indent=random.choice((None, 2, 2)))
+    if random.random() < 0.15:
+        written = f"```json\n{written}\n```"
+    draft.blocks = [Block([written])]
+    return {"keys": list(value)} if random.random() < 0.4 else {}
+
+
+def _two_answers(draft: Draft, random: Random) -> Parameters | None:
+    task = draft.task
+    if task.options or task.context:
+        return None
+    first = draft.render()
+    if task.again:
+        other = Draft(task.again(random), max(20, len(first) // 6)).render()
+    elif not task.head and (rest := [part for part in task.pool[1:] if not LEANING.match(part[0])]):
+        first = " ".join(task.pool[0][:4])
+        other = " ".join(rest[0][:4])
+    else:
+        return None
+    if first == other:
+        return None
+    draft.finish.insert(0, lambda _: f"{first}\n\n{ANSWERS_APART}\n\n{other}")
+    return {}
+
+
+def _title(draft: Draft, random: Random) -> Parameters | None:
+    if not draft.task.title or len(draft.task.title) > 70:
+        return None
+    draft.top.insert(0, f"<<{capitalised(draft.task.title)}>>")
+    return {}
+
+
+def _highlights(draft: Draft, random: Random) -> Parameters | None:
+    places = [(line, match) for line in draft.sentences() for match in _PHRASE.finditer(line)]
+    found = [m for _, m in places if m[0].split()[0].lower() not in STOP_WORDS and m[0].split()[-1] not in STOP_WORDS]
+    texts = list(dict.fromkeys(match[0] for match in found))
+    if not texts:
+        return None
+    count = min(len(texts), random.choices((1, 2, 3, 4, 5, 6), (2, 5, 6, 3, 2, 1))[0])
+    chosen = random.sample(texts, count)
+    marks = random.choice(("*", "*", "*", "**"))
+    for text in chosen:
+        for block in draft.blocks:
+            done = False
+            for place, line in enumerate(block.lines):
+                changed = re.sub(rf"(?<![\w*]){re.escape(text)}(?![\w*])", f"{marks}{text}{marks}", line, count=1)
+                if changed != line:
+                    block.lines[place], done = changed, True
+                    break
+            if done:
+                break
+    return {"count": max(1, count - (random.random() < 0.2))}
+
+
+_PHRASE = re.compile(r"(?<![\w*'’-])[A-Za-z]{5,}(?: [a-z]{4,}){0,2}(?![\w*'’-])")
+
+
+def _placeholders(draft: Draft, random: Random) -> Parameters | None:
+    task, count = draft.task, random.choices((1, 2, 3, 4, 5, 6, 8), (2, 5, 6, 4, 3, 2, 1))[0]
+    if task.fill:
+        fields = random.sample(task.fill, min(count, len(task.fill)))
+        draft.top = ["\n".join(fields), *draft.top] if random.random() < 0.5 else draft.top
+        draft.bottom += [] if draft.top else ["\n".join(fields)]
+        return {"count": len(re.findall(r"\[[^\[\]]+\]", " ".join(fields)))}
+    lines = random.sample(PLACEHOLDER_SENTENCES, 3)
+    text, total = "", 0
+    for line in lines:
+        if total >= count:
+            break
+        text, total = f"{text} {line}".strip(), total + line.count("[")
+    if total < count:
+        fields = random.sample(FORM_FIELDS, min(count - total, len(FORM_FIELDS)))
+        text, total = text + "\n" + "\n".join(fields), total + len(fields)
+    draft.bottom.append(text)
+    return {"count": min(total, count)}
+
+
+def _postscript(draft: Draft, random: Random) -> Parameters | None:
+    marker = random.choice(("P.S.", "P.S.", "P.P.S"))
+    draft.bottom.append(f"{marker} {random.choice(POSTSCRIPTS).format(topic=_topic(draft.task))}")
+    return {"marker": marker}
+
+
+def _topic(task: Task) -> str:
+    """Return what a text is about, to stand within a sentence."""
+    names = task.family in ("about", "subject") and len(task.title.split()) <= 3
+    return lowered(task.title) if names and task.title.isascii() else "this"
+
+
+def _end_phrase(draft: Draft, random: Random) -> Parameters | None:
+    phrase = random.choice(END_PHRASES)
+    if draft.task.head or draft.task.verse or draft.task.tail or random.random() < 0.3:
+        draft.bottom.append(phrase)
+    else:
+        draft.blocks[-1].lines.append(phrase)
+    return {"phrase": phrase}
+
+
+def _start_phrase(draft: Draft, random: Random) -> Parameters | None:
+    phrase = random.choice(START_PHRASES)
+    draft.top.insert(0, phrase)
+    return {"phrase": phrase}
+
+
+def _added_keywords(draft: Draft, random: Random) -> Parameters | None:
+    """Work in nouns that the text does not have, in a sentence of their own."""
+    if draft.task.verse:
+        return None
+    text = draft.render().lower()
+    words = [word for word in random.sample(NOUNS, 6) if word not in text][: random.choices((1, 2, 3), (4, 4, 2))[0]]
+    if not words:
+        return None
+    sentence = fix_articles(random.choice(JOINING_SENTENCES[len(words)]).format(*words))
+    draft.blocks[random.randrange(len(draft.blocks))].lines.append(sentence)
+    return {"words": words}
+
+
+def _capital_words(draft: Draft, random: Random) -> Parameters | None:
+    words = content_words(" ".join(draft.sentences()))
+    if len(words) < 4:
+        return None
+    count = min(len(words) // 2, random.choices((1, 2, 3, 4, 5, 6), (2, 4, 4, 3, 3, 1))[0])
+    for word in random.sample(words, count):
+        draft.each_line(partial(_raised, word=word))
+    return {"relation": "at_least", "count": count}
+
+
+def _raised(line: str, word: str) -> str:
+    return re.sub(rf"(?<![\w'’-]){word}(?![\w'’-])", word.upper(), line)
+
+
+def _no_comma(draft: Draft, random: Random) -> Parameters | None:
+    """Keep the sentences that have no comma; where they are few, drop commas that only mark a pause."""
+    task = draft.task
+    if task.head:
+        task.head, task.tail = task.head.replace(",", ""), task.tail.replace(",", "")
+    lines = draft.sentences()
+    if sum("," not in line for line in lines) * 2 < len(lines) and not (task.verse or task.head or task.whole):
+        pool = _comma_free(task.pool)
+        if pool:
+            task.pool = pool
+            task.points = [point for point in task.points if "," not in point]
+            draft.blocks = Draft(task, sum(len(line.split()) for line in lines)).blocks
+    draft.each_line(without_commas)
+    task.points = [without_commas(point) for point in task.points]
+    return {} if not any("," in line for line in draft.sentences()) else None
+
+
+def _comma_free(pool: list[Paragraph]) -> list[Paragraph]:
+    """Return the sentences whose commas can go, by threes, but for those that lean on one that could not."""
+    kept: list[str] = []
+    before = False
+    for sentence in (without_commas(sentence) for part in pool for sentence in part):
+        before = "," not in sentence and (before or not LEANING.match(sentence))
+        if before:
+            kept.append(sentence)
+    return [kept[place : place + 3] for place in range(0, len(kept), 3)]
+
+
+def without_commas(line: str) -> str:
+    """Return a line without its commas, of which "and" replaces those in a row of things; else as it is.
+
+    Lines with a comma in a number, or with more than two that only mark a pause, are left.
+    """
+    if re.search(r"\d,\d", line):
+        return line
+    changed = _IN_A_ROW.sub(lambda match: f" {match[2] or 'and'} ", line)
+    changed = _BEFORE_JOIN.sub(" ", changed)
+    return changed.replace(",", "") if changed.count(",") <= 2 else line
+
+
+_IN_A_ROW = re.compile(r"(?<=[a-z]),( (?=[a-z][\w-]*(?: [a-z][\w-]*)?, (?:and|or) )| (and|or) (?=[a-z]))")
+_BEFORE_JOIN = re.compile(r", (?=(?:and|or|but|so|which|who|where|because|while|as|with|such|including|especially)\b)")
+
+
+def _quotation(draft: Draft, random: Random) -> Parameters | None:
+    draft.finish.append(lambda text: '"' + text.replace('"', "'") + '"')
+    return {}
+
+
+def _lower_case(draft: Draft, random: Random) -> Parameters | None:
+    draft.finish.append(str.lower)
+    return {}
+
+
+def _upper_case(draft: Draft, random: Random) -> Parameters | None:
+    draft.finish.append(str.upper)
+    return {}
+
+
+def _choice(draft: Draft, random: Random) -> Parameters | None:
+    return {"options": draft.task.options} if draft.task.options else None
+
+
+def _nothing(draft: Draft, random: Random) -> Parameters | None:
+    return {}
+
+
+MAKERS: dict[str, tuple[int, Maker]] = {
+    "no_comma": (0, _no_comma),
+    "paragraphs": (1, _paragraphs),
+    "divided_paragraphs": (1, _divided_paragraphs),
+    "paragraph_start": (1, _paragraph_start),
+    "bullets": (1, _bullets),
+    "numbered_list": (1, _numbered_list),
+    "sections": (1, _sections),
+    "json": (3, _json),
+    "choice": (1, _choice),
+    "added_keywords": (2, _added_keywords),
+    "capital_words": (4, _capital_words),
+    "highlights": (5, _highlights),
+    "end_phrase": (6, _end_phrase),
+    "placeholders": (6, _placeholders),
+    "start_phrase": (6, _start_phrase),
+    "title": (7, _title),
+    "postscript": (7, _postscript),
+    "two_answers": (8, _two_answers),
+    "lower_case": (9, _lower_case),
+    "upper_case": (9, _upper_case),
+    "quotation": (9, _quotation),
+    "english": (9, _nothing),
+    "no_digits": (9, _nothing),
+}
+"""The order in which makers come, and what they do; the others are measured on the finished text (measuring.py)."""

@@ -1,0 +1,138 @@
+"""Constraints that are read off a finished answer: what it happens to keep becomes what is asked.
+
+Lengths and words of real text vary by themselves, so that asking afterwards gives every answer a constraint that it
+keeps with nothing forced; the thresholds are rounded and drawn so that they sit at many distances from the text.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Callable
+from random import Random
+from typing import Any
+
+from keylm.instructions.drafts import LEANING, Task
+from keylm.instructions.phrases import NOUNS
+from keylm.text.sentences import (
+    bare,
+    content_words,
+    fewest_sentences,
+    fewest_words,
+    listed,
+    most_sentences,
+    most_words,
+    occurrences,
+)
+
+Parameters = dict[str, Any]
+Measure = Callable[[str, Task, Random], Parameters | None]
+
+
+def _words(text: str, task: Task, random: Random) -> Parameters | None:
+    few, many = sorted((fewest_words(text), most_words(text)))
+    shape = random.random()
+    if shape < (0.8 if few > 150 else 0.5):
+        count = _rounded(few * random.uniform(0.6, 1.0), random, up=False)
+        return {"relation": "at_least", "count": count} if 3 <= count <= few else None
+    if shape < 0.9:
+        return {"relation": "at_most", "count": _rounded(many * random.uniform(1.0, 1.7) + 1, random, up=True)}
+    low, high = _rounded(few * 0.8, random, up=False), _rounded(many * 1.2 + 1, random, up=True)
+    return {"relation": "between", "count": low, "most": high} if 3 <= low < high else None
+
+
+def _rounded(number: float, random: Random, *, up: bool) -> int:
+    """Return a number as people ask for it: a multiple of 5, 10, 25 or 50, above or below."""
+    step = 1 if number < 15 else random.choice((1, 5, 10)) if number < 60 else random.choice((5, 10, 25, 50))
+    return int(-(-number // step) * step if up else number // step * step)
+
+
+def _sentences(text: str, task: Task, random: Random) -> Parameters | None:
+    few, many = fewest_sentences(text), most_sentences(text)
+    shape = random.random()
+    if shape < 0.35:
+        count = max(1, few - random.choice((0, 0, 1, 1, 2, 3)))
+        return {"relation": "at_least", "count": count} if count > 1 else None
+    if shape < 0.7:
+        return {"relation": "at_most", "count": many + random.choice((0, 0, 1, 1, 2, 3))}
+    return {"relation": "exactly", "count": few} if few == many and few < 13 else None
+
+
+def _keywords(text: str, task: Task, random: Random) -> Parameters | None:
+    words = content_words(text)
+    if random.random() < 0.15:
+        words += list(dict.fromkeys(re.findall(r"(?<=[a-z] )[A-Z][a-z]{3,12}\b", text)))
+    count = random.choices((1, 2, 3, 4), (4, 5, 3, 1))[0]
+    return {"words": random.sample(words, count)} if len(words) >= 2 * count else None
+
+
+def _forbidden(text: str, task: Task, random: Random) -> Parameters | None:
+    """Words that a text on the subject might well have: from what was not taken of it, else common ones."""
+    rest = " ".join(sentence for part in task.pool for sentence in part)
+    near = [word for word in content_words(rest) if not occurrences(word, text)]
+    pool = near if len(near) > 6 and random.random() < 0.7 else NOUNS
+    words = [word for word in random.sample(list(pool), min(8, len(pool))) if not occurrences(word, text)]
+    count = random.choices((1, 2, 3, 4), (4, 4, 3, 1))[0]
+    return {"words": words[:count]} if words else None
+
+
+def _keyword_count(text: str, task: Task, random: Random) -> Parameters | None:
+    counts = Counter(word for word in re.findall(r"\b[a-z]{3,12}\b", text.lower()) if word not in STOPPED)
+    if random.random() < 0.65:
+        frequent = [word for word, count in counts.items() if count > 1]
+        word = random.choice(frequent or list(counts) or [""])
+        found = occurrences(word, text)
+        count = random.randint(max(1, found - 2), found) if found else 0
+        return {"word": word, "relation": "at_least", "count": count} if found and word else None
+    if random.random() < 0.3 and counts:
+        word = random.choice(list(counts))
+        count = occurrences(word, text)
+        same = count == text.lower().count(word) and count < 6
+        return {"word": word, "relation": "exactly", "count": count} if same else None
+    word = random.choice(list(counts) or ["word"])
+    count = text.lower().count(word) + random.choice((0, 1, 1, 2, 3))
+    return {"word": word, "relation": "at_most", "count": count} if count else None
+
+
+STOPPED = frozenset(
+    listed("the and was for that with are his her its has had not but from this they were which have been")
+)
+
+
+def _letter_count(text: str, task: Task, random: Random) -> Parameters | None:
+    letter = random.choice("aabcdeeefghiijklmnooppqrsttuuvwxyz")
+    found = text.lower().count(letter)
+    if random.random() < 0.6:
+        count = int(found * random.uniform(0.5, 1.0))
+        return {"letter": letter, "relation": "at_least", "count": count} if count else None
+    return {"letter": letter, "relation": "at_most", "count": max(1, found + random.choice((0, 1, 2, 3, 5)))}
+
+
+def _few_capital_words(text: str, task: Task, random: Random) -> Parameters | None:
+    found = sum(token.isupper() for token in re.findall(r"[\w.]+", text))
+    return {"relation": "at_most", "count": max(1, found + random.choice((0, 1, 2, 3, 5, 9)))}
+
+
+def _first_word(text: str, task: Task, random: Random) -> Parameters | None:
+    word = bare(text.split()[0])
+    return (
+        {"word": random.choice((word, word.capitalize()))}
+        if re.fullmatch(r"[a-z]{2,}", word) and not LEANING.match(word)
+        else None
+    )
+
+
+def _last_word(text: str, task: Task, random: Random) -> Parameters | None:
+    word = bare(text.split()[-1])
+    return {"word": word} if re.fullmatch(r"[a-z]{3,}", word) else None
+
+
+MEASURES: dict[str, Measure] = {
+    "words": _words,
+    "sentences": _sentences,
+    "keywords": _keywords,
+    "forbidden": _forbidden,
+    "keyword_count": _keyword_count,
+    "letter_count": _letter_count,
+    "few_capital_words": _few_capital_words,
+    "first_word": _first_word,
+    "last_word": _last_word,
+}

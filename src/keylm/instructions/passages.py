@@ -1,0 +1,215 @@
+"""Documents taken apart: titles, headings and the paragraphs beneath, in sentences that are fit to be answers.
+
+What is left out: lines that are no sentences (tables, lists, formulas), sentences that speak of the document itself
+("in this article"), broken or overlong ones. A paragraph ends at the first sentence that is left out, so that what is
+kept follows on; lists stay lists.
+"""
+
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+
+from keylm.instructions.drafts import Paragraph
+from keylm.text.sentences import fewest_words, listed, sentences
+
+READ_CHARACTERS = 4500
+"""How much of a document is looked at."""
+_TELLING = frozenset(
+    listed(
+        "let's i i've i'm i'll we'll my me figure table equation following above below click link subscribe "
+        "citation isbn exercise wikinews imagine wonder wonders wondering wondered dive explore explores exploring"
+    )
+)
+_TELLING_PHRASES = re.compile(
+    r"(?i)\b(this (article|section|chapter|guide|subsection|book|textbook|blog|post|page|module|unit)|we will|"
+    r"we have (discussed|seen|explored|covered)|we (discuss|cover|saw)|let us|read on|(previous|next) section|"
+    r"as follows|see also|learn more about|in the context of|refer to|more (insights|information|details|tips)|"
+    r"as mentioned|have you ever|you are not alone|you will (learn|discover|find|understand|see)|"
+    r"knowing the answer|we understand|(it|we)( also)? covers?|covers everything|get ready|look no further)\b"
+)
+_TELLING_STARTS = frozenset(
+    listed("this we let read previous next as see learn in refer more have you knowing it look get")
+)
+_COMMANDS = listed(
+    "describe explain identify define discuss compare list state calculate distinguish analyze evaluate "
+    "outline summarize recall look refine use develop create implement choose learn understand build consider "
+    "apply recognize interpret differentiate determine predict draw solve write give name review demonstrate "
+    "examine contrast discover explore know get make take find add check test run install set establish "
+    "ensure provide avoid keep"
+)
+_TASKS = re.compile(rf"({'|'.join(word.capitalize() for word in _COMMANDS[:20])})\b(?!ing)")
+_BROKEN = re.compile(
+    r"[\[\]{}<>|\\$=~^*_`#@•→]|https?:|www\.|\.\.\.|…|\(\s*[,;)]|\s[,;.:](?:\s|$)|\d{4}[A-Z]|[a-z]\.[A-Z]|"
+    r"\b(?:of|the|in|by|and|a) [.,;)]|&[a-z#]+;|  |[\u0370-\u2010\u2030-\u20ff\u2100-\uffff]"
+)
+_SHARE = re.compile(r"[A-Za-z ,.'’“”\"()-]")
+_DULL = frozenset(
+    listed(
+        "introduction conclusion summary overview references notes exercises bibliography background history "
+        "see also external links further reading contents examples key terms preface foreword foreward "
+        "problem problems solution sources footnotes gallery applications properties definition basic "
+        "concepts discussion questions test knowledge example basics results methods abstract "
+        "acknowledgements introducing answer answers review"
+    )
+)
+_RESOLVES = re.compile(r"[.!?][\"”’)]?$")
+
+
+Forms = dict[str, Counter[str]]
+
+
+@dataclass
+class Section:
+    """A heading ("" for the lead) with what stands beneath it."""
+
+    heading: str
+    paragraphs: list[Paragraph] = field(default_factory=list)
+    items: list[str] = field(default_factory=list)
+    """of a list beneath the heading"""
+
+    @property
+    def words(self) -> int:
+        """Return how many words the paragraphs have."""
+        return sum(fewest_words(sentence) for part in self.paragraphs for sentence in part)
+
+
+def about_itself(sentence: str) -> bool:
+    """Return whether a sentence speaks of its own document, its author or its reader."""
+    words = set(_LETTERS.findall(sentence.lower()))
+    return bool(words & _TELLING) or bool(words & _TELLING_STARTS and _TELLING_PHRASES.search(sentence))
+
+
+_LETTERS = re.compile(r"[a-z']+")
+
+
+def good_sentence(sentence: str, *, story: bool = False) -> bool:
+    """Return whether a sentence is whole, plain prose and not about its own document."""
+    count = fewest_words(sentence)
+    return (
+        3 <= count <= 45
+        and sentence[0].isupper()
+        and _RESOLVES.search(sentence) is not None
+        and not _BROKEN.search(sentence)
+        and (story or not about_itself(sentence))
+        and not _TASKS.match(sentence)
+        and len(_SHARE.findall(sentence)) > 0.93 * len(sentence)
+        and sentence.count("(") == sentence.count(")")
+        and sentence.count("“") == sentence.count("”")
+        and sentence.count('"') % 2 == 0
+    )
+
+
+def tidy(text: str) -> str:
+    """Return a line with plain quotation marks and apostrophes, and without empty brackets."""
+    text = text.replace("’", "'").replace("‘", "'").replace("“", '"').replace("”", '"').replace("\u00a0", " ")
+    text = re.sub(r"\s*\(\s*(?:[;,]\s*)*\)", "", text)
+    return re.sub(r"\(\s*[;,]\s*", "(", text).strip()
+
+
+def good_paragraph(line: str, *, story: bool = False) -> Paragraph:
+    """Return the sentences of a line up to the first that is left out; those that speak of the document are skipped."""
+    kept: Paragraph = []
+    for sentence in sentences(re.sub(r"^A\d*[:.]\s+", "", tidy(line))):
+        if good_sentence(sentence, story=story):
+            kept.append(sentence)
+        elif story or not about_itself(sentence):
+            break
+    return kept
+
+
+def sections(text: str, *, untitled: bool = False) -> list[Section]:
+    """Return the sections of a document: headings are short lines that end like no sentence."""
+    found = [Section("")]
+    for line in text[:READ_CHARACTERS].split("\n")[0 if untitled else 1 :]:
+        line = line.strip()
+        if not line:
+            continue
+        if match := re.match(r"(?:[-*•]|\d+[.)])\s+(\S.*)", line):
+            found[-1].items.append(tidy(match[1]))
+        elif _is_heading(line):
+            found.append(Section(re.sub(r"^Q?\d*[:.]\s*|\.$", "", tidy(line))))
+        elif kept := good_paragraph(line):
+            found[-1].paragraphs.append(kept)
+    if len(text) > READ_CHARACTERS and found[-1].paragraphs:
+        found[-1].paragraphs.pop()  # it may have been cut
+    return [section for section in found if section.paragraphs or section.items]
+
+
+def _is_heading(line: str) -> bool:
+    return (len(line) < 90 and line[0].isupper()) or bool(re.match(r"Q\d*:", line)) if _heads(line) else False
+
+
+def _heads(line: str) -> bool:
+    """Return whether a line could be a heading: a question, or words without a full stop (Wikipedia's have one)."""
+    if line.endswith("?"):
+        return fewest_words(line) <= 18
+    return fewest_words(line) <= 9 and (not line.endswith((".", "!", ":", ",", ";")) or _wiki_heading(line))
+
+
+def _wiki_heading(line: str) -> bool:
+    return line.endswith(".") and fewest_words(line) <= 4 and not re.search(r"\b(?:is|was|are|were|has|had)\b", line)
+
+
+def good_heading(heading: str) -> bool:
+    """Return whether a heading names a subject."""
+    words = re.findall(r"[A-Za-z'-]+", heading)
+    return (
+        1 <= len(words) <= 7
+        and not _BROKEN.search(heading)
+        and not about_itself(heading)
+        and not re.search(r"\d|:|\(|,|/", heading)
+        and any(word.lower() not in _DULL and len(word) > 3 for word in words)
+        and not all(word.lower() in _DULL or len(word) < 4 for word in words)
+        and words[0].lower()
+        not in (
+            "summary",
+            "introduction",
+            "conclusion",
+            "exercise",
+            "learning",
+            "subsection",
+            "future",
+            "step",
+            "tip",
+            "other",
+        )
+        and words[0].lower() not in _COMMANDS
+    )
+
+
+def word_forms(title: str, body: str) -> Forms:
+    """Return how running text writes each word of a title, by its lower-case form; first words don't count."""
+    asked = {word.strip("?,.'\"():").lower().removesuffix("'s") for word in title.split()}
+    forms: Forms = {}
+    for word in _INSIDE.findall(body):
+        if (low := word.lower().removesuffix("'s")) in asked:
+            forms.setdefault(low, Counter())[word] += 1
+    return forms
+
+
+_INSIDE = re.compile(r"(?<=[a-z,;] )[A-Za-z][\w'-]*")
+
+
+def sentence_case(title: str, body: str, *, cased: bool = False) -> str:
+    """Return a title in the case of running text: words as the body writes them most, others in small letters.
+
+    `cased`: the title has the case of running text already, but for its first letter.
+    """
+    words = title.split()
+    if cased and any(word[0].isupper() for word in words[1:]):
+        return title
+    forms = word_forms(title, body)
+    return " ".join(word if cased and place else _as_written(word, forms, cased) for place, word in enumerate(words))
+
+
+def _as_written(word: str, forms: Forms, cased: bool) -> str:
+    core = word.strip("?,.'\"():")
+    found = forms.get(core.lower().removesuffix("'s"))
+    if core == "I" or (core.isupper() and len(core) > 1):
+        return word
+    if not found:
+        return word if cased else word.lower()
+    best = found.most_common(1)[0][0]
+    if core.lower() == best.lower():  # else one of them is a possessive
+        return word.replace(core, best)
+    return word if best[0].isupper() else word.lower()

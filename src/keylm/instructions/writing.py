@@ -1,0 +1,340 @@
+"""`keylm data instructions`: files of instruction data from a folder of documents, with a manifest of all that went in.
+
+    OUT/verifiable.jsonl.zst    {"messages", "source", "constraints", "kind", "from"}: constraints that a program checks
+    OUT/everyday.jsonl.zst      the same without constraints: facts, words, typo fixing, rewriting, small talk
+    OUT/preferences.jsonl.zst   {"prompt", "chosen", "constraints"}; "rejected" too where minimal violations are wanted
+    OUT/evaluation.jsonl.zst    items from held-out documents, and of held-out types (held_out.py)
+    OUT/manifest.json           settings, sources with licences and hashes, counts
+
+Invariant: the folder appears whole or not at all; the same corpus, settings and version of keylm give the same files
+whatever the number of workers. Exact duplicates are left out, and where items are given, training records that hold one
+(evaluation's come from documents that training never has). Cost: about a millisecond or two a pair and core.
+"""
+
+import hashlib
+import json
+import multiprocessing
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import zstandard
+
+import keylm
+from keylm.base.console import Status, say
+from keylm.base.errors import KeylmError
+from keylm.base.files import atomic_folder, read_json, read_table, sha256_file, write_json
+from keylm.curate.decontamination import Decontaminator
+from keylm.data.documents import Document
+from keylm.data.sources import content_hash, is_held_out, read_source
+from keylm.instructions import held_out
+from keylm.instructions.checks import HELD_OUT, TRAINED
+from keylm.instructions.generate import Generator, Settings
+from keylm.instructions.sourced import Text
+from keylm.recipe.schema import Source
+from keylm.text.sentences import fewest_words
+
+FILES = (
+    "wikipedia", "wikinews", "openstax", "textbooks", "howto", "medquad", "us_gov", "children", "short_fiction",
+    "wordnet", "gpteacher",
+)  # fmt: skip
+"""Names of the files (NAME.jsonl, .jsonl.zst, … anywhere below the corpus) that instructions are made from."""
+HOLDOUT = 0.02
+"""Share of documents that only evaluation items come from."""
+BLOCK = 250
+VERSION = 1
+"""Of the generator: goes up when the same input gives another output."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much of what is written."""
+
+    corpus: Path
+    count: int = 200_000
+    """conversations in verifiable and everyday together"""
+    everyday: float = 0.4
+    """share of them without constraints"""
+    preferences: int = 0
+    rejected: bool = False
+    """whether these come with a minimal violation; without, the model's own violating answers are to be found"""
+    evaluation: int = 200
+    """items of each set"""
+    settings: Settings = field(default_factory=Settings)
+    open_only: bool = False
+    """leave out files whose licence is not stated"""
+    decontaminate: tuple[Path, ...] = ()
+    """files and folders of benchmark items, of which no training record may hold one"""
+
+    def parts(self) -> dict[str, int]:
+        """Return how many lines each file is to have."""
+        plain = round(self.count * self.everyday)
+        wanted = {"verifiable": self.count - plain, "everyday": plain, "preferences": self.preferences}
+        return {**wanted, "evaluation": self.evaluation * len(held_out.SETS)}
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A file that documents come from."""
+
+    name: str
+    path: Path
+    licence: str
+    status: str
+
+
+def write_instructions(out: Path, plan: Plan, *, workers: int = 1, quiet: bool = False) -> dict[str, Any]:
+    """Write all files of a plan to the folder `out`; return the manifest.
+
+    Raises KeylmError where the corpus has none of the files, `out` holds something else, or there are no items in
+    `plan.decontaminate`.
+    """
+    origins = find_origins(plan)
+    searched = Decontaminator.from_paths(plan.decontaminate) if plan.decontaminate else None
+    if out.exists() and not (out / "manifest.json").is_file() and any(out.iterdir()):
+        raise KeylmError(f"{out}: holds something else; accepted: a new folder, or one that this command wrote")
+    counts: dict[str, Any] = {}
+    with atomic_folder(out) as folder, _Makers(plan, origins, workers) as makers:
+        for part, wanted in plan.parts().items():
+            if wanted:
+                trained = searched if part != "evaluation" else None
+                counts[part] = _write_part(folder / f"{part}.jsonl.zst", part, wanted, makers, trained, quiet=quiet)
+        manifest = {
+            "format": VERSION,
+            "keylm": keylm.__version__,
+            "settings": {
+                **asdict(plan.settings),
+                "everyday": plan.everyday,
+                "rejected": plan.rejected,
+                "open_only": plan.open_only,
+                "decontaminate": searched.fingerprint() if searched else None,
+            },
+            "sources": [
+                {"name": o.name, "file": o.path.name, "licence": o.licence, "status": o.status}
+                | {"sha256": sha256_file(o.path)}
+                for o in origins
+            ],
+            "own_text": "Apache-2.0 (templates and phrasings of keylm)",
+            "constraint_types": {"trained": list(TRAINED), "held_out": list(HELD_OUT)},
+            "files": {
+                f"{part}.jsonl.zst": {**tally, "sha256": sha256_file(folder / f"{part}.jsonl.zst")}
+                for part, tally in counts.items()
+            },
+        }
+        write_json(folder / "manifest.json", manifest)
+    return manifest
+
+
+def find_origins(plan: Plan) -> list[Origin]:
+    """Return the corpus's files that can be used, in a fixed order. Raises KeylmError where there is none."""
+    if not plan.corpus.is_dir():
+        raise KeylmError(f"{plan.corpus}: no folder; accepted: a folder with files such as wikipedia.jsonl.zst")
+    listed = {}
+    if (plan.corpus / "corpus.json").is_file():
+        rows = read_json(plan.corpus / "corpus.json")
+        listed = {row["path"]: (row["licence"], row["licence_status"]) for row in rows}
+    found = []
+    for name in FILES:
+        for path in sorted(plan.corpus.rglob(f"{name}.jsonl*"))[:1]:
+            licence, status = listed.get(path.relative_to(plan.corpus).as_posix(), ("unstated", "unstated"))
+            if status == "open" or not plan.open_only:
+                found.append(Origin(name, path, licence, status))
+    if not found:
+        raise KeylmError(
+            f"{plan.corpus}: none of the files that instructions are made from; accepted: "
+            f"{', '.join(f'{name}.jsonl' for name in FILES)} (.zst, .gz; with --open-only those with an open licence)"
+        )
+    return found
+
+
+def read_documents(origins: Sequence[Origin]) -> tuple[dict[str, list[Text]], dict[str, list[Text]]]:
+    """Return the documents of each file: those for training, and the ones held out by their content's hash."""
+    kept: dict[str, list[Text]] = {}
+    held: dict[str, list[Text]] = {}
+    for origin in origins:
+        for item in read_source(origin.name, Source(path=str(origin.path))):
+            text = _text(origin.name, item) if isinstance(item, Document) else None
+            if text is not None and isinstance(item, Document):
+                side = held if is_held_out(content_hash(item), HOLDOUT) else kept
+                side.setdefault(origin.name, []).append(text)
+    return kept, held
+
+
+def _text(name: str, document: Document) -> Text | None:
+    """Return a document as tasks are made from it; a conversation has to be one question and one answer."""
+    if document.text is not None:
+        return Text(name, document.text)
+    if [turn["role"] for turn in document.messages] != ["user", "assistant"]:
+        return None
+    return Text(name, "\0".join(turn["content"] for turn in document.messages))
+
+
+class _Blocks:
+    """Makes blocks of lines; one in each worker process."""
+
+    def __init__(self, plan: Plan, origins: Sequence[Origin]) -> None:
+        kept, held = read_documents(origins)
+        self._kept, self._held = Generator(kept, plan.settings), Generator(held or kept, plan.settings)
+        self._items, self._rejected = plan.evaluation, plan.rejected
+
+    def lines(self, part: str, start: int) -> list[dict[str, Any]]:
+        """Return the records of a part from index `start` on."""
+        indices = range(start, start + BLOCK)
+        match part:
+            case "verifiable":
+                return [self._kept.verifiable(index).record() for index in indices]
+            case "everyday":
+                return [self._kept.everyday(index).record() for index in indices]
+            case "preferences":
+                return [self._preference(index) for index in indices]
+        end = self._items * len(held_out.SETS)
+        return [
+            held_out.item(self._held, held_out.SETS[index // self._items], index % self._items)
+            for index in indices
+            if index < end
+        ]
+
+    def _preference(self, index: int) -> dict[str, Any]:
+        made = self._kept.preference(index)
+        return made if self._rejected else {key: value for key, value in made.items() if key != "rejected"}
+
+
+_blocks: _Blocks | None = None
+"""What a worker process makes lines with."""
+
+
+def _begin(plan: Plan, origins: Sequence[Origin]) -> None:
+    global _blocks
+    _blocks = _Blocks(plan, origins)
+
+
+def _made(part: str, start: int) -> list[dict[str, Any]]:
+    assert _blocks is not None
+    return _blocks.lines(part, start)
+
+
+class _Makers:
+    """Blocks of lines in order, from worker processes, or from this one where there is one worker."""
+
+    def __init__(self, plan: Plan, origins: Sequence[Origin], workers: int) -> None:
+        self._workers = workers
+        self._here = _Blocks(plan, origins) if workers == 1 else None
+        context = multiprocessing.get_context("spawn")
+        self._pool = ProcessPoolExecutor(workers, context, _begin, (plan, origins)) if workers > 1 else None
+
+    def __enter__(self) -> "_Makers":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def blocks(self, part: str) -> Iterator[list[dict[str, Any]]]:
+        """Yield a part's blocks without end."""
+        if self._pool is None:
+            assert self._here is not None
+            for number in count():
+                yield self._here.lines(part, number * BLOCK)
+        else:
+            waiting = [self._pool.submit(_made, part, number * BLOCK) for number in range(2 * self._workers)]
+            for number in count(2 * self._workers):
+                yield waiting.pop(0).result()
+                waiting.append(self._pool.submit(_made, part, number * BLOCK))
+
+
+def _write_part(
+    path: Path, part: str, wanted: int, makers: _Makers, searched: Decontaminator | None, *, quiet: bool
+) -> dict[str, Any]:
+    """Write `wanted` different records; return what they are: counts of kinds, types and words."""
+    seen: set[bytes] = set()
+    twice = taken = held = 0
+    tally: dict[str, Counter[str]] = {"kinds": Counter(), "types": Counter(), "from": Counter()}
+    words: Counter[str] = Counter()
+    with zstandard.open(path, "wt", encoding="utf-8") as file, Status(part, wanted, quiet=quiet) as status:
+        for block in makers.blocks(part):
+            kept = _without_items(block, searched) if searched else block
+            held += len(block) - len(kept)
+            for record in kept:
+                line = json.dumps(record, ensure_ascii=False)
+                digest = hashlib.blake2b(line.encode(), digest_size=12).digest()
+                if digest in seen:
+                    twice += 1
+                    continue
+                seen.add(digest)
+                file.write(line + "\n")
+                taken += 1
+                _count(record, tally, words)
+                if taken == wanted:
+                    break
+            status.update(
+                taken, f"{twice:,} duplicates left out" + (f", {held:,} with benchmark items" if held else "")
+            )
+            left_out = twice + held
+            if taken == wanted or not block or (left_out > 20 * BLOCK and left_out > 4 * taken):
+                break
+    means = {f"mean_{key}_words": round(words[key] / max(1, taken), 1) for key in ("prompt", "answer")}
+    tallied = {"duplicates": twice, "with_benchmark_items": held if searched else None}
+    return {"records": taken, **tallied, **means, **{key: _sorted(value) for key, value in tally.items()}}
+
+
+def _without_items(records: Sequence[dict[str, Any]], searched: Decontaminator) -> list[dict[str, Any]]:
+    """Return the records that hold no evaluation item, as curation would read them: turns one behind the other."""
+    texts = [(number, text) for number, record in enumerate(records) for text in _texts(record)]
+    verdicts = searched.check_many(text for _, text in texts)
+    found = {number for (number, _), verdict in zip(texts, verdicts, strict=True) if verdict.hit}
+    return [record for number, record in enumerate(records) if number not in found]
+
+
+def _texts(record: dict[str, Any]) -> list[str]:
+    """Return a conversation, or a prompt with each of its answers."""
+    asked = [turn["content"] for turn in record.get("messages") or record["prompt"]]
+    answers = [record[key] for key in ("chosen", "rejected") if key in record]
+    return ["\n\n".join([*asked, *end]) for end in ([[answer] for answer in answers] or [[]])]
+
+
+def _count(record: dict[str, Any], tally: dict[str, Counter[str]], words: Counter[str]) -> None:
+    messages = record.get("messages") or record["prompt"]
+    answer = record.get("chosen") or record.get("reference") or messages[-1]["content"]
+    tally["kinds"][record.get("kind") or record["set"]] += 1
+    tally["types"].update(constraint["type"] for constraint in record["constraints"])
+    tally["from"][record.get("from") or "own"] += 1
+    words["answer"] += fewest_words(answer)
+    words["prompt"] += sum(fewest_words(message["content"]) for message in messages if message["role"] != "assistant")
+
+
+def _sorted(found: Counter[str]) -> dict[str, int]:
+    return dict(found.most_common())
+
+
+def default_workers() -> int:
+    """Return how many processes to use: one a core, four at most, as each holds the corpus."""
+    return min(4, os.cpu_count() or 1)
+
+
+def tell(out: Path, manifest: dict[str, Any], *, quiet: bool = False) -> None:
+    """Print what was written: counts, lengths, and how often each type of constraint comes."""
+    for name, tally in manifest["files"].items():
+        say(
+            f"{out / name}: {tally['records']:,} records, words on average: {tally['mean_prompt_words']} asked, "
+            f"{tally['mean_answer_words']} answered",
+            quiet=quiet,
+        )
+        for what in ("types", "kinds"):
+            shown = ", ".join(f"{key} {value:,}" for key, value in tally[what].items())
+            if shown:
+                say(f"    {what}: {shown}", quiet=quiet)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Return the manifest of a folder that `write_instructions` made. Raises KeylmError where there is none."""
+    found = read_table(folder / "manifest.json")
+    if "constraint_types" not in found:
+        raise KeylmError(
+            f"{folder}: no manifest of instructions; accepted: a folder that `keylm data instructions` wrote"
+        )
+    return found

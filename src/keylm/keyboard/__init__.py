@@ -1,0 +1,1 @@
+"""The keyboard engine: which words come next, and which word was meant."""

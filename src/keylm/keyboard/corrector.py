@@ -1,0 +1,111 @@
+"""Autocorrection: what a system puts in the place of a typed word, knowing only what stands before it.
+
+The model is one half of a noisy channel (Kernighan, Church & Gale, "A spelling correction program based on a noisy
+channel model", COLING 1990): of the words near the typed one, that is chosen for which log p(word | text before) +
+log p(typed | word) is highest; the typed word is one of them. The other half is edit_model.py. Small models know
+rare words badly, so there is a second such system, whose p(word | text before) is half the model's and half the word's
+frequency in a dictionary (Jelinek & Mercer's linear interpolation, 1980).
+"""
+
+import math
+from collections.abc import Callable
+from functools import lru_cache
+from typing import NamedTuple
+
+from keylm.keyboard.edit_model import EditModel
+from keylm.keyboard.lexicon import Lexicon, cased
+from keylm.keyboard.search import Suggester
+from keylm.keyboard.tokens import WORD
+
+CANDIDATES = 24
+"""Words that the model weighs, at most: the likeliest by frequency and channel."""
+MIXED = 0.5
+SHARES = (1.0, MIXED)
+"""The model's share in a word's probability: alone, and mixed with word frequencies, which know rare words better than
+a small model does. Half and half was not chosen by any figure."""
+Correct = Callable[[str, str], str]
+"""Text before a word and the word as typed to the word that a system puts there."""
+
+
+class Candidate(NamedTuple):
+    """A word that may have been meant, and three log-probabilities in nats."""
+
+    word: str
+    channel: float
+    """Of typing what was typed for it."""
+    model: float
+    """Of the word behind the text, by the language model."""
+    frequency: float
+    """Of the word anywhere, by the lexicon."""
+
+    def score(self, share: float) -> float:
+        """Return the log-probability of word and typing, by a mixture that has `share` of the language model."""
+        if share == 1:
+            return self.model + self.channel
+        return _log_sum(math.log(share) + self.model, math.log1p(-share) + self.frequency) + self.channel
+
+
+class Candidates:
+    """What may have been meant by a typed word; the typed word comes first."""
+
+    def __init__(self, suggester: Suggester, lexicon: Lexicon, edits: EditModel) -> None:
+        self._suggester, self._lexicon, self._edits = suggester, lexicon, edits
+        self._total = math.log(sum(lexicon.counts.values()))
+        self.weighed = lru_cache(maxsize=8)(self._weighed)
+        self._near = lru_cache(maxsize=1 << 14)(self._words_near)
+
+    def _weighed(self, context: str, typed: str) -> list[Candidate]:
+        """Return the typed word and those that could be likelier, for one of SHARES at least."""
+        channel, low = self._edits.log_probability, typed.lower()
+        [known] = self._suggester.log_probabilities(context, [typed])
+        kept = Candidate(typed, channel(low, low), known, self._frequency(low))
+        # No word is likelier than certain, so mostly nothing is left to weigh.
+        bars = [(share, kept.score(share)) for share in SHARES]
+        near = [found for found in self._near(low) if any(found.score(share) > bar for share, bar in bars)][:CANDIDATES]
+        words = [cased(candidate.word, typed) for candidate in near]
+        least = [self._least(candidate, kept) for candidate in near]
+        scores = self._suggester.log_probabilities(context, words, least) if near else []
+        weighed = zip(near, words, scores, strict=True)
+        return [kept, *(candidate._replace(word=word, model=score) for candidate, word, score in weighed)]
+
+    def _words_near(self, typed: str) -> list[Candidate]:
+        """Return the words that may have been meant, the likeliest first where nothing is known of the context."""
+        words = ((word, self._edits.log_probability(typed, word)) for word in self._lexicon.near(typed))
+        near = [Candidate(word, p, 0.0, self._frequency(word)) for word, p in words if p > -math.inf]
+        return sorted(near, key=lambda found: (-found.channel - found.frequency, found.word))
+
+    def _least(self, candidate: Candidate, kept: Candidate) -> float:
+        """Return what the model must give a candidate at least for it to matter; -inf where frequency may carry it.
+
+        Where frequency gives less than half of what is needed, the model must give the other half.
+        """
+        half = math.log(2)
+        if any(candidate._replace(model=-math.inf).score(s) + half > kept.score(s) for s in SHARES if s < 1):
+            return -math.inf
+        return min(kept.score(s) - candidate.channel - math.log(s) for s in SHARES) - half
+
+    def _frequency(self, word: str) -> float:
+        count = self._lexicon.counts.get(word, 0)
+        return math.log(count) - self._total if count else -math.inf
+
+
+class Corrector:
+    """A language model and an edit model as a noisy channel."""
+
+    def __init__(self, candidates: Candidates, share: float = MIXED) -> None:
+        """Take the model's share in p(word), one of SHARES; the rest is the lexicon's frequencies."""
+        assert share in SHARES
+        self._candidates, self._share = candidates, share
+
+    def __call__(self, context: str, typed: str) -> str:
+        """Return the word for `typed` behind `context`, which ends where the word begins."""
+        if not WORD.fullmatch(typed) or (len(typed) > 1 and typed.isupper()):
+            return typed
+        # The first of the best: the typed word, where another is no likelier.
+        return max(self._candidates.weighed(context, typed), key=lambda candidate: candidate.score(self._share)).word
+
+
+def _log_sum(left: float, right: float) -> float:
+    """Return log(exp(left) + exp(right))."""
+    high, low = max(left, right), min(left, right)
+    return high if low == -math.inf else high + math.log1p(math.exp(low - high))

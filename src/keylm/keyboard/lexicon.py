@@ -1,0 +1,103 @@
+"""Correctors and predictors without a language model, to compare with: word frequencies, SymSpell, Hunspell.
+
+- SymSpell (github.com/wolfgarbe/SymSpell, here symspellpy with its English frequency dictionary of 82,765 words): a
+  word that is in the dictionary stays, another becomes the most frequent one of the least edit distance, up to 2.
+- Hunspell's algorithm and en_US dictionary, both as spylls ships them: a word that it accepts stays, another becomes
+  its first suggestion.
+
+Neither looks at the context.
+"""
+
+from bisect import bisect_left
+from collections.abc import Iterator
+from functools import cache, lru_cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from keylm.base.errors import KeylmError
+from keylm.typos.confusions import CONFUSIONS
+
+DISTANCE = 2
+SHORT = 4
+"""Words of fewer letters are tried at distance 1 only: at 2 almost any short word is near."""
+
+
+class Lexicon:
+    """A dictionary with frequencies: which words are near a typed one, and which go on with it."""
+
+    def __init__(self) -> None:
+        """Read symspellpy's English dictionary. Raises KeylmError where that package is missing."""
+        try:
+            from symspellpy import SymSpell, Verbosity
+        except ImportError:
+            raise KeylmError(
+                "the typing evaluation needs symspellpy's dictionary; accepted: pip install 'keylm[eval]'"
+            ) from None
+        self._symspell, self._all, self._top = SymSpell(DISTANCE), Verbosity.ALL, Verbosity.TOP
+        self._symspell.load_dictionary(str(files("symspellpy") / "frequency_dictionary_en_82_765.txt"), 0, 1)
+        self.counts: dict[str, int] = self._symspell.words
+        """Word, lower case: how often it occurs, in the dictionary's own corpus."""
+        self._sorted = sorted(self.counts)
+        self._taken_for: dict[str, list[str]] = {}
+        for meant, others in CONFUSIONS.items():
+            for typed in others:
+                self._taken_for.setdefault(typed, []).append(meant)
+
+    def near(self, typed: str) -> Iterator[str]:
+        """Yield dictionary words that may have been meant by lower-case `typed`, itself left out."""
+        found = self._symspell.lookup(typed, self._all, 1 if len(typed) < SHORT else DISTANCE)
+        words = dict.fromkeys([*(item.term for item in found), *self._taken_for.get(typed, ())])
+        yield from (word for word in words if word != typed)
+
+    def corrected(self, typed: str) -> str:
+        """Return what SymSpell makes of a word, the capital kept."""
+        found = self._symspell.lookup(typed.lower(), self._top, DISTANCE)
+        return cased(found[0].term, typed) if found else typed
+
+    @lru_cache(maxsize=1 << 12)  # noqa: B019  # one lexicon lives as long as the evaluation
+    def completions(self, partial: str, k: int) -> tuple[str, ...]:
+        """Return the `k` most frequent words that are longer than `partial` and begin with it, the capital kept."""
+        low = partial.lower()
+        words = self._sorted[bisect_left(self._sorted, low) : bisect_left(self._sorted, low + "\x7f")]
+        likeliest = sorted((word for word in words if word != low), key=lambda word: (-self.counts[word], word))
+        return tuple(cased(word, partial) for word in likeliest[:k])
+
+
+class Hunspell:
+    """Hunspell's spelling and suggestions, by spylls."""
+
+    def __init__(self) -> None:
+        """Read the en_US dictionary that spylls ships. Raises KeylmError where it is missing."""
+        try:
+            from spylls.hunspell import Dictionary
+        except ImportError:
+            raise KeylmError("spylls is not installed; accepted: pip install 'keylm[eval]'") from None
+        path = Path(str(files("spylls"))) / "hunspell" / "data" / "en" / "en_US"
+        if not path.with_suffix(".aff").is_file():
+            raise KeylmError(f"{path}.aff: this spylls ships no en_US dictionary; accepted: spylls 0.1.7")
+        self._dictionary: Any = Dictionary.from_files(str(path))
+        self.corrected = lru_cache(maxsize=None)(self._corrected)
+
+    def _corrected(self, typed: str) -> str:
+        """Return the first suggestion for a word that the dictionary does not accept; another as it is."""
+        if self._dictionary.lookup(typed):
+            return typed
+        return str(next(iter(self._dictionary.suggest(typed)), typed))
+
+
+@cache
+def lexicon() -> Lexicon:
+    """Return the lexicon, read once: it takes seconds. Raises KeylmError."""
+    return Lexicon()
+
+
+@cache
+def hunspell() -> Hunspell:
+    """Return Hunspell, read once, with all that it was asked before. Raises KeylmError."""
+    return Hunspell()
+
+
+def cased(word: str, like: str) -> str:
+    """Return `word` with a capital in front where `like` has one."""
+    return word[:1].upper() + word[1:] if like[:1].isupper() else word

@@ -1,0 +1,257 @@
+"""Whole words from a model that thinks in tokens: the likeliest ones that go on with what was typed.
+
+A keyboard asks for words, a subword model gives tokens, and the word that is being typed seldom ends at a token's
+edge. So the text is cut before its last word (and the space in front of it), and all tokens are tried that agree with
+the letters typed, as "token healing" does for prompts (github.com/guidance-ai/guidance). A word's probability is that
+of its tokens times that of an end behind them (a space, punctuation, the end of the text), summed over the ways of
+spelling it that the search meets.
+
+The search is best-first in rounds: a round runs the likeliest `WIDTH` beginnings through the model together, on the
+cached keys and values of the text. It ends when no beginning is likelier than the k-th best whole word, for more
+letters only make it less likely, or after `ROUNDS`. What it gives up: tokens beyond the likeliest `WIDTH` behind a
+beginning (docs/typing.md has how seldom that matters). Beginnings stay known while the text stays: the next letter of
+the word often costs no run at all.
+"""
+
+import heapq
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from keylm.base.errors import KeylmError
+from keylm.keyboard.tokens import UNFINISHED, WORD, WordTokens, word_tokens
+
+WIDTH, ROUNDS = 8, 6
+CONTEXT = 512
+"""Tokens of text that are looked at, at most; half of them, at least, where the text has more."""
+LONGEST = 16
+"""Tokens that a word may have."""
+_WORD_AT_END = re.compile(r"[A-Za-z][A-Za-z']*\Z")
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """A whole word and the log of its probability (nats), given the text; what was typed of it is not divided by."""
+
+    word: str
+    log_probability: float
+
+
+class Read(NamedTuple):
+    """Tokens that a model has read, their keys and values, and what it expects behind them."""
+
+    ids: list[int]
+    cache: Any
+    """None where it is not kept."""
+    expected: Tensor | None
+    """Log-probabilities of the next token: behind all of them, fp32 [V], or behind each, fp32 [tokens, V]."""
+
+
+class Continuations:
+    """What a model expects behind a text and some tokens more. Remembers the last text's keys and values."""
+
+    def __init__(self, model: Any) -> None:
+        """Take a causal language model of transformers, in evaluation mode."""
+        self._model = model
+        self._read = self._ahead = self._whole = Read([], None, None)
+        self._known: dict[tuple[int, ...], Tensor] = {}
+
+    @torch.no_grad()
+    def read(self, ids: list[int]) -> None:
+        """Read a whole text ahead: to move to its beginnings, and a token path along it, then costs no run."""
+        output = self._model(input_ids=self._tensor([ids]), use_cache=True)
+        self._whole = Read(ids, _croppable(output.past_key_values), _log_probabilities(output.logits[0]))
+
+    @torch.no_grad()
+    def move(self, ids: list[int]) -> None:
+        """Go to a text (at least one token); what it has in common with the last one is not computed again."""
+        if ids == self._read.ids:
+            return
+        if (expected := self._whole.expected) is not None and self._whole.ids[: len(ids)] == ids:
+            self._read = Read(ids, self._whole.cache, expected[len(ids) - 1])
+        elif _common(self._ahead.ids, ids) > _common(self._read.ids, ids):
+            self._read = self._ahead
+        if ids != self._read.ids:
+            same = min(_common(self._read.ids, ids), len(ids) - 1)
+            past = self._past(same, 1)
+            fed = ids if past is None else ids[same:]
+            output = self._model(input_ids=self._tensor([fed]), past_key_values=past, use_cache=True)
+            self._read = Read(ids, _croppable(output.past_key_values), _log_probabilities(output.logits[0, -1]))
+        assert self._read.expected is not None
+        self._known = {(): self._read.expected}
+
+    def after(self, paths: Sequence[tuple[int, ...]]) -> list[Tensor]:
+        """Return for each path of tokens behind the text the log-probabilities of the next one, fp32 [V]."""
+        new = [path for path in paths if path not in self._known]
+        for path, rows in zip(new, self.along(new), strict=True):
+            self._known[path] = rows[-1]
+        return [self._known[path] for path in paths]
+
+    @torch.no_grad()
+    def along(self, paths: Sequence[tuple[int, ...]]) -> list[Tensor]:
+        """Return the same after each token of each path (none empty), fp32 [tokens, V]."""
+        if not paths:
+            return []
+        if len(paths) == 1 and (expected := self._whole.expected) is not None:
+            begin, end = len(self._read.ids), len(self._read.ids) + len(paths[0])
+            if self._whole.ids[:end] == [*self._read.ids, *paths[0]]:
+                return [expected[begin:end]]
+        longest = max(map(len, paths))
+        past = self._past(len(self._read.ids), len(paths))
+        before: list[int] = self._read.ids if past is None else []
+        padded = self._tensor([[*before, *path, *[0] * (longest - len(path))] for path in paths])
+        output = self._model(input_ids=padded, past_key_values=past, use_cache=past is not None)
+        rows = zip(output.logits[:, len(before) :], map(len, paths), strict=True)
+        found = [_log_probabilities(row[:length]) for row, length in rows]
+        if past is not None and len(paths) == 1:  # a typed word: the next text most likely goes on behind it
+            self._ahead = Read([*self._read.ids, *paths[0]], _croppable(output.past_key_values), found[0][-1])
+        return found
+
+    def _past(self, length: int, rows: int) -> Any:
+        """Return keys and values of the first `length` tokens for a batch of `rows`, None where there are none."""
+        from transformers import DynamicCache
+
+        if self._read.cache is None or length == 0:
+            return None
+        past = DynamicCache()
+        for index, layer in enumerate(self._read.cache.layers):
+            keys, values = (part[:, :, :length].expand(rows, -1, -1, -1) for part in (layer.keys, layer.values))
+            past.update(keys, values, index)
+        return past
+
+    def _tensor(self, ids: list[list[int]]) -> Tensor:
+        return torch.tensor(ids, device=self._model.device)
+
+
+class Suggester:
+    """Suggests words for what is being typed, and corrects what was."""
+
+    def __init__(self, model: Any, tokenizer: Any, *, width: int = WIDTH, rounds: int = ROUNDS) -> None:
+        """Take what AutoModelForCausalLM and AutoTokenizer open. Raises KeylmError where it cannot spell words."""
+        longest = int(getattr(model.config, "max_position_embeddings", None) or CONTEXT + LONGEST)
+        tokens = word_tokens(model, tokenizer)
+        self._set_up(Continuations(model), tokens, tokenizer, longest, width, rounds)
+
+    @classmethod
+    def of(
+        cls, continuations: Any, tokens: WordTokens, tokenizer: Any, longest: int, *, width: int, rounds: int
+    ) -> "Suggester":
+        """Return a suggester over anything with Continuations' methods; `longest`: tokens that it can look at."""
+        made = cls.__new__(cls)
+        made._set_up(continuations, tokens, tokenizer, longest, width, rounds)
+        return made
+
+    def _set_up(
+        self, continuations: Any, tokens: WordTokens, tokenizer: Any, longest: int, width: int, rounds: int
+    ) -> None:
+        self._tokens, self._tokenizer = tokens, tokenizer
+        self._width, self._rounds = width, rounds
+        self._continuations = continuations
+        self._context = min(CONTEXT, longest - LONGEST)
+        start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+        self._start = [] if start is None else [start]
+
+    def read(self, text: str) -> None:
+        """Read a text ahead that others will be the beginnings of: the same answers for less, but no live typing."""
+        ids = [*self._start, *self._tokenizer(text, add_special_tokens=False)["input_ids"]]
+        if 0 < len(ids) <= self._context:
+            self._continuations.read(ids)
+
+    def suggest(self, text: str, partial: str = "", k: int = 3) -> list[Suggestion]:
+        """Return up to `k` words, the likeliest first, that begin with `partial`, which stands behind `text`.
+
+        `text` ends where the word begins; what is typed already is none of the suggestions. Raises KeylmError where
+        `partial` is anything but letters with apostrophes between.
+        """
+        if partial and not UNFINISHED.fullmatch(partial):
+            raise KeylmError(f"partial word {partial!r}; accepted: ASCII letters, apostrophes between them, or nothing")
+        space = self._go(text)
+        done: dict[str, float] = {}
+        opened = [(0.0, "", ())]  # minus log-probability, spelling, tokens
+        best: list[tuple[str, float]] = []
+        for _ in range(self._rounds):
+            bar = best[k - 1][1] if len(best) >= k else -math.inf
+            batch = [heapq.heappop(opened) for _ in range(min(self._width, len(opened))) if -opened[0][0] > bar]
+            if not batch:
+                break
+            for node, row in zip(batch, self._continuations.after([path for _, _, path in batch]), strict=True):
+                self._finish(node, row, space + partial, done)
+                self._extend(node, row, space + partial, opened)
+            done.pop(partial, None)
+            best = sorted(done.items(), key=lambda item: (-item[1], item[0]))[:k]
+        return [Suggestion(*item) for item in best]
+
+    def log_probabilities(self, text: str, words: Sequence[str], least: Sequence[float] = ()) -> list[float]:
+        """Return each word's log-probability (nats) behind `text`, spelled as the tokenizer does, with an end.
+
+        A word that its first token already makes less likely than its `least` gets -inf, and costs nothing.
+        """
+        space = self._go(text)
+        encoded = self._tokenizer([space + word for word in words], add_special_tokens=False)["input_ids"]
+        paths = [tuple(ids[:LONGEST]) for ids in encoded]
+        [first] = self._continuations.after([()])
+        begun = [first[path[0]].item() for path in paths]
+        tried = [n for n, value in enumerate(begun) if not least or value > least[n]]
+        found = [-math.inf] * len(words)
+        for n, rows in zip(tried, self._continuations.along([paths[n] for n in tried]), strict=True):
+            later = rows[:-1].gather(1, torch.tensor(paths[n][1:], dtype=torch.int64)[:, None]).sum().item()
+            found[n] = begun[n] + later + rows[-1][self._tokens.ends].logsumexp(0).item()
+        return found
+
+    def _go(self, text: str) -> str:
+        """Move behind `text`, without the space at its end, and return that space, if there is one."""
+        if _WORD_AT_END.search(text):
+            raise KeylmError(f"text {text[-20:]!r}: ends within a word; accepted: text up to where the word begins")
+        space = " " if text.endswith(" ") else ""
+        ids = self._tokenizer(text.removesuffix(" "), add_special_tokens=False)["input_ids"] if text.strip() else []
+        ids = [*self._start, *ids]
+        if not ids:
+            raise KeylmError(
+                "nothing typed, and the tokenizer has no token for a text's beginning; accepted: some text"
+            )
+        half = self._context // 2
+        # Cut at multiples, so that the beginning stays where it is for a while and the cache holds.
+        self._continuations.move(ids[max(0, math.ceil((len(ids) - self._context) / half)) * half :])
+        return space
+
+    def _finish(self, node: tuple[float, str, Any], row: Tensor, wanted: str, done: dict[str, float]) -> None:
+        """Count a beginning as a word where it is a whole one."""
+        cost, spelled, _ = node
+        word = spelled.removeprefix(" ")
+        if len(spelled) >= len(wanted) and WORD.fullmatch(word):
+            found = row[self._tokens.ends].logsumexp(0).item() - cost
+            done[word] = float(torch.tensor([done.get(word, -math.inf), found]).logsumexp(0))
+
+    def _extend(self, node: tuple[float, str, Any], row: Tensor, wanted: str, opened: list[Any]) -> None:
+        """Open the likeliest beginnings that are a token longer."""
+        cost, spelled, path = node
+        fitting = self._tokens.fitting(wanted[len(spelled) :])
+        if len(path) == LONGEST or not len(fitting):
+            return
+        top = row[fitting].topk(min(self._width, len(fitting)))
+        for value, place in zip(top.values.tolist(), top.indices.tolist(), strict=True):
+            token = int(fitting[place])
+            heapq.heappush(opened, (cost - value, spelled + self._tokens.spelling[token], (*path, token)))
+
+
+def _common(left: Sequence[int], right: Sequence[int]) -> int:
+    """Return the length of the longest common beginning."""
+    shorter = min(len(left), len(right))
+    return next((n for n in range(shorter) if left[n] != right[n]), shorter)
+
+
+def _log_probabilities(logits: Tensor) -> Tensor:
+    return logits.float().log_softmax(-1).cpu()
+
+
+def _croppable(cache: Any) -> Any:
+    """Return a cache of plain keys and values by position; None for any other, which is then done without."""
+    from transformers.cache_utils import DynamicLayer
+
+    layers = getattr(cache, "layers", None)
+    return cache if layers and all(type(layer) is DynamicLayer for layer in layers) else None

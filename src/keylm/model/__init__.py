@@ -1,0 +1,1 @@
+"""The decoder, its kernels, and its folder in the stock Qwen3 layout."""

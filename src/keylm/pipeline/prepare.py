@@ -1,0 +1,240 @@
+"""What training reads, made before it: curated sources, tokenizer, shards.
+
+Invariant: once training on them has begun they stay as they are, whatever becomes of the sources.
+"""
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from keylm.base.console import say
+from keylm.base.errors import KeylmError
+from keylm.base.files import atomic_write, read_json, sha256_file, sha256_json, sweep, write_json
+from keylm.data.build import build_shards, changed_sources, check_published
+from keylm.data.curated import CurationFacts, Executor, curated_recipe, curated_sources, curation_facts
+from keylm.data.sources import (
+    check_sources,
+    source_inputs,
+    source_origin,
+    source_settings,
+    token_shares,
+    tokenizer_sample,
+)
+from keylm.data.store import finished_store
+from keylm.data.streaming import BackgroundBuild, background_build, fetch_manifest
+from keylm.recipe.identity import differences
+from keylm.recipe.load import Recipe
+from keylm.recipe.run_folder import REFUSED, RunFolder, checkpoint_paths
+from keylm.text.tokenizer import DocumentTokenizer, tokenizer_config, train_tokenizer
+from keylm.training.initial_model import claim_initial
+
+CHAT_MARKS = 8
+"""Tokens that the chat template puts around one question, about."""
+STAGES = ("tokenizer", "shards", "train", "export", "samples", "report")
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How a run goes about its work; nothing of it changes the result."""
+
+    until: str = STAGES[-1]
+    workers: int | None = None
+    """processes that read and encode documents; by default one a core"""
+    executor: Executor = "local"
+    """what runs the curation's tasks"""
+    quiet: bool = False
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The stages up to the last one wanted."""
+        return STAGES[: STAGES.index(self.until) + 1]
+
+
+@contextlib.contextmanager
+def prepare(recipe: Recipe, folder: RunFolder, manner: Manner) -> Iterator[BackgroundBuild | None]:
+    """Make curated sources, tokenizer and shards, as far as `manner` goes; yield the build that goes on, if any."""
+    sweep(folder.path)
+    begun = bool(checkpoint_paths(folder.checkpoints) or list(folder.checkpoints.glob(f"{REFUSED}*")))
+    _claim(recipe, folder, begun=begun, quiet=manner.quiet)
+    claim_initial(recipe, folder, begun=begun)
+    built = folder.is_done("tokenizer") and folder.is_done("shards")
+    if built and begun and not _asks_shards(recipe, folder, manner):
+        yield None
+        return
+    if recipe.data.shards is not None:
+        manifest = fetch_manifest(recipe.data.shards, folder.shards, folder.tokenizer, keep=begun)
+        check_published(recipe, manifest)
+        _check_vocabulary(recipe, DocumentTokenizer(folder.tokenizer), recipe.data.shards)
+        _check_same_tokenizer(recipe, folder)
+        write_json(folder.tokenizer / "tokenizer_config.json", tokenizer_config(recipe.model.max_position_embeddings))
+        _check_prompts(recipe, folder)
+        yield None
+        return
+    check_sources(recipe, quiet=manner.quiet)
+    if begun:
+        _check_curated(recipe, folder)
+    data, curation = _curated(recipe, folder, manner)
+    inputs = _tokenizer_inputs(data)
+    if begun:
+        _check_inputs(data, folder, inputs, curation)
+    folder.stage("tokenizer", inputs, [folder.tokenizer], lambda: _make_tokenizer(data, folder), quiet=manner.quiet)
+    _check_prompts(recipe, folder)
+    if "shards" not in manner.stages:
+        yield None
+    elif recipe.data.stream and "train" in manner.stages and not built:
+        with background_build(data, folder.tokenizer, folder.shards, manner.workers, curation) as build:
+            yield build
+    else:
+        started = time.monotonic()
+        manifest = build_shards(
+            data, folder.tokenizer, folder.shards, workers=manner.workers, curation=curation, quiet=manner.quiet
+        )
+        if not folder.is_done("shards", manifest["hash"]):
+            folder.mark_done("shards", manifest["hash"], [folder.shards / "manifest.json"], time.monotonic() - started)
+        yield None
+
+
+def _asks_shards(recipe: Recipe, folder: RunFolder, manner: Manner) -> bool:
+    """Return whether a build is what is wanted and one of its shards is lost or altered: then it is built again."""
+    if manner.until != "shards" or recipe.data.shards is not None:
+        return False
+    try:
+        finished_store(folder.shards, verify="all")
+    except KeylmError:
+        return True
+    return False
+
+
+def _check_curated(recipe: Recipe, folder: RunFolder) -> None:
+    """Raise KeylmError where curated sources are no more those that training has begun with."""
+    if recipe.curation is None or not (folder.curated / "report.json").is_file():
+        return
+    known = curation_facts(recipe, folder.curated).origins
+    for name, source in curated_sources(recipe).items():
+        if not source.hub and known[name].get("files") != source_origin(name, source).get("files"):
+            raise _other_data(folder, f"sources.{name}: its files")
+
+
+def _check_inputs(data: Recipe, folder: RunFolder, inputs: str, curation: CurationFacts | None) -> None:
+    """Raise KeylmError where tokenizer and shards would be made of other data than training has begun with.
+
+    Training would refuse them too, but only when those it has begun with were gone.
+    """
+    if (folder.tokenizer / "tokenizer.json").is_file():
+        changed = changed_sources(data, folder.tokenizer, folder.shards, curation)
+        if changed:
+            raise _other_data(folder, ", ".join(f"sources.{name}" for name in changed))
+    made = folder.done().get("tokenizer")
+    if isinstance(made, dict) and made.get("inputs") != inputs:
+        raise _other_data(folder, "what the tokenizer is made from")
+
+
+def _other_data(folder: RunFolder, what: str) -> KeylmError:
+    return KeylmError(
+        f"{folder.path}: was trained with other data: changed since are {what}; put that back (files with their "
+        "times too), or start anew with --fresh"
+    )
+
+
+def _curated(recipe: Recipe, folder: RunFolder, manner: Manner) -> tuple[Recipe, CurationFacts | None]:
+    """Return the recipe with curated sources, and how they were; the recipe itself where it asks for none."""
+    if recipe.curation is None:
+        idle = f"--executor {manner.executor}: the recipe has no [curation], which is all that it runs; ignored"
+        say(idle, quiet=manner.quiet or manner.executor == "local")
+        return recipe, None
+    from keylm.curate.pipeline import curate  # needs an extra
+
+    workers = manner.workers or os.cpu_count() or 1
+    curate(recipe, folder.curated, workers=workers, executor=manner.executor, quiet=manner.quiet)
+    return curated_recipe(recipe, folder.curated), curation_facts(recipe, folder.curated)
+
+
+def _claim(recipe: Recipe, folder: RunFolder, *, begun: bool, quiet: bool) -> None:
+    """Save the resolved recipe in the run folder.
+
+    Raises KeylmError where training has `begun` with another one. Before, a recipe may be corrected: each stage
+    looks at its own inputs, and what they change is made again.
+    """
+    if folder.recipe.is_file():
+        changed = _changes(recipe, folder, begun=begun)
+        if changed and not begun and not folder.model.exists():
+            say(f"the recipe is another one than before: {'; '.join(changed[:5])}", quiet=quiet)
+        elif changed:
+            raise KeylmError(
+                f"{folder.path}: was begun with another recipe: {'; '.join(changed[:5])}; accepted: the same recipe, "
+                "another --run-dir, or --fresh, which puts the old run aside"
+            )
+        if folder.recipe.read_text(encoding="utf-8") == recipe.to_toml():
+            return
+    atomic_write(folder.recipe, recipe.to_toml())
+
+
+def _changes(recipe: Recipe, folder: RunFolder, *, begun: bool) -> list[str]:
+    """Return what differs from the saved recipe. Raises KeylmError where that is unsound and training has `begun`."""
+    try:
+        return differences(folder.saved_recipe(), recipe)
+    except KeylmError:
+        if begun:
+            raise
+        return ["the one before is of no use"]
+
+
+def _check_prompts(recipe: Recipe, folder: RunFolder) -> None:
+    """Raise KeylmError where a prompt will not fit into the context, before anything is trained."""
+    tokenizer, context = DocumentTokenizer(folder.tokenizer), recipe.model.max_position_embeddings
+    for field, texts in (("prompts", recipe.evaluation.prompts), ("chats", recipe.evaluation.chats)):
+        for text, tokens in zip(texts, tokenizer.encode_texts(texts), strict=True):
+            if len(tokens) + CHAT_MARKS >= context:
+                raise KeylmError(
+                    f"evaluation.{field}: {text[:40]!r}… has {len(tokens)} tokens; accepted: fewer than the context "
+                    f"of {context} less {CHAT_MARKS}"
+                )
+
+
+def _tokenizer_inputs(recipe: Recipe) -> str:
+    """Return the hash of all that the tokenizer's folder is made from."""
+    shape = [recipe.tokenizer.vocab_size, recipe.model.max_position_embeddings]
+    if recipe.given_tokenizer is not None:
+        return sha256_json([*shape, sha256_file(Path(recipe.given_tokenizer) / "tokenizer.json")])
+    texts = {name: source for name, source in recipe.used_sources.items() if not source.typos_of}
+    sources = {
+        name: [str(source.path), source_settings(source) | {"loss": ""}, source_inputs(name, source)]
+        for name, source in (texts or recipe.read_sources).items()  # as in tokenizer_sample
+    }
+    shares = token_shares(recipe)
+    return sha256_json([*shape, recipe.tokenizer.sample_bytes, sources, shares, recipe.evaluation.holdout])
+
+
+def _make_tokenizer(recipe: Recipe, folder: RunFolder) -> None:
+    context = recipe.model.max_position_embeddings
+    if recipe.given_tokenizer is None:
+        train_tokenizer(
+            tokenizer_sample(recipe, recipe.sources), recipe.tokenizer.vocab_size, folder.tokenizer, context
+        )
+        return
+    given = DocumentTokenizer(Path(recipe.given_tokenizer))
+    _check_vocabulary(recipe, given, recipe.given_tokenizer)
+    given.save(folder.tokenizer, context)
+
+
+def _check_same_tokenizer(recipe: Recipe, folder: RunFolder) -> None:
+    """Raise KeylmError where shards were made with another tokenizer than the one that the recipe names."""
+    if recipe.given_tokenizer is None:
+        return
+    theirs, given = (read_json(place / "tokenizer.json") for place in (folder.tokenizer, Path(recipe.given_tokenizer)))
+    if theirs["model"] != given["model"]:
+        raise KeylmError(
+            f"data.shards: {recipe.data.shards} has another tokenizer than {recipe.given_tokenizer}; "
+            "accepted: shards of the same tokenizer"
+        )
+
+
+def _check_vocabulary(recipe: Recipe, tokenizer: DocumentTokenizer, where: str) -> None:
+    if tokenizer.vocab_size != recipe.tokenizer.vocab_size:
+        raise KeylmError(
+            f"tokenizer.vocab_size: got {recipe.tokenizer.vocab_size}, but {where} has "
+            f"{tokenizer.vocab_size} entries; accepted: that number"
+        )

@@ -1,0 +1,195 @@
+"""The stages in order: tokenizer, shards, train, export, samples, report.
+
+Invariant: each stage reads only what the stages before it left in the run folder, and does nothing where its
+inputs have not changed; so a run can be killed anywhere and started again with the same command.
+"""
+
+import contextlib
+import datetime
+import platform
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import keylm
+from keylm.base.console import errors, say
+from keylm.base.errors import KeylmError
+from keylm.base.files import sha256_file, sha256_json, write_json
+from keylm.base.json_lines import read_rows
+from keylm.base.machine import device_name
+from keylm.data.curated import Executor
+from keylm.data.curriculum import Curriculum
+from keylm.data.shards import read_manifest
+from keylm.data.streaming import BackgroundBuild
+from keylm.model.decoder import count_parameters
+from keylm.model.folder import export_model
+from keylm.pipeline.prepare import STAGES, Manner, prepare
+from keylm.recipe.identity import identity_hash
+from keylm.recipe.load import Recipe, stage_steps
+from keylm.recipe.run_folder import RunFolder, checkpoint_path
+from keylm.report.run_report import write_report
+from keylm.runtimes.generation import Generator, Sampling
+from keylm.training.benchmarks import draw_items
+from keylm.training.checkpoint import DamagedCheckpoint, read_checkpoint
+from keylm.training.distributed import Ranks, join
+from keylm.training.initial_model import initial_hash
+from keylm.training.loop import Trainer
+
+
+def run(
+    recipe: Recipe,
+    path: Path,
+    *,
+    until: str = STAGES[-1],
+    workers: int | None = None,
+    executor: Executor = "local",
+    fresh: bool = False,
+    quiet: bool = False,
+) -> RunFolder:
+    """Bring the run at `path` through all stages up to `until` and return its folder.
+
+    `workers` and `executor` are for the data (see `Manner`); `fresh` puts an earlier run at `path` aside first.
+    Raises KeylmError; Interrupted and TrainingDiverged from training.
+    """
+    folder, manner = RunFolder(path), Manner(until, workers, executor, quiet)
+    # Only training needs the device: data can be built on another machine.
+    device = recipe.training.device if "train" in manner.stages else "cpu"
+    with join(device) as ranks, contextlib.ExitStack() as held:
+        if fresh:
+            ranks.lead(lambda: put_aside(folder, quiet=quiet))
+        ranks.lead(lambda: held.enter_context(folder.locked()))
+        if "train" in manner.stages:
+            ranks.lead(lambda: draw_items(recipe, quiet=True))  # what they lack is told before hours of data
+        builds: list[BackgroundBuild | None] = []
+        ranks.lead(lambda: builds.append(held.enter_context(prepare(recipe, folder, manner))))
+        if "train" in manner.stages:
+            _train(recipe, folder, ranks, builds[0] if builds else None, quiet=quiet)
+        if ranks.leads:
+            _finish(recipe, folder, ranks, manner.stages, quiet=quiet)
+    return folder
+
+
+def put_aside(folder: RunFolder, *, quiet: bool = False) -> None:
+    """Rename an earlier run's folder. Raises KeylmError where another process is at work in it."""
+    if not folder.path.exists():
+        return
+    with folder.locked():  # the lock goes with the folder: who waits for it by its old name begins anew
+        aside = folder.path.with_name(f"{folder.path.name}.old-{time.strftime('%Y%m%d-%H%M%S')}")
+        folder.path.rename(aside)
+    say(f"the earlier run is now {aside}", quiet=quiet)
+
+
+def _train(recipe: Recipe, folder: RunFolder, ranks: Ranks, build: BackgroundBuild | None, *, quiet: bool) -> None:
+    """Train, unless the run's last checkpoint is there and sound."""
+    last = checkpoint_path(folder.checkpoints, sum(stage_steps(recipe).values())) / "state.json"
+    if ranks.lead(lambda: build is None and _is_trained(recipe, folder, last)):
+        return
+    Trainer(recipe, folder, ranks, build=build, quiet=quiet).run()
+    if ranks.leads:
+        if build is not None:
+            build.wait()
+        spent = sum(row["seconds"] for row in read_rows(folder.timing))
+        folder.mark_done("train", _train_inputs(recipe, folder), [folder.metrics, last], spent)
+        write_json(folder.summary, _summary(recipe, folder, ranks))
+
+
+def _is_trained(recipe: Recipe, folder: RunFolder, last: Path) -> bool:
+    return folder.is_done("train", _train_inputs(recipe, folder)) and _is_sound(last.parent)
+
+
+def _train_inputs(recipe: Recipe, folder: RunFolder) -> str:
+    initial = [initial_hash(folder)] if recipe.training.initial_model else []
+    return sha256_json([identity_hash(recipe), read_manifest(folder.shards)["hash"], *initial])
+
+
+def _finish(recipe: Recipe, folder: RunFolder, ranks: Ranks, wanted: tuple[str, ...], *, quiet: bool) -> None:
+    """Make what users open: models, samples, report."""
+    if "export" in wanted:
+        _export_all(recipe, folder, quiet=quiet)
+    evaluation = recipe.evaluation
+    if "samples" in wanted:
+        models = [sha256_file(file) for file in sorted(folder.path.glob("model*/*.safetensors"))]
+        inputs = sha256_json([models, evaluation.prompts, evaluation.chats, evaluation.sample_tokens])
+        folder.stage("samples", inputs, [folder.samples], lambda: _sample(recipe, folder, ranks.device), quiet=quiet)
+    if "report" in wanted:
+        if not folder.summary.is_file():
+            write_json(folder.summary, _summary(recipe, folder, ranks))
+        shown = [folder.metrics, folder.samples, folder.summary, folder.shards / "manifest.json", folder.recipe]
+        inputs = sha256_json([keylm.__version__, *map(sha256_file, shown)])
+        folder.stage("report", inputs, [folder.report], lambda: write_report(folder.path), quiet=quiet)
+
+
+def _is_sound(checkpoint: Path) -> bool:
+    try:
+        read_checkpoint(checkpoint)
+    except DamagedCheckpoint:
+        return False
+    return True
+
+
+def _export_all(recipe: Recipe, folder: RunFolder, *, quiet: bool) -> None:
+    """Export the model at the end of each stage, the run's own first; a lost earlier one does not cost the last."""
+    ends = Curriculum(recipe).stage_ends()
+    tokenizer = sha256_file(folder.tokenizer / "tokenizer.json")
+    for stage, step in reversed(ends.items()):
+        target = _model_folder(recipe, folder, stage)
+        try:
+            checkpoint = read_checkpoint(checkpoint_path(folder.checkpoints, step))
+        except DamagedCheckpoint as damage:
+            if target == folder.model:
+                raise KeylmError(f"stage {stage} has no sound checkpoint to export: {damage}") from None
+            errors.print(f"no {target.name}: its checkpoint is not sound: {damage}", markup=False)
+            continue
+        inputs = sha256_json([checkpoint.state["sha256"], tokenizer, recipe.model.model_dump(), target.name])
+
+        def work(target: Path = target, weights: Callable[[], Any] = checkpoint.model) -> None:
+            export_model(recipe, weights(), folder.tokenizer, target)
+
+        folder.stage(f"export {target.name}", inputs, [target], work, quiet=quiet)
+
+
+def _model_folder(recipe: Recipe, folder: RunFolder, stage: str) -> Path:
+    return folder.model if stage == list(recipe.stages)[-1] else folder.stage_model(stage)
+
+
+def _sample(recipe: Recipe, folder: RunFolder, device: torch.device) -> None:
+    """Write what each stage's model makes of the prompts, and the last one of the chats."""
+    rows: list[dict[str, Any]] = []
+    prompts, questions = recipe.evaluation.prompts, recipe.evaluation.chats
+    sampling = Sampling(max_new_tokens=recipe.evaluation.sample_tokens, seed=recipe.seed % 2**32)
+    for stage in recipe.stages:
+        path = _model_folder(recipe, folder, stage)
+        if not path.is_dir():
+            continue
+        generator = Generator(path, device)
+        texts = generator.completions(prompts, sampling)
+        for prompt, text in zip(prompts, texts, strict=True):
+            rows.append({"stage": stage, "prompt": prompt, "text": text, "messages": None})
+        asked = [{"role": "user", "content": question} for question in questions] if path == folder.model else []
+        answers = generator.answers([[turn] for turn in asked], sampling)
+        for turn, answer in zip(asked, answers, strict=True):
+            messages = [turn, {"role": "assistant", "content": answer}]
+            rows.append({"stage": stage, "prompt": None, "text": None, "messages": messages})
+    write_json(folder.samples, rows)
+
+
+def _summary(recipe: Recipe, folder: RunFolder, ranks: Ranks) -> dict[str, Any]:
+    """Return the facts of a finished training that no other file holds."""
+    device = ranks.device
+    return {
+        "keylm": keylm.__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "device": device.type,
+        "device_name": device_name(device),
+        "world_size": ranks.world_size,
+        "parameters": count_parameters(recipe.model, recipe.tokenizer.vocab_size),
+        "command": " ".join(["keylm", *sys.argv[1:]]),
+        "date": datetime.date.today().isoformat(),
+        "tokens_seen": sum(stage_steps(recipe).values()) * recipe.training.batch_tokens,
+        "manifest": read_manifest(folder.shards)["hash"],
+    }

@@ -1,0 +1,69 @@
+"""`keylm data show`: recompute any batch of a run from its manifest and print it."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from keylm.base.console import console, say
+from keylm.base.errors import KeylmError
+from keylm.data.build import check_published, order
+from keylm.data.curriculum import Curriculum
+from keylm.data.shards import Window, read_manifest
+from keylm.data.store import finished_store
+from keylm.recipe.load import Recipe
+from keylm.recipe.run_folder import RunFolder
+from keylm.text.tokenizer import DocumentTokenizer
+
+
+def show_batch(run_dir: Path, step: int, windows: int, characters: int) -> None:
+    """Print step `step`'s sources, and the documents and text of its first `windows` windows.
+
+    Raises KeylmError where there is no such run, step or data.
+    """
+    folder = RunFolder(run_dir)
+    recipe = folder.saved_recipe()
+    _check_order(recipe, read_manifest(folder.shards))
+    store = finished_store(folder.shards, verify="opened")
+    curriculum = Curriculum(recipe, store.layout)
+    if step >= curriculum.total_steps:
+        raise KeylmError(f"--step: got {step}; accepted: 0 to {curriculum.total_steps - 1}")
+    stage, within, steps = curriculum.place(step)
+    picks = curriculum.picks(step)
+    counts = ", ".join(f"{name} {number}" for name, number in Counter(pick.source for pick in picks).items())
+    size = f"{len(picks)} windows of {recipe.training.context}"
+    say(f"step {step}: stage {stage} ({within + 1} of {steps}), {size}: {counts}")
+    tokenizer = DocumentTokenizer(folder.tokenizer)
+    for number, pick in enumerate(picks[:windows]):
+        where = f"{pick.source}, epoch {pick.epoch}, shard {pick.shard}, window {pick.window}"
+        console.rule(f"window {number}: {where}", align="left")
+        origins = store.origins(pick.source, pick.shard, pick.window)
+        _show_window(store.window(pick.source, pick.shard, pick.window), origins, tokenizer, characters)
+    if len(picks) > windows:
+        say(f"… and {len(picks) - windows} more windows (--windows {len(picks)} shows all)")
+
+
+def _check_order(recipe: Recipe, manifest: dict[str, Any]) -> None:
+    """Raise KeylmError where the shards are those of another recipe than the one in the run folder."""
+    if recipe.data.shards is not None:
+        check_published(recipe, manifest)
+        return
+    ours = {"seed": recipe.seed, "context": recipe.training.context, "order": order(recipe)}
+    for what, value in ours.items():
+        if manifest[what] != value:
+            raise KeylmError(
+                f"{what}: the shards were built with {manifest[what]!r}, the recipe says {value!r}; "
+                "`keylm data build` builds those of the recipe"
+            )
+
+
+def _show_window(
+    window: Window, origins: list[tuple[str, int, int]], tokenizer: DocumentTokenizer, characters: int
+) -> None:
+    bounds = [start for _, _, start in origins] + [len(window.tokens)]
+    for (file, line, start), end in zip(origins, bounds[1:], strict=True):
+        trained = int((window.labels[start:end] >= 0).sum())
+        where = f"{file}:{line}" if file else "padding"
+        say(f"[{where}] tokens {start}–{end - 1}, {trained} carry loss")
+        if file and characters:
+            text = tokenizer.decode(window.tokens[start:end])
+            say(f"    {text[:characters]!r}{' …' if len(text) > characters else ''}")

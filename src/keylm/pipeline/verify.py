@@ -1,0 +1,147 @@
+"""`keylm data verify`: proves that a manifest and its sources give the batches that it promises.
+
+Invariant: what is proved was recomputed from the sources here; no shard of the manifest's own is trusted, and no
+curated file but where that is asked for.
+"""
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from keylm.base.console import say
+from keylm.base.errors import KeylmError
+from keylm.data.build import build_shards, data_settings, order, windows_taken
+from keylm.data.curated import CurationFacts, curated_recipe, curation_facts
+from keylm.data.curriculum import Batch, BatchLoader, Curriculum
+from keylm.data.shards import read_manifest
+from keylm.data.sources import source_origin
+from keylm.data.store import finished_store
+from keylm.recipe.load import Recipe
+from keylm.recipe.run_folder import RunFolder
+
+
+def verify(
+    recipe: Recipe,
+    folder: RunFolder,
+    step: int | None,
+    *,
+    workers: int | None,
+    from_curated: bool = False,
+    quiet: bool = False,
+) -> str:
+    """Build the shards anew from the sources and compare; return the SHA-256 of batch `step` (the last by default).
+
+    With a `step` only what the batches up to it read is built; what a recipe curates is curated anew, all of it, or,
+    with `from_curated`, taken as it lies in the run folder. `folder` holds the manifest (shards/manifest.json) and
+    the tokenizer; the shards themselves need not be there. Raises KeylmError naming the first thing that differs.
+    """
+    manifest = read_manifest(folder.shards)
+    curriculum = Curriculum(recipe)
+    if step is not None and step >= curriculum.total_steps:
+        raise KeylmError(f"--step: got {step}; accepted: 0 to {curriculum.total_steps - 1}")
+    if (recipe.curation is None) != (manifest["curation"] is None):
+        which = ("the manifest", "the recipe") if recipe.curation is None else ("the recipe", "the manifest")
+        raise KeylmError(f"curation: {which[0]} has it, {which[1]} has not")
+    _same_settings(recipe, folder, manifest)
+    recipe = _pinned(recipe, manifest)
+    if not (from_curated and recipe.curation):
+        _same_files(recipe, manifest)
+    wanted = windows_taken(recipe) if step is None else curriculum.given(step + 1)
+    with tempfile.TemporaryDirectory(prefix="keylm-verify-") as scratch:
+        shards = Path(scratch) / "shards"
+        curated = folder.curated if from_curated else Path(scratch) / "curated"
+        data, facts = _curated(recipe, curated, manifest, workers, anew=not from_curated, quiet=quiet)
+        build_shards(data, folder.tokenizer, shards, workers=workers, windows=wanted, curation=facts, quiet=quiet)
+        compared = _same_shards(read_manifest(shards), manifest)
+        source = f"the curated files in {curated}" if facts and from_curated else "the sources"
+        doubt = "; how those came of the sources was not looked at" if facts and from_curated else ""
+        anew = ", curated anew," if facts and not from_curated else ""
+        say(f"{compared} shards built anew from {source}{anew} have the SHA-256 of the manifest{doubt}", quiet=quiet)
+        last = curriculum.total_steps - 1 if step is None else step
+        store = finished_store(shards, verify="none")
+        return batch_hash(BatchLoader(Curriculum(recipe, store.layout), store).batch(last))
+
+
+def _curated(
+    recipe: Recipe, folder: Path, manifest: dict[str, Any], workers: int | None, *, anew: bool, quiet: bool
+) -> tuple[Recipe, CurationFacts | None]:
+    """Return the recipe over the curated sources in `folder`, which are made there where they shall be `anew`.
+
+    Raises KeylmError where they are not those of the manifest.
+    """
+    if recipe.curation is None:
+        return recipe, None
+    if anew:
+        from keylm.curate.pipeline import curate  # needs an extra
+
+        curate(recipe, folder, workers=workers or os.cpu_count() or 1, quiet=quiet)
+    facts = curation_facts(recipe, folder)
+    for what, ours in (("settings", facts.settings), ("hash", facts.hash)):
+        if ours != manifest["curation"].get(what):
+            raise KeylmError(f"curation: its {what} is {ours}, the manifest's {manifest['curation'].get(what)}")
+    return curated_recipe(recipe, folder), facts
+
+
+def _pinned(recipe: Recipe, manifest: dict[str, Any]) -> Recipe:
+    """Return the recipe with data sets on the hub at the commit that the manifest names: a branch moves on."""
+    pinned = {
+        name: source.model_copy(update={"revision": manifest["origins"].get(name, {}).get("revision")})
+        for name, source in recipe.read_sources.items()
+        if source.hub and source.revision is None
+    }
+    return recipe.model_copy(update={"sources": {**recipe.sources, **pinned}})
+
+
+def _same_files(recipe: Recipe, manifest: dict[str, Any]) -> None:
+    """Raise KeylmError where a source's files are not those of the manifest, before hours are spent on them."""
+    for name, source in recipe.read_sources.items():
+        if source.path is not None:
+            _same_origin(name, source_origin(name, source), manifest)
+
+
+def _same_origin(name: str, ours: dict[str, Any], manifest: dict[str, Any]) -> None:
+    promised = manifest["origins"].get(name, {})
+    if any(value != promised.get(key) for key, value in ours.items()):
+        raise KeylmError(f"sources.{name}: its origin is {ours}, the manifest's {promised or 'missing'}")
+
+
+def batch_hash(batch: Batch) -> str:
+    """Return the SHA-256 of a batch: tokens, labels, document numbers and, if any, partners, little-endian."""
+    digest = hashlib.sha256()
+    partners = () if batch.partners is None else (batch.partners,)
+    for array in (batch.tokens, batch.labels, batch.documents, *partners):
+        digest.update(array.astype(array.dtype.newbyteorder("<")).tobytes())
+    return digest.hexdigest()
+
+
+def _same_settings(recipe: Recipe, folder: RunFolder, manifest: dict[str, Any]) -> None:
+    ours = {**data_settings(recipe, folder.tokenizer, None), "order": order(recipe)}
+    for what, value in ours.items():
+        if what != "curation" and manifest.get(what) != value:
+            raise KeylmError(f"{what}: the manifest says {manifest.get(what)!r}, recipe and tokenizer here {value!r}")
+
+
+def _same_shards(rebuilt: dict[str, Any], manifest: dict[str, Any]) -> int:
+    """Return how many shards were compared; raise KeylmError at the first that differs."""
+    compared = 0
+    for name, origin in rebuilt["origins"].items():
+        _same_origin(name, origin, manifest)
+    for name, entry in rebuilt["sources"].items():
+        promised = manifest["sources"].get(name)
+        if promised is None:
+            raise KeylmError(f"sources.{name}: the manifest has no such source")
+        if entry["settings"] != promised["settings"]:
+            raise KeylmError(
+                f"sources.{name}: its settings is {entry['settings']}, the manifest's {promised['settings']}"
+            )
+        for split in ("train", "validation"):
+            ours, theirs = entry[split]["shards"], promised[split]["shards"]
+            if len(ours) > len(theirs) or (entry["exhausted"] and len(ours) < len(theirs)):
+                raise KeylmError(f"sources.{name}: gives {len(ours)} {split} shards, the manifest says {len(theirs)}")
+            for record, other in zip(ours, theirs, strict=False):
+                if record != other:
+                    raise KeylmError(f"sources.{name}: {record['file']} is {record}, the manifest says {other}")
+                compared += 1
+    return compared

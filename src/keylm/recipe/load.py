@@ -1,0 +1,309 @@
+"""The typed, frozen recipe: one TOML file is one model, whole.
+
+Invariant: what runs is exactly what the resolved recipe says; it is saved in the run folder and can be run
+again from there. Every error names the file, the field, the value and what is accepted.
+"""
+
+import json
+import math
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import tomli_w
+from pydantic import Field, ValidationError, model_validator
+
+from keylm.base.errors import KeylmError
+from keylm.recipe.messages import explain, near
+from keylm.recipe.schema import (
+    EMBEDDED,
+    UNSTATED,
+    Checkpoints,
+    Curation,
+    Data,
+    Evaluation,
+    Model,
+    Name,
+    Optimizer,
+    PathText,
+    Section,
+    Source,
+    Stage,
+    Tokenizer,
+    Training,
+    Typos,
+)
+
+FOLDERS = (["data", "shards"], ["training", "initial_model"])
+"""Fields that hold paths, beside all that are called `path`."""
+CORPUS_FOLDER = Path(__file__).parents[1] / "corpus"
+
+
+class Recipe(Section):
+    """A whole model: shape, tokenizer, sources, stages, optimizer, checkpoints, evaluation, seed."""
+
+    name: Name
+    """what the run and its folder are called: letters, digits, _ and -"""
+    description: str = ""
+    """a sentence for the report"""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """of the first weights, the data's order, the noise and the samples"""
+    model: Model
+    tokenizer: Tokenizer = Tokenizer()
+    paths: dict[Name, PathText] = Field(default_factory=dict)
+    """folders that other paths may begin with, as `{name}/…`"""
+    licences: Literal["all", "open"] = "all"
+    """"open": sources whose `licence` is "unstated" get no weight, the others keep their proportions"""
+    data: Data = Data()
+    typos: Typos = Typos()
+    curation: Curation | None = None
+    sources: dict[Name, Source]
+    stages: dict[Name, Stage]
+    training: Training
+    optimizer: Optimizer = Optimizer()
+    checkpoints: Checkpoints = Checkpoints()
+    evaluation: Evaluation = Evaluation()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if not self.stages:
+            raise ValueError("stages is empty; give at least one [stages.NAME] table")
+        for stage_name, stage in self.stages.items():
+            for source in stage.weights:
+                self._known(source, f"stages.{stage_name}.weights")
+        for source_name, origin in self.sources.items():
+            for source in origin.typos_of:
+                self._known(source, f"sources.{source_name}.typos_of")
+                if self.sources[source].typos_of:
+                    raise ValueError(f"sources.{source_name}.typos_of names {source!r}, which is made of typos itself")
+        if self.training.context > self.model.max_position_embeddings:
+            raise ValueError(
+                f"training.context = {self.training.context} is over "
+                f"model.max_position_embeddings = {self.model.max_position_embeddings}"
+            )
+        return self
+
+    def _known(self, source: str, where: str) -> None:
+        if source not in self.sources:
+            raise ValueError(
+                f"{where} names {source!r}; sources are: {', '.join(self.sources)}{near(source, self.sources)}"
+            )
+
+    @property
+    def used_sources(self) -> dict[str, Source]:
+        """The sources that some stage gives a positive weight, in the recipe's order."""
+        used = {name for stage in self.stages.values() for name, weight in stage.weights.items() if weight > 0}
+        return {name: source for name, source in self.sources.items() if name in used}
+
+    @property
+    def read_sources(self) -> dict[str, Source]:
+        """The sources that are read: those used, and those that a used typo source is made from."""
+        read = {name for used, source in self.used_sources.items() for name in source.typos_of or (used,)}
+        return {name: source for name, source in self.sources.items() if name in read}
+
+    @property
+    def given_tokenizer(self) -> str | None:
+        """The folder of a finished tokenizer: the recipe's own, else the initial model's; None where one is trained."""
+        return self.tokenizer.path or self.training.initial_model
+
+    def to_data(self) -> dict[str, Any]:
+        """Return the resolved recipe as plain values (every default written out, None left out)."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+    def to_toml(self) -> str:
+        """Return the resolved recipe as TOML."""
+        return tomli_w.dumps(self.to_data())
+
+
+def load_recipe(path: Path | str, overrides: list[str] | None = None) -> Recipe:
+    """Read, override, validate and resolve a recipe.
+
+    `path` is a TOML file or the bare name of a recipe that comes with keylm; `overrides` are `dotted.key=value`.
+    Raises KeylmError naming the field, the value and what is accepted.
+    """
+    file = find_recipe(path)
+    return resolve_recipe(read_toml(file), file, overrides)
+
+
+def resolve_recipe(data: dict[str, Any], file: Path, overrides: list[str] | None = None) -> Recipe:
+    """Override, validate and resolve a recipe's plain values; paths count from `file`, which errors name.
+
+    Raises KeylmError as `load_recipe` does. Changes `data`.
+    """
+    for override in overrides or []:
+        _apply(data, override)
+    return _resolve_paths(_licensed(parse_recipe(data, str(file)), str(file)), file)
+
+
+def parse_recipe(data: Mapping[str, Any], where: str) -> Recipe:
+    """Validate plain values; `where` is named in errors. Raises KeylmError."""
+    try:
+        # JSON mode: TOML arrays become tuples, and no string becomes a number. A date, which JSON has not and no
+        # field takes, goes in as a list, so that it is refused.
+        return Recipe.model_validate_json(json.dumps(data, default=lambda value: [str(value)]), strict=True)
+    except ValidationError as error:
+        lines = [explain(problem, Recipe) for problem in error.errors()]
+        raise KeylmError("\n".join(f"{where}: {line}" for line in lines)) from None
+    except ValueError as error:
+        raise KeylmError(f"{where}: {str(error)[:200]}; accepted: valid Unicode and numbers of usual size") from None
+
+
+def find_recipe(path: Path | str) -> Path:
+    """Return the recipe's file: `path` itself, or the packaged recipe of that bare name. Raises KeylmError."""
+    path = Path(path)
+    packaged = packaged_recipes()
+    if path.is_file():
+        return path
+    if str(path) in packaged:
+        return packaged[str(path)]
+    if path.is_dir():
+        raise KeylmError(f"recipe {path}: is a folder; accepted: a recipe's TOML file")
+    raise KeylmError(f"recipe {path}: no such file; packaged recipes: {', '.join(sorted(packaged)) or 'none'}")
+
+
+def packaged_recipes() -> dict[str, Path]:
+    """Return the recipes that come with keylm, by name: of the installed package, or of the checkout."""
+    here = Path(__file__).parents[1]
+    for folder in (here / "recipes", here.parent.parent / "recipes"):
+        if folder.is_dir():
+            return {file.stem: file for file in sorted(folder.glob("*.toml"))}
+    return {}
+
+
+def read_toml(file: Path) -> dict[str, Any]:
+    """Return a TOML file's content. Raises KeylmError where it cannot be read or is none."""
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise KeylmError(f"{file}: not valid TOML: {error}") from None
+    except OSError as error:
+        raise KeylmError(f"{file}: cannot be read: {error.strerror}") from None
+
+
+def _apply(data: dict[str, Any], override: str) -> None:
+    """Set one `dotted.key=value` in `data`; the value is read as TOML, or as a plain string."""
+    key, equals, text = override.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise KeylmError(f"--set {override!r}: accepted is dotted.key=value, such as training.batch_tokens=65536")
+    try:
+        parsed = tomllib.loads(f"value = {text}")
+        value = parsed["value"] if len(parsed) == 1 else text
+    except ValueError:
+        value = text
+    if isinstance(value, dict) and "path" in value:
+        value["path"] = _from_here(value["path"])
+    table: Any = data
+    for part in parts[:-1]:
+        table = table.setdefault(part, {})
+        if not isinstance(table, dict):
+            raise KeylmError(f"--set {override!r}: {part!r} is a value, not a table")
+    is_path = parts[-1] == "path" or parts[0] == "paths" or parts in FOLDERS
+    table[parts[-1]] = _from_here(value) if is_path else value
+
+
+def _from_here(path: object) -> object:
+    """Return a path of the command line as the user means it: from the working folder, not from the recipe's."""
+    if not isinstance(path, str) or not path or path.startswith((EMBEDDED, "{")) or "://" in path:
+        return path
+    try:
+        return str(Path.cwd() / Path(path).expanduser())
+    except RuntimeError as error:  # ~ of nobody
+        raise KeylmError(f"--set: got the path {path!r}: {error}") from None
+
+
+def _licensed(recipe: Recipe, where: str) -> Recipe:
+    """Return the recipe without the sources of no stated licence, where it asks for that: they get no weight.
+
+    Raises KeylmError where a stage has no other source.
+    """
+    if recipe.licences == "all":
+        return recipe
+    data = recipe.to_data()
+    closed = {name for name, source in recipe.sources.items() if source.licence == UNSTATED}
+    for name, source in recipe.sources.items():
+        if source.typos_of:
+            origins = [origin for origin in source.typos_of if origin not in closed]
+            data["sources"][name]["typos_of"] = origins or list(source.typos_of)
+            closed |= set() if origins else {name}
+    for stage_name, stage in data["stages"].items():
+        left = {name: weight for name, weight in stage["weights"].items() if name not in closed}
+        if not sum(left.values()) > 0:
+            raise KeylmError(
+                f'{where}: licences = "open" leaves stages.{stage_name} without a source; accepted: sources with a '
+                f'licence other than "{UNSTATED}"'
+            )
+        stage["weights"] = left
+    return parse_recipe(data, where)
+
+
+def _resolve_paths(recipe: Recipe, file: Path) -> Recipe:
+    """Return the recipe with paths made absolute (relative ones count from the recipe's folder)."""
+    data = recipe.to_data()
+    folders = {name: _absolute(path, file, f"paths.{name}") for name, path in recipe.paths.items()}
+    data["paths"] = folders
+
+    def absolute(text: str, field: str) -> str:
+        return _absolute(_fill(text, folders, f"{file}: {field}"), file, field)
+
+    for name, source in data["sources"].items():
+        if "path" in source:
+            source["path"] = absolute(source["path"], f"sources.{name}.path")
+    shards = recipe.data.shards
+    if shards is not None and "://" not in shards:
+        data["data"]["shards"] = absolute(shards, "data.shards")
+    data["typos"]["word_lists"] = [absolute(text, "typos.word_lists") for text in recipe.typos.word_lists]
+    if recipe.curation:
+        found = [absolute(text, "curation.decontaminate") for text in recipe.curation.decontaminate]
+        data["curation"]["decontaminate"] = found
+    if "path" in data["tokenizer"]:
+        data["tokenizer"]["path"] = absolute(data["tokenizer"]["path"], "tokenizer.path")
+    if recipe.training.initial_model is not None:
+        data["training"]["initial_model"] = absolute(recipe.training.initial_model, "training.initial_model")
+    return parse_recipe(data, str(file))
+
+
+def _fill(text: str, folders: Mapping[str, str], where: str) -> str:
+    """Return `text` with a leading `{name}` replaced by that folder of the recipe's `paths`."""
+    name, closed, rest = text.removeprefix("{").partition("}")
+    if not (text.startswith("{") and closed):
+        return text
+    if name not in folders:
+        raise KeylmError(f"{where}: got {text!r}; [paths] has: {', '.join(folders) or 'nothing'}")
+    return folders[name] + rest
+
+
+def _absolute(text: str, recipe_file: Path, field: str) -> str:
+    """Return the path that `text` means; `embedded:` names stay as they are, so that recipes stay portable.
+
+    Whether something is there is seen when it is read (data/sources.py): a trained model needs its sources no more.
+    """
+    if text.startswith(EMBEDDED):
+        if not (CORPUS_FOLDER / text.removeprefix(EMBEDDED)).is_file():
+            names = sorted(file.name for file in CORPUS_FOLDER.glob("*.jsonl.zst"))
+            raise KeylmError(f"{recipe_file}: {field}: got {text!r}; embedded files are: {', '.join(names)}")
+        return text
+    try:
+        return str((recipe_file.parent / Path(text).expanduser()).resolve())
+    except (OSError, RuntimeError, ValueError) as error:  # links in a circle, ~ of nobody, a NUL
+        raise KeylmError(f"{recipe_file}: {field}: got {text!r}: {error}; accepted: a file or folder") from None
+
+
+def missing_path(path: str, *, a_tokenizer: bool = False) -> str | None:
+    """Return what is wrong where there is nothing at a resolved recipe's `path` (or no tokenizer), else None."""
+    if path.startswith(EMBEDDED):
+        return None  # comes with the package
+    try:
+        Path(path).stat()
+        if a_tokenizer and not (Path(path) / "tokenizer.json").is_file():
+            return f"{path} has no tokenizer.json; accepted: a tokenizer's folder"
+    except OSError as error:
+        why = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
+        return f"{path} {why}; accepted: a file or folder"
+    return None
+
+
+def stage_steps(recipe: Recipe) -> dict[str, int]:
+    """Return each stage's number of optimizer steps: its tokens over a batch's, rounded up."""
+    return {name: math.ceil(stage.tokens / recipe.training.batch_tokens) for name, stage in recipe.stages.items()}

@@ -1,0 +1,175 @@
+"""What lies where in a run folder, and which stages are done with which inputs."""
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from keylm.base.console import say, seconds
+from keylm.base.errors import KeylmError
+from keylm.base.files import read_table, sha256_file, write_json
+from keylm.recipe.load import Recipe, parse_recipe, read_toml
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks
+    fcntl = None  # type: ignore[assignment]
+
+PREFIX, REFUSED = "step-", "refused-"
+"""What the names of checkpoints begin with, and of those that were put aside as damaged."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of one run; each stage reads only what the stages before it left here."""
+
+    path: Path
+
+    @property
+    def recipe(self) -> Path:
+        """The resolved recipe (TOML)."""
+        return self.path / "recipe.toml"
+
+    @property
+    def tokenizer(self) -> Path:
+        """Folder: tokenizer.json, tokenizer_config.json."""
+        return self.path / "tokenizer"
+
+    @property
+    def curated(self) -> Path:
+        """Folder: report.json, and a folder of curated documents per source, where the recipe curates."""
+        return self.path / "curated"
+
+    @property
+    def shards(self) -> Path:
+        """Folder: manifest.json, and a folder of shards per source."""
+        return self.path / "shards"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder: one folder per checkpoint, step-00000123."""
+        return self.path / "checkpoints"
+
+    @property
+    def initial(self) -> Path:
+        """Which model training began with, where it began with one: its path and the hash of its weights (JSON)."""
+        return self.path / "initial.json"
+
+    @property
+    def metrics(self) -> Path:
+        """JSON lines, a pure function of recipe and data (on one kind of machine)."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def timing(self) -> Path:
+        """JSON lines: wall-clock seconds and tokens per second of each step."""
+        return self.path / "timing.jsonl"
+
+    @property
+    def model(self) -> Path:
+        """The finished model in stock Qwen3 layout."""
+        return self.path / "model"
+
+    def stage_model(self, stage: str) -> Path:
+        """The model as it stood at the end of a stage that is not the last."""
+        return self.path / f"model-{stage}"
+
+    @property
+    def samples(self) -> Path:
+        """What the model says to the recipe's prompts."""
+        return self.path / "samples.json"
+
+    @property
+    def summary(self) -> Path:
+        """Versions, machine, command, seconds per stage."""
+        return self.path / "summary.json"
+
+    @property
+    def report(self) -> Path:
+        """The page that shows all of it."""
+        return self.path / "report.html"
+
+    def saved_recipe(self) -> Recipe:
+        """Return the recipe that the run was begun with. Raises KeylmError where this is no run folder."""
+        if not self.recipe.is_file():
+            raise KeylmError(f"{self.path}: no recipe.toml in it; accepted: a run folder such as runs/nano")
+        return parse_recipe(read_toml(self.recipe), str(self.recipe))
+
+    def done(self) -> dict[str, Any]:
+        """Return, for each finished stage, the hash of its inputs, its outputs' hashes and the seconds it took."""
+        return read_table(self.path / "stages.json")
+
+    def is_done(self, stage: str, inputs: str | None = None) -> bool:
+        """Return whether `stage` was finished, with exactly these inputs if given, and its outputs are intact."""
+        entry = self.done().get(stage)
+        if not isinstance(entry, dict) or inputs not in (None, entry.get("inputs")):
+            return False
+        return all(_hash(self.path / name) == digest for name, digest in entry["outputs"].items())
+
+    def mark_done(self, stage: str, inputs: str, outputs: list[Path], seconds: float) -> None:
+        """Record that `stage` is finished; `outputs` are files and folders of this run."""
+        files = [file for output in outputs for file in ([output] if output.is_file() else sorted(output.iterdir()))]
+        hashes = {file.relative_to(self.path).as_posix(): _hash(file) for file in files}
+        entry = {"inputs": inputs, "outputs": hashes, "seconds": round(seconds, 2)}
+        write_json(self.path / "stages.json", {**self.done(), stage: entry})
+
+    def stage(
+        self, name: str, inputs: str, outputs: list[Path], work: Callable[[], object], *, quiet: bool = False
+    ) -> None:
+        """Do `work` unless it was done with the same inputs and its outputs are still as it left them."""
+        if self.is_done(name, inputs):
+            return
+        started = time.monotonic()
+        work()
+        spent = time.monotonic() - started
+        self.mark_done(name, inputs, outputs, spent)
+        say(f"{name}  done in {seconds(spent)}", quiet=quiet)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep the run to this process, whatever the folder is called then. Raises KeylmError where another has it."""
+        lock = self.path / ".lock"
+        while True:
+            self.path.mkdir(parents=True, exist_ok=True)
+            if not fcntl:
+                yield
+                return
+            try:
+                file = lock.open("w")
+            except FileNotFoundError:
+                continue  # the folder was put aside at this moment
+            with file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    raise KeylmError(
+                        f"{self.path}: another keylm is at work in it; accepted: wait for it, or another --run-dir"
+                    ) from None
+                if _is_same(file.fileno(), lock):
+                    yield
+                    return
+
+
+def _is_same(opened: int, file: Path) -> bool:
+    """Return whether an open file still is the one that `file` names: its folder may have been put aside."""
+    try:
+        return os.path.samestat(os.fstat(opened), file.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _hash(file: Path) -> str:
+    return sha256_file(file) if file.is_file() else ""
+
+
+def checkpoint_path(folder: Path, step: int) -> Path:
+    """Return where the checkpoint of `step` lies in the folder of checkpoints."""
+    return folder / f"{PREFIX}{step:08d}"
+
+
+def checkpoint_paths(folder: Path) -> list[Path]:
+    """Return the checkpoint folders in `folder`, oldest first, unverified."""
+    return sorted(path for path in folder.glob(f"{PREFIX}*") if path.is_dir())

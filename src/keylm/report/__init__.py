@@ -1,0 +1,1 @@
+"""Pages and cards about a run: drawn from its files, never from memory."""

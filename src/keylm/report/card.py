@@ -1,0 +1,161 @@
+"""A model card from what the run left on disk: huggingface_hub's ModelCard, the figures as its eval results.
+
+Invariant: every figure comes from a file of the run or of the model. What no file says is left out, or is said to be
+not measured or not known; nothing is filled in. The sections are in card_sections.py.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from keylm.base.errors import KeylmError
+from keylm.base.files import read_json, read_table
+from keylm.evaluation.contamination import told
+from keylm.evaluation.results import EvaluationFolder
+from keylm.report.card_facts import Facts
+from keylm.report.evaluation import Evaluation, evaluation_folder, figures_of, read_benchmarks, read_evaluation
+from keylm.report.run_record import Run, read_run
+
+LANGUAGE = "en"
+TASK = "text-generation"
+
+
+@dataclass(frozen=True)
+class Given:
+    """What no file of the model says."""
+
+    name: str | None = None
+    """What the model is called; by default what its run or folder is called."""
+    repo: str | None = None
+    """OWNER/NAME on the hub."""
+    licence: str | None = None
+    """The model's own."""
+    watts: float | None = None
+    """What a processor drew in training, for the energy estimate."""
+    parity: Path | None = None
+    """An export's parity.json."""
+
+
+def card_text(place: Path, given: Given | None = None) -> str:
+    """Return the card (README.md) of a model folder or of a run. Raises KeylmError where `place` is neither."""
+    from huggingface_hub import ModelCard
+
+    from keylm.report.card_sections import body
+
+    facts = gather(place, given or Given())
+    return str(ModelCard(f"---\n{_metadata(facts).to_yaml()}\n---\n\n{body(facts)}"))
+
+
+def gather(place: Path, given: Given) -> Facts:
+    """Read what there is to say of a model folder or a run. Raises KeylmError where `place` is neither."""
+    model, run_folder = _folders(place)
+    measured = evaluation_folder(run_folder or model)
+    records, files = read_benchmarks(measured, {}), EvaluationFolder(measured)
+    rows = read_json(files.rows) if files.rows.is_file() else []
+    evaluation = read_evaluation(run_folder) if run_folder else None
+    run = read_run(run_folder) if run_folder else None
+    return Facts(
+        name=given.name or (given.repo.split("/")[-1] if given.repo else (run_folder or model).resolve().name),
+        config=read_json(model / "config.json"),
+        has_chat=_has_chat(model, run),
+        parameters=_parameters(model),
+        run=run,
+        part=measured.name if measured.name != "evaluation" else "",
+        figures=tuple(figures_of(records)),
+        harness=", ".join(sorted({str(record.get("harness")) for record in records.values() if record.get("harness")})),
+        commands=tuple(dict.fromkeys(str(row["command"]) for row in rows if row.get("command"))),
+        robustness=read_table(files.robustness),
+        typing=read_table(files.typing),
+        instructions=read_table(files.instructions),
+        contamination=_contamination(run_folder, evaluation),
+        parity=read_table(given.parity) if given.parity else {},
+        licence=given.licence,
+        repo=given.repo,
+        watts=given.watts,
+    )
+
+
+def _contamination(run: Path | None, evaluation: Evaluation | None) -> Mapping[str, Any]:
+    """Return what is known of benchmark items in the training texts: measured, or what curation wrote down."""
+    if not run or (evaluation and evaluation.contamination):
+        return evaluation.contamination if evaluation else {}
+    try:
+        return told(run)
+    except KeylmError:
+        return {}
+
+
+def _folders(place: Path) -> tuple[Path, Path | None]:
+    """Return the model folder and, where it is the end of a run, that run; earlier models are not all of it."""
+    if (place / "config.json").is_file():
+        folder = place.resolve()
+        of_run = folder.name == "model" and (folder.parent / "recipe.toml").is_file()
+        return place, folder.parent if of_run else None
+    if (place / "recipe.toml").is_file():
+        if not (place / "model" / "config.json").is_file():
+            raise KeylmError(f"{place}: the run has no model yet; accepted: a finished run, or a model folder")
+        return place / "model", place
+    raise KeylmError(f"{place}: no config.json or recipe.toml in it; accepted: a model folder or a run folder")
+
+
+def _has_chat(model: Path, run: Run | None) -> bool:
+    """Return whether the model learnt answers: by its recipe, or where none is known by its having a template."""
+    if run and run.recipe:
+        sources = run.recipe.get("sources", {})
+        return any(
+            weight > 0 and sources.get(name, {}).get("register") == "conversational"
+            for stage in run.recipe.get("stages", {}).values()
+            for name, weight in stage.get("weights", {}).items()
+        )
+    return (
+        bool(read_table(model / "tokenizer_config.json").get("chat_template"))
+        or (model / "chat_template.jinja").is_file()
+    )
+
+
+def _parameters(model: Path) -> int | None:
+    """Count the values in a folder's weights from the files' headers; None where there are none."""
+    from safetensors import safe_open
+
+    total = 0
+    for file in model.glob("*.safetensors"):
+        with safe_open(file, "np") as tensors:
+            for name in tensors.keys():  # noqa: SIM118  # the object is no mapping
+                size = 1
+                for length in tensors.get_slice(name).get_shape():
+                    size *= length
+                total += size
+    return total or None
+
+
+def _metadata(facts: Facts) -> Any:
+    """Return the card's metadata: what the hub shows and searches by."""
+    from huggingface_hub import EvalResult, ModelCardData
+
+    results = [
+        EvalResult(
+            task_type=TASK,
+            dataset_type=name,
+            dataset_name=name,
+            metric_type=metric,
+            metric_value=round(100 * figure.value if figure.is_share else figure.value, 2),
+            metric_name=f"{metric} (zero-shot, {'per cent, ' if figure.is_share else ''}n = {figure.n})",
+        )
+        for figure in facts.figures
+        if len(figure.line.parts) == 1
+        for name, metric in figure.line.parts
+    ]
+    sources = facts.run.recipe.get("sources", {}) if facts.run else {}
+    datasets = list(dict.fromkeys(source["hub"] for source in sources.values() if source.get("hub")))
+    tags = ["keylm", *(["conversational"] if facts.has_chat else [])]
+    return ModelCardData(
+        language=LANGUAGE,
+        license=facts.licence,
+        library_name="transformers",
+        pipeline_tag=TASK,
+        tags=tags,
+        datasets=datasets or None,
+        model_name=facts.name if results else None,
+        eval_results=results or None,
+    )

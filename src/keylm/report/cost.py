@@ -1,0 +1,84 @@
+"""What a run took: tokens by source and licence, hours of the machine, and an estimate of its arithmetic."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from markupsafe import Markup
+
+from keylm.report.run_record import Run, column, number, table
+
+
+@dataclass(frozen=True)
+class Licence:
+    """Tokens under one licence: in the training data, and seen in training (with repeats)."""
+
+    name: str
+    sources: tuple[str, ...]
+    tokens: float
+    seen: float
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Data and compute of a run; what is not known is empty."""
+
+    seen: Mapping[str, float]
+    """Tokens seen of each source: each stage's tokens by its weights."""
+    licences: tuple[Licence, ...]
+    hours: str
+    flops: Markup
+
+
+def cost_of(run: Run) -> Cost:
+    """Return the data and compute of a run as far as it has come."""
+    seen = tokens_seen(run)
+    grouped: dict[str, list[str]] = {}
+    for source in run.sources:
+        entry = table(table(run.recipe, "sources"), source)
+        grouped.setdefault(str(entry.get("licence") or "unstated"), []).append(source)
+    made = table(run.manifest, "sources")
+    licences = []
+    for name, sources in grouped.items():
+        there = math.fsum(number(table(table(made, source), "train").get("tokens", 0)) for source in sources)
+        licences.append(Licence(name, tuple(sources), there, math.fsum(seen.get(source, 0.0) for source in sources)))
+    licences.sort(key=lambda licence: -licence.seen)
+    return Cost(seen, tuple(licences), _hours(run), _flops(run))
+
+
+def tokens_seen(run: Run) -> dict[str, float]:
+    """Return the tokens seen of each source so far, as the weights of the stages share them out."""
+    seen: dict[str, float] = {}
+    before = 0.0
+    for index, row in enumerate(run.train):
+        ends = index + 1 == len(run.train) or run.train[index + 1].get("stage") != row.get("stage")
+        tokens = number(row.get("tokens"))
+        if ends and math.isfinite(tokens):
+            for source, share in run.shares.get(str(row.get("stage")), {}).items():
+                seen[source] = seen.get(source, 0.0) + share * (tokens - before)
+            before = tokens
+    return seen
+
+
+def _hours(run: Run) -> str:
+    """Return the time of the steps that count, times the processes (one to a GPU), and where it was spent."""
+    processes = max(1.0, np.nan_to_num(number(run.summary.get("world_size", 1))))
+    hours = float(np.nansum(column(run.timing, "seconds"))) * processes / 3600
+    if not hours > 0:
+        return ""
+    device = str(run.summary.get("device", ""))
+    kind = "GPU hours" if device.startswith("cuda") else "hours of CPU" if device else "hours"
+    name = str(run.summary.get("device_name", ""))
+    amount = f"{hours:,.0f}" if hours >= 100 else f"{hours:.2g}"
+    of = f"{processes:.0f} × {name}" if "world_size" in run.summary else name  # stages may have had different numbers
+    return f"{amount} {kind}" + (f" on {of}" if name else "")
+
+
+def _flops(run: Run) -> Markup:
+    """Return 6·N·D (Kaplan et al. 2020, section 2.1), which leaves attention over the context out."""
+    flops = 6 * number(run.summary.get("parameters")) * run.tokens_seen
+    if not flops > 0:
+        return Markup()
+    power = math.floor(math.log10(flops))
+    return Markup("{:.1f} × 10<sup>{}</sup>").format(flops / 10**power, power)

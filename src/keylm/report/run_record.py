@@ -1,0 +1,152 @@
+"""What a run folder holds, as its report and a comparison read it: partly written, damaged or not there yet.
+
+Invariant: only files of the folder are read; one that is missing or cannot be read is named, and is empty.
+"""
+
+import json
+import math
+import tomllib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keylm.base.json_lines import parse_rows
+from keylm.report.drawing import Array
+
+FILES = (
+    "recipe.toml",
+    "shards/manifest.json",
+    "metrics.jsonl",
+    "timing.jsonl",
+    "samples.json",
+    "summary.json",
+    "stages.json",
+)
+
+Row = dict[str, Any]
+
+
+class Reader:
+    """Reads files of a folder; `missing` says of each that gave nothing why."""
+
+    def __init__(self, folder: Path, absent: str = "not there yet") -> None:
+        self.folder, self.missing, self._absent = folder, dict[str, str](), absent
+
+    def __call__(self, name: str, parse: Callable[[str], Any], kind: type) -> Any:
+        """Return what `parse` makes of a file, an empty `kind` where that is not to be had."""
+        try:
+            value = parse((self.folder / name).read_text(encoding="utf-8", errors="replace"))
+            if not isinstance(value, kind):
+                raise ValueError(f"holds no {kind.__name__}")
+            return value
+        except FileNotFoundError:
+            self.missing[name] = self._absent
+        except (OSError, ValueError) as error:
+            self.missing[name] = f"cannot be read: {error}"
+        return kind()
+
+
+@dataclass(frozen=True)
+class Run:
+    """What was found in a run folder; a file that is not there or cannot be read is in `missing`."""
+
+    recipe_text: str
+    recipe: Row
+    manifest: Row
+    train: list[Row]
+    validation: list[Row]
+    benchmarks: list[Row]
+    timing: list[Row]
+    samples: list[Row]
+    summary: Row
+    stages: Row
+    missing: dict[str, str]
+
+    @property
+    def sources(self) -> list[str]:
+        """Names of all sources: the recipe's order, then what only the other files name."""
+        found = [*table(self.recipe, "sources"), *sorted(table(self.manifest, "sources"))]
+        for row in self.validation[-1:] + self.train[-1:]:
+            found += sorted(table(row, "source_loss") or table(row, "bits_per_byte"))
+        return list(dict.fromkeys(found))
+
+    @property
+    def shares(self) -> dict[str, dict[str, float]]:
+        """Share of the tokens that each stage takes from each source; a stage's shares sum to 1."""
+        result = {}
+        for name, stage in table(self.recipe, "stages").items():
+            weights = {source: number(weight) for source, weight in table(stage, "weights").items()}
+            total = sum(weights.values())
+            result[name] = {source: weight / total for source, weight in weights.items() if weight > 0 and total}
+        return result
+
+    @property
+    def tokens_seen(self) -> float:
+        """Tokens trained on so far; NaN where no step was taken."""
+        return last(column(self.train, "tokens"))
+
+
+def read_run(folder: Path) -> Run:
+    """Read what a run folder holds."""
+    read = Reader(folder)
+    recipe_text = read("recipe.toml", str, str)
+    metrics = read("metrics.jsonl", parse_rows, list)
+    train, validation, benchmarks = (
+        _latest(row for row in metrics if row.get("kind") == kind) for kind in ("train", "validation", "benchmark")
+    )
+    return Run(
+        recipe_text=recipe_text,
+        recipe=read("recipe.toml", tomllib.loads, dict),
+        manifest=read("shards/manifest.json", json.loads, dict),
+        train=train,
+        validation=validation,
+        benchmarks=benchmarks,
+        timing=_latest(read("timing.jsonl", parse_rows, list)),
+        samples=[row for row in read("samples.json", json.loads, list) if isinstance(row, dict)],
+        summary=read("summary.json", json.loads, dict),
+        stages=read("stages.json", json.loads, dict),
+        missing={name: read.missing[name] for name in FILES if name in read.missing},
+    )
+
+
+def _latest(rows: Iterable[Row]) -> list[Row]:
+    """One row a step, in order: a resumed run may write a step again, and the later row counts."""
+    by_step = {row["step"]: row for row in rows if isinstance(row.get("step"), int)}
+    return [by_step[step] for step in sorted(by_step)]
+
+
+def table(row: Any, key: str) -> dict[str, Any]:
+    """Return the table under `key`, an empty one where there is none."""
+    value = row.get(key) if isinstance(row, Mapping) else None
+    return value if isinstance(value, dict) else {}
+
+
+def number(value: Any) -> float:
+    """Return the value as a float, NaN where it is no number."""
+    return float(value) if isinstance(value, int | float) else math.nan
+
+
+def column(rows: Sequence[Row], *keys: str) -> Array:
+    """Return the values under `keys` (nested) of all rows, shape [rows]; NaN where there is none."""
+    values = []
+    for row in rows:
+        value: Any = row
+        for key in keys:
+            value = value.get(key) if isinstance(value, dict) else None
+        values.append(number(value))
+    return np.array(values, dtype=np.float64)
+
+
+def mean(values: Iterable[Any]) -> float:
+    """Return the mean of what is finite, NaN of nothing."""
+    finite = [value for value in map(number, values) if math.isfinite(value)]
+    return sum(finite) / len(finite) if finite else math.nan
+
+
+def last(values: Array) -> float:
+    """Return the last finite value, NaN where there is none."""
+    finite = values[np.isfinite(values)]
+    return float(finite[-1]) if finite.size else math.nan

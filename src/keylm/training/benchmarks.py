@@ -1,0 +1,276 @@
+"""Multiple-choice benchmarks measured on the model that is being trained.
+
+Prompts, choices and their encoding are those of lm-evaluation-harness 0.4.13 without examples (its tasks hellaswag,
+arc_easy and piqa, its HFLM), and so are the figures, but for two things: only the first items of a fixed permutation
+are asked, and the context is that of training. Each prompt with one choice is a document; documents are packed into
+windows and go through the model as those of validation do, whatever its kernels, precision and number of processes.
+
+Invariant: the items and their windows depend on recipe, files and tokenizer alone, so all measurements of a run, and
+of runs with the same tokenizer, compare; nothing is drawn at random, so training goes on as if there were none.
+Cost: one forward pass over each prompt and choice: with 12,020 entries in the tokenizer, 200 items of HellaSwag fill
+36 windows of 2,048 tokens, of ARC-easy 15, of PIQA 9 (measured).
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from tokenizers import Tokenizer
+
+from keylm.base.console import say
+from keylm.base.errors import KeylmError
+from keylm.curate.evaluation_items import SUFFIXES, open_lines
+from keylm.data.curriculum import permute
+from keylm.data.hub import HubRows
+from keylm.data.readers import DAMAGE
+from keylm.data.shards import Window
+from keylm.recipe.load import Recipe
+from keylm.recipe.schema import Benchmark, Source, Training
+from keylm.training.distributed import Ranks
+from keylm.training.validation import TokenLosses, window_losses
+
+Record = Mapping[str, Any]
+Row = tuple[int, npt.NDArray[np.int64], int]
+"""A prompt with one choice: the choice's number among all, the ids of both, how many of them are the choice's."""
+Results = dict[str, dict[str, float]]
+"""{benchmark: {"acc", "acc_norm": shares of right answers, "n": items}}"""
+
+
+@dataclass(frozen=True)
+class Item:
+    """A question: which of `choices` is the likeliest behind `prompt` and a space."""
+
+    prompt: str
+    choices: tuple[str, ...]
+    gold: int
+    """index into `choices`"""
+
+
+@dataclass(frozen=True)
+class Task:
+    """Where a benchmark's items are, and how a record becomes one."""
+
+    hub: str
+    config: str | None
+    split: str
+    """the one that the harness measures on"""
+    columns: tuple[str, ...]
+    item: Callable[[Record], Item]
+
+
+def _hellaswag(record: Record) -> Item:
+    context = f"{record['ctx_a']} {record['ctx_b'].capitalize()}"
+    choices = tuple(_without_marks(ending) for ending in record["endings"])
+    return Item(_without_marks(f"{record['activity_label']}: {context}"), choices, int(record["label"]))
+
+
+def _without_marks(text: str) -> str:
+    """Return a text of HellaSwag without what WikiHow's pages left in it; spaces at its ends are as in the harness."""
+    return re.sub(r"\[.*?\]", "", text.strip().replace(" [title]", ". ")).replace("  ", " ")
+
+
+def _arc(record: Record) -> Item:
+    choices = record["choices"]
+    gold = choices["label"].index(record["answerKey"])
+    return Item(f"Question: {record['question']}\nAnswer:", tuple(choices["text"]), gold)
+
+
+def _piqa(record: Record) -> Item:
+    choices = record["sol1"], record["sol2"]
+    return Item(f"Question: {record['goal']}\nAnswer:", choices, int(record["label"]))
+
+
+TASKS: dict[Benchmark, Task] = {
+    "hellaswag": Task(
+        "Rowan/hellaswag",
+        None,
+        "validation",
+        ("activity_label", "ctx_a", "ctx_b", "endings", "label"),
+        _hellaswag,
+    ),
+    "arc_easy": Task("allenai/ai2_arc", "ARC-Easy", "test", ("question", "choices", "answerKey"), _arc),
+    "piqa": Task("baber/piqa", None, "validation", ("goal", "sol1", "sol2", "label"), _piqa),
+}
+
+
+def draw_items(recipe: Recipe, *, quiet: bool = False) -> dict[str, list[Item]]:
+    """Return the items that are asked of each of the recipe's benchmarks.
+
+    They come from NAME/SPLIT.jsonl (or .jsonl.gz, .jsonl.zst) below `paths.evaluation` or its folder data, else from
+    the hub. Raises KeylmError where they are at neither place, and for a record that is none.
+    """
+    return {name: _draw(name, recipe, quiet=quiet) for name in recipe.evaluation.benchmarks}
+
+
+def _draw(name: Benchmark, recipe: Recipe, *, quiet: bool) -> list[Item]:
+    task, folder = TASKS[name], recipe.paths.get("evaluation")
+    file = None if folder is None else _find(Path(folder), name, task.split)
+    read = _lines(file) if file is not None else _hub_rows(name, folder, quiet=quiet)
+    records = list(read)
+    if not records:
+        raise KeylmError(f"evaluation.benchmarks: {file or task.hub}: no record; accepted: an item of {name} a line")
+    count = min(recipe.evaluation.benchmark_items, len(records))
+    return [_read(*records[permute(number, len(records), f"benchmark/{name}")], name) for number in range(count)]
+
+
+def _find(folder: Path, name: str, split: str) -> Path | None:
+    """Return the file of a benchmark's split below `folder`, if there is one."""
+    files = [place / name / f"{split}{suffix}" for place in (folder, folder / "data") for suffix in SUFFIXES]
+    return next((file for file in files if file.is_file()), None)
+
+
+def _lines(file: Path) -> Iterator[tuple[str, Any]]:
+    """Yield (where, record) of a file of JSON lines; a record of None is no JSON."""
+    try:
+        with open_lines(file) as stream:
+            for number, line in enumerate(stream, start=1):
+                if line.strip():
+                    yield f"{file}, line {number}", _parsed(line)
+    except DAMAGE as error:
+        raise KeylmError(f"evaluation.benchmarks: {file}: cannot be read: {error}; accepted: JSON lines") from None
+
+
+def _parsed(line: str) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
+
+
+def _hub_rows(name: Benchmark, folder: str | None, *, quiet: bool) -> Iterator[tuple[str, Any]]:
+    """Yield (where, record) of a benchmark's split on the hub."""
+    task = TASKS[name]
+    say(f"bench  {name} is read from the hub ({task.hub})", quiet=quiet)
+    try:
+        for file, line, row in HubRows(name, Source(hub=task.hub, config=task.config, split=task.split)):
+            yield f"{file}, row {line}", row
+    except KeylmError as error:
+        wanted = f"{name}/{task.split}.jsonl"
+        absent = f"{folder} has no {wanted}" if folder else f"[paths] has no evaluation, a folder with {wanted}"
+        raise KeylmError(f"evaluation.benchmarks: {absent}, and from the hub: {error}") from None
+
+
+def _read(where: str, record: Any, name: Benchmark) -> Item:
+    """Return a record's item. Raises KeylmError where it is none."""
+    try:
+        item = TASKS[name].item(record)
+        sound = all(isinstance(choice, str) for choice in item.choices) and 0 <= item.gold < len(item.choices)
+    except (AttributeError, LookupError, TypeError, ValueError):
+        sound = False
+    if not sound:
+        raise KeylmError(
+            f"evaluation.benchmarks: {where}: not an item of {name} with its answer; accepted: records with "
+            f"{', '.join(TASKS[name].columns)}"
+        )
+    return item
+
+
+@dataclass(frozen=True)
+class PackedWindow:
+    """A window with several prompts and their choices."""
+
+    window: Window
+    choices: npt.NDArray[np.int64]
+    """int64 [context]: which choice, counted through all items, a label belongs to; -1 where there is none"""
+
+
+@dataclass(frozen=True)
+class PackedItems:
+    """The items of all benchmarks, ready for the model."""
+
+    items: Mapping[str, Sequence[Item]]
+    windows: list[PackedWindow]
+
+
+def pack_items(items: Mapping[str, Sequence[Item]], tokenizer: Path, context: int) -> PackedItems:
+    """Return items encoded with the tokenizer in a folder and packed, in their order, into windows of `context` tokens.
+
+    Raises KeylmError where a choice has more tokens than a window: the harness could not measure it either.
+    """
+    encode = Tokenizer.from_file(str(tokenizer / "tokenizer.json"))
+    bins: list[list[Row]] = []
+    room = number = 0
+    for name, some in items.items():
+        for item in some:
+            for ids, scored in _encode(encode, item, context, name):
+                if room < len(ids) - 1:  # the last token is only predicted
+                    bins.append([])
+                    room = context
+                bins[-1].append((number, ids, scored))
+                room, number = room - len(ids) + 1, number + 1
+    return PackedItems(items, [_window(rows, context) for rows in bins])
+
+
+def _encode(tokenizer: Tokenizer, item: Item, context: int, name: str) -> Iterator[tuple[npt.NDArray[np.int64], int]]:
+    """Yield the ids of the prompt with each choice, int64 [at most context + 1], and how many are the choice's.
+
+    As in the harness (TemplateLM._encode_pair, HFLM._loglikelihood_tokens): spaces at the prompt's end go to the
+    continuation, whose tokens are those of both together behind as many as the prompt has alone; a prompt that is too
+    long loses its beginning.
+    """
+    before = tokenizer.encode(item.prompt.rstrip(), add_special_tokens=False).ids
+    texts = [f"{item.prompt} {choice}" for choice in item.choices]
+    for text, both in zip(texts, tokenizer.encode_batch(texts, add_special_tokens=False), strict=True):
+        after = both.ids[len(before) :]
+        if not (before and 0 < len(after) <= context):
+            raise KeylmError(
+                f"evaluation.benchmarks: {name}: an answer has {len(after)} tokens behind a prompt of {len(before)}, "
+                f"{text[-60:]!r}; accepted: 1 to training.context = {context}, behind at least one"
+            )
+        yield np.array([*before, *after][-(context + 1) :], dtype=np.int64), len(after)
+
+
+def _window(rows: Sequence[Row], context: int) -> PackedWindow:
+    """Return a window of rows, each a document of its own, and so is the rest."""
+    tokens = np.zeros(context, dtype=np.uint16)
+    labels, choices = (np.full(context, fill, dtype=np.int64) for fill in (-100, -1))
+    documents = np.full(context, len(rows), dtype=np.int32)
+    start = 0
+    for document, (number, ids, scored) in enumerate(rows):
+        end = start + len(ids) - 1
+        tokens[start:end], documents[start:end] = ids[:-1], document
+        labels[end - scored : end], choices[end - scored : end] = ids[-scored:], number
+        start = end
+    return PackedWindow(Window(tokens, labels, documents), choices)
+
+
+@torch.no_grad()
+def measure(losses: TokenLosses, packed: PackedItems, settings: Training, ranks: Ranks) -> Results:
+    """Return the figures of each benchmark, the same on all ranks, which share the windows among them.
+
+    Every rank works out as many micro-batches, all of one size, as in `validate`; documents never see each other,
+    however the model is trained.
+    """
+    settings, size = settings.model_copy(update={"document_masks": True}), settings.micro_batch_windows
+    nats = np.zeros(sum(len(item.choices) for some in packed.items.values() for item in some))
+    for start in range(ranks.rank * size, len(packed.windows) + ranks.rank * size, ranks.world_size * size):
+        some = packed.windows[start : start + size]
+        found = window_losses(losses, [one.window for one in some], settings, ranks.device)
+        for one, values in zip(some, found, strict=True):
+            np.add.at(nats, one.choices[one.choices >= 0], values[one.choices >= 0])
+    scores = iter(-ranks.sum(torch.from_numpy(nats)).numpy())
+    return {
+        name: _figures(some, [np.array([next(scores) for _ in item.choices]) for item in some])
+        for name, some in packed.items.items()
+    }
+
+
+def _figures(items: Sequence[Item], scores: Sequence[npt.NDArray[np.float64]]) -> dict[str, float]:
+    """Return a benchmark's figures; scores: the log-likelihood of each choice, in nats, fp64 [choices] for each item.
+
+    acc takes the likeliest choice, acc_norm the one that is likeliest a character.
+    """
+    right, right_by_length = 0, 0
+    for item, likelihoods in zip(items, scores, strict=True):
+        lengths = np.array([len(choice) for choice in item.choices])
+        with np.errstate(divide="ignore"):  # an empty choice is the least likely one a character
+            by_length = likelihoods / lengths
+        right += int(likelihoods.argmax()) == item.gold
+        right_by_length += int(by_length.argmax()) == item.gold
+    return {"acc": right / len(items), "acc_norm": right_by_length / len(items), "n": len(items)}

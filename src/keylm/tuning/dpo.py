@@ -1,0 +1,211 @@
+"""`keylm dpo`: preference tuning (DPO, arXiv 2305.18290) of a model folder through TRL.
+
+What lies in the run folder: dpo.json (settings, hashes of model and data), pairs.jsonl, faults.json (lines of no use),
+trl/ (TRL's checkpoints), metrics.jsonl, summary.json, model/ (a model folder like any other), report.html, stages.json.
+
+Invariants: a command that was killed goes on from the pairs that are found and from TRL's last whole checkpoint; no
+pair is cut to fit: what does not is left out and counted; another model, other data or settings are refused in the
+same folder. The cost is a second copy of the model (the reference) and four passes a pair and step.
+"""
+
+import os
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from keylm.base.console import say
+from keylm.base.errors import KeylmError
+from keylm.base.files import (
+    atomic_folder,
+    atomic_write,
+    read_json,
+    read_table,
+    sha256_file,
+    sha256_json,
+    sweep,
+    write_json,
+)
+from keylm.data.documents import Fault
+from keylm.data.readers import source_files
+from keylm.model.folder import SHARD_SIZE, check_model_folder
+from keylm.pipeline.run import put_aside
+from keylm.recipe.run_folder import RunFolder
+from keylm.runtimes.generation import Generator, Message, Sampling, rows_at_once
+from keylm.training.distributed import choose_device
+from keylm.training.initial_model import weights_hash
+from keylm.tuning.pairs import Asked, Search, make_pairs, read_asked, read_pairs
+from keylm.tuning.preference_settings import Preference, Tools
+
+SAMPLE_BATCH = {"cuda": 1024}
+"""Questions that are answered together, by kind of device; SMALL_BATCH elsewhere."""
+SMALL_BATCH = 16
+
+
+def dpo(
+    model: Path, data: Sequence[Path], path: Path, settings: Preference, tools: Tools, *, fresh: bool = False
+) -> RunFolder:
+    """Tune `model` on the pairs that `data` hold or ask for, in the run folder `path`.
+
+    Raises KeylmError for bad input, Interrupted where SIGTERM or Ctrl-C came.
+    """
+    check_model_folder(model)
+    needs_trl()
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise KeylmError("keylm dpo: runs on one GPU or CPU; accepted: without torchrun")
+    device, folder = choose_device(tools.device), RunFolder(path)
+    if fresh:
+        put_aside(folder, quiet=tools.quiet)
+    with folder.locked():
+        sweep(folder.path)
+        identity = _claim(folder, model, data, settings)
+        pairs = path / "pairs.jsonl"
+        make = partial(_make_pairs, model, data, pairs, settings, tools, device)
+        folder.stage("pairs", sha256_json(identity), [pairs], make, quiet=tools.quiet)
+        inputs = sha256_json([identity, sha256_file(pairs)])
+        tune = partial(_tune, model, folder, read_pairs(pairs), settings, tools, device)
+        folder.stage("train", inputs, [folder.metrics, folder.model], tune, quiet=tools.quiet)
+        shown = sha256_json([inputs, sha256_file(folder.metrics), sha256_file(folder.summary)])
+        folder.stage("report", shown, [folder.report], partial(_write_report, path), quiet=tools.quiet)
+    return folder
+
+
+def needs_trl() -> None:
+    """Raise KeylmError where TRL is not installed."""
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    try:
+        import trl  # noqa: F401
+    except ImportError:
+        raise KeylmError("preference tuning needs TRL: pip install 'keylm[post]'") from None
+
+
+def _claim(folder: RunFolder, model: Path, data: Sequence[Path], settings: Preference) -> dict[str, Any]:
+    """Record what the run is, and return it. Raises KeylmError where the folder holds another one."""
+    files = [file for path in data for file in source_files(path)]
+    identity = {
+        "settings": asdict(settings),
+        "model": weights_hash(model),
+        "data": [[file.name, sha256_file(file)] for file in files],
+    }
+    file = folder.path / "dpo.json"
+    known = read_table(file)
+    if not known and folder.recipe.is_file():
+        raise KeylmError(f"{folder.path}: holds another kind of run; accepted: another --out, or --fresh")
+    for key, value in identity.items():
+        if known and known.get(key) != value:
+            was = known.get(key)
+            change = key if key != "settings" or not isinstance(was, dict) else _changed(was, asdict(settings))
+            raise KeylmError(
+                f"{folder.path}: was begun with another {change}; accepted: the same command, another --out, or --fresh"
+            )
+    write_json(file, {**identity, "paths": {"model": str(model), "data": list(map(str, data))}})
+    return identity
+
+
+def _changed(was: dict[str, Any], now: dict[str, Any]) -> str:
+    return ", ".join(f"{key} ({was.get(key)!r}, now {now[key]!r})" for key in now if was.get(key) != now[key])
+
+
+def _make_pairs(
+    model: Path,
+    data: Sequence[Path],
+    out: Path,
+    settings: Preference,
+    tools: Tools,
+    device: torch.device,
+) -> None:
+    """Bring pairs.jsonl to its end. Raises KeylmError where there is no pair at all."""
+    faults: list[Fault] = []
+    asked: list[Asked] = []
+    for item in read_asked(data):
+        if settings.limit is not None and len(asked) >= settings.limit:
+            break
+        if isinstance(item, Fault):
+            faults.append(item)
+        else:
+            asked.append(item)
+    lines = [asdict(fault) for fault in faults]
+    write_json(out.with_name("faults.json"), lines)
+    search = Search(settings.tries, SAMPLE_BATCH.get(device.type, SMALL_BATCH), settings.seed)
+    counts = make_pairs(asked, out, lambda: Sampler(model, device, settings), tools.checker, search, quiet=tools.quiet)
+    counts += Counter(fault.kind for fault in faults)
+    say("pairs  " + ", ".join(f"{count:,} {kind}" for kind, count in counts.most_common()), quiet=tools.quiet)
+    if not counts["pairs"]:
+        raise KeylmError(
+            f"{', '.join(map(str, data))}: give no pair to tune on ({dict(counts)}); accepted: lines with prompt, "
+            "chosen and rejected or constraints"
+        )
+
+
+class Sampler:
+    """Answers of a model, many at once."""
+
+    def __init__(self, model: Path, device: torch.device, settings: Preference) -> None:
+        """Load the model folder. Raises KeylmError as Generator does."""
+        self._generator = Generator(model, device)
+        self._sampling = Sampling(settings.max_new_tokens, settings.temperature, 1.0, 1.0)
+
+    def __call__(self, conversations: Sequence[list[Message]], seed: int) -> list[str]:
+        """Return an answer to each; "" where a question leaves no room for one."""
+        torch.manual_seed(seed)
+        generator, found = self._generator, list[str]()
+        size = rows_at_once(generator.model.config, generator.device, generator.context)
+        for start in range(0, len(conversations), size):
+            found += generator.answers(conversations[start : start + size], self._sampling)
+        return found
+
+
+def _tune(
+    model: Path,
+    folder: RunFolder,
+    pairs: list[dict[str, Any]],
+    settings: Preference,
+    tools: Tools,
+    device: torch.device,
+) -> None:
+    """Train, and write metrics, model and summary. Raises Interrupted where a signal came."""
+    from keylm.tuning.dpo_trainer import train  # TRL is slow to open
+
+    trained = train(model, folder, pairs, settings, tools, device)
+    export_tuned(trained, model, folder.model)
+
+
+def export_tuned(model: Any, source: Path, folder: Path) -> None:
+    """Write a tuned fp32 model as a bf16 model folder, with `source`'s tokenizer and generation defaults; whole or not.
+
+    Weights are rounded by chance (see `round_by_chance`), always the same one. Changes `model`.
+    """
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(round_by_chance(parameter.cpu(), generator))
+    with atomic_folder(folder) as temporary:
+        model.to(torch.bfloat16).save_pretrained(temporary, max_shard_size=SHARD_SIZE)
+        for file in source.iterdir():
+            if file.suffix not in (".safetensors", ".bin") and not file.name.endswith(".index.json") and file.is_file():
+                shutil.copyfile(file, temporary / file.name)
+        config = read_json(temporary / "config.json")
+        write_json(temporary / "config.json", {**config, "dtype": "bfloat16", "torch_dtype": "bfloat16"})
+
+
+def round_by_chance(values: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Return fp32 `values` as bf16: one of the two neighbours, by a chance that makes the mean right.
+
+    What preference tuning changes is mostly less than half the distance between two bf16 numbers, and the weights it
+    begins with are such numbers: rounded to the nearest, most of it would be gone (docs/LOG.md). bf16 is the upper half
+    of fp32's bits, so a random lower half is added and what is below is cut off; bf16 numbers stay as they are.
+    """
+    bits = values.float().contiguous().view(torch.int32)
+    noise = torch.randint(0, 1 << 16, values.shape, dtype=torch.int32, generator=generator)
+    return ((bits + noise) & -(1 << 16)).view(torch.float32).bfloat16()
+
+
+def _write_report(path: Path) -> None:
+    from keylm.tuning.report import render
+
+    atomic_write(path / "report.html", render(path))

@@ -1,0 +1,63 @@
+"""The page of a preference tuning: curves of what it preferred, its pairs, how to do it again.
+
+Invariant: only files of the run folder are read; the same files give the same page.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+
+from keylm.base.files import read_table
+from keylm.base.json_lines import read_rows
+from keylm.recipe.run_folder import RunFolder
+from keylm.report import charts, drawing, page
+from keylm.report.charts import Line, Plot
+from keylm.report.page import Chart, Key
+from keylm.report.run_record import column
+from keylm.tuning.pairs import read_pairs
+
+SHOWN_PAIRS = 8
+CURVES = {
+    "accuracy": ("Preference", "share of pairs whose chosen answer has the higher reward"),
+    "margin": ("Margin", "reward of the chosen answer less that of the rejected one"),
+    "loss": ("Loss", "nats a pair"),
+}
+"""Figure by column of metrics.jsonl: title, unit."""
+
+
+def render(path: Path) -> bytes:
+    """Return the page of the preference tuning in `path` as HTML, UTF-8."""
+    folder = RunFolder(path)
+    learnt, held = (read_rows(folder.metrics, kind) for kind in ("preference", "held_out"))
+    pairs = read_pairs(path / "pairs.jsonl")
+    every = max(1, len(pairs) // SHOWN_PAIRS)
+    run = read_table(path / "dpo.json")
+    return page.render(
+        "report_preference.html.jinja",
+        name=path.absolute().name,
+        run=run,
+        summary=read_table(folder.summary),
+        charts=[(_chart(name, learnt, held), *told) for name, told in CURVES.items()],
+        held=held[:1] + held[-1:],
+        pairs=pairs[::every][:SHOWN_PAIRS],
+    )
+
+
+def _chart(name: str, learnt: list[dict[str, Any]], held: list[dict[str, Any]]) -> Chart:
+    """Draw one figure over the pairs seen: of the pairs learnt from, and of those held out."""
+    x, raw, smoothed = charts.trace(column(learnt, "pairs"), column(learnt, name), [0])
+    lines = [Line("", drawing.ACCENT, x, raw, faint=True), Line("learnt", drawing.ACCENT, x, smoothed)]
+    keys = [Key(drawing.ACCENT, "pairs learnt from: as measured, and smoothed")]
+    if held:
+        colour = drawing.source_colour(1)
+        lines.append(
+            Line("held out", colour, column(held, "pairs"), column(held, name), marks=True, dots=len(held) < 2)
+        )
+        keys.append(Key(colour, "pairs held out"))
+    if not any(np.isfinite(line.y).any() for line in lines):
+        return Chart(Markup(), Markup())
+    plot = Plot(name, f"{CURVES[name][0]} over pairs seen", tuple(lines), x="pairs")
+    narrow, wide = (Markup(charts.line_chart(plot, size)) for size in (drawing.NARROW, drawing.WIDE))
+    return Chart(narrow, wide, tuple(keys))

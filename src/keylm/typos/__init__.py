@@ -1,0 +1,1 @@
+"""The typo engine: noise as people make it, fitted to real errors."""

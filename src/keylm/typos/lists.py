@@ -1,0 +1,79 @@
+"""Lists of word pairs: what people are known to write for a word, at hand by kind of error.
+
+Invariant: a list is read whole or refused; pairs that say nothing of plain words (more than one word, other characters
+than letters and apostrophes, two equal words) are passed over. The order of files and lines decides, never a hash.
+"""
+
+import io
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import zstandard
+
+from keylm.base.errors import KeylmError
+from keylm.base.files import sha256_file
+from keylm.typos.kinds import classify
+
+_PLAIN = re.compile(r"[a-z]+(?:'[a-z]+)*")
+
+
+class Listed:
+    """Known errors: for a kind and a word, what is written for it."""
+
+    def __init__(self) -> None:
+        self._by_kind: dict[str, dict[str, list[str]]] = {}
+
+    def add(self, noisy: str, clean: str) -> None:
+        """Take up a pair of words if both are plain and differ."""
+        noisy, clean = noisy.lower(), clean.lower()
+        if noisy != clean and _PLAIN.fullmatch(noisy) and _PLAIN.fullmatch(clean):
+            kind = classify(noisy, clean).kind.replace("other", "multiple")  # on a list even the oddest is a known one
+            known = self._by_kind.setdefault(kind, {}).setdefault(clean, [])
+            if noisy not in known:
+                known.append(noisy)
+
+    def pick(self, kind: str, clean: str, bits: int) -> str | None:
+        """Return one of the errors of that kind known for `clean`, half of the time; else None."""
+        known = self._by_kind.get(kind, {}).get(clean)
+        return known[(bits >> 1) % len(known)] if known and bits & 1 else None
+
+
+def read_lists(paths: Sequence[str]) -> tuple[Listed | None, list[str]]:
+    """Return what the lists hold together (None without lists) and the SHA-256 of each file.
+
+    Raises KeylmError where a file cannot be read or a line is no pair.
+    """
+    if not paths:
+        return None, []
+    listed = Listed()
+    for path in map(Path, paths):
+        for noisy, clean in read_pairs(path):
+            listed.add(noisy, clean)
+    return listed, [sha256_file(Path(path)) for path in paths]
+
+
+def read_pairs(path: Path) -> Iterator[tuple[str, str]]:
+    """Yield the (noisy, clean) pairs of a .jsonl or .jsonl.zst file. Raises KeylmError."""
+    number = 0
+    try:
+        with path.open("rb") as raw:
+            stream = zstandard.ZstdDecompressor().stream_reader(raw) if path.suffix == ".zst" else raw
+            for number, line in enumerate(io.TextIOWrapper(stream, encoding="utf-8"), 1):
+                record = json.loads(line)
+                if not _is_pair(record):
+                    raise KeylmError(
+                        f'{path}, line {number}: no pair of words; accepted: {{"noisy": "teh", "clean": "the"}}'
+                    )
+                yield record["noisy"], record["clean"]
+    except (OSError, EOFError, ValueError, RecursionError, zstandard.ZstdError) as error:
+        raise KeylmError(
+            f"{path}, after line {number}: cannot be read as JSON lines of word pairs (.jsonl or .jsonl.zst): {error}"
+        ) from None
+    if not number:
+        raise KeylmError(f"{path}: holds no word pairs; accepted: JSON lines with noisy and clean")
+
+
+def _is_pair(record: object) -> bool:
+    return isinstance(record, dict) and all(isinstance(record.get(key), str) for key in ("noisy", "clean"))

@@ -1,0 +1,256 @@
+"""Noise as people make it: a clean text with some words mistyped, and where.
+
+Invariant: `corrupt` is a pure function of (settings, figures, text, seed, document, epoch, rate). What lies outside
+the edits is the same in both texts; an edit covers whole words (two where a space went missing); putting each edit's
+clean words back in its place gives the clean text again, to the character.
+
+How a text gets its errors, without looking at every word:
+1. the rate times the number of words, rounded by chance, is the number of errors;
+2. a place in the text is drawn; the word there is the candidate, so long words come up more often;
+3. one look-up by the length of the word gives a kind of error, or none: how prone words of each length are to each
+   kind is fitted to real errors (fit_typos.py wrote typo_rates.json; docs/typos.md shows how well it fits);
+   where the word is seen to offer no such error, another kind is drawn, once;
+4. the kind's slip (letters.py, slips.py) says which letters change, or that the word offers no such error;
+5. from 2. again until there are enough, or a text with few plain words has been tried long enough.
+
+Each step is taken for all draws of many texts at once, as arrays; a text's draws are the first of an endless sequence
+that its key alone decides, so that its noise does not depend on the texts beside it.
+
+Only plain words are touched: ASCII letters and apostrophes, lower case or with one capital in front, with or without
+punctuation around them. Code, numbers, URLs, markup, acronyms and other scripts stay as they are.
+
+Cost: per error, not per word, and a millisecond a call; docs/typos.md has the figures.
+"""
+
+import hashlib
+import json
+import struct
+from collections.abc import Mapping, Sequence
+from functools import partial
+from importlib.resources import files
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from keylm.recipe.schema import Typos
+from keylm.typos.confusions import CONFUSIONS, ENDINGS, PHONETIC_RULES
+from keylm.typos.edits import Edit as Edit
+from keylm.typos.edits import Errors, spliced
+from keylm.typos.edits import Noisy as Noisy
+from keylm.typos.letters import FINGER_KINDS, FingerSlips, Splices, Struck, joined
+from keylm.typos.lists import Listed, read_lists
+from keylm.typos.slips import KINDS_MADE, WordSlips, respelled
+from keylm.typos.words import GOLDEN, LONGEST, Bits, Bools, Ints, Words, mixed
+
+VERSION = 2
+"""Of the algorithm: goes up when the same input gives another output."""
+LENGTH_CLASSES = 13
+"""Lengths of words, with punctuation, that have figures of their own; longer ones share the last."""
+CALM_SHARE = 0.6
+"""Share of documents whose rate is at most a quarter of the highest."""
+HAZARD_SLOTS = 1 << 12
+BATCH = 1 << 19
+"""Characters worked on at once: enough to forget what NumPy takes for a call, few enough for the processor's cache."""
+_DRAWS, _MORE_DRAWS, _ROUNDS = 5, 4, 3
+"""Places drawn for each error that is still wanted, and so many more for each text; how often at most."""
+_SLOT_BITS = np.uint64(HAZARD_SLOTS - 1)
+_Table = npt.NDArray[np.int8]
+_MASK = (1 << 64) - 1
+_NO_SPLICES = Splices(*[np.zeros(0, np.int64)] * 5)
+
+
+class TypoModel:
+    """Makes noisy texts of clean ones; made again from its settings where it is pickled."""
+
+    def __init__(self, settings: Typos, figures: Mapping[str, Any] | None = None) -> None:
+        """Read the word lists of `settings` and make the tables from `figures` (by default typo_rates.json).
+
+        Raises KeylmError where a word list cannot be read or holds anything but pairs.
+        """
+        self._figures = packaged_figures() if figures is None else figures
+        self._settings = settings
+        self._highest = settings.highest_rate
+        self._listed, self._lists_digest = read_lists(settings.word_lists)
+        self._fingers, self._word_slips = FingerSlips(self._figures), WordSlips(self._figures)
+        self._hazards, self._others = _hazard_tables(self._figures["hazards"])
+
+    def corrupt(self, text: str, seed: int, document: int, epoch: int, rate: float | None = None) -> Noisy:
+        """Return `text` with errors in a share `rate` of its words.
+
+        `document` is the hash of its content (64 bits). Without `rate` the document draws its own: 60 % of documents
+        uniformly up to a quarter of the highest rate, as people leave in what they write, the others up to the highest.
+        """
+        [noisy] = self._batch([text], seed, [document], [epoch], rate)
+        return noisy
+
+    def corrupt_many(
+        self,
+        texts: Sequence[str],
+        seed: int,
+        documents: Sequence[int],
+        epochs: Sequence[int],
+        rate: float | None = None,
+    ) -> list[Noisy]:
+        """Return what `corrupt` makes of each text in its document and epoch; many texts take less time together."""
+        made: list[Noisy] = []
+        first = size = 0
+        for last, text in enumerate(texts, 1):
+            size += len(text)
+            if size >= BATCH or last == len(texts):
+                made += self._batch(texts[first:last], seed, documents[first:last], epochs[first:last], rate)
+                first, size = last, 0
+        return made
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return TypoModel, (self._settings, self._figures)
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of all that decides the output: algorithm, figures, tables, settings, word lists."""
+        decisive = {
+            "version": VERSION,
+            "figures": self._figures,
+            "confusions": CONFUSIONS,
+            "rules": PHONETIC_RULES,
+            "endings": ENDINGS,
+            "highest_rate": self._highest,
+            "word_lists": self._lists_digest,
+        }
+        return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+
+    def _batch(
+        self, texts: Sequence[str], seed: int, documents: Sequence[int], epochs: Sequence[int], rate: float | None
+    ) -> list[Noisy]:
+        words = Words(texts)
+        counts = words.counts()
+        plans = [
+            self._plan(seed, document, epoch, rate, count)
+            for document, epoch, count in zip(documents, epochs, counts, strict=True)
+        ]
+        wanted, keys = zip(*plans, strict=True)
+        errors, splices, made = self._find(words, np.array(wanted, np.int64), np.array(keys, np.uint64))
+        return spliced(words, texts, errors, splices, made)
+
+    def _plan(self, seed: int, document: int, epoch: int, rate: float | None, words: int) -> tuple[int, int]:
+        """Return how many errors the document is to have, and the key of its draws."""
+        message = struct.pack("<3Q", seed & _MASK, document & _MASK, epoch & _MASK)
+        state = hashlib.blake2b(message, digest_size=32, person=b"keylm typos").digest()
+        first, second, third, key = struct.unpack("<4Q", state)
+        if rate is None:
+            rate = self._highest * (second / 2**64) * (0.25 if first < CALM_SHARE * 2**64 else 1.0)
+        return int(rate * words + third / 2**64), key
+
+    def _find(self, words: Words, wanted: Ints, keys: Bits) -> tuple[Errors, Splices, list[str]]:
+        """Draw places in each text until it has the errors wanted, or has been tried long enough."""
+        missing, drawn = wanted.copy(), np.zeros_like(wanted)
+        taken = np.zeros(len(words.row) + 1, np.bool_)
+        errors, splices, made = [Errors(*_NO_SPLICES[:3])], [_NO_SPLICES], list[str]()
+        count = 0
+        for _ in range(_ROUNDS):
+            short = np.flatnonzero(missing)
+            if not len(short):
+                break
+            draws = missing[short] * _DRAWS + _MORE_DRAWS
+            text, struck, first, second = self._candidates(words, short, keys[short], drawn[short], draws, taken)
+            drawn[short] += draws
+            kind, changes = self._slipped(words, struck, first, second, made)
+            kept = np.zeros(len(kind), np.bool_)
+            kept[changes.word] = True
+            kept = _first(kept, text, missing)
+            missing -= np.bincount(text[kept], minlength=len(missing))
+            taken[struck.start[kept]] = True
+            end = np.zeros_like(kind)
+            end[changes.word] = changes.end
+            errors.append(Errors(struck.start[kept], end[kept], kind[kept]))
+            changes = changes.only(kept[changes.word])
+            splices.append(changes._replace(word=(np.cumsum(kept) - 1 + count)[changes.word]))
+            count += int(np.count_nonzero(kept))
+        return Errors(*map(np.concatenate, zip(*errors, strict=True))), joined(splices), made
+
+    def _candidates(
+        self, words: Words, texts: Ints, keys: Bits, first: Ints, draws: Ints, taken: Bools
+    ) -> tuple[Ints, Struck, Ints, Ints]:
+        """Return plain words that an error is to strike, each once, and in the order of the draws within each text.
+
+        Their texts, the words, and for each the numbers of two kinds: the second is for where the first does not fit.
+        """
+        text, start, length, bits = words.draw(texts, keys, first, draws)
+        length[length > LONGEST] = 0
+        kind = self._hazards[length, (bits & _SLOT_BITS).astype(np.int64)]
+        drawn = np.flatnonzero(kind >= 0)
+        plain = words.plain(start[drawn], length[drawn])
+        once = np.zeros(len(plain.start), np.bool_)
+        once[np.unique(plain.start, return_index=True)[1]] = True
+        once &= ~taken[plain.start]
+        drawn = drawn[plain.token[once]]
+        bits = bits[drawn]
+        other = self._others[length[drawn], (bits >> np.uint64(12) & _SLOT_BITS).astype(np.int64)]
+        slips = (mixed(bits + GOLDEN) >> np.uint64(12)).astype(np.int64)
+        start, length = plain.start[once], plain.length[once]
+        doubled = words.doubled(start, length)
+        struck = Struck(start, length, plain.capital[once], plain.apostrophe[once], doubled, slips)
+        return text[drawn], struck, kind[drawn].astype(np.int64), other.astype(np.int64)
+
+    def _slipped(
+        self, words: Words, struck: Struck, first: Ints, second: Ints, made: list[str]
+    ) -> tuple[Ints, Splices]:
+        """Return the kind of error of each word, the second where the first cannot be, and the changes.
+
+        Words that do not offer their kind have no change.
+        """
+        offers = self._word_slips.offers(words, struck)
+        kinds = np.where(offers >> first & 1, first, second)
+        listed = _NO_SPLICES
+        if self._listed:
+            listed = _from_lists(self._listed, words, struck, first, made)
+            kinds[listed.word] = first[listed.word]
+            more = _from_lists(self._listed, words, struck, np.where(kinds == first, -1, kinds), made)
+            listed = joined([listed, more])
+        open_kinds = np.where(offers >> kinds & 1, kinds, -1)
+        open_kinds[listed.word] = -1
+        order = np.argsort(open_kinds, kind="stable")
+        bounds = np.searchsorted(open_kinds[order], np.arange(len(KINDS_MADE) + 1))
+        rows = [order[first:last] for first, last in pairwise(bounds.tolist())]
+        of_fingers = self._fingers.splices(words, struck, rows[: len(FINGER_KINDS)])
+        of_words = self._word_slips.splices(words, struck, rows[len(FINGER_KINDS) :], made)
+        return kinds, joined([listed, of_fingers, of_words])
+
+
+def _from_lists(lists: Listed, words: Words, struck: Struck, kinds: Ints, made: list[str]) -> Splices:
+    """Return what the word lists have for words and kinds (-1: none), half of the time."""
+    parts = [_NO_SPLICES]
+    for number, kind in enumerate(KINDS_MADE):
+        rows = ((kinds == number) & (struck.bits & 1 > 0)).nonzero()[0]
+        parts.append(respelled(partial(lists.pick, kind), words, struck, rows, made))
+    return joined(parts)
+
+
+def _first(good: Bools, text: Ints, most: Ints) -> Bools:
+    """Return those of `good` that are among the first `most` of their text; texts are in order."""
+    rank = np.cumsum(good)
+    before = np.concatenate(([0], rank))[np.searchsorted(text, np.arange(len(most)))]
+    return good & (rank - before[text] <= most[text])
+
+
+def _hazard_tables(hazards: Mapping[str, list[float]]) -> tuple[_Table, _Table]:
+    """Return two tables int8 [LONGEST + 1, HAZARD_SLOTS]: for a token's length the kinds' numbers, as slots.
+
+    In the first -1 is no error; in the second there are only errors, in the same proportions.
+    """
+    struck = np.full((LONGEST + 1, HAZARD_SLOTS), -1, dtype=np.int8)
+    others = np.full_like(struck, -1)
+    numbers = np.array([KINDS_MADE.index(kind) for kind in hazards], dtype=np.int8)
+    for length in range(1, LONGEST + 1):
+        slots = [round(shares[min(length, LENGTH_CLASSES) - 1] * HAZARD_SLOTS) for shares in hazards.values()]
+        filled = np.repeat(numbers, slots)[:HAZARD_SLOTS]
+        struck[length, : len(filled)] = filled
+        # Evenly spread, so that each kind keeps its share to a slot.
+        others[length] = filled[np.arange(HAZARD_SLOTS) * len(filled) // HAZARD_SLOTS]
+    return struck, others
+
+
+def packaged_figures() -> dict[str, Any]:
+    """Return the fitted figures that come with the package."""
+    figures: dict[str, Any] = json.loads((files("keylm.typos") / "typo_rates.json").read_text(encoding="utf-8"))
+    return figures

@@ -1,0 +1,1 @@
+"""What tests share: stand-ins, small models and recipes, and ways to start programs."""

@@ -1,0 +1,1 @@
+"""A release, from packed data to models/: README.md beside this."""

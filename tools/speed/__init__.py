@@ -1,0 +1,1 @@
+"""Measurements of speed; results/ has what they measured."""
