@@ -271,10 +271,10 @@ def test_the_openai_client_of_the_page_is_answered(place: Path):
     pytest.importorskip("openai", reason="needs openai: pip install 'keylm[dev,serve]'")
     from support.fake_server import running
 
-    from keylm.serving.start import Options, prepare
+    from keylm.serving.start import ServeOptions, prepare
 
     [block] = snippets("docs/serving.md")
-    served = prepare(place / "runs" / "nano" / "model", Options(suggest=False, slots=1))
+    served = prepare(place / "runs" / "nano" / "model", ServeOptions(suggest=False, slots=1))
     with running(served) as address:
         text = block.text.replace("http://127.0.0.1:8000", address)
         assert address in text

@@ -13,7 +13,7 @@ import zstandard
 
 from keylm.base.errors import KeylmError
 from keylm.curate.decontamination import Decontaminator, frequent_ngrams
-from keylm.curate.evaluation_items import Item, read_items
+from keylm.curate.evaluation_items import EvaluationItem, read_items
 from keylm.curate.evaluation_words import hash_words, word_spans
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -132,7 +132,7 @@ def ordinary(seed: int, words: int = 3000) -> str:
     return " ".join(choice.choice(WORDS) + ("." if choice.random() < 0.07 else "") for _ in range(words))
 
 
-def written_out(item: Item) -> str:
+def written_out(item: EvaluationItem) -> str:
     """Return an item as a text would hold it: the question, the right answer, and what follows that."""
     space = "" if item.inside and item.stem[-1:] in " \"'(" else " "
     return f"{item.stem}{space}{item.answer}{item.tail}"
@@ -157,7 +157,7 @@ def word_count(text: str) -> int:
 
 def recall(
     decontaminator: Decontaminator,
-    items: dict[str, list[Item]],
+    items: dict[str, list[EvaluationItem]],
     numbers: dict[str, list[int]],
     rounds: int,
     change: bool,
@@ -179,7 +179,7 @@ def recall(
     return shares
 
 
-def long_enough(items: dict[str, list[Item]]) -> dict[str, list[int]]:
+def long_enough(items: dict[str, list[EvaluationItem]]) -> dict[str, list[int]]:
     return {
         name: [number for number, item in enumerate(of_set) if word_count(written_out(item)) >= 8]
         for name, of_set in items.items()
@@ -248,9 +248,9 @@ def test_a_word_put_in_or_left_out_does_not_hide_an_item(decontaminator):
         assert decontaminator.check(f"{ordinary(6)} {text} {ordinary(7)}").matches[0].share >= 0.8
 
 
-def read_items_of(name: str) -> Item:
+def read_items_of(name: str) -> EvaluationItem:
     record = RECORDS[name][0]
-    return Item(
+    return EvaluationItem(
         record["ctx"].replace("[header]", "").replace("[title]", "").replace("[step]", ""), (record["endings"][0],), 0
     )
 

@@ -70,7 +70,7 @@ def test_any_number_of_workers_gives_the_same_bytes(
 KILL_AT_FLUSH = """
 import os, signal, sys
 from pathlib import Path
-from keylm import files
+from keylm.base import files
 from keylm.data import build, source_builder
 from keylm.recipe.load import load_recipe
 recipe_file, tokenizer, folder, workers, last = sys.argv[1:]

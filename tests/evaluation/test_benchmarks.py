@@ -117,7 +117,9 @@ def reference(model: Path, name: str, files: Path, limit: int | None) -> dict:
 
 def check_against_the_harness(model: Path, tasks_path: Path, names: list[str], out: Path, limit: int | None) -> None:
     folder, files = EvaluationFolder(out), out / "task-files"
-    benchmarks.evaluate(str(model), names, folder, benchmarks.Options(limit=limit, tasks_path=tasks_path), quiet=True)
+    benchmarks.evaluate(
+        str(model), names, folder, benchmarks.BenchmarkOptions(limit=limit, tasks_path=tasks_path), quiet=True
+    )
     prepare(tasks_path, files)
     for name in names:
         record, expected = folder.benchmarks()[name], reference(model, name, files, limit)
@@ -171,21 +173,26 @@ def test_what_is_measured_is_kept_and_measured_anew_where_anything_differs(model
         return run(self, name)
 
     monkeypatch.setattr(benchmarks.Harness, "run", stopping)
-    folder, options = EvaluationFolder(tmp_path), benchmarks.Options(tasks_path=items)
+    folder, options = EvaluationFolder(tmp_path), benchmarks.BenchmarkOptions(tasks_path=items)
     asked = ["arc_easy", "piqa"]
     with pytest.raises(KeyboardInterrupt):
         benchmarks.evaluate(str(model), asked, folder, options, quiet=True)
     benchmarks.evaluate(str(model), asked, folder, options, quiet=True)
     benchmarks.evaluate(str(model), asked, folder, options, quiet=True)
     assert measured == ["arc_easy", "piqa", "piqa"]
-    benchmarks.evaluate(str(model), ["piqa"], folder, benchmarks.Options(limit=3, tasks_path=items), quiet=True)
+    benchmarks.evaluate(
+        str(model), ["piqa"], folder, benchmarks.BenchmarkOptions(limit=3, tasks_path=items), quiet=True
+    )
     assert folder.benchmarks()["piqa"]["n"] == 3
     assert measured == ["arc_easy", "piqa", "piqa", "piqa"]
 
 
 def test_a_suite_says_what_it_leaves_out(model, items, tmp_path, capsys):
     benchmarks.evaluate(
-        str(model), ["card", "extras"], EvaluationFolder(tmp_path), benchmarks.Options(limit=2, tasks_path=items)
+        str(model),
+        ["card", "extras"],
+        EvaluationFolder(tmp_path),
+        benchmarks.BenchmarkOptions(limit=2, tasks_path=items),
     )
     said = capsys.readouterr().out
     assert set(EvaluationFolder(tmp_path).benchmarks()) == {"arc_easy", "hellaswag", "piqa", "sciq_validation"}
@@ -223,14 +230,14 @@ def test_the_command_writes_rows_and_a_table(model, items, tmp_path, monkeypatch
 def test_what_cannot_be_measured_is_refused(model, items, tmp_path, tasks, message):
     with pytest.raises(KeylmError, match=message):
         benchmarks.evaluate(
-            str(model), [tasks], EvaluationFolder(tmp_path), benchmarks.Options(tasks_path=items), quiet=True
+            str(model), [tasks], EvaluationFolder(tmp_path), benchmarks.BenchmarkOptions(tasks_path=items), quiet=True
         )
 
 
 def test_a_folder_that_is_no_model_is_refused(model, items, tokenizer, tmp_path):
     def refused(folder: Path, message: str) -> None:
         with pytest.raises(KeylmError, match=message):
-            benchmarks.open_model(str(folder), benchmarks.Options())
+            benchmarks.open_model(str(folder), benchmarks.BenchmarkOptions())
 
     refused(tmp_path, r"no config\.json in it; accepted: a model folder")
     refused(model.parent, f"did you mean {model}")
@@ -254,7 +261,7 @@ def test_items_out_of_reach_are_one_message(model, tmp_path, monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", out_of_reach)
     with pytest.raises(KeylmError, match=r"arc_easy: its items cannot be had from the hub .*accepted: a network, or"):
         benchmarks.evaluate(
-            str(model), ["arc_easy"], EvaluationFolder(tmp_path), benchmarks.Options(limit=2), quiet=True
+            str(model), ["arc_easy"], EvaluationFolder(tmp_path), benchmarks.BenchmarkOptions(limit=2), quiet=True
         )
 
 

@@ -10,7 +10,7 @@ from keylm.evaluation.keystrokes import (
     measure_prediction,
 )
 from keylm.evaluation.statistics import Tallies
-from keylm.evaluation.typing_items import Item
+from keylm.evaluation.typing_items import TypingItem
 
 
 def nothing(before, partial):
@@ -63,7 +63,7 @@ def test_words_are_looked_up_with_what_stands_before_them():
 
 def test_savings_and_the_ceiling_are_counted_in_keys():
     tallies = Tallies()
-    list(measure_keystrokes({"model": after(1)}, [Item(0, "hello there", "")], tallies))
+    list(measure_keystrokes({"model": after(1)}, [TypingItem(0, "hello there", "")], tallies))
     assert [(row["system"], row["value"]) for row in tallies.rows("set", 0)] == [
         ("model", pytest.approx(7 / 11)),
         ("ceiling", pytest.approx(9 / 11)),
@@ -75,7 +75,7 @@ def test_hits_are_counted_by_place_and_by_letters_typed():
         return {"": ["no", "there"], "t": ["there"], "th": ["three", "then", "no", "there"], "the": []}[partial]
 
     tallies = Tallies()
-    list(measure_prediction({"model": suggest}, [Item(0, "hello there", "")], tallies))
+    list(measure_prediction({"model": suggest}, [TypingItem(0, "hello there", "")], tallies))
     assert {row["measure"]: row["value"] for row in tallies.rows("set", 0)} == {
         "next word top-1": 0,
         "next word top-3": 1,
@@ -104,7 +104,7 @@ def test_latency_times_each_key_that_can_be_followed_by_suggestions():
             self.asked.append((text, partial, k))
 
     clockwork = Clockwork()
-    found = measure_latency(clockwork, [Item(0, "hi you 2b. go", "")])
+    found = measure_latency(clockwork, [TypingItem(0, "hi you 2b. go", "")])
     assert [(text, partial) for text, partial, _ in clockwork.asked] == [
         ("", "h"),
         ("", "hi"),

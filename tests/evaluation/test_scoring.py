@@ -28,7 +28,7 @@ from transformers import (
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
 from keylm.base.errors import KeylmError
-from keylm.evaluation.scoring import Row, SharedContextLM, collate, rows_of
+from keylm.evaluation.scoring import ScoringRow, SharedContextLM, collate, rows_of
 
 ITEMS = Path(__file__).parents[3] / "shared/eval/data"
 CONTEXT = 96
@@ -279,7 +279,7 @@ def test_rows_hold_every_continuation_once(size: int, continuations: list[tuple[
         if batch.layout is not None:
             expected = [size - 1 + place for given in row.continuations for place in range(len(given))]
             assert batch.layout[0][owners, columns].tolist() == 2 * expected
-    assert Row(context, continuations).length == size + sum(len(given) - 1 for given in continuations)
+    assert ScoringRow(context, continuations).length == size + sum(len(given) - 1 for given in continuations)
 
 
 def real_questions() -> list[list[Pair]]:

@@ -5,7 +5,7 @@ import pytest
 
 from keylm.evaluation.keystrokes import measure_prediction
 from keylm.evaluation.statistics import Tallies, ratio
-from keylm.evaluation.typing_items import Item
+from keylm.evaluation.typing_items import TypingItem
 
 
 def test_a_ratio_is_of_sums_not_of_means():
@@ -45,7 +45,7 @@ def test_the_seed_decides_the_interval():
 
 def test_intervals_cover_the_skill_of_a_model_whose_skill_is_known():
     text = "one two three four five six seven eight nine ten eleven twelve"
-    items = [Item(number, text, text) for number in range(40)]
+    items = [TypingItem(number, text, text) for number in range(40)]
     skill, covered, rounds = 0.35, 0, 100
     for number in range(rounds):
         chance = random.Random(number)

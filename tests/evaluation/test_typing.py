@@ -12,7 +12,7 @@ from keylm.evaluation import typing as typing_evaluation
 from keylm.evaluation import typing_jobs
 from keylm.evaluation.statistics import Tallies
 from keylm.evaluation.typing import evaluate_typing
-from keylm.evaluation.typing_items import Item, TypingSet, embedded_set
+from keylm.evaluation.typing_items import TypingItem, TypingSet, embedded_set
 from keylm.evaluation.typing_jobs import done_jobs, jobs_of
 from keylm.evaluation.typing_robustness import KINDS, measure_cost, measure_tokens, split
 from keylm.model.folder import model_fingerprint
@@ -34,7 +34,9 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def brief():
     """The beginnings of two documents: what a test of the whole evaluation needs no more than."""
-    items = tuple(Item(n, item.clean[:BRIEF], item.typed[:BRIEF]) for n, item in enumerate(embedded_set().items[:2]))
+    items = tuple(
+        TypingItem(n, item.clean[:BRIEF], item.typed[:BRIEF]) for n, item in enumerate(embedded_set().items[:2])
+    )
     return TypingSet("embedded", items)
 
 
@@ -137,7 +139,7 @@ def test_a_stopped_evaluation_goes_on_where_it_was(folder, result, brief_sets, t
 def test_typos_of_which_more_are_made_cost_more(folder, monkeypatch):
     tokenizer = AutoTokenizer.from_pretrained(folder)
     again = "The old king gave the horse a golden apple, and the horse carried the old king over the wide river. "
-    items = [Item(n, (again * 5)[17 * n : 17 * n + 480], (again * 5)[17 * n : 17 * n + 480]) for n in range(5)]
+    items = [TypingItem(n, (again * 5)[17 * n : 17 * n + 480], (again * 5)[17 * n : 17 * n + 480]) for n in range(5)]
     few = costs(tokenizer, items)
     monkeypatch.setattr("keylm.evaluation.typing_robustness.MISTYPED", 0.6)
     many = costs(tokenizer, items)
@@ -166,7 +168,9 @@ def test_a_prefix_and_its_continuation_are_the_text_cut_before_a_word():
 def test_tokens_are_counted_of_mistyped_words_alone(folder):
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tallies = Tallies()
-    measure_tokens(tokenizer, [Item(0, "said the king", "said tjhe king"), Item(1, "king", "king")], tallies)
+    measure_tokens(
+        tokenizer, [TypingItem(0, "said the king", "said tjhe king"), TypingItem(1, "king", "king")], tallies
+    )
     rows = {row["measure"]: (row["value"], row["n"]) for row in tallies.rows("set", 0)}
     assert rows == {
         "tokens per word: mistyped": (len(tokenizer(" tjhe")["input_ids"]), 1),

@@ -9,7 +9,7 @@ from keylm.data.documents import Document
 from keylm.data.sources import content_hash, document_texts, is_held_out, read_source
 from keylm.evaluation import typing_items
 from keylm.evaluation.touch import Typist
-from keylm.evaluation.typing_items import EMBEDDED, PASSAGE, Item, TypingSet, embedded_set, load_sets, record
+from keylm.evaluation.typing_items import EMBEDDED, PASSAGE, TypingItem, TypingSet, embedded_set, load_sets, record
 from keylm.recipe.load import load_recipe
 
 CORPUS = Path(__file__).parents[3] / "shared" / "corpus"
@@ -64,7 +64,7 @@ def test_a_steady_hand_types_what_is_meant_and_spaces_and_signs_are_never_touche
 
 
 def test_the_first_documents_come_with_all_their_passages():
-    found = TypingSet("a", tuple(Item(n // 2, f"t{n}", "") for n in range(8)))
+    found = TypingSet("a", tuple(TypingItem(n // 2, f"t{n}", "") for n in range(8)))
     assert [item.document for item in found.first(2).items] == [0, 0, 1, 1]
     assert found.first(None) is found
     assert found.first(2).documents == 2

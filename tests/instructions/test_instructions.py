@@ -16,12 +16,12 @@ from keylm.curate.decontamination import Decontaminator
 from keylm.data.documents import read_record
 from keylm.instructions.breaking import break_answer
 from keylm.instructions.checks import CHECKS, HELD_OUT, TRAINED, keeps, violations
-from keylm.instructions.generate import WEIGHTS, Generator, Settings
+from keylm.instructions.generate import WEIGHTS, PairGenerator, Settings
 from keylm.instructions.making import MAKERS
 from keylm.instructions.measuring import MEASURES
-from keylm.instructions.sourced import Text
+from keylm.instructions.sourced import SourceText
 from keylm.instructions.wording import describe
-from keylm.instructions.writing import Plan, write_instructions
+from keylm.instructions.writing import InstructionPlan, write_instructions
 from keylm.instructions.writing import _without_items as without_items
 from keylm.text.sentences import fewest_sentences, listed, most_sentences, occurrences
 
@@ -95,19 +95,19 @@ GOOD_AND_BAD = [
 ]  # fmt: skip
 
 
-def documents() -> dict[str, list[Text]]:
+def documents() -> dict[str, list[SourceText]]:
     towns = listed("Almar Bergen Corvin Delmo Estrin Fandor Gilmar Holten")
     animals = listed("Fox Hen Frog Goat Duck Bear Hare Mole")
     return {
-        "wikipedia": [Text("wikipedia", ARTICLE.format(name=name)) for name in towns],
-        "children": [Text("children", TALE.format(name=name)) for name in animals],
-        "wikinews": [Text("wikinews", NEWS.format(name=name)) for name in towns],
+        "wikipedia": [SourceText("wikipedia", ARTICLE.format(name=name)) for name in towns],
+        "children": [SourceText("children", TALE.format(name=name)) for name in animals],
+        "wikinews": [SourceText("wikinews", NEWS.format(name=name)) for name in towns],
     }
 
 
 @pytest.fixture(scope="module")
-def generator() -> Generator:
-    return Generator(documents(), Settings(seed=1))
+def generator() -> PairGenerator:
+    return PairGenerator(documents(), Settings(seed=1))
 
 
 @pytest.mark.parametrize(("constraint", "good", "bad"), GOOD_AND_BAD)
@@ -145,8 +145,8 @@ def test_every_pair_keeps_its_constraints_and_has_none_that_is_held_out(generato
 
 
 def test_pairs_are_a_function_of_seed_and_index(generator):
-    again = Generator(documents(), Settings(seed=1))
-    other = Generator(documents(), Settings(seed=2))
+    again = PairGenerator(documents(), Settings(seed=1))
+    other = PairGenerator(documents(), Settings(seed=2))
     assert [again.verifiable(index) for index in (5, 3)] == [generator.verifiable(5), generator.verifiable(3)]
     assert again.everyday(4) == generator.everyday(4)
     assert other.verifiable(3) != generator.verifiable(3)
@@ -168,7 +168,7 @@ def test_every_trained_type_can_be_broken(constraint, good):
 
 
 def test_everyday_conversations_fix_typos_and_name_the_assistant():
-    generator = Generator(documents(), Settings(seed=0, name="Pip"))
+    generator = PairGenerator(documents(), Settings(seed=0, name="Pip"))
     pairs = [generator.everyday(index) for index in range(500)]
     fixes = [pair for pair in pairs if pair.kind == "typo_fix"]
     assert len(fixes) > 50
@@ -191,7 +191,9 @@ def test_the_verb_writes_files_once_and_the_same_for_any_number_of_workers(tmp_p
     corpus.mkdir()
     for name, texts in documents().items():
         write_jsonl(corpus / f"{name}.jsonl", [{"text": text.text} for text in texts])
-    plan = Plan(corpus, count=60, everyday=0.5, preferences=5, rejected=True, evaluation=4, settings=Settings(seed=3))
+    plan = InstructionPlan(
+        corpus, count=60, everyday=0.5, preferences=5, rejected=True, evaluation=4, settings=Settings(seed=3)
+    )
     first = write_instructions(tmp_path / "one", plan, workers=1, quiet=True)
     second = write_instructions(tmp_path / "two", plan, workers=2, quiet=True)
     assert first == second
@@ -199,7 +201,7 @@ def test_the_verb_writes_files_once_and_the_same_for_any_number_of_workers(tmp_p
     assert {source["licence"] for source in first["sources"]} == {"unstated"}
     assert not list(tmp_path.glob(".tmp-*"))
     with pytest.raises(KeylmError, match="none of the files"):
-        write_instructions(tmp_path / "three", Plan(corpus, open_only=True))
+        write_instructions(tmp_path / "three", InstructionPlan(corpus, open_only=True))
     with pytest.raises(KeylmError, match="holds something else"):
         write_instructions(corpus, plan)
 
@@ -214,7 +216,7 @@ def test_records_that_hold_a_benchmark_item_are_left_out(tmp_path):
     corpus.mkdir()
     for name, texts in documents().items():
         write_jsonl(corpus / f"{name}.jsonl", [{"text": text.text} for text in texts])
-    plain = Plan(corpus, count=60, everyday=0.5, evaluation=4, settings=Settings(seed=3))
+    plain = InstructionPlan(corpus, count=60, everyday=0.5, evaluation=4, settings=Settings(seed=3))
     write_instructions(tmp_path / "plain", plain, quiet=True)
     answers = [row["messages"][-1]["content"] for row in lines(tmp_path / "plain/verifiable.jsonl.zst")]
     leaked = next(answer for answer in answers if len(answer.split()) >= 25)
@@ -262,7 +264,7 @@ def test_no_eight_words_of_an_ifeval_prompt_are_in_generated_prompts():
     names = ("children", "wordnet", "medquad")
     origins = [Origin(name, next(CORPUS.rglob(f"{name}.jsonl.zst")), "", "") for name in names]
     kept, _ = read_documents(origins)
-    generator = Generator({**documents(), **kept}, Settings(seed=0))
+    generator = PairGenerator({**documents(), **kept}, Settings(seed=0))
     found = set()
     for index in range(3000):
         pair = generator.verifiable(index) if index % 2 else generator.everyday(index)

@@ -4,7 +4,7 @@ import pytest
 
 from keylm.evaluation.correction import TypedWord, measure_correction, typed_words
 from keylm.evaluation.statistics import Tallies
-from keylm.evaluation.typing_items import Item, embedded_set
+from keylm.evaluation.typing_items import TypingItem, embedded_set
 from keylm.keyboard.corrector import MIXED, Candidates, Corrector
 from keylm.keyboard.edit_model import EditModel
 from keylm.keyboard.lexicon import cased, hunspell
@@ -120,7 +120,7 @@ def test_frequent_words_complete_a_beginning(lexicon):
 
 
 def test_words_are_paired_with_what_was_meant_behind_the_text_as_typed():
-    item = Item(
+    item = TypingItem(
         0, clean='He said: "definitely, not the 2nd NASA man."', typed='He siad: "definately, not teh 2nd NASA man."'
     )
     assert list(typed_words(item)) == [
@@ -134,13 +134,15 @@ def test_words_are_paired_with_what_was_meant_behind_the_text_as_typed():
 
 
 def test_words_too_many_or_too_few_are_left_out():
-    found = list(typed_words(Item(0, clean="he went in to the house of stone", typed="he went into the house stone")))
+    found = list(
+        typed_words(TypingItem(0, clean="he went in to the house of stone", typed="he went into the house stone"))
+    )
     assert [(word.typed, word.meant) for word in found if word.typed != word.meant] == []
     assert "stone" in [word.typed for word in found]
 
 
 def test_repairs_and_harm_are_counted():
-    items = [Item(0, "one two three", "one tow three"), Item(1, "four five", "four fiev")]
+    items = [TypingItem(0, "one two three", "one tow three"), TypingItem(1, "four five", "four fiev")]
     answers = {"tow": "two", "three": "tree", "fiev": "fief"}
     systems = {"some": lambda _, typed: answers.get(typed, typed), "typed text": lambda _, typed: typed}
     tallies = Tallies()

@@ -31,7 +31,7 @@ ROW = {"model", "benchmark", "metric", "value", "stderr", "n", "harness", "comma
 KEYLM = """
 import os, socket, sys
 from pathlib import Path
-from keylm import released
+from keylm.model import released
 from keylm.cli.main import main
 released.FOLDERS = (Path(sys.argv.pop(1)),)
 socket.socket.connect = socket.getaddrinfo = lambda *arguments, **options: os._exit(99)

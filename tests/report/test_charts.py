@@ -83,7 +83,7 @@ def test_rows_without_a_value_are_left_out() -> None:
 
 
 def test_guessing_is_on_the_axis_of_a_line_chart() -> None:
-    line = charts.Line("", "accent", np.array([0.0, 20.0]), np.array([60.0, 58.0]), half=np.array([0.0, 3.0]))
+    line = charts.CurveLine("", "accent", np.array([0.0, 20.0]), np.array([60.0, 58.0]), half=np.array([0.0, 3.0]))
     plot = charts.Plot("curve", "curve", (line,), x="mistyped", floors=(50.0,))
     low, high, top = charts._window(plot, [line])
     assert low < 50
@@ -101,7 +101,7 @@ def test_a_long_label_gets_the_room_it_needs() -> None:
 
 
 def test_only_curves_with_a_band_may_leave_their_axes() -> None:
-    steep = charts.Line("", "accent", np.array([0.0, 1.0, 100.0]), np.array([90.0, 3.0, 2.0]), marks=True)
+    steep = charts.CurveLine("", "accent", np.array([0.0, 1.0, 100.0]), np.array([90.0, 3.0, 2.0]), marks=True)
     svg = charts.line_chart(charts.Plot("steep", "steep", (steep,)), drawing.HALF)
     assert "clip-path" in svg
     assert "starts at 90" in svg

@@ -10,7 +10,7 @@ import pytest
 from support.browser import DESK, PHONE, browser, opened  # noqa: F401
 from support.fake_server import address, model_folder, running, served, with_rules  # noqa: F401
 
-from keylm.serving.start import Options, prepare
+from keylm.serving.start import ServeOptions, prepare
 
 IMAGES = Path(__file__).parent.parent.parent / "docs" / "images"
 LARGEST_IMAGE = 150_000
@@ -339,7 +339,7 @@ def pictured(request):
     if model is None:
         yield request.getfixturevalue("address"), False
         return
-    with running(prepare(Path(model), Options())) as address:
+    with running(prepare(Path(model), ServeOptions())) as address:
         yield address, True
 
 

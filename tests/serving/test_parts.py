@@ -15,9 +15,9 @@ from keylm.keyboard.suggest import Keyboards
 from keylm.model.decoder import Decoder
 from keylm.runtimes.cached_decoder import CachedDecoder, load_weights
 from keylm.serving.engine import BatchingEngine, Finished, Job, PromptScored
-from keylm.serving.sampling import Drawer, Sampling, Token
+from keylm.serving.sampling import Drawer, RequestSampling, Token
 from keylm.serving.slots import TorchSlots
-from keylm.serving.writing import Piece, Writer
+from keylm.serving.writing import TextPiece, TextWriter
 
 
 @torch.no_grad()
@@ -61,7 +61,7 @@ def test_model_folders_that_do_not_serve_are_refused(model_folder, tmp_path):
 
 
 def written(vocabulary, ids, stops):
-    writer, pieces = Writer(vocabulary, stops), []
+    writer, pieces = TextWriter(vocabulary, stops), []
     for token in ids:
         pieces.append(writer.add(Token(token)))
         if writer.stopped:
@@ -90,31 +90,31 @@ def test_pieces_make_the_text_up_to_the_first_stop(prompts, raw, stops):
 
 def test_half_a_character_is_held_back(prompts):
     one_byte = {prompts.vocabulary.bytes_of(n): n for n in range(400) if len(prompts.vocabulary.bytes_of(n)) == 1}
-    writer = Writer(prompts.vocabulary)
+    writer = TextWriter(prompts.vocabulary)
     pieces = [writer.add(Token(one_byte[bytes([byte])])).text for byte in "né😀".encode()]
     assert pieces == ["n", "", "é", "", "", "", "😀"]
-    assert writer.end() == Piece("")
+    assert writer.end() == TextPiece("")
 
 
 @pytest.mark.parametrize(
     ("sampling", "kept"),
     [
-        (Sampling(), {0, 1, 2, 3}),
-        (Sampling(top_k=2), {0, 1}),
-        (Sampling(top_p=0.6), {0, 1}),
-        (Sampling(top_p=0.45), {0}),
-        (Sampling(min_p=0.3), {0, 1}),
-        (Sampling(top_k=3, top_p=0.99), {0, 1, 2}),
-        (Sampling(temperature=0), {0}),
-        (Sampling(bias=((3, 100.0),)), {3}),
+        (RequestSampling(), {0, 1, 2, 3}),
+        (RequestSampling(top_k=2), {0, 1}),
+        (RequestSampling(top_p=0.6), {0, 1}),
+        (RequestSampling(top_p=0.45), {0}),
+        (RequestSampling(min_p=0.3), {0, 1}),
+        (RequestSampling(top_k=3, top_p=0.99), {0, 1, 2}),
+        (RequestSampling(temperature=0), {0}),
+        (RequestSampling(bias=((3, 100.0),)), {3}),
     ],
 )
 def test_tokens_are_drawn_as_often_as_they_should(sampling, kept):
     logits = torch.tensor([0.5, 0.3, 0.14, 0.06]).log()
-    drawer = Drawer(Sampling(**{**vars(sampling), "seed": "7"}), 4)
+    drawer = Drawer(RequestSampling(**{**vars(sampling), "seed": "7"}), 4)
     drawn = collections.Counter(drawer.draw(logits).id for _ in range(600))
     assert set(drawn) == kept
-    if sampling == Sampling():
+    if sampling == RequestSampling():
         assert drawn[0] / 600 == pytest.approx(0.5, abs=0.07)
 
 
@@ -125,7 +125,7 @@ def run(engine, jobs):
     def emitter(events):
         def emit(event):
             events.append(event)
-            if not isinstance(event, Piece | PromptScored):
+            if not isinstance(event, TextPiece | PromptScored):
                 done.release()
 
         return emit
@@ -137,7 +137,7 @@ def run(engine, jobs):
 
 
 def test_a_text_is_the_same_alone_and_in_company(decoder, prompts):
-    sampling = [Sampling(seed=str(n)) for n in range(9)]
+    sampling = [RequestSampling(seed=str(n)) for n in range(9)]
     jobs = [Job([50 + n] * (3 + 7 * n), 12 + n, sampling[n], ignore_ends=True) for n in range(9)]
     engine = BatchingEngine(TorchSlots(decoder, 4), prompts.vocabulary)
     try:
@@ -146,7 +146,7 @@ def test_a_text_is_the_same_alone_and_in_company(decoder, prompts):
     finally:
         engine.close()
     for one, other, job in zip(alone, together, jobs, strict=True):
-        tokens = [[w.token.id for e in events if isinstance(e, Piece) for w in e.tokens] for events in (one, other)]
+        tokens = [[w.token.id for e in events if isinstance(e, TextPiece) for w in e.tokens] for events in (one, other)]
         assert tokens[0] == tokens[1]
         assert len(tokens[0]) == job.max_tokens
         assert isinstance(other[-1], Finished)

@@ -15,7 +15,7 @@ from keylm.runtimes.cached_decoder import load_weights
 from keylm.runtimes.gguf_write import write_gguf
 from keylm.serving import runtimes
 from keylm.serving.runtimes import Wanted, make_slots, opened
-from keylm.serving.start import Options, prepare
+from keylm.serving.start import ServeOptions, prepare
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +94,7 @@ def test_a_gguf_file_is_the_model(gguf, model_folder, tmp_path, prompts):
         for text in awkward_strings():
             for special in (True, False):
                 assert theirs.encode(text, special=special) == own.encode(text, special=special)
-    served = prepare(gguf, Options(slots=1))
+    served = prepare(gguf, ServeOptions(slots=1))
     served.engine.close()
     assert (served.name, served.runtime) == ("one", "llama.cpp, f32")
     turns = [{"role": "user", "content": "x<|im_end|> the red cat?"}]

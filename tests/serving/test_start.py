@@ -13,7 +13,7 @@ import pytest
 from support.fake_server import model_folder  # noqa: F401
 
 from keylm.base.errors import KeylmError
-from keylm.serving.start import Options, serve
+from keylm.serving.start import ServeOptions, serve
 
 
 def test_a_port_in_use_and_a_missing_model_are_said_at_once(model_folder, tmp_path):
@@ -22,17 +22,17 @@ def test_a_port_in_use_and_a_missing_model_are_said_at_once(model_folder, tmp_pa
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(KeylmError, match=rf"127.0.0.1:{port}: .*accepted: a free --port"):
-            serve(model_folder, Options(port=port))
+            serve(model_folder, ServeOptions(port=port))
     with pytest.raises(KeylmError, match=r"no config\.json"):
-        serve(tmp_path, Options())
+        serve(tmp_path, ServeOptions())
     with pytest.raises(KeylmError, match="a --host of this machine"):
-        serve(model_folder, Options(host="203.0.113.1"))
+        serve(model_folder, ServeOptions(host="203.0.113.1"))
 
 
 def test_a_missing_package_is_named(model_folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     with pytest.raises(KeylmError, match=r"pip install 'keylm\[serve\]'"):
-        serve(model_folder, Options())
+        serve(model_folder, ServeOptions())
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT])

@@ -18,7 +18,7 @@ import uvicorn  # noqa: E402
 
 from keylm.runtimes.cached_decoder import CachedDecoder, load_weights  # noqa: E402
 from keylm.serving.server import application  # noqa: E402
-from keylm.serving.start import Options, prepare  # noqa: E402
+from keylm.serving.start import ServeOptions, prepare  # noqa: E402
 from keylm.serving.texts import Prompts  # noqa: E402
 
 CONTEXT = 192
@@ -77,7 +77,7 @@ both_engines = pytest.mark.parametrize("engine", ["torch", "llama.cpp"], indirec
 
 @pytest.fixture(scope="session")
 def served(model_folder, engine):
-    return prepare(model_folder, Options(slots=16, queue=32, name="tiny", **engine))
+    return prepare(model_folder, ServeOptions(slots=16, queue=32, name="tiny", **engine))
 
 
 @pytest.fixture(scope="session")
@@ -97,7 +97,7 @@ def with_rules(model_folder, engine):
     with contextlib.ExitStack() as stack:
 
         def start(guard=None, **options):
-            served = prepare(model_folder, Options(name="tiny", suggest=False, **engine, **options))
+            served = prepare(model_folder, ServeOptions(name="tiny", suggest=False, **engine, **options))
             served.guard = replace(served.guard, **(guard or {}))
             return stack.enter_context(running(served))
 

@@ -23,7 +23,7 @@ from keylm.model.folder import export_model
 from keylm.pipeline.run import run
 from keylm.recipe.load import Recipe
 from keylm.recipe.run_folder import RunFolder, checkpoint_paths
-from keylm.training.benchmarks import TASKS, Item, draw_items, measure, pack_items
+from keylm.training.benchmarks import TASKS, ChoiceItem, draw_items, measure, pack_items
 from keylm.training.checkpoint import read_checkpoint
 from keylm.training.distributed import Ranks
 from keylm.training.loop import Trainer
@@ -126,14 +126,14 @@ def harness_tasks(items: Path, scratch: Path) -> dict[str, Any]:
     return manager.load([f"our_{name}" for name in NAMES])["tasks"]
 
 
-def asked_by_harness(task: Any) -> list[Item]:
+def asked_by_harness(task: Any) -> list[ChoiceItem]:
     """Return what the harness asks, read off its requests."""
     task.build_all_requests(rank=0, world_size=1)
     items: dict[int, list[Any]] = {}
     for request in task.instances:
         items.setdefault(request.doc_id, []).append(request)
     return [
-        Item(
+        ChoiceItem(
             requests[0].args[0],
             tuple(request.args[1].removeprefix(" ") for request in requests),
             task.doc_to_target(requests[0].doc),
@@ -142,12 +142,12 @@ def asked_by_harness(task: Any) -> list[Item]:
     ]
 
 
-def drawn(folder: Path, items: Path, *extra: str) -> dict[str, list[Item]]:
+def drawn(folder: Path, items: Path, *extra: str) -> dict[str, list[ChoiceItem]]:
     recipe = tiny_recipe(folder, [*ASKED, f"paths.evaluation={items}", *extra])
     return draw_items(recipe)
 
 
-def by_prompt(items: Iterable[Item]) -> list[Item]:
+def by_prompt(items: Iterable[ChoiceItem]) -> list[ChoiceItem]:
     return sorted(items, key=lambda item: (item.prompt, item.choices))
 
 
@@ -317,7 +317,7 @@ def test_a_line_that_is_no_item_is_refused_by_its_place(change, told: str, tmp_p
 
 
 def test_an_answer_longer_than_the_context_is_refused(prepared: Path) -> None:
-    items = {"piqa": [Item("Question: x\nAnswer:", ("a", "fox " * 200), 0)]}
+    items = {"piqa": [ChoiceItem("Question: x\nAnswer:", ("a", "fox " * 200), 0)]}
     with pytest.raises(KeylmError, match=r"piqa: an answer has \d+ tokens .*accepted: 1 to training.context = 128"):
         pack_items(items, prepared / "run" / "tokenizer", 128)
 

@@ -17,7 +17,7 @@ from keylm.training import checkpoint
 from keylm.training.checkpoint import read_checkpoint
 from keylm.training.distributed import Ranks
 from keylm.training.loop import Trainer
-from keylm.training.writer import Writer, snapshot
+from keylm.training.writer import BackgroundWriter, snapshot
 
 CPU = Ranks(0, 1, torch.device("cpu"))
 
@@ -132,7 +132,7 @@ def test_one_write_at_a_time():
         time.sleep(0.05)
         under_way.pop()
 
-    with Writer(torch.device("cpu")) as writer:
+    with BackgroundWriter(torch.device("cpu")) as writer:
         for _ in range(3):
             writer.start(work)
             assert not writer.idle()
@@ -144,7 +144,7 @@ def test_an_error_is_raised_once_and_hides_no_other(capsys):
     def fail() -> None:
         raise ValueError("disk")
 
-    writer = Writer(torch.device("cpu"))
+    writer = BackgroundWriter(torch.device("cpu"))
     writer.start(fail)
     with pytest.raises(ValueError, match="disk"):
         writer.start(fail)

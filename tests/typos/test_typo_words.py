@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from keylm.typos.words import LONGEST, Words, mixed
+from keylm.typos.words import LONGEST, PlainWords, mixed
 
 PLAIN = re.compile(r"[\"'(\[“‘]*([A-Za-z][a-z]*(?:['’][a-z]+)*)[\"')\]”’.,;:!?…]*")
 CHARACTERS = [*"aabcdxyzABZ'’`~\"()[]“”‘….,;:!?-_/@0 \t\r\n\x00\x80\x92\xa0é", "日", "🙂", "\ud800", "\u0301"]
@@ -26,7 +26,7 @@ def tokens_of(texts: list[str]) -> list[tuple[int, int]]:
 )
 @example(["I", "", "a" * 24, "a" * 25 + " b", "'" * 30, "b" * 70, "\ud800word \ud800 word\udfff"])
 def test_plain_words_are_those_of_the_regular_expression(texts: list[str]):
-    words, row = Words(texts), "\n".join(texts)
+    words, row = PlainWords(texts), "\n".join(texts)
     tokens = [(start, length) for start, length in tokens_of(texts) if length <= LONGEST]
     expected = []
     for number, (start, length) in enumerate(tokens):
@@ -48,7 +48,7 @@ def test_plain_words_are_those_of_the_regular_expression(texts: list[str]):
 @settings(max_examples=300)
 @given(texts_of)
 def test_words_are_counted_and_found_from_each_of_their_characters(texts: list[str]):
-    words, tokens = Words(texts), tokens_of(texts)
+    words, tokens = PlainWords(texts), tokens_of(texts)
     assert words.counts() == [len(tokens_of([text])) for text in texts]
     for start, length in tokens:
         for place in range(start, start + length + 1):  # the blank behind counts to it
@@ -60,13 +60,13 @@ def test_draws_are_the_same_however_many_texts_are_beside():
     texts = ["one two three four", "", "five six", "seven " * 50]
     keys, none = np.array([5, 6, 7, 2**64 - 1], np.uint64), np.zeros(4, np.int64)
     counts = np.array([3, 2, 9, 4])
-    words = Words(texts)
+    words = PlainWords(texts)
     text, start, length, bits = words.draw(np.arange(4), keys, none, counts)
     assert text.tolist() == np.repeat(np.arange(4), counts).tolist()
     for number, alone in enumerate(texts):
         for first in (0, counts[number] // 2):  # a sequence goes on where it was left
             rest = counts[number] - first
-            drawn = Words([alone]).draw(np.array([0]), keys[[number]], np.array([first]), np.array([rest]))
+            drawn = PlainWords([alone]).draw(np.array([0]), keys[[number]], np.array([first]), np.array([rest]))
             rows = np.flatnonzero(text == number)[first:]
             assert (drawn[1] + words.begins[number]).tolist() == start[rows].tolist()
             assert drawn[2].tolist() == length[rows].tolist()
@@ -75,7 +75,7 @@ def test_draws_are_the_same_however_many_texts_are_beside():
 
 def test_places_are_drawn_evenly():
     word = "abcdefgh"
-    words = Words([" ".join([word] * 100)])
+    words = PlainWords([" ".join([word] * 100)])
     _, start, _, _ = words.draw(np.array([0]), np.array([1], np.uint64), np.array([0]), np.array([90_000]))
     counts = np.bincount(start // (len(word) + 1))
     assert counts.mean() == pytest.approx(900)

@@ -24,7 +24,7 @@ from pathlib import Path
 from keylm.base.errors import KeylmError
 from keylm.curate.decontamination import Decontaminator, Match
 from keylm.curate.evaluation_index import MATCHABLE_WORDS
-from keylm.curate.evaluation_items import Item, evaluation_files, open_lines, read_items
+from keylm.curate.evaluation_items import EvaluationItem, evaluation_files, open_lines, read_items
 from keylm.curate.evaluation_words import word_spans
 
 BATCH = 256
@@ -141,7 +141,7 @@ def recall_table(decontaminator: Decontaminator, paths: list[Path], carriers: li
     return lines
 
 
-def written_out(item: Item) -> str:
+def written_out(item: EvaluationItem) -> str:
     """Return an item as a text would hold it: the question, the right answer, and what follows that."""
     space = "" if item.inside and item.stem[-1:] in " \"'(" else " "
     return f"{item.stem}{space}{item.answer}{item.tail}"

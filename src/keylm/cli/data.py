@@ -126,12 +126,12 @@ def instructions(
     Stopped, it leaves nothing; the same command begins anew.
     """
     from keylm.instructions.generate import Settings
-    from keylm.instructions.writing import Plan, default_workers, tell, write_instructions
+    from keylm.instructions.writing import InstructionPlan, default_workers, tell, write_instructions
 
     if not name.strip():
         raise KeylmError("--name: got an empty name; accepted: some text")
     settings, items = Settings(seed, name.strip()), tuple(decontaminate or ())
-    plan = Plan(corpus, count, everyday, preferences, rejected, evaluation, settings, open_only, items)
+    plan = InstructionPlan(corpus, count, everyday, preferences, rejected, evaluation, settings, open_only, items)
     try:
         manifest = write_instructions(out, plan, workers=workers or default_workers(), quiet=quiet)
     except KeyboardInterrupt:

@@ -76,12 +76,12 @@ def evaluate(
         import lm_eval  # noqa: F401
     except ImportError:
         raise KeylmError("keylm eval needs more packages; accepted: pip install 'keylm[eval]'") from None
-    from keylm.evaluation.benchmarks import Options
+    from keylm.evaluation.benchmarks import BenchmarkOptions
     from keylm.evaluation.measure import measure
 
     folder = EvaluationFolder(out or default_folder(model, limit))
     asked = [name for item in tasks or ["card"] for name in item.split(",") if name]
-    options = Options(limit, chat, scoring, device, tasks_path)
+    options = BenchmarkOptions(limit, chat, scoring, device, tasks_path)
     command = shlex.join(["keylm", *sys.argv[1:]])
     try:
         measure(

@@ -43,10 +43,10 @@ def serve(
     quiet: QuietOption = False,
 ) -> None:
     """Serve a model over HTTP: OpenAI's completions and chat, suggestions for keyboards, a page to try them."""
-    from keylm.serving.start import Options
+    from keylm.serving.start import ServeOptions
     from keylm.serving.start import serve as serve_model
 
-    options = Options(
+    options = ServeOptions(
         host,
         port,
         name,

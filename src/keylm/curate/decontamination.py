@@ -40,7 +40,7 @@ from keylm.curate.evaluation_index import (
     build_index,
 )
 from keylm.curate.evaluation_items import read_items
-from keylm.curate.evaluation_words import Words, hash_words, word_spans
+from keylm.curate.evaluation_words import HashedWords, hash_words, word_spans
 
 FUZZY_SHARE = 0.8
 """Share of a question's or an item's words that must stand in a text."""
@@ -194,7 +194,7 @@ class Decontaminator:
                 found[text][item] = alignment
         return [self._verdict(text, alignments) for text, alignments in zip(texts, found, strict=True)]
 
-    def _candidates(self, hashed: Words, row: Row) -> Iterator[tuple[int, int, int]]:
+    def _candidates(self, hashed: HashedWords, row: Row) -> Iterator[tuple[int, int, int]]:
         """Yield (text, form, place of the form's first word) where a seed and the words around it are alike, once."""
         if len(row) < MATCHABLE_WORDS:
             return

@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from keylm.base.errors import KeylmError
 from keylm.base.files import atomic_path
-from keylm.curate.evaluation_items import Item
+from keylm.curate.evaluation_items import EvaluationItem
 from keylm.curate.evaluation_words import Hashes, hash_words
 
 Integers = npt.NDArray[np.int64]
@@ -144,7 +144,7 @@ def seed_keys(hashes: Hashes) -> tuple[Hashes, Hashes]:
     return quads, quads[:-2] * _SIX + pairs[4:]
 
 
-def build_index(sets: Mapping[str, Sequence[Item]], ngram: int, fingerprint: str) -> EvaluationIndex:
+def build_index(sets: Mapping[str, Sequence[EvaluationItem]], ngram: int, fingerprint: str) -> EvaluationIndex:
     """Return the index of `sets`, where `ngram` words in a row are proof of an item (fewer in sets of short items).
 
     A set's n is the 5th percentile of its items' lengths in words, but 8 … `ngram` (Brown et al. 2020, appendix C).
@@ -191,7 +191,7 @@ class _Form:
     """whether a run of n of its words is proof of the item"""
 
 
-def _forms(items: Sequence[Item]) -> tuple[list[_Form], list[npt.NDArray[np.uint32]], npt.NDArray[np.int32]]:
+def _forms(items: Sequence[EvaluationItem]) -> tuple[list[_Form], list[npt.NDArray[np.uint32]], npt.NDArray[np.int32]]:
     """Return all forms of `items`, and for each item its answer's words and where in the text that stands, or -1."""
     texts: list[str] = []
     for item in items:
@@ -229,7 +229,10 @@ def _set_ngram(forms: Sequence[_Form], item_set: npt.NDArray[np.int32], number: 
 
 
 def _counts(
-    sets: Mapping[str, Sequence[Item]], item_set: npt.NDArray[np.int32], matchable: npt.NDArray[np.bool_], ngrams: Any
+    sets: Mapping[str, Sequence[EvaluationItem]],
+    item_set: npt.NDArray[np.int32],
+    matchable: npt.NDArray[np.bool_],
+    ngrams: Any,
 ) -> list[dict[str, Any]]:
     found = np.bincount(item_set[matchable], minlength=len(sets))
     return [

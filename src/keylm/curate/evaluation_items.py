@@ -35,7 +35,7 @@ WIKIHOW_MARK = re.compile(r"\[\w+\]")
 
 
 @dataclass(frozen=True)
-class Item:
+class EvaluationItem:
     """One question of an evaluation set: `stem`, then one of `choices`, then `tail`."""
 
     stem: str
@@ -52,14 +52,14 @@ class Item:
         return "" if self.gold is None else self.choices[self.gold]
 
 
-def read_items(paths: Sequence[Path]) -> dict[str, list[Item]]:
+def read_items(paths: Sequence[Path]) -> dict[str, list[EvaluationItem]]:
     """Return the items of files and folders (.jsonl, .jsonl.gz, .jsonl.zst) by set, in the order of file names.
 
     A set is named after the first sub-folder or file whose name says more than "test" or "validation"; where none
     does, after the folder it lies in. Raises KeylmError for a path without such a file, a file that is damaged or holds
     no item, and a line that is none.
     """
-    sets: dict[str, list[Item]] = {}
+    sets: dict[str, list[EvaluationItem]] = {}
     for path in paths:
         for file in evaluation_files(path):
             items = list(_read_file(file))
@@ -97,7 +97,7 @@ def _set_name(path: Path, file: Path) -> str:
     return next((part for part in parts if part.lower() not in PLAIN_NAMES), home.name)
 
 
-def _read_file(file: Path) -> Iterator[Item]:
+def _read_file(file: Path) -> Iterator[EvaluationItem]:
     try:
         with open_lines(file) as stream:
             for number, line in enumerate(stream, start=1):
@@ -116,7 +116,7 @@ def open_lines(file: Path) -> IO[str]:
     return file.open(encoding="utf-8-sig")
 
 
-def _read_line(line: str, file: Path, number: int) -> Item:
+def _read_line(line: str, file: Path, number: int) -> EvaluationItem:
     try:
         return _item(json.loads(line))
     except (ValueError, LookupError, TypeError, AttributeError):
@@ -127,7 +127,7 @@ def _read_line(line: str, file: Path, number: int) -> Item:
         ) from None
 
 
-def _item(record: Mapping[str, Any]) -> Item:
+def _item(record: Mapping[str, Any]) -> EvaluationItem:
     """Return what a record asks; raises ValueError, LookupError, TypeError or AttributeError for anything else."""
     if "sentence_good" in record:
         return _checked(record["sentence_good"])
@@ -139,7 +139,7 @@ def _item(record: Mapping[str, Any]) -> Item:
     if "option1" in record:
         before, _, after = record["sentence"].partition("_")
         gold = {"1": 0, "2": 1}.get(str(record["answer"]))
-        return Item(before, (record["option1"], record["option2"]), gold, after, inside=True)
+        return EvaluationItem(before, (record["option1"], record["option2"]), gold, after, inside=True)
     if "passage" in record:
         return _checked(record["question"])
     if "correct_answer" in record:
@@ -152,10 +152,10 @@ def _item(record: Mapping[str, Any]) -> Item:
         stem = record["question"] if "question" in record else record["prompt"]
         return _checked(stem, [answer], 0) if isinstance(answer, str) else _checked(stem)
     before, _, last = record["text"].strip().rpartition(" ")
-    return Item(before, (last,), 0, inside=True)
+    return EvaluationItem(before, (last,), 0, inside=True)
 
 
-def _multiple_choice(record: Mapping[str, Any]) -> Item:
+def _multiple_choice(record: Mapping[str, Any]) -> EvaluationItem:
     """Return the item of a record whose choices are strings, {"text", "label"} lists, or {"text", "label"} pairs."""
     question = record.get("question", record.get("question_stem"))
     stem = question["stem"] if isinstance(question, Mapping) else question
@@ -171,13 +171,13 @@ def _multiple_choice(record: Mapping[str, Any]) -> Item:
     return _checked(stem, [choice["text"] for choice in choices], labels.index(key) if key else None)
 
 
-def _checked(stem: str, choices: Sequence[str] = (), gold: object = None) -> Item:
+def _checked(stem: str, choices: Sequence[str] = (), gold: object = None) -> EvaluationItem:
     """Return an item of `stem` and `choices`; `gold` is an index, a letter, or nothing."""
     if not isinstance(stem, str) or not stem.strip() or not all(isinstance(choice, str) for choice in choices):
         raise ValueError
     if gold is None or gold in ("", -1, "-1"):  # the labels of test splits that are kept back
-        return Item(stem, tuple(choices))
+        return EvaluationItem(stem, tuple(choices))
     index = "ABCDEFGHIJ".index(gold) if isinstance(gold, str) and gold.isalpha() else int(str(gold))
     if not 0 <= index < len(choices):
         raise ValueError
-    return Item(stem, tuple(choices), index)
+    return EvaluationItem(stem, tuple(choices), index)

@@ -33,7 +33,7 @@ _FIRST_BYTES = np.array([(1 << 8 * size) - 1 for size in range(BLOCK + 1)], dtyp
 
 
 @dataclass(frozen=True)
-class Words:
+class HashedWords:
     """The words of several texts in one row."""
 
     hashes: Hashes
@@ -42,7 +42,7 @@ class Words:
     """int64 [texts + 1]: text n has the words bounds[n] … bounds[n + 1] - 1"""
 
 
-def hash_words(texts: Sequence[str]) -> Words:
+def hash_words(texts: Sequence[str]) -> HashedWords:
     """Return the hashes of all words of `texts`."""
     plain = [_plain(text) for text in texts]
     joined = b" ".join([b"", *plain, b" " * BLOCK])
@@ -50,7 +50,7 @@ def hash_words(texts: Sequence[str]) -> Words:
     edges = np.flatnonzero(spaces[1:] != spaces[:-1]) + 1
     starts, ends = edges[0::2], edges[1::2]
     offsets = np.cumsum([1, *(len(part) + 1 for part in plain)])
-    return Words(_hash_spans(joined, starts, ends - starts), np.searchsorted(starts, offsets).astype(np.int64))
+    return HashedWords(_hash_spans(joined, starts, ends - starts), np.searchsorted(starts, offsets).astype(np.int64))
 
 
 def _hash_spans(joined: bytes, starts: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> Hashes:

@@ -38,7 +38,7 @@ SQUEUE_TRIES, SQUEUE_SECONDS = 5, 15.0
 
 
 @dataclass(frozen=True)
-class Stage:
+class CurationStage:
     """Some of datatrove's steps one after the other, run for each rank."""
 
     name: str
@@ -46,7 +46,7 @@ class Stage:
     tasks: int
 
 
-def run_stage(stage: Stage, work: Path, kind: Executor, workers: int, *, quiet: bool) -> None:
+def run_stage(stage: CurationStage, work: Path, kind: Executor, workers: int, *, quiet: bool) -> None:
     """Run a stage's tasks that have not been done yet. Raises KeylmError where one of them fails."""
     logs = work / "logs" / stage.name
     executor = _executor(stage, logs, kind, workers)
@@ -82,7 +82,7 @@ def _run(executor: Any, kind: Executor) -> list[Failure]:
     return (failures or []) if kind == "local" else []
 
 
-def _executor(stage: Stage, logs: Path, kind: Executor, workers: int) -> PipelineExecutor:
+def _executor(stage: CurationStage, logs: Path, kind: Executor, workers: int) -> PipelineExecutor:
     workers = min(workers, stage.tasks)
     common = {"pipeline": stage.steps, "tasks": stage.tasks, "workers": workers, "logging_dir": str(logs)}
     if kind == "local":
@@ -169,7 +169,7 @@ def _slurm_knows(job: object) -> bool:
 
 
 @contextlib.contextmanager
-def _progress(executor: PipelineExecutor, stage: Stage, quiet: bool) -> Iterator[None]:
+def _progress(executor: PipelineExecutor, stage: CurationStage, quiet: bool) -> Iterator[None]:
     """Show how many of a stage's tasks are done while they run."""
     over = Event()
 

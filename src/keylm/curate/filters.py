@@ -46,7 +46,7 @@ _ODD = np.uint64(0x9E3779B97F4A7C15)
 Verdict = bool | tuple[bool, str]
 
 
-class Words(WordTokenizer):
+class WordCounts(WordTokenizer):
     """Words are what white space parts, as in Gopher's paper, and sentences what punctuation ends.
 
     datatrove's own tokenizer (spaCy) takes each punctuation mark for a word, so that Gopher's "80 % of words have a
@@ -56,10 +56,10 @@ class Words(WordTokenizer):
     _END = re.compile(r"[.!?…]+[\"'”’)\]]*(?=\s|$)")
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Words)
+        return isinstance(other, WordCounts)
 
     def __hash__(self) -> int:
-        return hash(Words)
+        return hash(WordCounts)
 
     def word_tokenize(self, text: str) -> list[str]:
         """Return a text's words."""
@@ -77,7 +77,7 @@ class Words(WordTokenizer):
         return [text[start:end].strip() for start, end in self.span_tokenize(text) if text[start:end].strip()]
 
 
-WORDS = Words("any")
+WORDS = WordCounts("any")
 
 
 def quality_filters(curation: Curation, register: Register) -> list[tuple[str, BaseFilter]]:

@@ -35,7 +35,7 @@ from keylm.recipe.load import Recipe
 from keylm.recipe.schema import Curation, Source
 
 if TYPE_CHECKING:
-    from keylm.curate.executors import Stage
+    from keylm.curate.executors import CurationStage
     from keylm.curate.reading import Unit
 
 PART_BYTES = 8 << 20
@@ -235,17 +235,17 @@ def _parts(sized: tuple["Unit", int]) -> list["Unit"]:
     return [replace(unit, part=part, parts=parts) for part in range(parts)]
 
 
-def make_stages(curation: Curation, units: list["Unit"], work: Path) -> list["Stage"]:
+def make_stages(curation: Curation, units: list["Unit"], work: Path) -> list["CurationStage"]:
     """Return the stages in order; what the recipe switches off has no step, or no stage."""
-    from keylm.curate.executors import Stage
+    from keylm.curate.executors import CurationStage
     from keylm.curate.steps import FindExact
 
-    stages = [Stage("clean", _clean_steps(curation, units, work), len(units))]
+    stages = [CurationStage("clean", _clean_steps(curation, units, work), len(units))]
     if curation.exact_duplicates:
-        stages.append(Stage("exact", [FindExact(work / "hashes", work / "exact", len(units))], 1))
+        stages.append(CurationStage("exact", [FindExact(work / "hashes", work / "exact", len(units))], 1))
     if curation.near_duplicates:
         stages += _near_stages(curation, len(units), work)
-    return [*stages, Stage("final", _final_steps(curation, work), len(units))]
+    return [*stages, CurationStage("final", _final_steps(curation, work), len(units))]
 
 
 def _clean_steps(curation: Curation, units: list["Unit"], work: Path) -> list[Any]:
@@ -266,10 +266,10 @@ def _clean_steps(curation: Curation, units: list["Unit"], work: Path) -> list[An
     ]
 
 
-def _near_stages(curation: Curation, ranks: int, work: Path) -> list["Stage"]:
+def _near_stages(curation: Curation, ranks: int, work: Path) -> list["CurationStage"]:
     from datatrove.pipeline.dedup import MinhashDedupBuckets, MinhashDedupCluster
 
-    from keylm.curate.executors import Stage
+    from keylm.curate.executors import CurationStage
     from keylm.curate.steps import KeepFirst, minhash_config, signature
 
     config = minhash_config(curation)
@@ -277,10 +277,10 @@ def _near_stages(curation: Curation, ranks: int, work: Path) -> list["Stage"]:
     pairs = MinhashDedupBuckets(signatures, buckets, config=config, lines_to_buffer=4096)
     cluster = MinhashDedupCluster(buckets, clusters, config=config, save_cluster_id=True, lines_to_buffer=4096)
     return [
-        Stage("signatures", [*_without_exact(curation, work), signature(work / "signatures", curation)], ranks),
-        Stage("buckets", [pairs], config.num_buckets),
-        Stage("clusters", [cluster], 1),
-        Stage("firsts", [KeepFirst(work / "clusters", work / "near", ranks)], 1),
+        CurationStage("signatures", [*_without_exact(curation, work), signature(work / "signatures", curation)], ranks),
+        CurationStage("buckets", [pairs], config.num_buckets),
+        CurationStage("clusters", [cluster], 1),
+        CurationStage("firsts", [KeepFirst(work / "clusters", work / "near", ranks)], 1),
     ]
 
 

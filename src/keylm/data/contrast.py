@@ -39,7 +39,7 @@ Asked = tuple[Document, int, int]
 """(document, hash of its content, number of the pass)"""
 
 
-class _Plan(NamedTuple):
+class _PairPlan(NamedTuple):
     """What a document becomes, and the texts that are to be mistyped for it, each with a name for its noise."""
 
     form: str
@@ -69,23 +69,23 @@ class Contrast:
         for plan, (document, _, _) in zip(plans, asked, strict=True):
             yield list(self._made(plan, document, list(islice(noisy, len(plan.texts)))))
 
-    def _plan(self, document: Document, content: int, epoch: int) -> _Plan:
+    def _plan(self, document: Document, content: int, epoch: int) -> _PairPlan:
         if document.text is None:
             users = [number for number, turn in enumerate(document.messages) if turn["role"] == "user"]
             # White space in front would share a token with the header's newline, and with it the mask.
             said = [document.messages[number]["content"].lstrip() for number in users]
-            return _Plan("conversation", said, [content + number for number in users])
+            return _PairPlan("conversation", said, [content + number for number in users])
         rng = random.Random(f"{self._seed}/{content}/{epoch}")
         [form] = rng.choices(self._forms, self._weights)
         if form == "masked":
-            return _Plan(form, [document.text], [content])
+            return _PairPlan(form, [document.text], [content])
         if form == "continuation":
             cut = document.text.rfind(" ", 0, round(len(document.text) * rng.uniform(0.3, 0.7)))
-            return _Plan(form, [document.text[: max(cut, 0)]], [content])
+            return _PairPlan(form, [document.text[: max(cut, 0)]], [content])
         passages = list(self._passages(document.text))
-        return _Plan(form, passages, [content + number for number in range(len(passages))])
+        return _PairPlan(form, passages, [content + number for number in range(len(passages))])
 
-    def _made(self, plan: _Plan, document: Document, noisy: list[Noisy]) -> Iterator[Piece | Fault]:
+    def _made(self, plan: _PairPlan, document: Document, noisy: list[Noisy]) -> Iterator[Piece | Fault]:
         """Yield the pieces of a document whose planned texts have become `noisy`."""
         if plan.form == "conversation":
             yield self._conversation(document, noisy)

@@ -37,7 +37,7 @@ Told = Callable[[int, str], None]
 """Called with the bytes of text read so far, and facts for a person."""
 
 
-class Row(NamedTuple):
+class ShardRow(NamedTuple):
     """One record when it is encoded, and where the one behind it stands."""
 
     state: dict[str, Any]
@@ -78,7 +78,7 @@ class SourceBuilder:
         self._shards = {
             split: [ShardRecord(**record) for record in self._progress["shards"][split]] for split in SPLITS
         }
-        self._rows: Iterator[Row] | None = None
+        self._rows: Iterator[ShardRow] | None = None
         self._log: JsonLines | None = None
 
     @property
@@ -226,7 +226,7 @@ class SourceBuilder:
         }
         write_json(self._folder / "source.json", self._progress)
 
-    def _open(self) -> Iterator[Row]:
+    def _open(self) -> Iterator[ShardRow]:
         """Return the rows that are left, opening the source where the last recorded shard ended."""
         if self._rows is None:
             self._log = JsonLines(self._folder / "faults.jsonl", self._progress["faults_bytes"])
@@ -234,7 +234,7 @@ class SourceBuilder:
             self._rows = islice(self._encoded(records), self._progress["skip"], None)
         return self._rows
 
-    def _encoded(self, records: Records) -> Iterator[Row]:
+    def _encoded(self, records: Records) -> Iterator[ShardRow]:
         """Yield each record's pieces, with the workers a few batches ahead."""
         pending: deque[tuple[dict[str, Any], Future[Encoded]]] = deque()
         for state, batch in _batches(records):
@@ -244,14 +244,14 @@ class SourceBuilder:
         while pending:
             yield from self._collect(*pending.popleft())
 
-    def _collect(self, state: dict[str, Any], future: "Future[Encoded]") -> Iterator[Row]:
+    def _collect(self, state: dict[str, Any], future: "Future[Encoded]") -> Iterator[ShardRow]:
         encoded = self._workers.result(future)
         pieces = {number: list(group) for number, group in groupby(encoded.split(), lambda item: item[0].record)}
         faults = {number: [fault for _, fault in group] for number, group in groupby(encoded.faults, lambda f: f[0])}
         for number in range(encoded.records):
-            yield Row(state, number + 1, pieces.get(number, []), faults.get(number, []))
+            yield ShardRow(state, number + 1, pieces.get(number, []), faults.get(number, []))
 
-    def _add(self, row: Row, train: ShardWriter, validation: ShardWriter, progress: dict[str, Any]) -> bool:
+    def _add(self, row: ShardRow, train: ShardWriter, validation: ShardWriter, progress: dict[str, Any]) -> bool:
         """Pack a record's pieces; return False where `max_bytes` ends the source before them."""
         size = sum(facts.text_bytes for facts, _ in row.pieces)
         if self._source.max_bytes is not None and progress["text_bytes"] + size > self._source.max_bytes:

@@ -35,7 +35,7 @@ class Supply(Protocol):
         """Hear that training has come to `step`."""
 
 
-class Finished:
+class FinishedShards:
     """Shards that all lie in one folder."""
 
     mend = "put the shard back, have `keylm data build` make it again, or start anew with --fresh"
@@ -147,7 +147,7 @@ class ShardStore:
             self._sound[path] = stamp
 
 
-def check_shard(path: Path, digest: str, mend: str = Finished.mend) -> None:
+def check_shard(path: Path, digest: str, mend: str = FinishedShards.mend) -> None:
     """Raise KeylmError, with how to `mend` it, unless the file at `path` is there and has this SHA-256."""
     found = sha256_file(path) if path.is_file() else None
     if found != digest:
@@ -161,7 +161,7 @@ def finished_store(folder: Path, *, verify: Literal["all", "opened", "none"] = "
     Raises KeylmError where one is missing or its SHA-256 is not the manifest's: at once for "all", when it is first
     read from for "opened", never for "none" (another process has looked).
     """
-    supply = Finished(folder)
+    supply = FinishedShards(folder)
     if verify == "all":
         with ThreadPoolExecutor() as pool:
             list(pool.map(lambda record: check_shard(*record), supply.records()))

@@ -53,7 +53,7 @@ Scoring = Literal["fast", "harness"]
 
 
 @dataclass(frozen=True)
-class Options:
+class BenchmarkOptions:
     """What figures depend on, apart from the model."""
 
     limit: int | None = None
@@ -73,7 +73,7 @@ def evaluate(
     model: str,
     asked: Sequence[str],
     folder: EvaluationFolder,
-    options: Options,
+    options: BenchmarkOptions,
     *,
     command: str = "",
     quiet: bool = False,
@@ -119,7 +119,7 @@ def _at_hand(asked: Sequence[str], files: TaskFiles, *, quiet: bool) -> list[str
     return found
 
 
-def _settings(known: str, name: str, files: TaskFiles, options: Options) -> dict[str, Any]:
+def _settings(known: str, name: str, files: TaskFiles, options: BenchmarkOptions) -> dict[str, Any]:
     """Return what a benchmark's figures are known by: measured anew where any of it changes."""
     import lm_eval
 
@@ -162,7 +162,7 @@ def summary(record: Record) -> str:
 class Harness:
     """lm_eval with one model and one set of task files."""
 
-    def __init__(self, model: str, names: Sequence[str], files: TaskFiles, options: Options) -> None:
+    def __init__(self, model: str, names: Sequence[str], files: TaskFiles, options: BenchmarkOptions) -> None:
         """Open the model, to measure `names`. Raises KeylmError where it cannot be."""
         from lm_eval.tasks import TaskManager
 
@@ -271,7 +271,7 @@ def _task_hash(samples: Sequence[dict[str, Any]]) -> str:
     return str(hash_string("".join(one["doc_hash"] + one["prompt_hash"] + one["target_hash"] for one in samples)))
 
 
-def open_model(model: str, options: Options) -> Any:
+def open_model(model: str, options: BenchmarkOptions) -> Any:
     """Return the harness's wrapper of a model. Raises KeylmError with what is wrong with it."""
     if Path(model).exists() or model.count("/") != 1:
         check_model_folder(Path(model))

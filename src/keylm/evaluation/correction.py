@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from keylm.evaluation.statistics import Tallies
-from keylm.evaluation.typing_items import Item
+from keylm.evaluation.typing_items import TypingItem
 from keylm.keyboard.corrector import Correct
 from keylm.keyboard.tokens import WORD
 
@@ -25,7 +25,7 @@ class TypedWord(NamedTuple):
     meant: str
 
 
-def typed_words(item: Item) -> Iterator[TypedWord]:
+def typed_words(item: TypingItem) -> Iterator[TypedWord]:
     """Yield the plain words of an item; where words are missing or too many, those in that place are left out."""
     left, right = list(re.finditer(r"\S+", item.typed)), item.clean.split()
     matcher = difflib.SequenceMatcher(None, [token[0] for token in left], right, autojunk=False)
@@ -39,7 +39,7 @@ def typed_words(item: Item) -> Iterator[TypedWord]:
 
 
 def measure_correction(
-    systems: dict[str, Correct], items: Iterable[Item], known: Callable[[str], bool], tallies: Tallies
+    systems: dict[str, Correct], items: Iterable[TypingItem], known: Callable[[str], bool], tallies: Tallies
 ) -> Iterator[int]:
     """Add error reduction, repaired typos and false corrections of each system; yield the number of items done.
 

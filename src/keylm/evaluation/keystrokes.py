@@ -23,7 +23,7 @@ import torch
 
 from keylm.base.machine import device_name
 from keylm.evaluation.statistics import Tallies
-from keylm.evaluation.typing_items import Item
+from keylm.evaluation.typing_items import TypingItem
 from keylm.keyboard.search import Suggester
 
 SHOWN = 3
@@ -40,7 +40,7 @@ Suggest = Callable[[str, str], Sequence[str]]
 _WHOLE = re.compile(r"(?<![\w'])[A-Za-z]+(?:'[A-Za-z]+)*(?![\w'])")
 
 
-def measure_prediction(systems: dict[str, Suggest], items: Iterable[Item], tallies: Tallies) -> Iterator[int]:
+def measure_prediction(systems: dict[str, Suggest], items: Iterable[TypingItem], tallies: Tallies) -> Iterator[int]:
     """Add hits of the next word and of completions for each system; yield the number of items done."""
     for number, item in enumerate(items, 1):
         words = list(_WHOLE.finditer(item.clean))[1:]
@@ -55,7 +55,7 @@ def measure_prediction(systems: dict[str, Suggest], items: Iterable[Item], talli
         yield number
 
 
-def measure_keystrokes(systems: dict[str, Suggest], items: Iterable[Item], tallies: Tallies) -> Iterator[int]:
+def measure_keystrokes(systems: dict[str, Suggest], items: Iterable[TypingItem], tallies: Tallies) -> Iterator[int]:
     """Add the keystroke savings of each system and the ceiling; yield the number of items done."""
     for number, item in enumerate(items, 1):
         text = beginning(item.clean)
@@ -92,7 +92,7 @@ def beginning(text: str) -> str:
     return text if len(text) <= TYPED else text[: text.rfind(" ", 0, TYPED + 1)]
 
 
-def measure_latency(suggester: Suggester, items: Sequence[Item]) -> dict[str, Any]:
+def measure_latency(suggester: Suggester, items: Sequence[TypingItem]) -> dict[str, Any]:
     """Return {"p50_ms", "p95_ms", "keys", "machine", "threads"} of suggestions after each key, on one thread.
 
     The suggester comes from other text, as when a field is opened: the first key pays for what stands before.

@@ -21,7 +21,7 @@ def measure(
     model: str,
     asked: Sequence[str],
     folder: EvaluationFolder,
-    options: benchmarks.Options,
+    options: benchmarks.BenchmarkOptions,
     *,
     corpus: Path | None = None,
     items: Path | None = None,
@@ -75,7 +75,7 @@ def _typing(
 
 
 def _instructions(
-    model: str, folder: EvaluationFolder, options: benchmarks.Options, items: Path | None, *, quiet: bool
+    model: str, folder: EvaluationFolder, options: benchmarks.BenchmarkOptions, items: Path | None, *, quiet: bool
 ) -> None:
     import torch
 

@@ -62,7 +62,7 @@ def default_folder(model: str, limit: int | None = None) -> Path:
 
 
 @dataclass(frozen=True)
-class Line:
+class ResultLine:
     """A line of the table: the mean of metrics of one or more benchmarks."""
 
     title: str
@@ -75,24 +75,24 @@ class Line:
 
 
 CARD = (
-    Line("MMLU acc", (("mmlu", "acc"),), 0.25, "mmlu_acc"),
-    Line("ARC avg acc_norm", (("arc_easy", "acc_norm"), ("arc_challenge", "acc_norm")), 0.25, "arc_avg_acc_norm"),
-    Line("HellaSwag acc_norm", (("hellaswag", "acc_norm"),), 0.25, "hellaswag_acc_norm"),
-    Line("PIQA acc", (("piqa", "acc"),), 0.5, "piqa"),
-    Line("WinoGrande acc", (("winogrande", "acc"),), 0.5, "winogrande_acc"),
-    Line("OpenBookQA acc", (("openbookqa", "acc"),), 0.25, "openbookqa"),
-    Line("OpenBookQA acc_norm", (("openbookqa", "acc_norm"),), 0.25),
-    Line("IFEval mean of four", tuple(("ifeval", metric) for metric in IFEVAL), None, "ifeval_4avg"),
+    ResultLine("MMLU acc", (("mmlu", "acc"),), 0.25, "mmlu_acc"),
+    ResultLine("ARC avg acc_norm", (("arc_easy", "acc_norm"), ("arc_challenge", "acc_norm")), 0.25, "arc_avg_acc_norm"),
+    ResultLine("HellaSwag acc_norm", (("hellaswag", "acc_norm"),), 0.25, "hellaswag_acc_norm"),
+    ResultLine("PIQA acc", (("piqa", "acc"),), 0.5, "piqa"),
+    ResultLine("WinoGrande acc", (("winogrande", "acc"),), 0.5, "winogrande_acc"),
+    ResultLine("OpenBookQA acc", (("openbookqa", "acc"),), 0.25, "openbookqa"),
+    ResultLine("OpenBookQA acc_norm", (("openbookqa", "acc_norm"),), 0.25),
+    ResultLine("IFEval mean of four", tuple(("ifeval", metric) for metric in IFEVAL), None, "ifeval_4avg"),
 )
 """The seven rows of KeyLM-75M's card; OpenBookQA's other metric stands beside, as the card does not say which it is."""
 EXTRAS = (
-    Line("BLiMP acc", (("blimp", "acc"),), 0.5),
-    Line("LAMBADA acc", (("lambada_openai", "acc"),)),
-    Line("LAMBADA perplexity", (("lambada_openai", "perplexity"),)),
-    Line("SciQ acc", (("sciq", "acc"),), 0.25),
-    Line("SciQ validation acc", (("sciq_validation", "acc"),), 0.25),
-    Line("BoolQ acc", (("boolq", "acc"),), 0.5),
-    Line("CommonsenseQA acc", (("commonsense_qa", "acc"),), 0.2),
+    ResultLine("BLiMP acc", (("blimp", "acc"),), 0.5),
+    ResultLine("LAMBADA acc", (("lambada_openai", "acc"),)),
+    ResultLine("LAMBADA perplexity", (("lambada_openai", "perplexity"),)),
+    ResultLine("SciQ acc", (("sciq", "acc"),), 0.25),
+    ResultLine("SciQ validation acc", (("sciq_validation", "acc"),), 0.25),
+    ResultLine("BoolQ acc", (("boolq", "acc"),), 0.5),
+    ResultLine("CommonsenseQA acc", (("commonsense_qa", "acc"),), 0.2),
 )
 
 
@@ -100,7 +100,7 @@ EXTRAS = (
 class Figure:
     """A line of the table with what was measured."""
 
-    line: Line
+    line: ResultLine
     value: float
     stderr: float | None
     n: int
@@ -117,7 +117,7 @@ class Figure:
         return f"{100 * self.value:.1f}" + ("" if self.stderr is None else f" ± {100 * self.stderr:.1f}")
 
 
-def table(benchmarks: Mapping[str, Record], lines: Sequence[Line] = CARD + EXTRAS) -> list[Figure]:
+def table(benchmarks: Mapping[str, Record], lines: Sequence[ResultLine] = CARD + EXTRAS) -> list[Figure]:
     """Return the lines that `benchmarks` have all parts of."""
     found = []
     for line in lines:
@@ -129,7 +129,7 @@ def table(benchmarks: Mapping[str, Record], lines: Sequence[Line] = CARD + EXTRA
     return found
 
 
-def _stderr(line: Line, parts: Sequence[Mapping[str, Any]], records: Sequence[Record]) -> float | None:
+def _stderr(line: ResultLine, parts: Sequence[Mapping[str, Any]], records: Sequence[Record]) -> float | None:
     """Return the standard error of the mean of a line's parts.
 
     Different benchmarks are independent; metrics of the same one are not, and are drawn together by bootstrap.

@@ -62,7 +62,7 @@ _Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ScoringRow:
     """A context, then its continuations without their last tokens."""
 
     context: Tokens
@@ -91,7 +91,7 @@ class Row:
             begin += len(continuation) - 1
 
 
-def rows_of(context: Tokens, continuations: Iterable[Tokens], limit: int) -> Iterator[Row]:
+def rows_of(context: Tokens, continuations: Iterable[Tokens], limit: int) -> Iterator[ScoringRow]:
     """Return a context's rows: of at most `limit` tokens where several continuations are read, else with one.
 
     Continuations of one token cost nothing and stand in the first row.
@@ -101,11 +101,11 @@ def rows_of(context: Tokens, continuations: Iterable[Tokens], limit: int) -> Ite
     for continuation in sorted(continuations, key=len):
         read = len(continuation) - 1
         if length > len(context) and length + read > limit:
-            yield Row(context, part)
+            yield ScoringRow(context, part)
             part, length = [], len(context)
         part.append(continuation)
         length += read
-    yield Row(context, part)
+    yield ScoringRow(context, part)
 
 
 def worth_sharing(context: Tokens, continuations: Iterable[Tokens]) -> bool:
@@ -115,7 +115,7 @@ def worth_sharing(context: Tokens, continuations: Iterable[Tokens]) -> bool:
     return saved > 0 and saved >= SAVING * (len(read) * len(context) + sum(read))
 
 
-class Batch(NamedTuple):
+class RequestBatch(NamedTuple):
     """Rows side by side: B rows padded to L columns, K columns that predict, N tokens that are scored."""
 
     ids: _Ints
@@ -128,7 +128,7 @@ class Batch(NamedTuple):
     """[3, N]: row, index in `columns`, token; row by row, continuation by continuation"""
 
 
-def collate(rows: Sequence[Row], multiple: int = 1) -> Batch:
+def collate(rows: Sequence[ScoringRow], multiple: int = 1) -> RequestBatch:
     """Return rows as arrays, with a multiple of `multiple` columns; rows are all branching or all causal."""
     lengths = np.array([row.length for row in rows])
     width = -(-int(lengths.max()) // multiple) * multiple
@@ -142,10 +142,10 @@ def collate(rows: Sequence[Row], multiple: int = 1) -> Batch:
     owners = np.repeat(np.arange(len(rows)), [sum(map(len, row.continuations)) for row in rows])
     tokens = np.fromiter(chain.from_iterable(continuations), np.int64, total)
     layout = _layout(rows, filled) if any(row.forks for row in rows) else None
-    return Batch(ids, layout, columns, np.stack((owners, kept, tokens)))
+    return RequestBatch(ids, layout, columns, np.stack((owners, kept, tokens)))
 
 
-def _layout(rows: Sequence[Row], filled: npt.NDArray[np.bool_]) -> _Ints:
+def _layout(rows: Sequence[ScoringRow], filled: npt.NDArray[np.bool_]) -> _Ints:
     """Return positions and continuations' numbers, int64 [2, B, L]."""
     lengths: list[int] = []
     firsts: list[int] = []
@@ -276,17 +276,17 @@ class SharedContextLM(HFLM):  # type: ignore[misc]  # lm_eval is untyped
             logging.getLogger(__name__).warning("%d contexts are cut: the model reads %d tokens", cut, longest)
         return groups
 
-    def _rows(self, groups: Mapping[Tokens, Iterable[Tokens]]) -> Iterator[Row]:
+    def _rows(self, groups: Mapping[Tokens, Iterable[Tokens]]) -> Iterator[ScoringRow]:
         for context, continuations in groups.items():
             share = self.shares_contexts and worth_sharing(context, continuations)
             yield from rows_of(context, continuations, self._row_limit if share else 0)
 
-    def _answers(self, rows: Iterable[Row]) -> Iterator[tuple[Row, Tokens, Answer]]:
+    def _answers(self, rows: Iterable[ScoringRow]) -> Iterator[tuple[ScoringRow, Tokens, Answer]]:
         """Return the answer for each row's continuations, a batch late: the device works on the next one already."""
         # Longest first: what does not fit into memory shows at once. A mask is made for rows that need one alone.
         ordered = sorted(rows, key=lambda row: (not row.forks, -row.length, len(row.context)))
         forks = sum(row.forks for row in ordered)
-        waiting: tuple[Sequence[Row], Tensor] = ((), torch.zeros(2, 0))
+        waiting: tuple[Sequence[ScoringRow], Tensor] = ((), torch.zeros(2, 0))
         begin = 0
         while begin < len(ordered):
             end = forks if begin < forks else len(ordered)
@@ -299,7 +299,7 @@ class SharedContextLM(HFLM):  # type: ignore[misc]  # lm_eval is untyped
                 begin += len(batch)
         yield from _summed(*waiting)
 
-    def _fitting(self, rows: Sequence[Row], width: int) -> Tensor | None:
+    def _fitting(self, rows: Sequence[ScoringRow], width: int) -> Tensor | None:
         """Return the rows' scores; None where memory does not suffice: batches are half as large from then on.
 
         Raises KeylmError where it does not suffice for one row.
@@ -317,7 +317,7 @@ class SharedContextLM(HFLM):  # type: ignore[misc]  # lm_eval is untyped
         return None
 
     @torch.inference_mode()
-    def _score(self, rows: Sequence[Row]) -> Tensor:
+    def _score(self, rows: Sequence[ScoringRow]) -> Tensor:
         """Return [2, N] on the device: each scored token's log-likelihood, and 1 where it is the likeliest."""
         batch = collate(rows, self._multiple)
         logits = self._logits(batch)
@@ -331,7 +331,7 @@ class SharedContextLM(HFLM):  # type: ignore[misc]  # lm_eval is untyped
             parts.append(torch.stack((own, (chosen.argmax(1) == tokens[part]).to(own.dtype))))
         return torch.cat(parts, dim=1)
 
-    def _logits(self, batch: Batch) -> Tensor:
+    def _logits(self, batch: RequestBatch) -> Tensor:
         """Return the logits at the columns that predict, [B, K, vocabulary]."""
         columns = self._placed(batch.columns)
         inputs: dict[str, Any] = {"input_ids": self._placed(batch.ids)}
@@ -367,10 +367,10 @@ class SharedContextLM(HFLM):  # type: ignore[misc]  # lm_eval is untyped
             with self._in_32_bits():
                 for size, sizes in shapes:
                     context, *others = (tuple(rng.integers(vocabulary, size=n).tolist()) for n in (size, *sizes))
-                    apart = self._score([Row(context, [other]) for other in others[-1 if size > 5 else 0 :]])[0]
-                    together = self._score([Row(context, others)])[0, -len(apart) :]
+                    apart = self._score([ScoringRow(context, [other]) for other in others[-1 if size > 5 else 0 :]])[0]
+                    together = self._score([ScoringRow(context, others)])[0, -len(apart) :]
                     differences.append((together - apart).abs())
-                joined = self._score([Row(context + others[0], others[-1:])])[0]
+                joined = self._score([ScoringRow(context + others[0], others[-1:])])[0]
                 contrast = (joined - apart[-len(others[-1]) :]).abs().max()
         except Exception:  # whatever a model's own code raises at a mask that it does not expect
             return False
@@ -391,7 +391,7 @@ class SharedContextLM(HFLM):  # type: ignore[misc]  # lm_eval is untyped
             self.mixed_precision_dtype = mixed
 
 
-def _summed(rows: Sequence[Row], scores: Tensor) -> Iterator[tuple[Row, Tokens, Answer]]:
+def _summed(rows: Sequence[ScoringRow], scores: Tensor) -> Iterator[tuple[ScoringRow, Tokens, Answer]]:
     """Return the answer for each continuation from its tokens' scores; waits for the device."""
     owned = [(row, continuation) for row in rows for continuation in row.continuations]
     lengths = np.array([len(continuation) for _, continuation in owned], np.int64)

@@ -51,11 +51,11 @@ NO_EXAMPLES = {"training_split": None}
 """Splits that only few-shot prompts are drawn from need not be there."""
 
 
-class _Text(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML is untyped
+class _TaskText(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML is untyped
     """Reads a task file without running the functions that it names."""
 
 
-_Text.add_constructor("!function", lambda loader, node: loader.construct_scalar(node))
+_TaskText.add_constructor("!function", lambda loader, node: loader.construct_scalar(node))
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def _parted(data: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     for name, folder in GROUPS.items():
         configs = {}
         for file in sorted(_harness(folder).glob("[!_]*.yaml")):
-            official = yaml.load(file.read_text(encoding="utf-8"), Loader=_Text)  # a safe loader
+            official = yaml.load(file.read_text(encoding="utf-8"), Loader=_TaskText)  # a safe loader
             part = official.get("dataset_name")
             found = _part_files(data, name, part) if part else None
             if found:

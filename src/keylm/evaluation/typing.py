@@ -17,7 +17,7 @@ from keylm.base.files import read_table, sha256_json, write_json
 from keylm.evaluation.keystrokes import measure_latency
 from keylm.evaluation.statistics import Tallies
 from keylm.evaluation.typing_items import LICENCES, load_sets
-from keylm.evaluation.typing_jobs import Job, Sums, done_jobs, jobs_of, opened
+from keylm.evaluation.typing_jobs import Sums, TypingJob, done_jobs, jobs_of, opened
 from keylm.keyboard.search import Suggester
 from keylm.model.folder import check_model_folder, model_fingerprint
 
@@ -81,7 +81,7 @@ def skipped_systems() -> dict[str, str]:
 
 
 def _counted(
-    folder: Path, jobs: Sequence[Job], workers: int, unfinished: Path | None, quiet: bool
+    folder: Path, jobs: Sequence[TypingJob], workers: int, unfinished: Path | None, quiet: bool
 ) -> dict[str, Tallies]:
     """Return what was counted on each set; what `unfinished` has already is not measured again."""
     settings = sha256_json([PROTOCOL, jobs])

@@ -60,7 +60,7 @@ _QUOTES = str.maketrans("‘’“”", "''\"\"")
 _BEGINNING = re.compile(r"(?<=[.!?] )[A-Z]|(?<=\n)\w")
 
 
-class Item(NamedTuple):
+class TypingItem(NamedTuple):
     """A passage or sentence: the number of its document or pair, the clean text, and the text as it was typed."""
 
     document: int
@@ -73,7 +73,7 @@ class TypingSet:
     """Items of one origin, in a fixed order that mixes the origin's parts."""
 
     name: str
-    items: tuple[Item, ...]
+    items: tuple[TypingItem, ...]
 
     @property
     def digest(self) -> str:
@@ -135,7 +135,7 @@ def embedded_set(noise: float = 1.0) -> TypingSet:
     items = []
     for document, (key, text) in enumerate(sorted(found)):
         typist = Typist(SEED + int(key[:8], 16), noise)
-        items += [Item(document, passage, typist.type(passage)) for passage in _passages(text, PASSAGES)]
+        items += [TypingItem(document, passage, typist.type(passage)) for passage in _passages(text, PASSAGES)]
     return TypingSet("embedded", tuple(items))
 
 
@@ -149,8 +149,8 @@ def git_fixes_set(corpus: Path) -> TypingSet:
     pairs = sorted({(_order(row["clean"]), row["clean"], row["noisy"]) for row in rows})
     # A sentence that was mended twice stands there twice; its later typo would meet the same context.
     pairs = list({key: (key, clean, noisy) for key, clean, noisy in pairs}.values())[:PAIRS]
-    items = (Item(number, clean, noisy) for number, (_, clean, noisy) in enumerate(pairs))
-    return TypingSet("git_fixes", tuple(Item(i.document, _plain(i.clean), _plain(i.typed)) for i in items))
+    items = (TypingItem(number, clean, noisy) for number, (_, clean, noisy) in enumerate(pairs))
+    return TypingSet("git_fixes", tuple(TypingItem(i.document, _plain(i.clean), _plain(i.typed)) for i in items))
 
 
 def casual_set(corpus: Path) -> TypingSet:
@@ -162,7 +162,7 @@ def casual_set(corpus: Path) -> TypingSet:
         texts = (text for text in _held_out(name, source, 0.01) if not _MASKED.search(text))
         found += sorted((_order(text), text) for text in texts)[:DOCUMENTS]
     passages = [passage for _, text in sorted(found) for passage in _passages(text, 1)]
-    return TypingSet("casual", tuple(Item(number, text, text) for number, text in enumerate(passages)))
+    return TypingSet("casual", tuple(TypingItem(number, text, text) for number, text in enumerate(passages)))
 
 
 def _held_out(name: str, source: Source, holdout: float) -> Iterator[str]:

@@ -21,7 +21,7 @@ from keylm.data.workers import exit_with
 from keylm.evaluation.correction import measure_correction
 from keylm.evaluation.keystrokes import SHOWN, Suggest, measure_keystrokes, measure_prediction, one_thread
 from keylm.evaluation.statistics import Tallies
-from keylm.evaluation.typing_items import Item, TypingSet
+from keylm.evaluation.typing_items import TypingItem, TypingSet
 from keylm.evaluation.typing_robustness import measure_cost, measure_tokens
 from keylm.keyboard.corrector import Candidates, Correct, Corrector
 from keylm.keyboard.edit_model import EditModel
@@ -35,7 +35,7 @@ Sums = list[list[Any]]
 """What `Tallies.sums` gives."""
 
 
-class Job(NamedTuple):
+class TypingJob(NamedTuple):
     """A group of measures ("prediction", "keystrokes", "typos before", "correction") and some items of a set."""
 
     model: str
@@ -43,7 +43,7 @@ class Job(NamedTuple):
     group: str
     set: str
     number: int
-    items: tuple[Item, ...]
+    items: tuple[TypingItem, ...]
     skipped: tuple[str, ...]
     """Systems that are not there."""
 
@@ -53,7 +53,7 @@ class Job(NamedTuple):
         return f"{self.group}, {self.set}, {self.number}"
 
 
-def jobs_of(model: str, sets: dict[str, TypingSet], skipped: Sequence[str]) -> Iterator[Job]:
+def jobs_of(model: str, sets: dict[str, TypingSet], skipped: Sequence[str]) -> Iterator[TypingJob]:
     """Yield all jobs for the model of that fingerprint, in the order of their rows in the result."""
     for name, found in sets.items():
         first = tuple({item.document: item for item in reversed(found.items)}.values())[::-1]
@@ -64,10 +64,10 @@ def jobs_of(model: str, sets: dict[str, TypingSet], skipped: Sequence[str]) -> I
         size = PAIRS if name == "git_fixes" else PASSAGES
         for group, items in groups.items():
             for start in range(0, len(items), size):
-                yield Job(model, group, name, start // size, items[start : start + size], tuple(skipped))
+                yield TypingJob(model, group, name, start // size, items[start : start + size], tuple(skipped))
 
 
-def done_jobs(folder: Path, jobs: Sequence[Job], workers: int) -> Iterator[tuple[Job, Sums]]:
+def done_jobs(folder: Path, jobs: Sequence[TypingJob], workers: int) -> Iterator[tuple[TypingJob, Sums]]:
     """Yield jobs with their sums as they are done, in any order. Raises KeylmError, also where a worker was killed."""
     if workers == 1 or len(jobs) < 2:
         yield from ((job, measure(folder, job)) for job in jobs)
@@ -87,7 +87,7 @@ def done_jobs(folder: Path, jobs: Sequence[Job], workers: int) -> Iterator[tuple
         pool.shutdown(cancel_futures=True)
 
 
-def measure(folder: Path, job: Job) -> Sums:
+def measure(folder: Path, job: TypingJob) -> Sums:
     """Return what one job counts. Raises KeylmError where the model cannot be opened or a package is missing."""
     generator, tallies = opened(folder, job.model), Tallies()
     with one_thread():
@@ -102,7 +102,7 @@ def opened(folder: Path, fingerprint: str) -> Generator:
     return Generator(folder)
 
 
-def _measured(job: Job, generator: Generator, tallies: Tallies) -> Iterable[int]:
+def _measured(job: TypingJob, generator: Generator, tallies: Tallies) -> Iterable[int]:
     model, tokenizer = generator.model, generator.tokenizer
     if job.group == "typos before":
         return measure_cost(model, tokenizer, generator.context, job.items, tallies)
@@ -118,7 +118,7 @@ def _measured(job: Job, generator: Generator, tallies: Tallies) -> Iterable[int]
     return measure_correction(kept, _read(suggester, job.items), lexicon().counts.__contains__, tallies)
 
 
-def _read(suggester: Suggester, items: Iterable[Item]) -> Iterator[Item]:
+def _read(suggester: Suggester, items: Iterable[TypingItem]) -> Iterator[TypingItem]:
     """Yield the items, each read ahead by the suggester."""
     for item in items:
         suggester.read(item.typed)

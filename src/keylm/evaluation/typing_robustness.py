@@ -7,7 +7,7 @@ from typing import Any
 from keylm.evaluation.continuation import continuation_bits
 from keylm.evaluation.correction import typed_words
 from keylm.evaluation.statistics import Tallies
-from keylm.evaluation.typing_items import SEED, Item
+from keylm.evaluation.typing_items import SEED, TypingItem
 from keylm.recipe.schema import Typos
 from keylm.typos.model import TypoModel, packaged_figures
 
@@ -27,7 +27,9 @@ BEFORE, AFTER = 240, 160
 """Characters of prefix and continuation."""
 
 
-def measure_cost(model: Any, tokenizer: Any, context: int, items: Sequence[Item], tallies: Tallies) -> Iterator[int]:
+def measure_cost(
+    model: Any, tokenizer: Any, context: int, items: Sequence[TypingItem], tallies: Tallies
+) -> Iterator[int]:
     """Add, for each kind of error, bits per byte of the continuation behind a mistyped prefix less behind a clean one.
 
     "touch" is the prefix as the set has it typed, where it is. Yields about how many items that stands for.
@@ -45,7 +47,7 @@ def measure_cost(model: Any, tokenizer: Any, context: int, items: Sequence[Item]
         yield number * len(items) // (len(KINDS) + 1)
 
 
-def measure_tokens(tokenizer: Any, items: Sequence[Item], tallies: Tallies) -> None:
+def measure_tokens(tokenizer: Any, items: Sequence[TypingItem], tallies: Tallies) -> None:
     """Add tokens per mistyped word, and per the words that were meant; each with the space before it."""
     pairs = [(item, word) for item in items for word in typed_words(item) if word.typed != word.meant]
     for measure, spelled in (
@@ -65,7 +67,7 @@ def split(text: str) -> tuple[str, str] | None:
     return text[:middle], text[middle : middle + AFTER]
 
 
-def _mistyped(cuts: Sequence[tuple[Item, str, str]]) -> Iterator[tuple[str, list[str]]]:
+def _mistyped(cuts: Sequence[tuple[TypingItem, str, str]]) -> Iterator[tuple[str, list[str]]]:
     """Yield (kind, prefixes)."""
     figures = packaged_figures()
     prefixes = [before for _, before, _ in cuts]
@@ -80,14 +82,14 @@ def _mistyped(cuts: Sequence[tuple[Item, str, str]]) -> Iterator[tuple[str, list
         yield "touch", [_typed(item, before) for item, before, _ in cuts]
 
 
-def _typed(item: Item, before: str) -> str:
+def _typed(item: TypingItem, before: str) -> str:
     """Return as many words of the typed text as `before` has; the typed text has the clean one's white space."""
     words = iter(item.typed.split())
     return "".join(piece if piece.isspace() else next(words) for piece in re.findall(r"\s+|\S+", before))
 
 
 def _bits(
-    model: Any, tokenizer: Any, cuts: Sequence[tuple[Item, str, str]], prefixes: Sequence[str], context: int
+    model: Any, tokenizer: Any, cuts: Sequence[tuple[TypingItem, str, str]], prefixes: Sequence[str], context: int
 ) -> list[float]:
     items = [(prefix, after) for prefix, (_, _, after) in zip(prefixes, cuts, strict=True)]
     return continuation_bits(model, tokenizer, items, context=context)

@@ -30,7 +30,7 @@ CORPUS = ("fairy_tales", "short_stories", "public_service", "chat")
 
 
 @dataclass(frozen=True)
-class Limits:
+class ParityLimits:
     """What an artefact may differ by."""
 
     logit: float
@@ -48,16 +48,16 @@ class Limits:
 
 
 LIMITS = {
-    "exact": Limits(1e-3, 1e-6, 0.999, 1e-4, greedy=True, weights=1e-6),
-    "fp32": Limits(1e-3, 1e-6, 0.999, 1e-4, greedy=True, weights=1e-6),
-    "f32": Limits(0.05, 1e-4, 0.99, 2e-3, greedy=True, weights=1e-6),
-    "f16": Limits(0.1, 1e-4, 0.99, 2e-3, greedy=True, weights=2e-3),
-    "bf16": Limits(0.5, 5e-3, 0.95, 1e-2, weights=8e-3),
-    "q8_0": Limits(1.0, 2e-2, 0.9, 2e-2, weights=2e-2),
-    "int8": Limits(2.5, 1e-1, 0.8, 5e-2),
-    "q6_k": Limits(2.5, 5e-2, 0.8, 5e-2, weights=0.1),
-    "q5_k_m": Limits(4.0, 2e-1, 0.6, 0.1, weights=0.2),
-    "q4": Limits(8.0, 0.6, 0.0, 0.15, weights=0.4),
+    "exact": ParityLimits(1e-3, 1e-6, 0.999, 1e-4, greedy=True, weights=1e-6),
+    "fp32": ParityLimits(1e-3, 1e-6, 0.999, 1e-4, greedy=True, weights=1e-6),
+    "f32": ParityLimits(0.05, 1e-4, 0.99, 2e-3, greedy=True, weights=1e-6),
+    "f16": ParityLimits(0.1, 1e-4, 0.99, 2e-3, greedy=True, weights=2e-3),
+    "bf16": ParityLimits(0.5, 5e-3, 0.95, 1e-2, weights=8e-3),
+    "q8_0": ParityLimits(1.0, 2e-2, 0.9, 2e-2, weights=2e-2),
+    "int8": ParityLimits(2.5, 1e-1, 0.8, 5e-2),
+    "q6_k": ParityLimits(2.5, 5e-2, 0.8, 5e-2, weights=0.1),
+    "q5_k_m": ParityLimits(4.0, 2e-1, 0.6, 0.1, weights=0.2),
+    "q4": ParityLimits(8.0, 0.6, 0.0, 0.15, weights=0.4),
 }
 """About twice what was measured or more, random and trained weights (docs/export.md): enough for rounding of that kind,
 too little for a wrong weight, name, norm, rotation or token. Where weights lose no bits ("exact", fp32) the order of
@@ -66,7 +66,7 @@ f32 and bf16. In 4 bits single tokens may change, and what counts is the text: p
 themselves."""
 
 
-def limits_of(kind: str) -> Limits:
+def limits_of(kind: str) -> ParityLimits:
     """Return the limits of a precision; those of "q4" for all that are smaller than 5 bits."""
     return LIMITS.get(kind, LIMITS["q4"])
 

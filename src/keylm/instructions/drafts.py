@@ -26,7 +26,7 @@ LEANING = re.compile(
 
 
 @dataclass
-class Block:
+class DraftBlock:
     """Lines that stand together: sentences of a paragraph (`inner` is a space), or lines (a line break)."""
 
     lines: list[str]
@@ -38,7 +38,7 @@ class Block:
 
 
 @dataclass
-class Task:
+class WritingTask:
     """What is asked, and what it can be answered from."""
 
     family: str
@@ -62,7 +62,7 @@ class Task:
     """the answer is the pool, all of it"""
     fill: list[str] = field(default_factory=list)
     """what a request for placeholders may use"""
-    again: Callable[[Random], "Task"] | None = None
+    again: Callable[[Random], "WritingTask"] | None = None
     """makes another answer to the same request"""
     source: str = ""
     """name of the file it comes from; "" where the text is our own"""
@@ -87,10 +87,10 @@ class Task:
 class Draft:
     """An answer on its way: makers change its blocks and what stands around them; `render` makes the text."""
 
-    def __init__(self, task: Task, words: int) -> None:
+    def __init__(self, task: WritingTask, words: int) -> None:
         """Take about `words` words of the task's pool."""
         self.task = task
-        self.blocks = [Block(list(part), "\n" if task.verse else " ") for part in take(task, words)]
+        self.blocks = [DraftBlock(list(part), "\n" if task.verse else " ") for part in take(task, words)]
         self.joiner = "\n\n"
         self.top: list[str] = []
         self.bottom: list[str] = []
@@ -116,7 +116,7 @@ class Draft:
         return [line for block in self.blocks for line in block.lines]
 
 
-def take(task: Task, words: int) -> list[Paragraph]:
+def take(task: WritingTask, words: int) -> list[Paragraph]:
     """Return whole sentences of the pool, at least one, that come near `words` words."""
     if task.whole:
         return task.pool
@@ -137,7 +137,7 @@ def take(task: Task, words: int) -> list[Paragraph]:
     return taken
 
 
-def grouped(task: Task, count: int, random: Random) -> list[Paragraph] | None:
+def grouped(task: WritingTask, count: int, random: Random) -> list[Paragraph] | None:
     """Return `count` paragraphs of one to four sentences: the pool's own, or its sentences parted anew; None if few."""
     lines = [sentence for paragraph in task.pool for sentence in paragraph]
     if task.whole and len(lines) >= count:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from random import Random
 
 from keylm.instructions import facts, sourced, talk
-from keylm.instructions.drafts import Draft, Task, capitalised
+from keylm.instructions.drafts import Draft, WritingTask, capitalised
 from keylm.instructions.grammar import write
-from keylm.instructions.sourced import Text
+from keylm.instructions.sourced import SourceText
 from keylm.instructions.stories import GENRES
 from keylm.text.sentences import fewest_words
 from keylm.typos.model import TypoModel
@@ -42,7 +42,7 @@ class Supplies:
 
     name: str
     """the assistant's"""
-    documents: dict[str, Sequence[Text]]
+    documents: dict[str, Sequence[SourceText]]
     """by file name"""
     typos: TypoModel
     seed: int
@@ -262,7 +262,7 @@ def _sourced(maker: sourced.Maker, names: Sequence[str], words: tuple[int, ...])
     return make
 
 
-def asked(task: Task, random: Random) -> str:
+def asked(task: WritingTask, random: Random) -> str:
     """Return a task's request with the passage that it speaks of."""
     if not task.context:
         return task.request

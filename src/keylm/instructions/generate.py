@@ -18,12 +18,12 @@ from typing import Any
 from keylm.instructions import everyday, sourced
 from keylm.instructions.breaking import break_answer
 from keylm.instructions.checks import Constraint, violations
-from keylm.instructions.drafts import Draft, Task
+from keylm.instructions.drafts import Draft, WritingTask
 from keylm.instructions.everyday import Supplies
 from keylm.instructions.grammar import write
 from keylm.instructions.making import MAKERS
 from keylm.instructions.measuring import MEASURES
-from keylm.instructions.sourced import Text
+from keylm.instructions.sourced import SourceText
 from keylm.instructions.stories import GENRES
 from keylm.instructions.wording import describe
 from keylm.recipe.schema import Typos
@@ -112,10 +112,10 @@ class Pair:
         return {**made, "kind": self.kind, "from": self.source}
 
 
-class Generator:
+class PairGenerator:
     """Makes pairs from documents (by file name, each with at least one document)."""
 
-    def __init__(self, documents: Mapping[str, Sequence[Text]], settings: Settings) -> None:
+    def __init__(self, documents: Mapping[str, Sequence[SourceText]], settings: Settings) -> None:
         self.supplies = Supplies(settings.name, dict(documents), TypoModel(Typos()), settings.seed)
         self.settings = settings
         usable = [
@@ -165,7 +165,7 @@ class Generator:
                 return {**made, "kind": pair.kind, "from": pair.source}
         raise AssertionError("count() has no end")
 
-    def task(self, index: int, stream: str) -> Task:
+    def task(self, index: int, stream: str) -> WritingTask:
         """Return a task of its own, for items whose constraints come from elsewhere."""
         random = self._random(stream, index)
         while True:
@@ -176,7 +176,7 @@ class Generator:
     def _random(self, stream: str, index: int) -> Random:
         return Random(f"{self.settings.seed}/{stream}/{index}")
 
-    def _task(self, random: Random) -> Task | None:
+    def _task(self, random: Random) -> WritingTask | None:
         if not self._sourced or random.random() < 0.3:
             name = random.choice(list(GENRES))
             return write(name, GENRES[name], random)
@@ -188,7 +188,7 @@ class Generator:
                 return task
         return None
 
-    def _constrained(self, task: Task, first: str, random: Random) -> Pair | None:
+    def _constrained(self, task: WritingTask, first: str, random: Random) -> Pair | None:
         types = _drawn(task, first, random, random.choices((1, 2, 3), (50, 33, 17))[0])
         long = first == "words" and task.words >= _LONG_TEXTS[0] and not task.whole
         words = random.choice(_LONG_TEXTS) if long and random.random() < 0.7 else None
@@ -205,7 +205,7 @@ class Generator:
             answer = f"{text}\n\n{answer}"
         return _checked([*messages, {"role": "assistant", "content": answer}], constraints, task)
 
-    def _follow_up(self, task: Task, first: str, random: Random) -> Pair | None:
+    def _follow_up(self, task: WritingTask, first: str, random: Random) -> Pair | None:
         """Return a plain answer that is asked for again in another form."""
         if task.options or task.family in ("points", "joke", "riddle") or first in _NOT_AFTERWARDS:
             return None
@@ -270,7 +270,7 @@ _UNFIT = {
 """What does not suit a task."""
 
 
-def _drawn(task: Task, first: str, random: Random, wanted: int) -> list[str]:
+def _drawn(task: WritingTask, first: str, random: Random, wanted: int) -> list[str]:
     """Return `first` and other types of constraints for a task, no two of which exclude each other."""
     if task.options:
         return ["choice"]
@@ -290,7 +290,7 @@ def _drawn(task: Task, first: str, random: Random, wanted: int) -> list[str]:
 
 
 def _answered(
-    task: Task, types: Sequence[str], random: Random, words: int | None = None
+    task: WritingTask, types: Sequence[str], random: Random, words: int | None = None
 ) -> tuple[str | None, list[Constraint]]:
     """Return an answer made and measured for `types` (the request's repetition left aside), and its constraints."""
     long = {"words", "sentences", "letter_count", "keyword_count", "keywords"} & set(types)
@@ -318,7 +318,7 @@ _SHORTEST = 55
 _ALIASES = {"added_keywords": "keywords", "few_capital_words": "capital_words"}
 
 
-def _asked(task: Task, request: str, wishes: list[str], random: Random, types: Sequence[str]) -> list[Message]:
+def _asked(task: WritingTask, request: str, wishes: list[str], random: Random, types: Sequence[str]) -> list[Message]:
     """Return the turns that ask, up to the user's last: request, constraints and passage in one of several orders."""
     random.shuffle(wishes)
     style = random.random()
@@ -341,7 +341,7 @@ def _asked(task: Task, request: str, wishes: list[str], random: Random, types: S
     return [*system, {"role": "user", "content": text}]
 
 
-def _checked(messages: list[Message], constraints: list[Constraint], task: Task) -> Pair | None:
+def _checked(messages: list[Message], constraints: list[Constraint], task: WritingTask) -> Pair | None:
     """Return the pair if its answer keeps every constraint and both sides have a sound length."""
     answer = messages[-1]["content"]
     if violations(answer, constraints) or fewest_words(answer) > LONGEST_ANSWER:

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from random import Random
 
-from keylm.instructions.drafts import Paragraph, Task, capitalised, fix_articles
+from keylm.instructions.drafts import Paragraph, WritingTask, capitalised, fix_articles
 from keylm.instructions.slots import SLOTS
 
 _CHOICE = re.compile(r"\{([^{}]*)\}")
@@ -55,7 +55,9 @@ def expand(template: str, slots: dict[str, str], random: Random) -> str:
     return fix_articles(capitalised(text.strip()))
 
 
-def write(name: str, genre: Genre, random: Random, slots: dict[str, str] | None = None, request: str = "") -> Task:
+def write(
+    name: str, genre: Genre, random: Random, slots: dict[str, str] | None = None, request: str = ""
+) -> WritingTask:
     """Return a task of this genre; with `slots` and `request` another answer to the same."""
     slots = {} if slots is None else dict(slots)
     request = request or expand(random.choice(genre.requests), slots, random)
@@ -69,7 +71,7 @@ def write(name: str, genre: Genre, random: Random, slots: dict[str, str] | None 
     for part in body:
         kept = [line.lstrip("?") for line in part if not line.startswith("?") or random.random() < 0.6]
         pool.append([expand(line, slots, random) for line in kept])
-    task = Task(
+    task = WritingTask(
         family=name,
         request=request,
         pool=[part for part in pool if part],

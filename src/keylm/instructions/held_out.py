@@ -10,7 +10,7 @@ from typing import Any
 
 from keylm.instructions.checks import Constraint
 from keylm.instructions.everyday import FIX_REQUESTS, mistyped
-from keylm.instructions.generate import Generator
+from keylm.instructions.generate import PairGenerator
 from keylm.instructions.wording import describe
 from keylm.text.sentences import fewest_words
 
@@ -31,7 +31,7 @@ DRAWS: dict[str, Callable[[Random], Constraint]] = {
 """Parameters of each held-out type."""
 
 
-def item(generator: Generator, kind: str, index: int) -> dict[str, Any]:
+def item(generator: PairGenerator, kind: str, index: int) -> dict[str, Any]:
     """Return item `index` of a set: {"set", "messages", "constraints", "reference", "max_new_tokens"}.
 
     The messages end with the user's turn. `reference` is an answer that keeps the constraints, or the clean sentence;

@@ -14,10 +14,10 @@ from typing import Any
 from keylm.instructions.checks import ANSWERS_APART, DIVIDER
 from keylm.instructions.drafts import (
     LEANING,
-    Block,
     Draft,
+    DraftBlock,
     Paragraph,
-    Task,
+    WritingTask,
     capitalised,
     fix_articles,
     grouped,
@@ -48,7 +48,7 @@ def _paragraphs(draft: Draft, random: Random) -> Parameters | None:
     parts = grouped(draft.task, count, random)
     if parts is None:
         return None
-    draft.blocks = [Block(list(part), "\n" if draft.task.verse else " ") for part in parts]
+    draft.blocks = [DraftBlock(list(part), "\n" if draft.task.verse else " ") for part in parts]
     return {"count": count}
 
 
@@ -104,9 +104,11 @@ def _listed(draft: Draft, random: Random, line: Callable[[int, str], str]) -> Pa
     items = None if draft.task.verse or draft.task.head else _items(draft, random)
     if items is None:
         return None
-    list_block = Block([line(number, item) for number, item in enumerate(items, 1)], "\n")
+    list_block = DraftBlock([line(number, item) for number, item in enumerate(items, 1)], "\n")
     opening = random.choice(LIST_OPENINGS)
-    draft.blocks = [Block([opening]), list_block] if random.random() < 0.35 and not draft.task.points else [list_block]
+    draft.blocks = (
+        [DraftBlock([opening]), list_block] if random.random() < 0.35 and not draft.task.points else [list_block]
+    )
     return {"count": len(items)}
 
 
@@ -139,7 +141,7 @@ def _json(draft: Draft, random: Random) -> Parameters | None:
     written = json.dumps(value, ensure_ascii=False, indent=random.choice((None, 2, 2)))
     if random.random() < 0.15:
         written = f"```json\n{written}\n```"
-    draft.blocks = [Block([written])]
+    draft.blocks = [DraftBlock([written])]
     return {"keys": list(value)} if random.random() < 0.4 else {}
 
 
@@ -219,7 +221,7 @@ def _postscript(draft: Draft, random: Random) -> Parameters | None:
     return {"marker": marker}
 
 
-def _topic(task: Task) -> str:
+def _topic(task: WritingTask) -> str:
     """Return what a text is about, to stand within a sentence."""
     names = task.family in ("about", "subject") and len(task.title.split()) <= 3
     return lowered(task.title) if names and task.title.isascii() else "this"

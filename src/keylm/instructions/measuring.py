@@ -10,7 +10,7 @@ from collections.abc import Callable
 from random import Random
 from typing import Any
 
-from keylm.instructions.drafts import LEANING, Task
+from keylm.instructions.drafts import LEANING, WritingTask
 from keylm.instructions.phrases import NOUNS
 from keylm.text.sentences import (
     bare,
@@ -24,10 +24,10 @@ from keylm.text.sentences import (
 )
 
 Parameters = dict[str, Any]
-Measure = Callable[[str, Task, Random], Parameters | None]
+Measure = Callable[[str, WritingTask, Random], Parameters | None]
 
 
-def _words(text: str, task: Task, random: Random) -> Parameters | None:
+def _words(text: str, task: WritingTask, random: Random) -> Parameters | None:
     few, many = sorted((fewest_words(text), most_words(text)))
     shape = random.random()
     if shape < (0.8 if few > 150 else 0.5):
@@ -45,7 +45,7 @@ def _rounded(number: float, random: Random, *, up: bool) -> int:
     return int(-(-number // step) * step if up else number // step * step)
 
 
-def _sentences(text: str, task: Task, random: Random) -> Parameters | None:
+def _sentences(text: str, task: WritingTask, random: Random) -> Parameters | None:
     few, many = fewest_sentences(text), most_sentences(text)
     shape = random.random()
     if shape < 0.35:
@@ -56,7 +56,7 @@ def _sentences(text: str, task: Task, random: Random) -> Parameters | None:
     return {"relation": "exactly", "count": few} if few == many and few < 13 else None
 
 
-def _keywords(text: str, task: Task, random: Random) -> Parameters | None:
+def _keywords(text: str, task: WritingTask, random: Random) -> Parameters | None:
     words = content_words(text)
     if random.random() < 0.15:
         words += list(dict.fromkeys(re.findall(r"(?<=[a-z] )[A-Z][a-z]{3,12}\b", text)))
@@ -64,7 +64,7 @@ def _keywords(text: str, task: Task, random: Random) -> Parameters | None:
     return {"words": random.sample(words, count)} if len(words) >= 2 * count else None
 
 
-def _forbidden(text: str, task: Task, random: Random) -> Parameters | None:
+def _forbidden(text: str, task: WritingTask, random: Random) -> Parameters | None:
     """Words that a text on the subject might well have: from what was not taken of it, else common ones."""
     rest = " ".join(sentence for part in task.pool for sentence in part)
     near = [word for word in content_words(rest) if not occurrences(word, text)]
@@ -74,7 +74,7 @@ def _forbidden(text: str, task: Task, random: Random) -> Parameters | None:
     return {"words": words[:count]} if words else None
 
 
-def _keyword_count(text: str, task: Task, random: Random) -> Parameters | None:
+def _keyword_count(text: str, task: WritingTask, random: Random) -> Parameters | None:
     counts = Counter(word for word in re.findall(r"\b[a-z]{3,12}\b", text.lower()) if word not in STOPPED)
     if random.random() < 0.65:
         frequent = [word for word, count in counts.items() if count > 1]
@@ -97,7 +97,7 @@ STOPPED = frozenset(
 )
 
 
-def _letter_count(text: str, task: Task, random: Random) -> Parameters | None:
+def _letter_count(text: str, task: WritingTask, random: Random) -> Parameters | None:
     letter = random.choice("aabcdeeefghiijklmnooppqrsttuuvwxyz")
     found = text.lower().count(letter)
     if random.random() < 0.6:
@@ -106,12 +106,12 @@ def _letter_count(text: str, task: Task, random: Random) -> Parameters | None:
     return {"letter": letter, "relation": "at_most", "count": max(1, found + random.choice((0, 1, 2, 3, 5)))}
 
 
-def _few_capital_words(text: str, task: Task, random: Random) -> Parameters | None:
+def _few_capital_words(text: str, task: WritingTask, random: Random) -> Parameters | None:
     found = sum(token.isupper() for token in re.findall(r"[\w.]+", text))
     return {"relation": "at_most", "count": max(1, found + random.choice((0, 1, 2, 3, 5, 9)))}
 
 
-def _first_word(text: str, task: Task, random: Random) -> Parameters | None:
+def _first_word(text: str, task: WritingTask, random: Random) -> Parameters | None:
     word = bare(text.split()[0])
     return (
         {"word": random.choice((word, word.capitalize()))}
@@ -120,7 +120,7 @@ def _first_word(text: str, task: Task, random: Random) -> Parameters | None:
     )
 
 
-def _last_word(text: str, task: Task, random: Random) -> Parameters | None:
+def _last_word(text: str, task: WritingTask, random: Random) -> Parameters | None:
     word = bare(text.split()[-1])
     return {"word": word} if re.fullmatch(r"[a-z]{3,}", word) else None
 

@@ -59,7 +59,7 @@ Forms = dict[str, Counter[str]]
 
 
 @dataclass
-class Section:
+class PassageSection:
     """A heading ("" for the lead) with what stands beneath it."""
 
     heading: str
@@ -117,9 +117,9 @@ def good_paragraph(line: str, *, story: bool = False) -> Paragraph:
     return kept
 
 
-def sections(text: str, *, untitled: bool = False) -> list[Section]:
+def sections(text: str, *, untitled: bool = False) -> list[PassageSection]:
     """Return the sections of a document: headings are short lines that end like no sentence."""
-    found = [Section("")]
+    found = [PassageSection("")]
     for line in text[:READ_CHARACTERS].split("\n")[0 if untitled else 1 :]:
         line = line.strip()
         if not line:
@@ -127,7 +127,7 @@ def sections(text: str, *, untitled: bool = False) -> list[Section]:
         if match := re.match(r"(?:[-*•]|\d+[.)])\s+(\S.*)", line):
             found[-1].items.append(tidy(match[1]))
         elif _is_heading(line):
-            found.append(Section(re.sub(r"^Q?\d*[:.]\s*|\.$", "", tidy(line))))
+            found.append(PassageSection(re.sub(r"^Q?\d*[:.]\s*|\.$", "", tidy(line))))
         elif kept := good_paragraph(line):
             found[-1].paragraphs.append(kept)
     if len(text) > READ_CHARACTERS and found[-1].paragraphs:

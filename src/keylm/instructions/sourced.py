@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from random import Random
 
-from keylm.instructions.drafts import LEANING, Task, capitalised
+from keylm.instructions.drafts import LEANING, WritingTask, capitalised
 from keylm.instructions.passages import (
     READ_CHARACTERS,
-    Section,
+    PassageSection,
     good_heading,
     good_paragraph,
     good_sentence,
@@ -23,7 +23,7 @@ from keylm.instructions.passages import (
 from keylm.text.sentences import fewest_words, listed
 
 
-class Text:
+class SourceText:
     """A document of a corpus: its text, and the name of the file that it comes from; parsed when first asked."""
 
     def __init__(self, source: str, text: str) -> None:
@@ -36,12 +36,12 @@ class Text:
         return tidy(self.text.split("\n", 1)[0])
 
     @cached_property
-    def sections(self) -> list[Section]:
+    def sections(self) -> list[PassageSection]:
         """Return its first sections."""
         return sections(self.text)
 
     @cached_property
-    def ending(self) -> list[Section]:
+    def ending(self) -> list[PassageSection]:
         """Return its last sections, where articles put questions."""
         return sections(self._rest.partition("\n")[2], untitled=True)
 
@@ -71,7 +71,7 @@ def _stems(title: str) -> set[str]:
 _ASKING = frozenset(listed("does what with your should when where which that have there from this"))
 
 
-def about(text: Text, random: Random) -> Task | None:
+def about(text: SourceText, random: Random) -> WritingTask | None:
     """Ask about the subject of an encyclopedia's article, whose lead answers."""
     found = text.sections
     title = re.sub(r" \(.*\)$", "", text.title)
@@ -114,7 +114,7 @@ def about(text: Text, random: Random) -> Task | None:
             f"can you tell me what {name} {verb}",
         )
     pool = [part for section in found[:8] for part in section.paragraphs]
-    return Task(
+    return WritingTask(
         "about",
         capitalised(random.choice(requests)) if random.random() < 0.95 else random.choice(requests),
         pool,
@@ -123,12 +123,12 @@ def about(text: Text, random: Random) -> Task | None:
     )
 
 
-def subject(text: Text, random: Random) -> Task | None:
+def subject(text: SourceText, random: Random) -> WritingTask | None:
     """Ask for an explanation of what a section is headed."""
     found = [section for section in text.sections if section.heading and good_heading(section.heading)]
     title = text.title
     if good_heading(title):
-        found += [Section(title, section.paragraphs, section.items) for section in text.sections[:1]]
+        found += [PassageSection(title, section.paragraphs, section.items) for section in text.sections[:1]]
     found = [part for part in found if part.words >= 25 and not part.heading.endswith("?") and _opens(part)]
     if text.source == "howto":  # there a heading alone may not say what it is about
         found = [part for part in found if _stems(part.heading) & _stems(title)]
@@ -165,7 +165,7 @@ def subject(text: Text, random: Random) -> Task | None:
             f"Summarise the topic: {name}",
         )
     points = [item for item in section.items if good_sentence(item) and fewest_words(item) < 28]
-    return Task(
+    return WritingTask(
         "subject",
         random.choice(requests),
         section.paragraphs,
@@ -175,7 +175,7 @@ def subject(text: Text, random: Random) -> Task | None:
     )
 
 
-def question(text: Text, random: Random) -> Task | None:
+def question(text: SourceText, random: Random) -> WritingTask | None:
     """Ask a question that a document asks and answers itself."""
     found = [
         (section.heading, section)
@@ -189,11 +189,11 @@ def question(text: Text, random: Random) -> Task | None:
     if asked is None:
         return None
     yes_no = re.match(r"(Yes|No)\b", section.paragraphs[0][0])
-    task = Task("question", asked, section.paragraphs, source=text.source)
+    task = WritingTask("question", asked, section.paragraphs, source=text.source)
     task.title = capitalised(_topic(asked))
     if yes_no and random.random() < 0.5:
         yes, no, open_ = random.choice(_VERDICTS)
-        task = Task("verdict", asked, [[yes if yes_no[0] == "Yes" else no]], source=text.source, whole=True)
+        task = WritingTask("verdict", asked, [[yes if yes_no[0] == "Yes" else no]], source=text.source, whole=True)
         task.options = [yes, no, open_] if random.random() < 0.6 else [yes, no]
     return task
 
@@ -235,7 +235,7 @@ def _topic(request: str) -> str:
     return plain if plain != request.rstrip("?.") else request.rstrip("?.")
 
 
-def howto(text: Text, random: Random) -> Task | None:
+def howto(text: SourceText, random: Random) -> WritingTask | None:
     """Ask what a how-to article's title asks; the lead and its key points answer."""
     found = text.sections
     title = text.title
@@ -273,7 +273,7 @@ def howto(text: Text, random: Random) -> Task | None:
     points = [
         item for section in found[:3] for item in section.items if good_sentence(item) and fewest_words(item) < 24
     ]
-    return Task(
+    return WritingTask(
         "howto", random.choice(requests), pool, asked, points=points[:10] if len(points) > 2 else [], source=text.source
     )
 
@@ -281,7 +281,7 @@ def howto(text: Text, random: Random) -> Task | None:
 _DIRECT = re.compile(r"(To|Yes|No|You can|You should|Use|Start by|Begin by|The best)\b")
 
 
-def news(text: Text, random: Random) -> Task | None:
+def news(text: SourceText, random: Random) -> WritingTask | None:
     """Ask for the news story that stands under a headline."""
     found = text.sections
     title = text.title
@@ -302,10 +302,10 @@ def news(text: Text, random: Random) -> Task | None:
         f"Write the news item that belongs to this headline: {title}",
         f"Draft a press report: {title}",
     )
-    return Task("news", random.choice(requests), found[0].paragraphs, title, source=text.source)
+    return WritingTask("news", random.choice(requests), found[0].paragraphs, title, source=text.source)
 
 
-def headline(text: Text, random: Random) -> Task | None:
+def headline(text: SourceText, random: Random) -> WritingTask | None:
     """Ask for a headline to a news story."""
     found = text.sections
     title = text.title
@@ -324,10 +324,10 @@ def headline(text: Text, random: Random) -> Task | None:
             "Sum up this news item in a headline.",
         )
     )
-    return Task("headline", ask, [[title]], context=passage, source=text.source, whole=True)
+    return WritingTask("headline", ask, [[title]], context=passage, source=text.source, whole=True)
 
 
-def summary(text: Text, random: Random) -> Task | None:
+def summary(text: SourceText, random: Random) -> WritingTask | None:
     """Ask for a summary of a passage; its first sentence, which says the most, answers."""
     found = text.sections
     if not text.opens_whole() or (len(found[0].paragraphs[0]) < 2 and len(found[0].paragraphs) < 2):
@@ -352,10 +352,10 @@ def summary(text: Text, random: Random) -> Task | None:
     gist = re.sub(r"\s*\([^()]*\)", "", lines[0])
     if not good_sentence(gist) or re.search(r", (is|was|are|were|has) ", gist):
         return None
-    return Task("summary", ask, [[gist]], title=text.title, context=passage, source=text.source, whole=True)
+    return WritingTask("summary", ask, [[gist]], title=text.title, context=passage, source=text.source, whole=True)
 
 
-def bulleted(text: Text, random: Random) -> Task | None:
+def bulleted(text: SourceText, random: Random) -> WritingTask | None:
     """Ask for the main points of a passage, which are its sentences that can stand alone."""
     found = [part for section in text.sections[:3] for part in section.paragraphs if 4 <= len(part) <= 9]
     if not found:
@@ -363,7 +363,7 @@ def bulleted(text: Text, random: Random) -> Task | None:
     lines = random.choice(found)
     if LEANING.match(lines[0]):
         return None
-    task = Task("points", "", [lines], title=text.title, context=" ".join(lines), source=text.source)
+    task = WritingTask("points", "", [lines], title=text.title, context=" ".join(lines), source=text.source)
     if len(task.standing()) < 3:
         return None
     task.request = random.choice(
@@ -378,7 +378,7 @@ def bulleted(text: Text, random: Random) -> Task | None:
     return task
 
 
-def tale(text: Text, random: Random) -> Task | None:
+def tale(text: SourceText, random: Random) -> WritingTask | None:
     """Ask for a story by its title: a whole one where it is short, else how it begins."""
     title, _, rest = text.text.partition("\n")
     if not 1 <= fewest_words(title) <= 8 or re.search(r"[.:!,]$", title):
@@ -411,10 +411,10 @@ def tale(text: Text, random: Random) -> Task | None:
             f'I want to hear the story "{name}".',
             f'Write a children\'s story with the title "{name}".',
         )
-    return Task("tale", random.choice(requests), pool, name, source=text.source)
+    return WritingTask("tale", random.choice(requests), pool, name, source=text.source)
 
 
-def opening(text: Text, random: Random) -> Task | None:
+def opening(text: SourceText, random: Random) -> WritingTask | None:
     """Ask to go on with a text of which the first sentences are given."""
     parts = [part for section in text.sections[:2] for part in section.paragraphs if len(part) > 2]
     if not parts:
@@ -433,10 +433,10 @@ def opening(text: Text, random: Random) -> Task | None:
             "Write the next sentences.",
         )
     )
-    return Task("opening", ask, [part[cut:]], context=" ".join(part[:cut]), source=text.source)
+    return WritingTask("opening", ask, [part[cut:]], context=" ".join(part[:cut]), source=text.source)
 
 
-def chat(text: Text, random: Random) -> Task | None:
+def chat(text: SourceText, random: Random) -> WritingTask | None:
     """Ask what a person asked an assistant in a chat set of single questions."""
     request, _, answer = text.text.partition("\x00")
     if re.search(r"[{}<>=;|]|```|def |import |\b(code|function|Python|SQL|C\+\+|Java)", request + answer):
@@ -447,17 +447,17 @@ def chat(text: Text, random: Random) -> Task | None:
     kept = [part for part in pool if part]
     if not kept or sum(map(len, kept)) < 2 or not pool[0]:
         return None
-    return Task("chat", tidy(request), kept, source=text.source)
+    return WritingTask("chat", tidy(request), kept, source=text.source)
 
 
-def _opens(section: Section, *, leaning: bool = False) -> bool:
+def _opens(section: PassageSection, *, leaning: bool = False) -> bool:
     if not section.paragraphs:
         return False
     first = section.paragraphs[0][0]
     return (leaning or not LEANING.match(first)) and not first.endswith("?")
 
 
-Maker = Callable[[Text, Random], Task | None]
+Maker = Callable[[SourceText, Random], WritingTask | None]
 SOURCES: tuple[tuple[Maker, float, dict[str, float]], ...] = (
     (about, 3.0, {"wikipedia": 1}),
     (subject, 3.0, {"openstax": 2, "textbooks": 3, "howto": 1}),

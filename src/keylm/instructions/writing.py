@@ -34,8 +34,8 @@ from keylm.data.documents import Document
 from keylm.data.sources import content_hash, is_held_out, read_source
 from keylm.instructions import held_out
 from keylm.instructions.checks import HELD_OUT, TRAINED
-from keylm.instructions.generate import Generator, Settings
-from keylm.instructions.sourced import Text
+from keylm.instructions.generate import PairGenerator, Settings
+from keylm.instructions.sourced import SourceText
 from keylm.recipe.schema import Source
 from keylm.text.sentences import fewest_words
 
@@ -52,7 +52,7 @@ VERSION = 1
 
 
 @dataclass(frozen=True)
-class Plan:
+class InstructionPlan:
     """How much of what is written."""
 
     corpus: Path
@@ -88,7 +88,7 @@ class Origin:
     status: str
 
 
-def write_instructions(out: Path, plan: Plan, *, workers: int = 1, quiet: bool = False) -> dict[str, Any]:
+def write_instructions(out: Path, plan: InstructionPlan, *, workers: int = 1, quiet: bool = False) -> dict[str, Any]:
     """Write all files of a plan to the folder `out`; return the manifest.
 
     Raises KeylmError where the corpus has none of the files, `out` holds something else, or there are no items in
@@ -130,7 +130,7 @@ def write_instructions(out: Path, plan: Plan, *, workers: int = 1, quiet: bool =
     return manifest
 
 
-def find_origins(plan: Plan) -> list[Origin]:
+def find_origins(plan: InstructionPlan) -> list[Origin]:
     """Return the corpus's files that can be used, in a fixed order. Raises KeylmError where there is none."""
     if not plan.corpus.is_dir():
         raise KeylmError(f"{plan.corpus}: no folder; accepted: a folder with files such as wikipedia.jsonl.zst")
@@ -152,10 +152,10 @@ def find_origins(plan: Plan) -> list[Origin]:
     return found
 
 
-def read_documents(origins: Sequence[Origin]) -> tuple[dict[str, list[Text]], dict[str, list[Text]]]:
+def read_documents(origins: Sequence[Origin]) -> tuple[dict[str, list[SourceText]], dict[str, list[SourceText]]]:
     """Return the documents of each file: those for training, and the ones held out by their content's hash."""
-    kept: dict[str, list[Text]] = {}
-    held: dict[str, list[Text]] = {}
+    kept: dict[str, list[SourceText]] = {}
+    held: dict[str, list[SourceText]] = {}
     for origin in origins:
         for item in read_source(origin.name, Source(path=str(origin.path))):
             text = _text(origin.name, item) if isinstance(item, Document) else None
@@ -165,21 +165,21 @@ def read_documents(origins: Sequence[Origin]) -> tuple[dict[str, list[Text]], di
     return kept, held
 
 
-def _text(name: str, document: Document) -> Text | None:
+def _text(name: str, document: Document) -> SourceText | None:
     """Return a document as tasks are made from it; a conversation has to be one question and one answer."""
     if document.text is not None:
-        return Text(name, document.text)
+        return SourceText(name, document.text)
     if [turn["role"] for turn in document.messages] != ["user", "assistant"]:
         return None
-    return Text(name, "\0".join(turn["content"] for turn in document.messages))
+    return SourceText(name, "\0".join(turn["content"] for turn in document.messages))
 
 
 class _Blocks:
     """Makes blocks of lines; one in each worker process."""
 
-    def __init__(self, plan: Plan, origins: Sequence[Origin]) -> None:
+    def __init__(self, plan: InstructionPlan, origins: Sequence[Origin]) -> None:
         kept, held = read_documents(origins)
-        self._kept, self._held = Generator(kept, plan.settings), Generator(held or kept, plan.settings)
+        self._kept, self._held = PairGenerator(kept, plan.settings), PairGenerator(held or kept, plan.settings)
         self._items, self._rejected = plan.evaluation, plan.rejected
 
     def lines(self, part: str, start: int) -> list[dict[str, Any]]:
@@ -208,7 +208,7 @@ _blocks: _Blocks | None = None
 """What a worker process makes lines with."""
 
 
-def _begin(plan: Plan, origins: Sequence[Origin]) -> None:
+def _begin(plan: InstructionPlan, origins: Sequence[Origin]) -> None:
     global _blocks
     _blocks = _Blocks(plan, origins)
 
@@ -221,7 +221,7 @@ def _made(part: str, start: int) -> list[dict[str, Any]]:
 class _Makers:
     """Blocks of lines in order, from worker processes, or from this one where there is one worker."""
 
-    def __init__(self, plan: Plan, origins: Sequence[Origin], workers: int) -> None:
+    def __init__(self, plan: InstructionPlan, origins: Sequence[Origin], workers: int) -> None:
         self._workers = workers
         self._here = _Blocks(plan, origins) if workers == 1 else None
         context = multiprocessing.get_context("spawn")

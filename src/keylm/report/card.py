@@ -13,8 +13,8 @@ from keylm.base.errors import KeylmError
 from keylm.base.files import read_json, read_table
 from keylm.evaluation.contamination import told
 from keylm.evaluation.results import EvaluationFolder
-from keylm.report.card_facts import Facts
-from keylm.report.evaluation import Evaluation, evaluation_folder, figures_of, read_benchmarks, read_evaluation
+from keylm.report.card_facts import CardFacts
+from keylm.report.evaluation import EvaluationSection, evaluation_folder, figures_of, read_benchmarks, read_evaluation
 from keylm.report.run_record import Run, read_run
 
 LANGUAGE = "en"
@@ -47,7 +47,7 @@ def card_text(place: Path, given: Given | None = None) -> str:
     return str(ModelCard(f"---\n{_metadata(facts).to_yaml()}\n---\n\n{body(facts)}"))
 
 
-def gather(place: Path, given: Given) -> Facts:
+def gather(place: Path, given: Given) -> CardFacts:
     """Read what there is to say of a model folder or a run. Raises KeylmError where `place` is neither."""
     model, run_folder = _folders(place)
     measured = evaluation_folder(run_folder or model)
@@ -55,7 +55,7 @@ def gather(place: Path, given: Given) -> Facts:
     rows = read_json(files.rows) if files.rows.is_file() else []
     evaluation = read_evaluation(run_folder) if run_folder else None
     run = read_run(run_folder) if run_folder else None
-    return Facts(
+    return CardFacts(
         name=given.name or (given.repo.split("/")[-1] if given.repo else (run_folder or model).resolve().name),
         config=read_json(model / "config.json"),
         has_chat=_has_chat(model, run),
@@ -76,7 +76,7 @@ def gather(place: Path, given: Given) -> Facts:
     )
 
 
-def _contamination(run: Path | None, evaluation: Evaluation | None) -> Mapping[str, Any]:
+def _contamination(run: Path | None, evaluation: EvaluationSection | None) -> Mapping[str, Any]:
     """Return what is known of benchmark items in the training texts: measured, or what curation wrote down."""
     if not run or (evaluation and evaluation.contamination):
         return evaluation.contamination if evaluation else {}
@@ -129,7 +129,7 @@ def _parameters(model: Path) -> int | None:
     return total or None
 
 
-def _metadata(facts: Facts) -> Any:
+def _metadata(facts: CardFacts) -> Any:
     """Return the card's metadata: what the hub shows and searches by."""
     from huggingface_hub import EvalResult, ModelCardData
 

@@ -9,7 +9,7 @@ from keylm.report.run_record import Run
 
 
 @dataclass(frozen=True)
-class Facts:
+class CardFacts:
     """All that a card is made of; what is not there is None or empty."""
 
     name: str

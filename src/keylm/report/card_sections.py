@@ -8,7 +8,7 @@ import numpy as np
 
 from keylm.evaluation.results import references
 from keylm.recipe.schema import EMBEDDED, UNSTATED
-from keylm.report.card_facts import Facts
+from keylm.report.card_facts import CardFacts
 from keylm.report.cost import cost_of
 from keylm.report.evaluation import BESIDE, contamination_rows, interval_of
 from keylm.report.run_record import Run, column, number, table
@@ -18,9 +18,9 @@ WATTS = {"H100 80GB HBM3": 700.0, "H200": 700.0, "H100 PCIe": 350.0, "A100-SXM4-
 """Most that a GPU's board draws, in watts, by a part of its name (NVIDIA's data sheets)."""
 
 
-def body(facts: Facts) -> str:
+def body(facts: CardFacts) -> str:
     """Return the card without its metadata."""
-    sections: list[tuple[str, Callable[[Facts], str]]] = [
+    sections: list[tuple[str, Callable[[CardFacts], str]]] = [
         ("", _summary),
         ("How to use", _use),
         ("Evaluation", _measured),
@@ -51,7 +51,7 @@ def markdown_table(heads: Iterable[str], rows: Iterable[Iterable[str]], left: in
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _summary(facts: Facts) -> str:
+def _summary(facts: CardFacts) -> str:
     config, run = facts.config, facts.run
     size = f"{facts.parameters:,} parameters" if facts.parameters else "a number of parameters that is not known"
     layout = ", ".join(config.get("architectures") or ["decoder"])
@@ -82,7 +82,7 @@ def snippet(name: str) -> str:
     )
 
 
-def _use(facts: Facts) -> str:
+def _use(facts: CardFacts) -> str:
     name = facts.repo or facts.name
     text = f"```python\n{snippet(name)}\n```\n\n"
     text += "The layout is transformers' own: `trust_remote_code` is accepted and runs no code."
@@ -98,7 +98,7 @@ def _use(facts: Facts) -> str:
     return text
 
 
-def _measured(facts: Facts) -> str:
+def _measured(facts: CardFacts) -> str:
     if not facts.figures:
         return "Not measured."
     published = {row["model"]: row for row in references() if row["figures"]}
@@ -129,7 +129,7 @@ INSTRUCTION_ROWS = {
 }
 
 
-def _instructions(facts: Facts) -> str:
+def _instructions(facts: CardFacts) -> str:
     """Say how instructions are followed, and that IFEval's kinds of constraint may have been trained on."""
     found = {
         (row["set"], row["measure"]): row for row in facts.instructions.get("rows", []) if row.get("system") == "model"
@@ -154,13 +154,13 @@ KNOWN_STORIES = (
 )
 
 
-def _reads_other_files(facts: Facts) -> bool:
+def _reads_other_files(facts: CardFacts) -> bool:
     """Return whether a model was not trained on the package's corpus alone, or may not have been."""
     sources = facts.run.recipe.get("sources", {}).values() if facts.run else [{}]
     return any(not source.get("path", "").startswith(EMBEDDED) for source in sources if not source.get("typos_of"))
 
 
-def _typing(facts: Facts) -> str:
+def _typing(facts: CardFacts) -> str:
     lines = []
     rows = [
         row for row in facts.typing.get("rows", []) if row.get("system") == "model" and row.get("value") is not None
@@ -196,7 +196,7 @@ def _typing_cells(row: Mapping[str, Any]) -> list[str]:
     return [f"{scale * row['value']:.{digits}f}", interval, "per cent" if share else str(row["unit"])]
 
 
-def _data(facts: Facts) -> str:
+def _data(facts: CardFacts) -> str:
     run = facts.run
     if not run or not run.sources:
         return "Not known: the card was made without the run that trained the model."
@@ -246,7 +246,7 @@ def _origin(path: str) -> str:
     return path.replace("\\", "/").rsplit("/", 1)[-1] if path.startswith(("/", "../")) or ":\\" in path else path
 
 
-def _curriculum(facts: Facts) -> str:
+def _curriculum(facts: CardFacts) -> str:
     run = facts.run
     if not run or not run.shares:
         return ""
@@ -265,7 +265,7 @@ def _curriculum(facts: Facts) -> str:
     return markdown_table(heads, rows)
 
 
-def _compute(facts: Facts) -> str:
+def _compute(facts: CardFacts) -> str:
     run = facts.run
     if not run or not run.train:
         return "Not known: the card was made without the run that trained the model."
@@ -290,7 +290,7 @@ def device_hours(run: Run) -> float:
     return float(np.nansum(column(run.timing, "seconds"))) * processes / 3600
 
 
-def _energy(facts: Facts, run: Run, hours: float) -> str:
+def _energy(facts: CardFacts, run: Run, hours: float) -> str:
     device = str(run.summary.get("device_name", ""))
     known = next((watts for name, watts in WATTS.items() if name in device), None)
     watts = facts.watts or known
@@ -303,7 +303,7 @@ def _energy(facts: Facts, run: Run, hours: float) -> str:
     )
 
 
-def _decontamination(facts: Facts) -> str:
+def _decontamination(facts: CardFacts) -> str:
     found = facts.contamination
     rows = contamination_rows(found)
     if not rows and not found.get("statement"):
@@ -316,7 +316,7 @@ def _decontamination(facts: Facts) -> str:
     return text
 
 
-def _formats(facts: Facts) -> str:
+def _formats(facts: CardFacts) -> str:
     rows = [row for row in facts.parity.get("artefacts", []) if row.get("passed")]
     if not rows:
         return ""
@@ -348,7 +348,7 @@ def _formats(facts: Facts) -> str:
     )
 
 
-def _limitations(facts: Facts) -> str:
+def _limitations(facts: CardFacts) -> str:
     lines = []
     if facts.parameters and facts.parameters < 1_000_000_000:
         lines.append(
@@ -370,13 +370,13 @@ def _limitations(facts: Facts) -> str:
     return "\n".join(lines)
 
 
-def _licence(facts: Facts) -> str:
+def _licence(facts: CardFacts) -> str:
     if not facts.licence:
         return "Not stated. The licences of the training data stand above; keylm itself, the code, is Apache-2.0."
     return f"{facts.licence}. The licences of the training data stand above."
 
 
-def _citation(facts: Facts) -> str:
+def _citation(facts: CardFacts) -> str:
     year = str(facts.run.summary.get("date", ""))[:4] if facts.run else ""
     lines = [f"  title = {{{facts.name}}}", "  note = {trained with keylm}"]
     lines += [f"  year = {{{year}}}"] if year.isdecimal() else []

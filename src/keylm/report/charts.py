@@ -33,7 +33,7 @@ MOST_POINTS = 600  # that one curve is thinned to
 
 
 @dataclass(frozen=True)
-class Line:
+class CurveLine:
     """One curve: `x` and `y` of equal length, NaN where it breaks; `colour` names a CSS variable."""
 
     label: str
@@ -64,7 +64,7 @@ class Plot:
 
     name: str
     alt: str
-    lines: tuple[Line, ...]
+    lines: tuple[CurveLine, ...]
     spans: tuple[Span, ...] = ()
     x: Literal["tokens", "pairs", "seconds", "mistyped"] = "tokens"
     zero: bool = False
@@ -136,7 +136,7 @@ def trace(x: Array, y: Array, edges: Sequence[int], points: int = MOST_POINTS) -
     return thinned, raw, smoothed
 
 
-def _window(plot: Plot, lines: Sequence[Line]) -> tuple[float, float, float]:
+def _window(plot: Plot, lines: Sequence[CurveLine]) -> tuple[float, float, float]:
     """Range of y, and the highest y of all: the range leaves out the steep first 3 % of x, where x is time."""
     x = np.concatenate([line.x for line in lines])
     half = [np.zeros(len(line.x)) if line.half is None else line.half for line in lines]
@@ -178,13 +178,13 @@ def line_chart(plot: Plot, size: Size) -> str:
     return page_svg(figure, f"{plot.name}-{size.width:.0f}", plot.alt)
 
 
-def _entry(line: Line, high: float) -> float:
+def _entry(line: CurveLine, high: float) -> float:
     """Return where a line first lies within the chart, whose y axis ends at `high`."""
     inside = np.flatnonzero(np.asarray(line.y) <= high)
     return float(line.x[inside[0]]) if len(inside) else 0.0
 
 
-def _draw_curve(axes: Axes, line: Line) -> None:
+def _draw_curve(axes: Axes, line: CurveLine) -> None:
     colour = CODES[line.colour]
     if line.half is not None:
         axes.fill_between(line.x, line.y - line.half, line.y + line.half, color=colour, alpha=0.16, linewidth=0)
@@ -224,7 +224,7 @@ def _stage_marks(axes: Axes, spans: Sequence[Span], size: Size) -> None:
         draw_line(axes, [span.end] * 2, axes.get_ylim(), MUTED, 1, (2, 3))
 
 
-def _end_labels(axes: Axes, lines: Sequence[Line], size: Size) -> None:
+def _end_labels(axes: Axes, lines: Sequence[CurveLine], size: Size) -> None:
     """Each line's label beside its end, led to by a stroke in the line's colour."""
     box, right, (low, high) = axes.get_position(), axes.get_xlim()[1], axes.get_ylim()
     width, height = box.width * size.width, box.height * size.height

@@ -15,7 +15,7 @@ from markupsafe import Markup
 from keylm.base.errors import KeylmError
 from keylm.base.files import atomic_write
 from keylm.evaluation.paired import holm
-from keylm.evaluation.results import Figure, Line, Record
+from keylm.evaluation.results import Figure, Record, ResultLine
 from keylm.report import page
 from keylm.report.compare_items import Difference, difference
 from keylm.report.drawing import NARROW, WIDE
@@ -46,7 +46,7 @@ class Side:
 class Compared:
     """A line of the benchmark table: each side's figure, and its difference to the first side's (None for that)."""
 
-    line: Line
+    line: ResultLine
     figures: tuple[Figure | None, ...]
     differences: tuple[Difference | None, ...]
 

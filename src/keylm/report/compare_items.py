@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from keylm.evaluation.paired import Values, bootstrap, entry_sums, is_binary, mcnemar, perplexity
-from keylm.evaluation.results import Figure, Line, Record
+from keylm.evaluation.results import Figure, Record, ResultLine
 
 MCNEMAR, BOOTSTRAP = "McNemar’s exact test", "paired bootstrap"
 
@@ -29,7 +29,7 @@ class Difference:
 
 
 def difference(
-    line: Line,
+    line: ResultLine,
     first: Figure | None,
     other: Figure | None,
     firsts: Mapping[str, Record],
@@ -82,7 +82,7 @@ def unlike(first: Record, other: Record) -> list[str]:
     return faults
 
 
-def _columns(line: Line, name: str, first: Record, other: Record) -> Values | None:
+def _columns(line: ResultLine, name: str, first: Record, other: Record) -> Values | None:
     """Return fp64 [items, 4 · metrics]: of each metric the sum and number of an item's outcomes, of both models."""
     sides = []
     for metric in (metric for benchmark, metric in line.parts if benchmark == name):
@@ -107,6 +107,6 @@ class _Figures:
         return first, other
 
 
-def _statistic(line: Line, names: Sequence[str]) -> _Figures:
+def _statistic(line: ResultLine, names: Sequence[str]) -> _Figures:
     """Return the line's figures as a function of sums, its parts in the order of `_columns`."""
     return _Figures([metric for name in names for benchmark, metric in line.parts if benchmark == name])

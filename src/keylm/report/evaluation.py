@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from markupsafe import Markup
 
-from keylm.evaluation.results import CARD, EXTRAS, EvaluationFolder, Figure, Line, Record, references, table
+from keylm.evaluation.results import CARD, EXTRAS, EvaluationFolder, Figure, Record, ResultLine, references, table
 from keylm.report.drawing import ACCENT, NARROW, WIDE, source_colour
 from keylm.report.intervals import Dot, DotPlot, Measure, interval_chart, shape
 from keylm.report.page import DASH, Chart, Key
@@ -51,14 +51,14 @@ class Benchmarks:
     sources: tuple[tuple[str, str], ...]
     """(model, where its figures were published)"""
     published: tuple[Row, ...]
-    lines: tuple[Line, ...]
+    lines: tuple[ResultLine, ...]
     harness: str
     limit: str
     chat: str
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class EvaluationSection:
     """What the page shows of an evaluation; None where there is nothing to show, and `missing` says why."""
 
     place: str
@@ -72,7 +72,7 @@ class Evaluation:
     missing: dict[str, str]
 
 
-def read_evaluation(run: Path) -> Evaluation:
+def read_evaluation(run: Path) -> EvaluationSection:
     """Read a run's evaluation: the full one, or where there is none the one with most items."""
     folder = evaluation_folder(run)
     place = folder.relative_to(run).as_posix()
@@ -91,7 +91,7 @@ def read_evaluation(run: Path) -> Evaluation:
             return None
 
     records = read_benchmarks(folder, read.missing)
-    return Evaluation(
+    return EvaluationSection(
         place=place,
         benchmarks=shown("benchmarks", lambda: benchmarks_of(records)),
         typing=shown("typing.json", lambda: typing_groups(typing)) or (),
@@ -128,7 +128,7 @@ def figures_of(records: Mapping[str, Record]) -> list[Figure]:
     figures = table(records, CARD + EXTRAS)
     used = {name for figure in figures for name, _ in figure.line.parts}
     rest = [name for name in records if name not in used and not MISTYPED.search(name)]
-    lines = [Line(f"{name} {metric}", ((name, metric),)) for name in rest for metric in records[name]["metrics"]]
+    lines = [ResultLine(f"{name} {metric}", ((name, metric),)) for name in rest for metric in records[name]["metrics"]]
     return figures + table(records, lines)
 
 

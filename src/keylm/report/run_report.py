@@ -15,10 +15,10 @@ from markupsafe import Markup
 from keylm.base.files import atomic_write
 from keylm.evaluation.results import CARD, EXTRAS
 from keylm.report import charts, drawing, page
-from keylm.report.charts import Bar, Line, Part, Plot, Span
+from keylm.report.charts import Bar, CurveLine, Part, Plot, Span
 from keylm.report.cost import cost_of
 from keylm.report.drawing import Array, duration, human, source_colour
-from keylm.report.evaluation import Evaluation, contamination_rows, read_evaluation
+from keylm.report.evaluation import EvaluationSection, contamination_rows, read_evaluation
 from keylm.report.page import Chart, Key
 from keylm.report.run_record import Run, column, last, mean, number, read_run, table
 
@@ -66,7 +66,7 @@ def _full(plot: Plot, keys: Sequence[Key] = (), note: str = "") -> Chart:
 
 
 def _half(name: str, alt: str, x: Array, raw: Array, smoothed: Array, spans: tuple[Span, ...] = ()) -> Chart:
-    lines = (Line("", drawing.ACCENT, x, raw, faint=True), Line("", drawing.ACCENT, x, smoothed))
+    lines = (CurveLine("", drawing.ACCENT, x, raw, faint=True), CurveLine("", drawing.ACCENT, x, smoothed))
     plot = Plot(name, alt, lines, spans, x="seconds" if name == "speed" else "tokens", zero=True)
     return Chart(Markup(charts.line_chart(plot, drawing.HALF)), Markup())
 
@@ -75,7 +75,7 @@ def _loss_chart(run: Run, progress: Progress) -> Chart:
     loss = column(run.train, "loss")
     x, raw, smoothed = charts.trace(progress.tokens, loss, progress.edges)
     end = f"{last(smoothed):.2f} at the end"
-    lines = (Line("", drawing.ACCENT, x, raw, faint=True), Line(end, drawing.ACCENT, x, smoothed))
+    lines = (CurveLine("", drawing.ACCENT, x, raw, faint=True), CurveLine(end, drawing.ACCENT, x, smoothed))
     bad = sum("loss" in row and not math.isfinite(number(row["loss"])) for row in run.train)
     note = f"Faint: as measured. Strong: smoothed within each stage, {end}."
     note += f" {bad} step{'s' * (bad > 1)} had no finite loss." if bad else ""
@@ -91,7 +91,7 @@ def _source_lines(run: Run, name: str, alt: str, progress: Progress, curves: Seq
             value, colour, dashed = f"{last(y):.2f}", source_colour(index), index >= drawing.SOURCE_COLOURS
             marks = name == "validation" and len(x) <= 60
             label = "" if crowded else f"{drawing.short(source, 20, 1)}  {value}"
-            lines.append(Line(label, colour, x, y, dashed=dashed, marks=marks))
+            lines.append(CurveLine(label, colour, x, y, dashed=dashed, marks=marks))
             keys.append(Key(colour, source, value, dashed))
     return replace(_full(Plot(name, alt, tuple(lines), progress.spans), keys), keep_keys=crowded)
 
@@ -118,7 +118,9 @@ def _benchmark_chart(run: Run, progress: Progress) -> Chart:
         if use.any():
             title, value = f"{name} {metric}", f"{last(y):.1f}"
             colour = source_colour(index)
-            lines.append(Line(f"{title}  {value}", colour, column(run.benchmarks, "tokens")[use], y[use], marks=True))
+            lines.append(
+                CurveLine(f"{title}  {value}", colour, column(run.benchmarks, "tokens")[use], y[use], marks=True)
+            )
             keys.append(Key(colour, title, value))
             items[floor] = max(items.get(floor, 0.0), last(column(run.benchmarks, "results", name, "n")))
     floors = tuple(sorted({100 * floor for floor in items if floor is not None}))
@@ -236,7 +238,7 @@ def _tiles(run: Run) -> list[tuple[str, str, str]]:
     return [value for value in values if value[1] != "nan"]
 
 
-def render(run: Run, evaluation: Evaluation) -> bytes:
+def render(run: Run, evaluation: EvaluationSection) -> bytes:
     """The report of a run and its evaluation as a HTML page, UTF-8."""
     colours = {source: source_colour(index) for index, source in enumerate(run.sources)}
     return page.render(

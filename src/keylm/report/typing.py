@@ -205,9 +205,9 @@ def _curve_chart(curve: Mapping[str, Any], found: Sequence[Row], points: Iterabl
         p for p in points if p["benchmark"] == curve["benchmark"] and p["metric"] == curve.get("metric", p["metric"])
     ]
     seeds = tuple(np.array([number(point[key]) for point in own]) for key in ("rate", "value"))
-    lines = [charts.Line("", ACCENT, rate, 100 * accuracy, marks=True, half=100 * half)]
+    lines = [charts.CurveLine("", ACCENT, rate, 100 * accuracy, marks=True, half=100 * half)]
     if own:
-        lines.insert(0, charts.Line("", INK, seeds[0], 100 * seeds[1], faint=True, dots=True))
+        lines.insert(0, charts.CurveLine("", INK, seeds[0], 100 * seeds[1], faint=True, dots=True))
     floor = number(curve.get("floor"))
     floors = (100 * floor,) if math.isfinite(floor) else ()
     name = "robustness-" + "-".join(part for part in (str(curve["benchmark"]), str(curve.get("metric", ""))) if part)

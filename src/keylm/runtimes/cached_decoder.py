@@ -34,7 +34,7 @@ Product = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class Facts:
+class DecoderConfig:
     """A model folder's configuration."""
 
     shape: Shape
@@ -44,7 +44,7 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class Weights(Facts):
+class Weights(DecoderConfig):
     """A model folder's configuration and tensors."""
 
     tensors: dict[str, Tensor]
@@ -185,7 +185,7 @@ class CachedDecoder:
         return _normed(hidden, self._norm, eps)
 
 
-def load_facts(folder: Path) -> Facts:
+def load_facts(folder: Path) -> DecoderConfig:
     """Read a model folder's configuration. Raises KeylmError where it is no Qwen3 model's."""
     try:
         config = read_json(folder / "config.json")
@@ -198,7 +198,7 @@ def load_facts(folder: Path) -> Facts:
     theta = (config.get("rope_parameters") or {}).get("rope_theta") or config.get("rope_theta", 10_000.0)
     try:
         shape = Shape(rope_theta=theta, **{name: config[name] for name in Shape.model_fields if name != "rope_theta"})
-        return Facts(shape, config["vocab_size"], _ends(folder, config))
+        return DecoderConfig(shape, config["vocab_size"], _ends(folder, config))
     except (ValueError, KeyError) as error:
         raise KeylmError(f"{folder}: cannot be opened: {type(error).__name__}: {error}") from None
 
@@ -216,7 +216,7 @@ def load_weights(folder: Path) -> Weights:
     return with_tensors(facts, tensors, folder)
 
 
-def with_tensors(facts: Facts, tensors: dict[str, Tensor], place: Path) -> Weights:
+def with_tensors(facts: DecoderConfig, tensors: dict[str, Tensor], place: Path) -> Weights:
     """Return a model's weights. Raises KeylmError, naming `place`, where the tensors are not those of its shape."""
     try:
         _check_tensors(tensors, facts)
@@ -275,7 +275,7 @@ def _rotated(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return heads * cos + swapped * sin
 
 
-def _check_tensors(tensors: Mapping[str, Tensor], facts: Facts) -> None:
+def _check_tensors(tensors: Mapping[str, Tensor], facts: DecoderConfig) -> None:
     """Raise ValueError where a tensor is missing or of another shape, or one is left over."""
     from keylm.model.decoder import Decoder
 

@@ -46,7 +46,7 @@ class _Parameters(ctypes.Structure):
     _fields_ = (("first", ctypes.c_uint32 * 4), ("rest", ctypes.c_uint8 * (ROOM - 16)))
 
 
-class _Batch(ctypes.Structure):
+class _LlamaBatch(ctypes.Structure):
     """llama_batch."""
 
     _fields_ = (
@@ -119,9 +119,9 @@ def _declare(library: Any) -> None:
         "llama_memory_clear": (None, [pointer, ctypes.c_bool]),
         "llama_memory_seq_cp": (None, [pointer, number, number, number, number]),
         "llama_memory_seq_rm": (ctypes.c_bool, [pointer, number, number, number]),
-        "llama_batch_init": (_Batch, [number, number, number]),
-        "llama_batch_free": (None, [_Batch]),
-        "llama_decode": (number, [pointer, _Batch]),
+        "llama_batch_init": (_LlamaBatch, [number, number, number]),
+        "llama_batch_free": (None, [_LlamaBatch]),
+        "llama_decode": (number, [pointer, _LlamaBatch]),
         "llama_get_logits_ith": (ctypes.POINTER(ctypes.c_float), [pointer, number]),
         "ggml_quantize_chunk": (ctypes.c_size_t, [number, pointer, pointer, *[ctypes.c_int64] * 3, pointer]),
         "llama_tokenize": (number, [pointer, text, number, ids, number, ctypes.c_bool, ctypes.c_bool]),

@@ -30,9 +30,9 @@ from keylm.serving.protocol import (
     TopLogprob,
     Usage,
 )
-from keylm.serving.sampling import Grammar, Sampling, Token
+from keylm.serving.sampling import Grammar, RequestSampling, Token
 from keylm.serving.texts import Prompts
-from keylm.serving.writing import Piece, Vocabulary, Writer, Written
+from keylm.serving.writing import TextPiece, TextWriter, Vocabulary, Written
 
 DEFAULT_TOKENS = 16
 """Of a completion that does not say; OpenAI's figure. A chat may go on to the context's end."""
@@ -41,7 +41,7 @@ LEAST = -9999.0
 
 
 @dataclass(frozen=True)
-class Limits:
+class RequestLimits:
     """What one request may ask for."""
 
     context: int
@@ -52,7 +52,7 @@ class Limits:
 
 
 @dataclass
-class Plan:
+class AnswerPlan:
     """A request as jobs, one for each choice, and what their answers have in common."""
 
     jobs: list[Job]
@@ -86,7 +86,9 @@ class Plan:
         )
 
 
-def plan_completion(request: CompletionRequest, prompts: Prompts, limits: Limits, fingerprint: str) -> Plan:
+def plan_completion(
+    request: CompletionRequest, prompts: Prompts, limits: RequestLimits, fingerprint: str
+) -> AnswerPlan:
     """Return the jobs of a completion. Raises ApiError."""
     ids = _prompts(request.prompt, prompts)
     for each in ids:
@@ -102,10 +104,10 @@ def plan_completion(request: CompletionRequest, prompts: Prompts, limits: Limits
 def plan_chat(
     request: ChatRequest,
     prompts: Prompts,
-    limits: Limits,
+    limits: RequestLimits,
     fingerprint: str,
     grammars: Callable[[], Grammars],
-) -> Plan:
+) -> AnswerPlan:
     """Return the jobs of a chat. Raises ApiError."""
     if not prompts.chats:
         raise ApiError(400, "this model has no chat template; use /v1/completions", param="model")
@@ -145,13 +147,13 @@ def _plan(
     request: Generation,
     prompts: list[list[int]],
     wanted: int,
-    limits: Limits,
+    limits: RequestLimits,
     fingerprint: str,
     *,
     top: int | None,
     echo: bool = False,
     grammar: Callable[[], Grammar] | None = None,
-) -> Plan:
+) -> AnswerPlan:
     n = request.n or 1
     if len(prompts) * n > limits.choices:
         raise ApiError(
@@ -181,11 +183,11 @@ def _plan(
                 )
             )
             of_prompt.append(number)
-    return Plan(jobs, prompts, of_prompt, request.model, fingerprint, echo, top is not None, top or 0)
+    return AnswerPlan(jobs, prompts, of_prompt, request.model, fingerprint, echo, top is not None, top or 0)
 
 
-def _sampling(request: Generation, vocab_size: int, seed: str | None) -> Sampling:
-    default = Sampling()
+def _sampling(request: Generation, vocab_size: int, seed: str | None) -> RequestSampling:
+    default = RequestSampling()
     names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty")
     given = {name: getattr(request, name) for name in names}
     chosen = {name: getattr(default, name) if value is None else value for name, value in given.items()}
@@ -194,20 +196,20 @@ def _sampling(request: Generation, vocab_size: int, seed: str | None) -> Samplin
         if not (key.isascii() and key.isdecimal() and len(key) < 10 and int(key) < vocab_size):
             raise ApiError(400, f"logit_bias: {key[:40]!r} is no token id below {vocab_size}", param="logit_bias")
         bias.append((int(key), value))
-    return Sampling(**chosen, bias=tuple(bias), seed=seed)
+    return RequestSampling(**chosen, bias=tuple(bias), seed=seed)
 
 
 class Shape:
     """One protocol's chunks and answers."""
 
-    def __init__(self, plan: Plan, vocabulary: Vocabulary) -> None:
+    def __init__(self, plan: AnswerPlan, vocabulary: Vocabulary) -> None:
         self.plan, self.vocabulary = plan, vocabulary
 
     def opening(self, index: int) -> str | None:
         """Return the chunk that comes before a choice's text, if there is one."""
         return None
 
-    def chunk(self, index: int, piece: Piece, reason: Reason | None) -> str:
+    def chunk(self, index: int, piece: TextPiece, reason: Reason | None) -> str:
         """Return a chunk of a stream."""
         raise NotImplementedError
 
@@ -215,19 +217,19 @@ class Shape:
         """Return the last chunk, which has no choice."""
         raise NotImplementedError
 
-    def whole(self, pieces: Sequence[Sequence[Piece]], ends: Sequence[Finished]) -> str:
+    def whole(self, pieces: Sequence[Sequence[TextPiece]], ends: Sequence[Finished]) -> str:
         """Return the answer that is not streamed."""
         raise NotImplementedError
 
-    def scored(self, index: int, event: PromptScored) -> Piece:
+    def scored(self, index: int, event: PromptScored) -> TextPiece:
         """Return the prompt as the beginning of the text."""
-        return Piece("")
+        return TextPiece("")
 
 
 class CompletionShape(Shape):
     """text_completion."""
 
-    def __init__(self, plan: Plan, vocabulary: Vocabulary) -> None:
+    def __init__(self, plan: AnswerPlan, vocabulary: Vocabulary) -> None:
         super().__init__(plan, vocabulary)
         self._echoed = [self._prompt(prompt) for prompt in plan.prompts] if plan.echo else []
 
@@ -239,19 +241,21 @@ class CompletionShape(Shape):
         """Return the prompt as a chunk; with log-probabilities it comes scored, later."""
         if not self.plan.echo or self.plan.logprobs:
             return None
-        return self.chunk(index, Piece(self.echoed(index)), None, echoed=True)
+        return self.chunk(index, TextPiece(self.echoed(index)), None, echoed=True)
 
-    def scored(self, index: int, event: PromptScored) -> Piece:
+    def scored(self, index: int, event: PromptScored) -> TextPiece:
         """Return the prompt as the beginning of the text."""
-        writer, pieces = Writer(self.vocabulary, special=True), []
+        writer, pieces = TextWriter(self.vocabulary, special=True), []
         for token in event.tokens:
             pieces.append(writer.add(token))
         pieces.append(writer.end())
         tokens = tuple(written for piece in pieces for written in piece.tokens)
         shift = len(self.echoed(index))  # chunk() moves what the model wrote behind the prompt
-        return Piece("".join(piece.text for piece in pieces), tuple(Written(t.token, t.begin - shift) for t in tokens))
+        return TextPiece(
+            "".join(piece.text for piece in pieces), tuple(Written(t.token, t.begin - shift) for t in tokens)
+        )
 
-    def chunk(self, index: int, piece: Piece, reason: Reason | None, *, echoed: bool = False) -> str:
+    def chunk(self, index: int, piece: TextPiece, reason: Reason | None, *, echoed: bool = False) -> str:
         """Return a chunk of a stream."""
         logprobs = self._logprobs(index, piece.tokens) if self.plan.logprobs and not echoed else None
         choice = CompletionChoice(index=index, text=piece.text, logprobs=logprobs, finish_reason=reason)
@@ -261,7 +265,7 @@ class CompletionShape(Shape):
         """Return the last chunk, which has no choice."""
         return self._answer([], usage)
 
-    def whole(self, pieces: Sequence[Sequence[Piece]], ends: Sequence[Finished]) -> str:
+    def whole(self, pieces: Sequence[Sequence[TextPiece]], ends: Sequence[Finished]) -> str:
         """Return the answer that is not streamed."""
         choices = []
         for index, (parts, end) in enumerate(zip(pieces, ends, strict=True)):
@@ -294,7 +298,7 @@ class CompletionShape(Shape):
         )
 
     def _prompt(self, ids: Sequence[int]) -> str:
-        writer = Writer(self.vocabulary, special=True)
+        writer = TextWriter(self.vocabulary, special=True)
         return "".join(writer.add(Token(id)).text for id in ids) + writer.end().text
 
 
@@ -305,7 +309,7 @@ class ChatShape(Shape):
         """Return the chunk that says who speaks."""
         return self._chunk([ChunkChoice(index=index, delta=Delta(role="assistant", content=""))], None)
 
-    def chunk(self, index: int, piece: Piece, reason: Reason | None) -> str:
+    def chunk(self, index: int, piece: TextPiece, reason: Reason | None) -> str:
         """Return a chunk of a stream."""
         logprobs = self._logprobs(piece.tokens) if self.plan.logprobs and piece.tokens else None
         delta = Delta(content=piece.text) if piece.text or piece.tokens else Delta()
@@ -315,7 +319,7 @@ class ChatShape(Shape):
         """Return the last chunk, which has no choice."""
         return self._chunk([], usage)
 
-    def whole(self, pieces: Sequence[Sequence[Piece]], ends: Sequence[Finished]) -> str:
+    def whole(self, pieces: Sequence[Sequence[TextPiece]], ends: Sequence[Finished]) -> str:
         """Return the answer that is not streamed."""
         plan, choices = self.plan, []
         for index, (parts, end) in enumerate(zip(pieces, ends, strict=True)):

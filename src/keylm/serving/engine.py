@@ -21,9 +21,9 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from keylm.serving.sampling import Drawer, Grammar, Sampling, Token, told
+from keylm.serving.sampling import Drawer, Grammar, RequestSampling, Token, told
 from keylm.serving.slots import Slots
-from keylm.serving.writing import Piece, Vocabulary, Writer
+from keylm.serving.writing import TextPiece, TextWriter, Vocabulary
 
 READ_AT_ONCE = 256
 """Tokens of prompts that are read between two steps: what a text under way waits for newcomers, at most."""
@@ -38,7 +38,7 @@ class Job:
     prompt: Sequence[int]
     """Token ids, at least one."""
     max_tokens: int
-    sampling: Sampling = field(default_factory=Sampling)
+    sampling: RequestSampling = field(default_factory=RequestSampling)
     stops: tuple[str, ...] = ()
     top: int | None = None
     """As sampling.Drawer's."""
@@ -76,7 +76,7 @@ class Failed:
     message: str
 
 
-Event = PromptScored | Piece | Finished | Failed
+Event = PromptScored | TextPiece | Finished | Failed
 Emit = Callable[[Event], None]
 
 
@@ -102,11 +102,11 @@ class Engine(Protocol):
 
 
 @dataclass
-class _Text:
+class _RunningText:
     job: Job
     emit: Emit
     drawer: Drawer
-    writer: Writer
+    writer: TextWriter
     begun: float
     row: int = -1
     read: int = 0
@@ -131,9 +131,9 @@ class BatchingEngine:
         self._held: list[list[int]] = [[] for _ in range(rows)]
         self._used = [0.0] * rows
         self._free = set(range(rows))
-        self._incoming: queue.Queue[list[_Text] | None] = queue.Queue()
-        self._waiting: deque[_Text] = deque()
-        self._active: list[_Text] = []
+        self._incoming: queue.Queue[list[_RunningText] | None] = queue.Queue()
+        self._waiting: deque[_RunningText] = deque()
+        self._active: list[_RunningText] = []
         self._count, self._lock = 0, threading.Lock()
         self._closed = False
         self._thread = threading.Thread(target=self._run, args=(torch.get_num_threads(),), name="engine", daemon=True)
@@ -143,11 +143,11 @@ class BatchingEngine:
         """Take jobs, all or none; return what cancels them; raises QueueFull. `emit` is called in another thread."""
         now = time.monotonic()
         texts = [
-            _Text(
+            _RunningText(
                 job,
                 emit,
                 Drawer(job.sampling, self.vocab_size, job.prompt, job.top, job.grammar and job.grammar()),
-                Writer(self._vocabulary, job.stops),
+                TextWriter(self._vocabulary, job.stops),
                 now,
             )
             for job, emit in jobs
@@ -245,7 +245,7 @@ class BatchingEngine:
             if last:
                 self._begin(text, logits[-1])
 
-    def _reuse(self, text: _Text) -> None:
+    def _reuse(self, text: _RunningText) -> None:
         """Start behind what a row has read already; the prompt's last token is always read, for what follows it."""
         if text.job.score_prompt:
             return
@@ -258,7 +258,7 @@ class BatchingEngine:
             self._held[text.row], own = self._held[best][: shared[best]], shared[best]
         text.read = text.cached = own
 
-    def _score(self, text: _Text, ids: Sequence[int], logits: Tensor) -> None:
+    def _score(self, text: _RunningText, ids: Sequence[int], logits: Tensor) -> None:
         """Add the log-probabilities of the tokens behind each of `ids`, which have just been read."""
         prompt, first = text.job.prompt, text.read - len(ids)
         if first == 0:
@@ -266,7 +266,7 @@ class BatchingEngine:
         following = prompt[first + 1 : text.read + 1]
         text.scores += [told(row, token, text.job.top or 0) for row, token in zip(logits, following, strict=False)]
 
-    def _begin(self, text: _Text, logits: Tensor) -> None:
+    def _begin(self, text: _RunningText, logits: Tensor) -> None:
         if text.job.score_prompt:
             text.emit(PromptScored(tuple(text.scores)))
         if text.job.max_tokens == 0:
@@ -286,7 +286,7 @@ class BatchingEngine:
             text.read += 1
             self._draw(text, logits)
 
-    def _draw(self, text: _Text, logits: Tensor) -> None:
+    def _draw(self, text: _RunningText, logits: Tensor) -> None:
         token = text.drawer.draw(logits)
         text.written += 1
         text.last = token.id
@@ -301,13 +301,13 @@ class BatchingEngine:
         elif text.written >= text.job.max_tokens or text.read + 1 > self.context:
             self._finish(text, "length")
 
-    def _finish(self, text: _Text, reason: Literal["stop", "length"]) -> None:
+    def _finish(self, text: _RunningText, reason: Literal["stop", "length"]) -> None:
         piece = text.writer.end()
         if piece.text or piece.tokens:
             text.emit(piece)
         self._end(text, Finished(reason, text.written, text.cached))
 
-    def _end(self, text: _Text, event: Finished | Failed | None) -> None:
+    def _end(self, text: _RunningText, event: Finished | Failed | None) -> None:
         if text.over:
             return
         text.over = True

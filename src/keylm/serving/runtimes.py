@@ -23,7 +23,7 @@ import keylm
 from keylm.base.errors import KeylmError
 from keylm.base.files import atomic_folder, sha256_file
 from keylm.model.folder import check_model_folder, model_fingerprint
-from keylm.runtimes.cached_decoder import CachedDecoder, Facts, Weights, load_facts, load_weights, with_tensors
+from keylm.runtimes.cached_decoder import CachedDecoder, DecoderConfig, Weights, load_facts, load_weights, with_tensors
 from keylm.serving.slots import LlamaSlots, Slots, TorchSlots
 
 Runtime = Literal["auto", "torch", "llama.cpp"]
@@ -35,7 +35,7 @@ PRECISIONS = {
 Tell = Callable[[str], None]
 
 
-class Source:
+class ModelSource:
     """What is to be served: a model folder, or a GGUF file that keylm wrote."""
 
     def __init__(self, place: Path, scratch: Path) -> None:
@@ -51,7 +51,7 @@ class Source:
             self._file.unpack(scratch)
         else:
             check_model_folder(place)
-        self.facts: Facts = load_facts(self.folder)
+        self.facts: DecoderConfig = load_facts(self.folder)
 
     @cached_property
     def weights(self) -> Weights:
@@ -73,10 +73,10 @@ class Source:
 
 
 @contextlib.contextmanager
-def opened(place: Path) -> Iterator[Source]:
+def opened(place: Path) -> Iterator[ModelSource]:
     """Open what is to be served; its folder is there until the block ends."""
     with tempfile.TemporaryDirectory(prefix="keylm-serve-") as scratch:
-        yield Source(place, Path(scratch))
+        yield ModelSource(place, Path(scratch))
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Wanted:
             )
 
 
-def make_slots(source: Source, wanted: Wanted, tell: Tell) -> tuple[Slots, str]:
+def make_slots(source: ModelSource, wanted: Wanted, tell: Tell) -> tuple[Slots, str]:
     """Return rows to write in, and their precision. Raises KeylmError where what is asked for cannot be had."""
     wanted.check()
     if wanted.runtime == "torch" or wanted.precision in PRECISIONS["torch"]:
@@ -111,12 +111,12 @@ def make_slots(source: Source, wanted: Wanted, tell: Tell) -> tuple[Slots, str]:
         return _torch(source, wanted)
 
 
-def _torch(source: Source, wanted: Wanted) -> tuple[Slots, str]:
+def _torch(source: ModelSource, wanted: Wanted) -> tuple[Slots, str]:
     precision: Literal["fp32", "int8"] = "int8" if wanted.precision == "int8" else "fp32"
     return TorchSlots(CachedDecoder(source.weights, precision), wanted.rows), precision
 
 
-def _llama(source: Source, wanted: Wanted, tell: Tell) -> tuple[Slots, str]:
+def _llama(source: ModelSource, wanted: Wanted, tell: Tell) -> tuple[Slots, str]:
     from keylm.runtimes.llama import library_file
 
     library_file()  # said before a minute of conversion
@@ -141,7 +141,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "keylm"
 
 
-def converted(source: Source, kind: str, threads: int, tell: Tell) -> Path:
+def converted(source: ModelSource, kind: str, threads: int, tell: Tell) -> Path:
     """Return a folder's GGUF file; made and compared with PyTorch where that was not done yet. Raises KeylmError."""
     from keylm.export.exporter import Exporter, ParityFailed, Wish
 

@@ -22,7 +22,7 @@ from keylm.runtimes.generation import GREEDY_BELOW
 
 
 @dataclass(frozen=True)
-class Sampling:
+class RequestSampling:
     """How tokens are drawn."""
 
     temperature: float = 1.0
@@ -65,7 +65,7 @@ class Token:
 class Drawer:
     """Draws one text's tokens."""
 
-    sampling: Sampling
+    sampling: RequestSampling
     vocab_size: int
     prompt: Sequence[int] = ()
     top: int | None = None

@@ -22,7 +22,15 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from keylm.keyboard.suggest import Keyboards
-from keylm.serving.answers import ChatShape, CompletionShape, Limits, Plan, Shape, plan_chat, plan_completion
+from keylm.serving.answers import (
+    AnswerPlan,
+    ChatShape,
+    CompletionShape,
+    RequestLimits,
+    Shape,
+    plan_chat,
+    plan_completion,
+)
 from keylm.serving.description import openapi
 from keylm.serving.engine import Engine
 from keylm.serving.faults import ApiError, invalid
@@ -67,9 +75,9 @@ class Served:
     created: int = field(default_factory=lambda: int(time.time()))
 
     @property
-    def limits(self) -> Limits:
+    def limits(self) -> RequestLimits:
         """What one request may ask for."""
-        return Limits(self.engine.context, self.engine.vocab_size, self.choices, self.seconds)
+        return RequestLimits(self.engine.context, self.engine.vocab_size, self.choices, self.seconds)
 
     @cached_property
     def grammars(self) -> Grammars:
@@ -173,7 +181,9 @@ class Routes:
             )
         )
 
-    async def _answer(self, request: Request, plan: Plan, shape: Shape, stream: bool | None, options: Any) -> Response:
+    async def _answer(
+        self, request: Request, plan: AnswerPlan, shape: Shape, stream: bool | None, options: Any
+    ) -> Response:
         running = Running(self._served.engine, shape, self.metrics)
         if stream:
             return EventStream(running, shape, self.metrics, usage=bool(options and options.include_usage))

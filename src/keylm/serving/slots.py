@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from keylm.base.errors import KeylmError
-from keylm.runtimes.cached_decoder import CachedDecoder, Facts
+from keylm.runtimes.cached_decoder import CachedDecoder, DecoderConfig
 from keylm.runtimes.llama import LlamaModel, Place
 
 GAP = 2
@@ -78,7 +78,7 @@ class LlamaSlots:
 
     name = "llama.cpp"
 
-    def __init__(self, file: Path, facts: Facts, rows: int, threads: int) -> None:
+    def __init__(self, file: Path, facts: DecoderConfig, rows: int, threads: int) -> None:
         """Open `file`, whose `facts` are known. Raises KeylmError where llama.cpp refuses it."""
         self.rows, self.context, self.ends = rows, facts.shape.max_position_embeddings, facts.ends
         self._model = LlamaModel(file, self.context, threads, rows)

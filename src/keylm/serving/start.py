@@ -18,7 +18,7 @@ from keylm.base.console import say
 from keylm.base.errors import KeylmError
 from keylm.model.folder import check_model_folder, silence_transformers
 from keylm.runtimes.cached_decoder import CachedDecoder
-from keylm.serving.runtimes import Runtime, Source, Tell, Wanted, make_slots, opened
+from keylm.serving.runtimes import ModelSource, Runtime, Tell, Wanted, make_slots, opened
 from keylm.serving.slots import Slots, TorchSlots
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ GRACE = 3
 
 
 @dataclass(frozen=True)
-class Options:
+class ServeOptions:
     """What `keylm serve` can be told."""
 
     host: str = "127.0.0.1"
@@ -47,7 +47,7 @@ class Options:
     body_bytes: int = 4_000_000
 
 
-def serve(model: Path, options: Options, *, quiet: bool = False) -> None:
+def serve(model: Path, options: ServeOptions, *, quiet: bool = False) -> None:
     """Serve a model until Ctrl-C or SIGTERM. Raises KeylmError where that cannot be."""
     try:
         import uvicorn
@@ -83,7 +83,7 @@ def serve(model: Path, options: Options, *, quiet: bool = False) -> None:
             Server(config).run(sockets=[listening])
 
 
-def prepare(model: Path, options: Options, tell: Tell = lambda text: None) -> "Served":
+def prepare(model: Path, options: ServeOptions, tell: Tell = lambda text: None) -> "Served":
     """Return a loaded model with its engine. Raises KeylmError where the model or a package does not serve."""
     try:
         from keylm.serving.server import Served
@@ -117,7 +117,7 @@ def prepare(model: Path, options: Options, tell: Tell = lambda text: None) -> "S
     )
 
 
-def _small(source: Source, slots: Slots, precision: str) -> CachedDecoder:
+def _small(source: ModelSource, slots: Slots, precision: str) -> CachedDecoder:
     """Return the decoder for suggestions: PyTorch's, in 8 bits where this torch can."""
     if isinstance(slots, TorchSlots) and precision == "int8":
         return slots.decoder
@@ -135,7 +135,7 @@ def _name(folder: Path) -> str:
     return resolved.parent.name if resolved.name == "model" and resolved.parent.name else resolved.name
 
 
-def _listen(options: Options) -> socket.socket:
+def _listen(options: ServeOptions) -> socket.socket:
     """Return a socket that listens. Raises KeylmError where the address cannot be had."""
     family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)

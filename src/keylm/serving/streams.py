@@ -17,7 +17,7 @@ from keylm.serving.answers import Shape
 from keylm.serving.engine import Engine, Event, Failed, Finished, PromptScored, QueueFull
 from keylm.serving.faults import ApiError
 from keylm.serving.metrics import Metrics
-from keylm.serving.writing import Piece
+from keylm.serving.writing import TextPiece
 
 STATUS = {"timeout": (408, "timeout"), "grammar": (400, "invalid_value"), "closed": (503, "shutting_down")}
 Indexed = tuple[int, Event]
@@ -52,7 +52,7 @@ class Running:
                 headers={"Retry-After": "1"},
             ) from None
 
-    async def pieces(self) -> AsyncIterator[tuple[int, Piece | Finished]]:
+    async def pieces(self) -> AsyncIterator[tuple[int, TextPiece | Finished]]:
         """Yield what is written, by choice, and the end of each. Raises ApiError where a job fails."""
         while len(self.ends) < len(self._shape.plan.jobs):
             index, event = await self._queue.get()
@@ -81,11 +81,11 @@ class Running:
 
 async def whole(request: Request, running: Running, shape: Shape, metrics: Metrics) -> Response:
     """Return the finished answer; the jobs end where the client hangs up before."""
-    pieces: list[list[Piece]] = [[] for _ in shape.plan.jobs]
+    pieces: list[list[TextPiece]] = [[] for _ in shape.plan.jobs]
 
     async def gather() -> None:
         async for index, piece in running.pieces():
-            if isinstance(piece, Piece):
+            if isinstance(piece, TextPiece):
                 pieces[index].append(piece)
 
     try:
@@ -130,10 +130,10 @@ class EventStream(Response):
                 yield opening
         try:
             async for index, piece in running.pieces():
-                if isinstance(piece, Piece):
+                if isinstance(piece, TextPiece):
                     yield shape.chunk(index, piece, None)
                 else:
-                    yield shape.chunk(index, Piece(""), piece.reason)
+                    yield shape.chunk(index, TextPiece(""), piece.reason)
         except ApiError as error:
             yield error.body.model_dump_json()
             return

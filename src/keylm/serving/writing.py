@@ -23,7 +23,7 @@ class Written:
 
 
 @dataclass(frozen=True)
-class Piece:
+class TextPiece:
     """Text that is certain, and the tokens whose last character is in it."""
 
     text: str
@@ -63,7 +63,7 @@ class Vocabulary:
         return self.name(token).encode() if token in self.special or token >= self.size else self._bytes[token]
 
 
-class Writer:
+class TextWriter:
     """Writes one text."""
 
     def __init__(self, vocabulary: Vocabulary, stops: Sequence[str] = (), *, special: bool = False) -> None:
@@ -76,7 +76,7 @@ class Writer:
         self.stopped = False
         """Whether a stop string was met; nothing more comes then."""
 
-    def add(self, token: Token) -> Piece:
+    def add(self, token: Token) -> TextPiece:
         """Return what is certain behind one more token."""
         begin = self._begin + len(self._held)
         self._held += self._decoder.decode(self._bytes_of(token.id))
@@ -89,21 +89,21 @@ class Writer:
             return self._release(min(found))
         return self._release(len(self._held) - self._pending())
 
-    def end(self) -> Piece:
+    def end(self) -> TextPiece:
         """Return what was held back, now that no more tokens come."""
         if self.stopped:
-            return Piece("")
+            return TextPiece("")
         self._held += self._decoder.decode(b"", final=True)
         piece = self._release(len(self._held))
         rest, self._tokens = tuple(written for written, _ in self._tokens), []
-        return Piece(piece.text, (*piece.tokens, *rest))
+        return TextPiece(piece.text, (*piece.tokens, *rest))
 
-    def _release(self, length: int) -> Piece:
+    def _release(self, length: int) -> TextPiece:
         text, self._held = self._held[:length], self._held[length:]
         self._begin += length
         ready = [written for written, end in self._tokens if end <= self._begin]
         self._tokens = self._tokens[len(ready) :]
-        return Piece(text, tuple(ready))
+        return TextPiece(text, tuple(ready))
 
     def _pending(self) -> int:
         """Return how many characters at the end could be the beginning of a stop string."""

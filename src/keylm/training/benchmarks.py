@@ -43,7 +43,7 @@ Results = dict[str, dict[str, float]]
 
 
 @dataclass(frozen=True)
-class Item:
+class ChoiceItem:
     """A question: which of `choices` is the likeliest behind `prompt` and a space."""
 
     prompt: str
@@ -53,7 +53,7 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Task:
+class ChoiceTask:
     """Where a benchmark's items are, and how a record becomes one."""
 
     hub: str
@@ -61,13 +61,13 @@ class Task:
     split: str
     """the one that the harness measures on"""
     columns: tuple[str, ...]
-    item: Callable[[Record], Item]
+    item: Callable[[Record], ChoiceItem]
 
 
-def _hellaswag(record: Record) -> Item:
+def _hellaswag(record: Record) -> ChoiceItem:
     context = f"{record['ctx_a']} {record['ctx_b'].capitalize()}"
     choices = tuple(_without_marks(ending) for ending in record["endings"])
-    return Item(_without_marks(f"{record['activity_label']}: {context}"), choices, int(record["label"]))
+    return ChoiceItem(_without_marks(f"{record['activity_label']}: {context}"), choices, int(record["label"]))
 
 
 def _without_marks(text: str) -> str:
@@ -75,31 +75,31 @@ def _without_marks(text: str) -> str:
     return re.sub(r"\[.*?\]", "", text.strip().replace(" [title]", ". ")).replace("  ", " ")
 
 
-def _arc(record: Record) -> Item:
+def _arc(record: Record) -> ChoiceItem:
     choices = record["choices"]
     gold = choices["label"].index(record["answerKey"])
-    return Item(f"Question: {record['question']}\nAnswer:", tuple(choices["text"]), gold)
+    return ChoiceItem(f"Question: {record['question']}\nAnswer:", tuple(choices["text"]), gold)
 
 
-def _piqa(record: Record) -> Item:
+def _piqa(record: Record) -> ChoiceItem:
     choices = record["sol1"], record["sol2"]
-    return Item(f"Question: {record['goal']}\nAnswer:", choices, int(record["label"]))
+    return ChoiceItem(f"Question: {record['goal']}\nAnswer:", choices, int(record["label"]))
 
 
-TASKS: dict[Benchmark, Task] = {
-    "hellaswag": Task(
+TASKS: dict[Benchmark, ChoiceTask] = {
+    "hellaswag": ChoiceTask(
         "Rowan/hellaswag",
         None,
         "validation",
         ("activity_label", "ctx_a", "ctx_b", "endings", "label"),
         _hellaswag,
     ),
-    "arc_easy": Task("allenai/ai2_arc", "ARC-Easy", "test", ("question", "choices", "answerKey"), _arc),
-    "piqa": Task("baber/piqa", None, "validation", ("goal", "sol1", "sol2", "label"), _piqa),
+    "arc_easy": ChoiceTask("allenai/ai2_arc", "ARC-Easy", "test", ("question", "choices", "answerKey"), _arc),
+    "piqa": ChoiceTask("baber/piqa", None, "validation", ("goal", "sol1", "sol2", "label"), _piqa),
 }
 
 
-def draw_items(recipe: Recipe, *, quiet: bool = False) -> dict[str, list[Item]]:
+def draw_items(recipe: Recipe, *, quiet: bool = False) -> dict[str, list[ChoiceItem]]:
     """Return the items that are asked of each of the recipe's benchmarks.
 
     They come from NAME/SPLIT.jsonl (or .jsonl.gz, .jsonl.zst) below `paths.evaluation` or its folder data, else from
@@ -108,7 +108,7 @@ def draw_items(recipe: Recipe, *, quiet: bool = False) -> dict[str, list[Item]]:
     return {name: _draw(name, recipe, quiet=quiet) for name in recipe.evaluation.benchmarks}
 
 
-def _draw(name: Benchmark, recipe: Recipe, *, quiet: bool) -> list[Item]:
+def _draw(name: Benchmark, recipe: Recipe, *, quiet: bool) -> list[ChoiceItem]:
     task, folder = TASKS[name], recipe.paths.get("evaluation")
     file = None if folder is None else _find(Path(folder), name, task.split)
     read = _lines(file) if file is not None else _hub_rows(name, folder, quiet=quiet)
@@ -156,7 +156,7 @@ def _hub_rows(name: Benchmark, folder: str | None, *, quiet: bool) -> Iterator[t
         raise KeylmError(f"evaluation.benchmarks: {absent}, and from the hub: {error}") from None
 
 
-def _read(where: str, record: Any, name: Benchmark) -> Item:
+def _read(where: str, record: Any, name: Benchmark) -> ChoiceItem:
     """Return a record's item. Raises KeylmError where it is none."""
     try:
         item = TASKS[name].item(record)
@@ -184,11 +184,11 @@ class PackedWindow:
 class PackedItems:
     """The items of all benchmarks, ready for the model."""
 
-    items: Mapping[str, Sequence[Item]]
+    items: Mapping[str, Sequence[ChoiceItem]]
     windows: list[PackedWindow]
 
 
-def pack_items(items: Mapping[str, Sequence[Item]], tokenizer: Path, context: int) -> PackedItems:
+def pack_items(items: Mapping[str, Sequence[ChoiceItem]], tokenizer: Path, context: int) -> PackedItems:
     """Return items encoded with the tokenizer in a folder and packed, in their order, into windows of `context` tokens.
 
     Raises KeylmError where a choice has more tokens than a window: the harness could not measure it either.
@@ -207,7 +207,9 @@ def pack_items(items: Mapping[str, Sequence[Item]], tokenizer: Path, context: in
     return PackedItems(items, [_window(rows, context) for rows in bins])
 
 
-def _encode(tokenizer: Tokenizer, item: Item, context: int, name: str) -> Iterator[tuple[npt.NDArray[np.int64], int]]:
+def _encode(
+    tokenizer: Tokenizer, item: ChoiceItem, context: int, name: str
+) -> Iterator[tuple[npt.NDArray[np.int64], int]]:
     """Yield the ids of the prompt with each choice, int64 [at most context + 1], and how many are the choice's.
 
     As in the harness (TemplateLM._encode_pair, HFLM._loglikelihood_tokens): spaces at the prompt's end go to the
@@ -261,7 +263,7 @@ def measure(losses: TokenLosses, packed: PackedItems, settings: Training, ranks:
     }
 
 
-def _figures(items: Sequence[Item], scores: Sequence[npt.NDArray[np.float64]]) -> dict[str, float]:
+def _figures(items: Sequence[ChoiceItem], scores: Sequence[npt.NDArray[np.float64]]) -> dict[str, float]:
     """Return a benchmark's figures; scores: the log-likelihood of each choice, in nats, fp64 [choices] for each item.
 
     acc takes the likeliest choice, acc_norm the one that is likeliest a character.

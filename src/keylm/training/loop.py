@@ -41,7 +41,7 @@ from keylm.training.schedule import multiplier
 from keylm.training.sharding import check_even, clip_gradients, shard, synchronise
 from keylm.training.signals import StopSignals
 from keylm.training.validation import validate
-from keylm.training.writer import Writer, snapshot
+from keylm.training.writer import BackgroundWriter, snapshot
 
 
 class Trainer:
@@ -76,7 +76,7 @@ class Trainer:
             self._bare_objective.compile_parts(apart=self._sharded)  # a shard is gathered for each layer by itself
         self._objective = self._spread(self._bare_objective)
         self._optimizers = Optimizers(self._bare_model, recipe.optimizer)
-        self._writer, self._writers = Writer(ranks.device), ranks.aside() if self._sharded else ranks
+        self._writer, self._writers = BackgroundWriter(ranks.device), ranks.aside() if self._sharded else ranks
         self._step = 0
         self._open_logs(self._resume())
 

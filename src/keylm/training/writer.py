@@ -37,7 +37,7 @@ def on_host(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return copies
 
 
-class Writer:
+class BackgroundWriter:
     """Does one piece of work at a time in a thread of its own.
 
     As a context it waits for the work at the end, also when an exception passes through; but not when the process is

@@ -13,7 +13,7 @@ from keylm.base.files import read_table
 from keylm.base.json_lines import read_rows
 from keylm.recipe.run_folder import RunFolder
 from keylm.report import charts, drawing, page
-from keylm.report.charts import Line, Plot
+from keylm.report.charts import CurveLine, Plot
 from keylm.report.page import Chart, Key
 from keylm.report.run_record import column
 from keylm.tuning.pairs import read_pairs
@@ -48,12 +48,12 @@ def render(path: Path) -> bytes:
 def _chart(name: str, learnt: list[dict[str, Any]], held: list[dict[str, Any]]) -> Chart:
     """Draw one figure over the pairs seen: of the pairs learnt from, and of those held out."""
     x, raw, smoothed = charts.trace(column(learnt, "pairs"), column(learnt, name), [0])
-    lines = [Line("", drawing.ACCENT, x, raw, faint=True), Line("learnt", drawing.ACCENT, x, smoothed)]
+    lines = [CurveLine("", drawing.ACCENT, x, raw, faint=True), CurveLine("learnt", drawing.ACCENT, x, smoothed)]
     keys = [Key(drawing.ACCENT, "pairs learnt from: as measured, and smoothed")]
     if held:
         colour = drawing.source_colour(1)
         lines.append(
-            Line("held out", colour, column(held, "pairs"), column(held, name), marks=True, dots=len(held) < 2)
+            CurveLine("held out", colour, column(held, "pairs"), column(held, name), marks=True, dots=len(held) < 2)
         )
         keys.append(Key(colour, "pairs held out"))
     if not any(np.isfinite(line.y).any() for line in lines):

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from keylm.typos.letters import STRINGS, Splices
 from keylm.typos.slips import KINDS_MADE
-from keylm.typos.words import Ints, Words
+from keylm.typos.words import Ints, PlainWords
 
 
 class Edit(NamedTuple):
@@ -56,7 +56,9 @@ class Errors(NamedTuple):
     kind: Ints
 
 
-def spliced(words: Words, texts: Sequence[str], errors: Errors, splices: Splices, made: Sequence[str]) -> list[Noisy]:
+def spliced(
+    words: PlainWords, texts: Sequence[str], errors: Errors, splices: Splices, made: Sequence[str]
+) -> list[Noisy]:
     """Put the errors into the texts. `made` has the words that negative numbers in `splices.new` stand for.
 
     An error that begins within the span of the one before it is left out.
@@ -77,7 +79,7 @@ def spliced(words: Words, texts: Sequence[str], errors: Errors, splices: Splices
     return [Noisy(text, spans[low:high]) for text, (low, high) in zip(noisy, pairwise(bounds), strict=True)]
 
 
-def _spans(words: Words, errors: Errors, at: Ints, grown: Ints) -> tuple[Ints, list[int]]:
+def _spans(words: PlainWords, errors: Errors, at: Ints, grown: Ints) -> tuple[Ints, list[int]]:
     """Return the spans of Noisy for all texts, and where those of each text begin (and the last ones end).
 
     `grown` is by how much the text becomes longer at each place `at`; errors and places are in order.
@@ -93,7 +95,7 @@ def _spans(words: Words, errors: Errors, at: Ints, grown: Ints) -> tuple[Ints, l
     return spans, bounds
 
 
-def _texts(words: Words, texts: Sequence[str], at: Ints, to: Ints, new: Sequence[str]) -> Iterator[str]:
+def _texts(words: PlainWords, texts: Sequence[str], at: Ints, to: Ints, new: Sequence[str]) -> Iterator[str]:
     """Yield each text with `new` in place of its characters [at:to], which are in order."""
     row, begins = words.row, words.begins
     text = np.searchsorted(begins, at, side="right") - 1

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from keylm.typos.confusions import ENDINGS
 from keylm.typos.kinds import VOWELS, position_class
 from keylm.typos.layout import CENTRES, fill, neighbours
-from keylm.typos.words import CURLED, LONGEST, Bools, Ints, Masks, Words, below, lowest
+from keylm.typos.words import CURLED, LONGEST, Bools, Ints, Masks, PlainWords, below, lowest
 
 SLOTS = 256
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -86,7 +86,7 @@ class FingerSlips:
         self._written[-2] = _letter_table(VOWELS, _other_vowels, figures["vowels"])
         self._written[-1] = _letter_table(LETTERS, _far, figures["substitutions"])
 
-    def splices(self, words: Words, struck: Struck, rows: Sequence[Ints]) -> Splices:
+    def splices(self, words: PlainWords, struck: Struck, rows: Sequence[Ints]) -> Splices:
         """Return the errors of words; those that offer none have no splice.
 
         `rows` are the words of each of FINGER_KINDS, as indices in `struck`.
@@ -97,7 +97,7 @@ class FingerSlips:
                 made.append(slip(words, struck, of_kind))
         return joined(made)
 
-    def _letters(self, words: Words, struck: Struck, rows: Sequence[Ints]) -> Splices:
+    def _letters(self, words: PlainWords, struck: Struck, rows: Sequence[Ints]) -> Splices:
         """Return slips at one letter, and at two of one word, where they must not touch."""
         *single, multiple = rows
         multiple = multiple[struck.length[multiple] > 4]
@@ -120,7 +120,7 @@ class FingerSlips:
         new, cut = _capitalised(words, raised, at, cut, first[made], second[made])
         return Splices(word[made], at, cut, new, slipping.start + slipping.length)
 
-    def _slipped(self, words: Words, struck: Struck, kind: Ints) -> tuple[Bools, Ints, Ints, Ints]:
+    def _slipped(self, words: PlainWords, struck: Struck, kind: Ints) -> tuple[Bools, Ints, Ints, Ints]:
         """Return whether one of LETTER_KINDS fits each word, where, and up to two letters that come."""
         start, length, bits = struck.start, struck.length, struck.bits
         at = start + self._places[kind, length, bits & 255]
@@ -148,7 +148,7 @@ class FingerSlips:
         return good, at, first.astype(np.int64), second.astype(np.int64)
 
 
-def _undoubled(words: Words, struck: Struck, rows: Ints) -> Splices:
+def _undoubled(words: PlainWords, struck: Struck, rows: Ints) -> Splices:
     """Drop one of two equal letters: the first pair from a random place on, or from the beginning."""
     rows = rows[struck.doubled[rows] != 0]
     start, length, doubled = struck.start[rows], struck.length[rows], struck.doubled[rows]
@@ -158,7 +158,7 @@ def _undoubled(words: Words, struck: Struck, rows: Ints) -> Splices:
     return _replaced(rows, at, 1, np.zeros_like(at), start + length)
 
 
-def _spread(words: Words, struck: Struck, rows: Ints) -> Splices:
+def _spread(words: PlainWords, struck: Struck, rows: Ints) -> Splices:
     """Put a space into a word."""
     rows = rows[struck.length[rows] > 3]
     start, length = struck.start[rows], struck.length[rows]
@@ -166,7 +166,7 @@ def _spread(words: Words, struck: Struck, rows: Ints) -> Splices:
     return _replaced(rows, at, 0, np.full_like(at, _SPACE), start + length)
 
 
-def _run_together(words: Words, struck: Struck, rows: Ints) -> Splices:
+def _run_together(words: PlainWords, struck: Struck, rows: Ints) -> Splices:
     """Leave out the space before a plain small word."""
     end = struck.start[rows] + struck.length[rows]
     spaced = words.letters[end] == _SPACE
@@ -180,7 +180,7 @@ def _run_together(words: Words, struck: Struck, rows: Ints) -> Splices:
     return _replaced(rows, end, 1, np.zeros_like(end), (plain.start + plain.length)[whole])
 
 
-def _recased(words: Words, struck: Struck, rows: Ints) -> Splices:
+def _recased(words: PlainWords, struck: Struck, rows: Ints) -> Splices:
     """Write a capital that should not be, or none where one should be, or two."""
     start, length, capital = struck.start[rows], struck.length[rows], struck.capital[rows]
     two = capital & (struck.bits[rows] & 3 == 0) & (length > 2) & (words.letters[start + 1] >= _A)
@@ -198,7 +198,7 @@ def joined(parts: Sequence[Splices]) -> Splices:
     return Splices(*map(np.concatenate, zip(*parts, strict=True)))
 
 
-def _capitalised(words: Words, raised: Bools, at: Ints, cut: Ints, first: Ints, second: Ints) -> tuple[Ints, Ints]:
+def _capitalised(words: PlainWords, raised: Bools, at: Ints, cut: Ints, first: Ints, second: Ints) -> tuple[Ints, Ints]:
     """Return what comes and how much goes such that a word touched at its capital begins with one again."""
     none, kept = raised & (first == 0), raised & (cut == 0)
     first = np.where(none, words.letters[at + 1], first)  # the first letter is dropped: the next becomes the capital

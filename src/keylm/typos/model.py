@@ -42,7 +42,7 @@ from keylm.typos.edits import Noisy as Noisy
 from keylm.typos.letters import FINGER_KINDS, FingerSlips, Splices, Struck, joined
 from keylm.typos.lists import Listed, read_lists
 from keylm.typos.slips import KINDS_MADE, WordSlips, respelled
-from keylm.typos.words import GOLDEN, LONGEST, Bits, Bools, Ints, Words, mixed
+from keylm.typos.words import GOLDEN, LONGEST, Bits, Bools, Ints, PlainWords, mixed
 
 VERSION = 2
 """Of the algorithm: goes up when the same input gives another output."""
@@ -122,7 +122,7 @@ class TypoModel:
     def _batch(
         self, texts: Sequence[str], seed: int, documents: Sequence[int], epochs: Sequence[int], rate: float | None
     ) -> list[Noisy]:
-        words = Words(texts)
+        words = PlainWords(texts)
         counts = words.counts()
         plans = [
             self._plan(seed, document, epoch, rate, count)
@@ -141,7 +141,7 @@ class TypoModel:
             rate = self._highest * (second / 2**64) * (0.25 if first < CALM_SHARE * 2**64 else 1.0)
         return int(rate * words + third / 2**64), key
 
-    def _find(self, words: Words, wanted: Ints, keys: Bits) -> tuple[Errors, Splices, list[str]]:
+    def _find(self, words: PlainWords, wanted: Ints, keys: Bits) -> tuple[Errors, Splices, list[str]]:
         """Draw places in each text until it has the errors wanted, or has been tried long enough."""
         missing, drawn = wanted.copy(), np.zeros_like(wanted)
         taken = np.zeros(len(words.row) + 1, np.bool_)
@@ -169,7 +169,7 @@ class TypoModel:
         return Errors(*map(np.concatenate, zip(*errors, strict=True))), joined(splices), made
 
     def _candidates(
-        self, words: Words, texts: Ints, keys: Bits, first: Ints, draws: Ints, taken: Bools
+        self, words: PlainWords, texts: Ints, keys: Bits, first: Ints, draws: Ints, taken: Bools
     ) -> tuple[Ints, Struck, Ints, Ints]:
         """Return plain words that an error is to strike, each once, and in the order of the draws within each text.
 
@@ -193,7 +193,7 @@ class TypoModel:
         return text[drawn], struck, kind[drawn].astype(np.int64), other.astype(np.int64)
 
     def _slipped(
-        self, words: Words, struck: Struck, first: Ints, second: Ints, made: list[str]
+        self, words: PlainWords, struck: Struck, first: Ints, second: Ints, made: list[str]
     ) -> tuple[Ints, Splices]:
         """Return the kind of error of each word, the second where the first cannot be, and the changes.
 
@@ -217,7 +217,7 @@ class TypoModel:
         return kinds, joined([listed, of_fingers, of_words])
 
 
-def _from_lists(lists: Listed, words: Words, struck: Struck, kinds: Ints, made: list[str]) -> Splices:
+def _from_lists(lists: Listed, words: PlainWords, struck: Struck, kinds: Ints, made: list[str]) -> Splices:
     """Return what the word lists have for words and kinds (-1: none), half of the time."""
     parts = [_NO_SPLICES]
     for number, kind in enumerate(KINDS_MADE):

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from keylm.typos.confusions import CONFUSIONS, ENDINGS, PHONETIC_RULES
 from keylm.typos.layout import TAP_SLOTS, fill, miss_share, misses
 from keylm.typos.letters import FINGER_KINDS, FIRST_ENDING, LETTERS, SHORTEST, SLOTS, Splices, Struck, joined
-from keylm.typos.words import LONGEST, Ints, Words
+from keylm.typos.words import LONGEST, Ints, PlainWords
 
 Slip = Callable[[str, int], str | None]
 """(lower-case word, 52 random bits) to the word with an error, or None."""
@@ -48,7 +48,7 @@ class WordSlips:
         self._by_kind: dict[str, Slip] = {kind: getattr(self, f"_{kind}") for kind in WORD_KINDS[1:]}
         self._offers = _offers(self._confusions, self._apostrophes)
 
-    def offers(self, words: Words, struck: Struck) -> Ints:
+    def offers(self, words: PlainWords, struck: Struck) -> Ints:
         """Return for each word which kinds it may offer errors of (bit n for number n); of others it has none."""
         first, last = words.letters[struck.start], words.letters[struck.start + struck.length - 1]
         offers: Ints = self._offers[first & 31, last & 31, struck.length]
@@ -56,7 +56,7 @@ class WordSlips:
         offers |= (struck.apostrophe > 0).astype(np.int64) << _APOSTROPHE
         return offers
 
-    def splices(self, words: Words, struck: Struck, rows: Sequence[Ints], made: list[str]) -> Splices:
+    def splices(self, words: PlainWords, struck: Struck, rows: Sequence[Ints], made: list[str]) -> Splices:
         """Return the errors of words; those that offer none have no splice. See `respelled` for `made`.
 
         `rows` are the words of each of WORD_KINDS, as indices in `struck`.
@@ -67,7 +67,7 @@ class WordSlips:
                 parts.append(respelled(slip, words, struck, of_kind, made))
         return joined(parts)
 
-    def _inflected(self, words: Words, struck: Struck, rows: Ints) -> Splices:
+    def _inflected(self, words: PlainWords, struck: Struck, rows: Ints) -> Splices:
         """Exchange the ending."""
         rows = rows[struck.apostrophe[rows] == 0]
         length = struck.length[rows]
@@ -112,7 +112,7 @@ class WordSlips:
         return None if tapped == word or tapped != tapped.strip() else tapped
 
 
-def respelled(slip: Slip, words: Words, struck: Struck, rows: Ints, made: list[str]) -> Splices:
+def respelled(slip: Slip, words: PlainWords, struck: Struck, rows: Ints, made: list[str]) -> Splices:
     """Return splices for those of `rows` that `slip` has another word for.
 
     The words go to the end of `made`; -1 as `new` is its first, -2 its second …

@@ -70,7 +70,7 @@ class Plain(NamedTuple):
     """Place of the first apostrophe in the word; 0 where it has none."""
 
 
-class Words:
+class PlainWords:
     """Some texts in a row, with a line end behind each. Places in all its arrays are characters of that row."""
 
     def __init__(self, texts: Sequence[str]) -> None:
