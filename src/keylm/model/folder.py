@@ -41,7 +41,10 @@ def check_model_folder(folder: Path) -> None:
         hint = f"; did you mean {folder / 'model'}?" if (folder / "model" / "config.json").is_file() else ""
         raise KeylmError(f"{folder}: no config.json in it; accepted: a model folder such as runs/nano/model{hint}")
     if not list(folder.glob("*.safetensors")):
-        raise KeylmError(f"{folder}: no *.safetensors in it; accepted: a model folder with weights")
+        index = folder / "model.safetensors.index.json"
+        fetch = f"git sparse-checkout add '/models/{folder.name}/*.safetensors'"
+        hint = f"; where the clone left them out: {fetch}" if index.is_file() else ""
+        raise KeylmError(f"{folder}: no *.safetensors in it; accepted: a model folder with weights{hint}")
     if not list(folder.glob("tokenizer*")):
         raise KeylmError(f"{folder}: no tokenizer in it; accepted: a model folder with tokenizer.json")
 
