@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import typer
 from conftest import TINY, chat, sentence, tiny_recipe, write_jsonl
-from support.documentation import PAGES, ROOT, Block, Command, anchors, blocks, commands, links, prose
+from support.documentation import PAGES, ROOT, Block, Command, anchors, blocks, commands, defined, links, prose
 from support.programs import run as run_program
 from typer.core import TyperGroup
 
@@ -301,6 +301,19 @@ def test_relative_links_lead_somewhere():
     assert not faults, "\n".join(faults)
 
 
+def test_the_walk_names_functions_that_are_there():
+    stops = re.split(r"^## (\d+)\. .+$", (ROOT / "docs" / "walk.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert [int(number) for number in stops[1::2]] == list(range(1, len(stops) // 2 + 1))
+    assert len(stops) // 2 >= 10
+    for number, text in zip(stops[1::2], stops[2::2], strict=True):
+        named = re.findall(r"\[([\w/]+\.py): ([\w.]+)\]\(\.\./src/keylm/(\S+?)\)", text)
+        assert named, f"stop {number} names no function"
+        assert len(named) == text.count(".py: "), f"stop {number}: a link is not written as the others"
+        for shown, name, file in named:
+            assert shown == file
+            assert name in defined(ROOT / "src" / "keylm" / file), f"stop {number}: {file} has no {name}"
+
+
 def load(script: str) -> Any:
     spec = importlib.util.spec_from_file_location(script, ROOT / "tools" / "docs" / f"{script}.py")
     assert spec
@@ -312,7 +325,14 @@ def load(script: str) -> Any:
 
 def test_the_recipes_reference_is_current():
     written = (ROOT / "docs" / "recipe_reference.md").read_text(encoding="utf-8")
-    assert written == load("recipe_reference").reference(), "python tools/docs/recipe_reference.py writes it anew"
+    assert written == load("recipe_reference").reference(), "python -m tools.docs.recipe_reference writes it anew"
+
+
+def test_the_map_of_modules_is_current():
+    script = load("module_map")
+    remedy = "python -m tools.docs.module_map writes both anew"
+    assert script.PAGE.read_text(encoding="utf-8") == script.modules_page(), remedy
+    assert script.ARCHITECTURE.read_text(encoding="utf-8") == script.architecture_page(), remedy
 
 
 def test_the_site_is_built_and_its_links_lead_somewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

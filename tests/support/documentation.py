@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "space" / "README.md", *sorted(ROOT.glob("docs/*.md"))]
-"""The pages that people read for what to do; logs tell what was done, and stay as they are."""
-PAGES.remove(ROOT / "docs" / "LOG.md")
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "space/README.md")),
+    *sorted([*ROOT.glob("docs/*.md"), *ROOT.glob("results/*.md")]),
+]
+"""The pages that people read for what to do, and those that say how figures were made. LOG.md is history: left out."""
 PROGRAMS = (
+    "git",
     "keylm",
     "torchrun",
     "python",
@@ -118,6 +121,19 @@ def prose(file: Path) -> str:
     """Return a page without its blocks."""
     text = re.sub(r"^```.*?^```", "", file.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
     return re.sub(r"(?<=\n\n)(?:(?: {4}.*)?\n)+", "\n", text)
+
+
+def defined(file: Path) -> set[str]:
+    """Return the functions, classes and methods (as Class.method) of a Python file."""
+    names = set()
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            names.add(node.name)
+            inner = node.body if isinstance(node, ast.ClassDef) else []
+            names |= {
+                f"{node.name}.{part.name}" for part in inner if isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef)
+            }
+    return names
 
 
 def links(file: Path) -> list[str]:

@@ -20,19 +20,21 @@ from pydantic_core import PydanticUndefined
 from keylm.recipe.load import Recipe
 from keylm.recipe.schema import Curation
 
-PAGE = Path(__file__).parents[2] / "docs" / "recipe_reference.md"
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "recipe_reference.md"
+SOURCE = ROOT / "src" / "keylm"
 INTRODUCTION = """# The recipe
 
 <!-- Written by tools/docs/recipe_reference.py from src/keylm/recipe/load.py and schema.py; change those. -->
 
-A recipe is a TOML file with everything that decides a model. Unknown fields, values of another type and values out of
-range are refused, with the field and what is accepted. Fields without a default must be given. Any field can be set on
-the command line, `--set training.batch_tokens=65536`. The resolved recipe, every default written out, lies in the run
-folder.
+A recipe is a TOML file with everything that determines a model. Unknown fields, values of another type and values
+out of range are refused, with the field and what is accepted. Fields without a default must be given. Any field can be
+set on the command line, `--set training.batch_tokens=65536`. The resolved recipe, every default written out, is in the
+run folder.
 
 Paths count from the recipe's folder (on the command line, from where you are) and may begin with a folder of `[paths]`:
-`path = "{corpus}/tales.jsonl"`. [recipes/nano.toml](../recipes/nano.toml) is a small recipe that is whole;
-[data](data.md), [curation](curation.md) and [more GPUs](more_gpus.md) tell more of their parts.
+`path = "{corpus}/tales.jsonl"`. [recipes/nano.toml](../recipes/nano.toml) is a small complete recipe;
+[data](data.md), [curation](curation.md) and [more GPUs](more_gpus.md) say more about their parts.
 """
 DECORATION = {"int": "integer", "float": "number", "str": "text", "bool": "true or false"}
 
@@ -49,7 +51,7 @@ def reference() -> str:
 
 
 def _table(title: str, section: type[BaseModel], head: str) -> str:
-    """Return a section's heading and the table of its fields, but for those that are sections themselves."""
+    """Return a section's heading and the table of its fields, except those that are sections themselves."""
     notes = _notes(section)
     rows = ["| field | type | default | what it is |", "|---|---|---|---|"]
     for name, field in section.model_fields.items():
@@ -92,7 +94,8 @@ def _docstring(section: type[BaseModel]) -> str:
 def _linked(text: str) -> str:
     """Return a text whose mentions of files are links from docs/."""
     text = re.sub(r"\bdocs/(\w+\.md)", r"[\1](\1)", text)
-    return re.sub(r"\bdata/[\w/]+(?:\.py|/)", lambda match: f"[{match[0]}](../src/keylm/{match[0]})", text)
+    packages = "|".join(sorted(folder.parent.name for folder in SOURCE.glob("*/__init__.py")))
+    return re.sub(rf"\b(?:{packages})/[\w/]+\.py", lambda match: f"[{match[0]}](../src/keylm/{match[0]})", text)
 
 
 def _default(section: type[BaseModel], name: str, field: FieldInfo) -> str:

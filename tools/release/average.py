@@ -5,7 +5,7 @@
 OUT/averaged/model is the mean of OUT/STAGE/model, taken in fp32; evaluate.py measures it, and collect.py releases it
 with `--last averaged`. Models that began from the same weights mostly lie in one basin of the loss, where their mean is
 better than each (Wortsman et al., arXiv 2203.05482); of models that did not, the mean is nonsense. Two falls of 520
-million tokens were still too far apart for most sources (docs/LOG.md): held_out.py tells.
+million tokens were still too far apart for most sources (LOG.md): held_out.py tells.
 """
 
 import argparse

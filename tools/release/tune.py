@@ -3,7 +3,7 @@
     python -m tools.release.tune --data DATA --out OUT --initial OUT/instruct/model
 
 The stage before it, `instruct`, is train.py's. DATA/instructions/preferences.jsonl.zst holds prompts, answers that
-keep their constraints, and the constraints (docs/instructions.md). OUT/preference/model is the result.
+keep their constraints, and the constraints (docs/instruction_data.md). OUT/preference/model is the result.
 """
 
 import argparse

@@ -121,7 +121,7 @@ def instructions(
     workers: WorkersOption = None,
     quiet: QuietOption = False,
 ) -> None:
-    """Make instruction data whose constraints a program checks, from documents; see docs/instructions.md.
+    """Make instruction data whose constraints a program checks, from documents; see docs/instruction_data.md.
 
     Stopped, it leaves nothing; the same command begins anew.
     """

@@ -70,7 +70,7 @@ class Backbone(nn.Module):
         """Compile the layers, COMPILED_TOGETHER at a time, or `apart`, each by itself.
 
         All groups share one compilation, so training starts soon; the model as one graph takes a minute longer, and was
-        not faster (docs/LOG.md). A block by itself leaves the compiler nothing to fuse at its ends.
+        not faster (LOG.md). A block by itself leaves the compiler nothing to fuse at its ends.
         """
         if apart:
             for layer in self.layers:

@@ -163,7 +163,7 @@ class Data(Section):
 
 
 class Typos(Section):
-    """The noise in sources with `typos_of`; see data/typos.py."""
+    """The noise in sources with `typos_of`; see typos/model.py."""
 
     highest_rate: Annotated[float, Field(gt=0, le=0.5)] = 0.2
     """share of a document's words that are mistyped, at most; each document draws its own"""
@@ -172,7 +172,7 @@ class Typos(Section):
 
 
 QualityFilter = Literal["gopher_quality", "gopher_repetition", "c4", "fineweb"]
-"""datatrove's quality filters; see data/curate/filters.py."""
+"""datatrove's quality filters; see curate/filters.py."""
 DEFAULT_FILTERS: dict[Register, tuple[QualityFilter, ...]] = {
     "formal": ("gopher_quality", "gopher_repetition", "c4", "fineweb"),
     "casual": ("gopher_repetition",),
@@ -184,7 +184,7 @@ DEFAULT_FILTERS: dict[Register, tuple[QualityFilter, ...]] = {
 
 
 class Curation(Section):
-    """What is filtered, masked and de-duplicated before documents become shards; see data/curate/.
+    """What is filtered, masked and de-duplicated before documents become shards; see curate/pipeline.py.
 
     `filters` names the quality filters of each register; a register that is left out has the default ones.
     Near-duplicates are found by MinHash: word n-grams of `minhash_words`, `minhash_buckets` times `minhash_hashes`

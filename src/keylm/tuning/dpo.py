@@ -197,7 +197,7 @@ def round_by_chance(values: torch.Tensor, generator: torch.Generator) -> torch.T
     """Return fp32 `values` as bf16: one of the two neighbours, by a chance that makes the mean right.
 
     What preference tuning changes is mostly less than half the distance between two bf16 numbers, and the weights it
-    begins with are such numbers: rounded to the nearest, most of it would be gone (docs/LOG.md). bf16 is the upper half
+    begins with are such numbers: rounded to the nearest, most of it would be gone (LOG.md). bf16 is the upper half
     of fp32's bits, so a random lower half is added and what is below is cut off; bf16 numbers stay as they are.
     """
     bits = values.float().contiguous().view(torch.int32)

@@ -55,7 +55,7 @@ CHATS = (
 
 @dataclass(frozen=True)
 class Tuning:
-    """How long and how fast; the defaults are what docs/LOG.md measured."""
+    """How long and how fast; the defaults are what LOG.md measured."""
 
     epochs: float = 2.0
     learning_rate: float = 0.002
