@@ -1,6 +1,7 @@
 """Released models: found by name, taken where none is named, complete where they are here."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -253,3 +254,14 @@ def test_the_readme_says_what_typing_is_worth():
         base[key] for key in (("casual", "model", "keystroke savings"), ("git_fixes", "model", "error reduction"))
     )
     assert f"keylm-75m {saved} and {mended} %" in text
+
+
+def test_weights_that_the_clone_left_out_are_named_with_the_command_that_fetches_them(tmp_path: Path):
+    folder = tmp_path / "keylm-75m"
+    folder.mkdir()
+    (folder / "config.json").touch()
+    with pytest.raises(KeylmError, match=r"no \*\.safetensors in it; accepted: a model folder with weights$"):
+        check_model_folder(folder)
+    (folder / "model.safetensors.index.json").touch()
+    with pytest.raises(KeylmError, match=re.escape("git sparse-checkout add '/models/keylm-75m/*.safetensors'")):
+        check_model_folder(folder)
