@@ -244,16 +244,15 @@ def test_the_readme_says_what_typing_is_worth():
     saved = [value["casual", system, "keystroke savings"] for system in ("model", "word frequency", "ceiling")]
     mended = [value["git_fixes", system, "error reduction"] for system in ("model", "symspell")]
     assert (
-        "saves {} % of keystrokes in held-out chats and comments (the most frequent words: {}, the most there is to "
-        "save: {})"
+        "saves {} % of keystrokes in held-out chats and comments (most frequent words: {}; upper bound: {})"
     ).format(*saved) in text
-    assert "{} % fewer wrong words, where SymSpell reaches {} and Hunspell none".format(*mended) in text
+    assert "{} % fewer wrong words, against {} for SymSpell and none for Hunspell".format(*mended) in text
     assert float(value["git_fixes", "hunspell", "error reduction"]) <= 0
     base = typing_figures("keylm-75m/anneal")
     saved, mended = (
         base[key] for key in (("casual", "model", "keystroke savings"), ("git_fixes", "model", "error reduction"))
     )
-    assert f"keylm-75m {saved} and {mended} %" in text
+    assert f"keylm-75m reaches {saved} and {mended} %" in text
 
 
 def test_weights_that_the_clone_left_out_are_named_with_the_command_that_fetches_them(tmp_path: Path):

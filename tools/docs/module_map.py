@@ -33,9 +33,8 @@ def modules_page() -> str:
     """Return docs/modules.md."""
     parts = [INTRODUCTION]
     for package in packages():
-        rows = [f"| [{file.name}](../src/keylm/{package}/{file.name}) | {line} |" for file, line in modules(package)]
-        table = ["", "| module | what it is |", "|---|---|", *rows] if rows else []
-        parts.append("\n".join([f"## {package}", "", described(package), *table, ""]))
+        files = [f"- [{file.name}](../src/keylm/{package}/{file.name}): {line}" for file, line in modules(package)]
+        parts.append("\n".join([f"## {package}", "", described(package), "", *files, ""]))
     return "\n".join(parts)
 
 
