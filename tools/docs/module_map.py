@@ -1,9 +1,10 @@
-"""Write docs/modules.md, and the table of packages in docs/ARCHITECTURE.md, from the modules' first docstring lines.
+"""Write docs/modules.md, and the table of packages in docs/ARCHITECTURE.md, from what each module says first.
 
 python -m tools.docs.module_map                 # writes both; a test says where they are not current
 """
 
 import ast
+import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,9 +23,9 @@ PACKAGES = [
 BEGIN, END = "<!-- packages: written by tools/docs/module_map.py -->", "<!-- end of packages -->"
 INTRODUCTION = """# Modules
 
-<!-- Written by tools/docs/module_map.py from the first line of each module; change those. -->
+<!-- Written by tools/docs/module_map.py from what each file says first; change that. -->
 
-Every module of `src/keylm`, by package in import order: a package imports only those above it
+Every module and table of `src/keylm`, by package in import order: a package imports only those above it
 ([why](ARCHITECTURE.md#packages)).
 """
 
@@ -33,7 +34,7 @@ def modules_page() -> str:
     """Return docs/modules.md."""
     parts = [INTRODUCTION]
     for package in packages():
-        files = [f"- [{file.name}](../src/keylm/{package}/{file.name}): {line}" for file, line in modules(package)]
+        files = [f"- [{name}](../src/keylm/{package}/{name}): {line}" for name, line in modules(package)]
         parts.append("\n".join([f"## {package}", "", described(package), "", *files, ""]))
     return "\n".join(parts)
 
@@ -57,12 +58,12 @@ def packages() -> Iterator[str]:
     yield from (package for package in PACKAGES if package in there)
 
 
-def modules(package: str) -> Iterator[tuple[Path, str]]:
-    """Yield a package's Python and JavaScript files with their first lines."""
+def modules(package: str) -> Iterator[tuple[str, str]]:
+    """Yield a package's Python, JavaScript and TOML files, by their names in it, with what they say of themselves."""
     folder = SOURCE / package
-    for file in sorted([*folder.glob("*.py"), *folder.glob("*.js")]):
+    for file in sorted([*folder.glob("*.py"), *folder.glob("*.js"), *folder.rglob("*.toml")]):
         if file.name != "__init__.py":
-            yield file, first_line(file)
+            yield file.relative_to(folder).as_posix(), first_line(file)
 
 
 def described(package: str) -> str:
@@ -71,15 +72,16 @@ def described(package: str) -> str:
 
 
 def first_line(file: Path) -> str:
-    """Return the first line of a module's docstring, or comment in JavaScript, fit for a cell of a table."""
+    """Return the first line of a docstring, the first sentence of a comment; fit for a cell of a table."""
     text = file.read_text(encoding="utf-8")
     if file.suffix == ".py":
         said = (ast.get_docstring(ast.parse(text)) or "").partition("\n")[0]
     else:
-        comment = re.match(r"(?:// ?.*\n)+", text)
-        said = re.split(r"(?<=[.:]) |\n\n", " ".join(re.findall(r"// ?(.*)", comment[0] if comment else "")))[0]
+        mark = "//" if file.suffix == ".js" else "#"
+        comment = itertools.takewhile(lambda line: line.startswith(mark), text.splitlines())
+        said = re.split(r"(?<=\.) ", " ".join(line.removeprefix(mark).strip() for line in comment))[0]
     if not said:
-        raise SystemExit(f"{file}: says nothing of itself; accepted: a docstring whose first line does")
+        raise SystemExit(f"{file}: says nothing of itself; accepted: a docstring or comment at the top")
     said = re.sub(r"\bdocs/(\w+\.md)", r"[\1](\1)", said)
     return said.replace("|", r"\|")
 
