@@ -14,15 +14,16 @@ from conftest import write_jsonl
 from keylm.base.errors import KeylmError
 from keylm.curate.decontamination import Decontaminator
 from keylm.data.documents import read_record
-from keylm.instructions.breaking import break_answer
 from keylm.instructions.checks import CHECKS, HELD_OUT, TRAINED, keeps, violations
-from keylm.instructions.generate import WEIGHTS, PairGenerator, Settings
-from keylm.instructions.making import MAKERS
-from keylm.instructions.measuring import MEASURES
-from keylm.instructions.sourced import SourceText
-from keylm.instructions.wording import describe
-from keylm.instructions.writing import InstructionPlan, write_instructions
-from keylm.instructions.writing import _without_items as without_items
+from keylm.instructions.document_tasks import SourceText
+from keylm.instructions.files import InstructionPlan, write_instructions
+from keylm.instructions.files import _without_items as without_items
+from keylm.instructions.generator import PairGenerator, Settings
+from keylm.instructions.makers import MAKERS
+from keylm.instructions.measures import MEASURES
+from keylm.instructions.minimal_violations import break_answer
+from keylm.instructions.tables import phrase_tables
+from keylm.instructions.wordings import describe
 from keylm.text.sentences import fewest_sentences, listed, most_sentences, occurrences
 
 SHARED = Path(__file__).parents[2].parent / "shared"
@@ -123,7 +124,7 @@ def test_every_type_has_an_example_and_a_maker_or_measure():
     assert {constraint["type"] for constraint, _, _ in GOOD_AND_BAD} == set(CHECKS)
     assert not set(TRAINED) & set(HELD_OUT)
     assert len(HELD_OUT) >= 6
-    assert set(WEIGHTS) - {"repeat_request"} <= {*MAKERS, *MEASURES}
+    assert set(phrase_tables().constraints.weights) - {"repeat_request"} <= {*MAKERS, *MEASURES}
 
 
 def test_an_unknown_type_is_refused():
@@ -259,7 +260,7 @@ def test_no_eight_words_of_an_ifeval_prompt_are_in_generated_prompts():
     for line in IFEVAL.read_text(encoding="utf-8").splitlines():
         asked |= grams(json.loads(line)["prompt"])
     assert len(asked) > 5000
-    from keylm.instructions.writing import Origin, read_documents
+    from keylm.instructions.files import Origin, read_documents
 
     names = ("children", "wordnet", "medquad")
     origins = [Origin(name, next(CORPUS.rglob(f"{name}.jsonl.zst")), "", "") for name in names]

@@ -125,8 +125,8 @@ def instructions(
 
     Stopped, it leaves nothing; the same command begins anew.
     """
-    from keylm.instructions.generate import Settings
-    from keylm.instructions.writing import InstructionPlan, default_workers, tell, write_instructions
+    from keylm.instructions.files import InstructionPlan, default_workers, tell, write_instructions
+    from keylm.instructions.generator import Settings
 
     if not name.strip():
         raise KeylmError("--name: got an empty name; accepted: some text")

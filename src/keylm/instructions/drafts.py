@@ -10,19 +10,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
 
-from keylm.text.sentences import fewest_words, listed
+from keylm.instructions.tables import phrase_tables
+from keylm.text.sentences import fewest_words
 
 Paragraph = list[str]
-LEANING = re.compile(
-    r"(?i)(he|she|it|they|his|her|hers|its|their|this|that|these|those|such|then|but|and|or|nor|so|however|thus|"
-    r"therefore|moreover|furthermore|also|another|instead|similarly|consequently|meanwhile|nevertheless|otherwise|"
-    r"later|here|there|both|each|one|first|second|third|finally|next|additionally|in addition|for example|"
-    r"for instance|as a result|in contrast|on the other hand|yes|no|because|which|who|while|after|before|since|i|we|my|"
-    r"our|him|them|other|others|according|due to|even so|still|despite|in spite of|in the preceding|under this|"
-    r"with this|at th(at|e) time|by then|overall|nonetheless|regardless|in short|in conclusion|in summary|"
-    r"to summarise|for this)\b"
-)
+LEANING = re.compile(rf"(?i)({'|'.join(phrase_tables().passages.leaning)})\b")
 """How sentences begin that lean on the one before, and so cannot stand alone."""
+
+_PLAIN_STARTS = frozenset(phrase_tables().passages.plain_starts)
 
 
 @dataclass
@@ -156,15 +151,6 @@ def lowered(sentence: str) -> str:
     first = re.match(r"[A-Za-z']+", sentence)
     plain = first is not None and first[0].lower() in _PLAIN_STARTS
     return sentence[0].lower() + sentence[1:] if plain else sentence
-
-
-_PLAIN_STARTS = frozenset(
-    listed(
-        "the a an this that these those there it its they their he she his her we our you your in on at by "
-        "for from with when while if as after before some many most all each every one two both such other "
-        "another to of and but so"
-    )
-)
 
 
 def capitalised(text: str) -> str:

@@ -10,48 +10,22 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from keylm.instructions.drafts import Paragraph
-from keylm.text.sentences import fewest_words, listed, sentences
+from keylm.instructions.tables import phrase_tables
+from keylm.text.sentences import fewest_words, sentences
 
 READ_CHARACTERS = 4500
 """How much of a document is looked at."""
-_TELLING = frozenset(
-    listed(
-        "let's i i've i'm i'll we'll my me figure table equation following above below click link subscribe "
-        "citation isbn exercise wikinews imagine wonder wonders wondering wondered dive explore explores exploring"
-    )
-)
-_TELLING_PHRASES = re.compile(
-    r"(?i)\b(this (article|section|chapter|guide|subsection|book|textbook|blog|post|page|module|unit)|we will|"
-    r"we have (discussed|seen|explored|covered)|we (discuss|cover|saw)|let us|read on|(previous|next) section|"
-    r"as follows|see also|learn more about|in the context of|refer to|more (insights|information|details|tips)|"
-    r"as mentioned|have you ever|you are not alone|you will (learn|discover|find|understand|see)|"
-    r"knowing the answer|we understand|(it|we)( also)? covers?|covers everything|get ready|look no further)\b"
-)
-_TELLING_STARTS = frozenset(
-    listed("this we let read previous next as see learn in refer more have you knowing it look get")
-)
-_COMMANDS = listed(
-    "describe explain identify define discuss compare list state calculate distinguish analyze evaluate "
-    "outline summarize recall look refine use develop create implement choose learn understand build consider "
-    "apply recognize interpret differentiate determine predict draw solve write give name review demonstrate "
-    "examine contrast discover explore know get make take find add check test run install set establish "
-    "ensure provide avoid keep"
-)
-_TASKS = re.compile(rf"({'|'.join(word.capitalize() for word in _COMMANDS[:20])})\b(?!ing)")
+_WORDS = phrase_tables().passages
+_SELF_REFERENCE, _SELF_REFERENCE_STARTS = frozenset(_WORDS.self_reference), frozenset(_WORDS.self_reference_starts)
+_SELF_REFERENCE_PHRASES = re.compile(rf"(?i)\b({'|'.join(_WORDS.self_reference_phrases)})\b")
+_EXERCISE = re.compile(rf"({'|'.join(word.capitalize() for word in _WORDS.exercises)})\b(?!ing)")
+_NO_SUBJECT = frozenset((*_WORDS.no_subject, *_WORDS.exercises, *_WORDS.commands))
+_DULL = frozenset(_WORDS.dull)
 _BROKEN = re.compile(
     r"[\[\]{}<>|\\$=~^*_`#@•→]|https?:|www\.|\.\.\.|…|\(\s*[,;)]|\s[,;.:](?:\s|$)|\d{4}[A-Z]|[a-z]\.[A-Z]|"
     r"\b(?:of|the|in|by|and|a) [.,;)]|&[a-z#]+;|  |[\u0370-\u2010\u2030-\u20ff\u2100-\uffff]"
 )
 _SHARE = re.compile(r"[A-Za-z ,.'’“”\"()-]")
-_DULL = frozenset(
-    listed(
-        "introduction conclusion summary overview references notes exercises bibliography background history "
-        "see also external links further reading contents examples key terms preface foreword foreward "
-        "problem problems solution sources footnotes gallery applications properties definition basic "
-        "concepts discussion questions test knowledge example basics results methods abstract "
-        "acknowledgements introducing answer answers review"
-    )
-)
 _RESOLVES = re.compile(r"[.!?][\"”’)]?$")
 
 
@@ -76,7 +50,9 @@ class PassageSection:
 def about_itself(sentence: str) -> bool:
     """Return whether a sentence speaks of its own document, its author or its reader."""
     words = set(_LETTERS.findall(sentence.lower()))
-    return bool(words & _TELLING) or bool(words & _TELLING_STARTS and _TELLING_PHRASES.search(sentence))
+    return bool(words & _SELF_REFERENCE) or bool(
+        words & _SELF_REFERENCE_STARTS and _SELF_REFERENCE_PHRASES.search(sentence)
+    )
 
 
 _LETTERS = re.compile(r"[a-z']+")
@@ -91,7 +67,7 @@ def good_sentence(sentence: str, *, story: bool = False) -> bool:
         and _RESOLVES.search(sentence) is not None
         and not _BROKEN.search(sentence)
         and (story or not about_itself(sentence))
-        and not _TASKS.match(sentence)
+        and not _EXERCISE.match(sentence)
         and len(_SHARE.findall(sentence)) > 0.93 * len(sentence)
         and sentence.count("(") == sentence.count(")")
         and sentence.count("“") == sentence.count("”")
@@ -160,20 +136,7 @@ def good_heading(heading: str) -> bool:
         and not re.search(r"\d|:|\(|,|/", heading)
         and any(word.lower() not in _DULL and len(word) > 3 for word in words)
         and not all(word.lower() in _DULL or len(word) < 4 for word in words)
-        and words[0].lower()
-        not in (
-            "summary",
-            "introduction",
-            "conclusion",
-            "exercise",
-            "learning",
-            "subsection",
-            "future",
-            "step",
-            "tip",
-            "other",
-        )
-        and words[0].lower() not in _COMMANDS
+        and words[0].lower() not in _NO_SUBJECT
     )
 
 

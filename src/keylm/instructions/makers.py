@@ -23,22 +23,12 @@ from keylm.instructions.drafts import (
     grouped,
     lowered,
 )
-from keylm.instructions.phrases import (
-    END_PHRASES,
-    FORM_FIELDS,
-    JOINING_SENTENCES,
-    LIST_OPENINGS,
-    NOUNS,
-    OPENERS,
-    PLACEHOLDER_SENTENCES,
-    POSTSCRIPTS,
-    SECTION_WORDS,
-    START_PHRASES,
-)
+from keylm.instructions.tables import phrase_tables
 from keylm.text.sentences import STOP_WORDS, content_words
 
 Parameters = dict[str, Any]
 Maker = Callable[[Draft, Random], Parameters | None]
+_TEXTS = phrase_tables().answers
 
 
 def _paragraphs(draft: Draft, random: Random) -> Parameters | None:
@@ -72,13 +62,11 @@ def _paragraph_start(draft: Draft, random: Random) -> Parameters | None:
             return None
         word = first[0]
     elif random.random() < 0.5:
-        word = random.choice(OPENERS)
+        word = random.choice(_TEXTS.openers)
         lines[0] = f"{word}, {lowered(lines[0])}"
     else:
-        word = random.choice(NOUNS)
-        lines.insert(
-            0, random.choice(("{} is worth a thought here.", "{} may come to mind here.")).format(capitalised(word))
-        )
+        word = random.choice(_TEXTS.nouns)
+        lines.insert(0, random.choice(_TEXTS.noun_sentences).format(noun=capitalised(word)))
     return {**made, "paragraph": paragraph, "word": random.choice((word, word.lower()))}
 
 
@@ -105,7 +93,7 @@ def _listed(draft: Draft, random: Random, line: Callable[[int, str], str]) -> Pa
     if items is None:
         return None
     list_block = DraftBlock([line(number, item) for number, item in enumerate(items, 1)], "\n")
-    opening = random.choice(LIST_OPENINGS)
+    opening = random.choice(_TEXTS.list_openings)
     draft.blocks = (
         [DraftBlock([opening]), list_block] if random.random() < 0.35 and not draft.task.points else [list_block]
     )
@@ -116,7 +104,7 @@ def _sections(draft: Draft, random: Random) -> Parameters | None:
     made = _paragraphs(draft, random)
     if made is None or not 2 <= made["count"] <= 5:
         return None
-    word = random.choice(SECTION_WORDS)
+    word = random.choice(_TEXTS.section_words)
     for number, block in enumerate(draft.blocks, 1):
         block.lines = [f"{word} {number}\n{block.text()}"]
     return {"count": made["count"], "word": word}
@@ -128,16 +116,16 @@ def _json(draft: Draft, random: Random) -> Parameters | None:
         return None
     lines, items = draft.sentences(), _items(draft, random, 5)
     text = " ".join(lines)
-    title = random.choice(("title", "topic", "subject", "name"))
+    title = random.choice(_TEXTS.json_title)
     value: dict[str, Any] = {title: task.title}
     shape = random.random()
     if shape < 0.4 or not items:
-        value[random.choice(("answer", "text", "summary", "description", "content"))] = text
+        value[random.choice(_TEXTS.json_text)] = text
     elif shape < 0.75:
-        value[random.choice(("points", "facts", "items", "details", "list"))] = items
+        value[random.choice(_TEXTS.json_list)] = items
     else:
-        value[random.choice(("summary", "answer"))] = lines[0]
-        value[random.choice(("points", "facts", "more"))] = items
+        value[random.choice(_TEXTS.json_first)] = lines[0]
+        value[random.choice(_TEXTS.json_rest)] = items
     written = json.dumps(value, ensure_ascii=False, indent=random.choice((None, 2, 2)))
     if random.random() < 0.15:
         written = f"```json\n{written}\n```"
@@ -202,14 +190,14 @@ def _placeholders(draft: Draft, random: Random) -> Parameters | None:
         draft.top = ["\n".join(fields), *draft.top] if random.random() < 0.5 else draft.top
         draft.bottom += [] if draft.top else ["\n".join(fields)]
         return {"count": len(re.findall(r"\[[^\[\]]+\]", " ".join(fields)))}
-    lines = random.sample(PLACEHOLDER_SENTENCES, 3)
+    lines = random.sample(_TEXTS.placeholder_sentences, 3)
     text, total = "", 0
     for line in lines:
         if total >= count:
             break
         text, total = f"{text} {line}".strip(), total + line.count("[")
     if total < count:
-        fields = random.sample(FORM_FIELDS, min(count - total, len(FORM_FIELDS)))
+        fields = random.sample(_TEXTS.form_fields, min(count - total, len(_TEXTS.form_fields)))
         text, total = text + "\n" + "\n".join(fields), total + len(fields)
     draft.bottom.append(text)
     return {"count": min(total, count)}
@@ -217,7 +205,7 @@ def _placeholders(draft: Draft, random: Random) -> Parameters | None:
 
 def _postscript(draft: Draft, random: Random) -> Parameters | None:
     marker = random.choice(("P.S.", "P.S.", "P.P.S"))
-    draft.bottom.append(f"{marker} {random.choice(POSTSCRIPTS).format(topic=_topic(draft.task))}")
+    draft.bottom.append(f"{marker} {random.choice(_TEXTS.postscripts).format(topic=_topic(draft.task))}")
     return {"marker": marker}
 
 
@@ -228,7 +216,7 @@ def _topic(task: WritingTask) -> str:
 
 
 def _end_phrase(draft: Draft, random: Random) -> Parameters | None:
-    phrase = random.choice(END_PHRASES)
+    phrase = random.choice(_TEXTS.end_phrases)
     if draft.task.head or draft.task.verse or draft.task.tail or random.random() < 0.3:
         draft.bottom.append(phrase)
     else:
@@ -237,7 +225,7 @@ def _end_phrase(draft: Draft, random: Random) -> Parameters | None:
 
 
 def _start_phrase(draft: Draft, random: Random) -> Parameters | None:
-    phrase = random.choice(START_PHRASES)
+    phrase = random.choice(_TEXTS.start_phrases)
     draft.top.insert(0, phrase)
     return {"phrase": phrase}
 
@@ -247,10 +235,12 @@ def _added_keywords(draft: Draft, random: Random) -> Parameters | None:
     if draft.task.verse:
         return None
     text = draft.render().lower()
-    words = [word for word in random.sample(NOUNS, 6) if word not in text][: random.choices((1, 2, 3), (4, 4, 2))[0]]
+    words = [word for word in random.sample(_TEXTS.nouns, 6) if word not in text][
+        : random.choices((1, 2, 3), (4, 4, 2))[0]
+    ]
     if not words:
         return None
-    sentence = fix_articles(random.choice(JOINING_SENTENCES[len(words)]).format(*words))
+    sentence = fix_articles(random.choice(_TEXTS.joining_sentences[len(words) - 1]).format(*words))
     draft.blocks[random.randrange(len(draft.blocks))].lines.append(sentence)
     return {"words": words}
 

@@ -1,7 +1,7 @@
-"""Tasks made from documents: what is asked, and the passage that answers it.
+"""Tasks from documents: a request, and the passage that answers it.
 
-Each maker takes a document and returns a task, or None where the document does not lend itself to it. SOURCES says
-which files of a corpus each maker can take documents from.
+Each maker takes a document and returns a task, or None where the document does not lend itself to it. sources.toml says
+which files of a corpus each maker takes documents from.
 """
 
 import re
@@ -20,7 +20,12 @@ from keylm.instructions.passages import (
     sentence_case,
     tidy,
 )
-from keylm.text.sentences import fewest_words, listed
+from keylm.instructions.tables import phrase_tables
+from keylm.text.sentences import fewest_words
+
+_REQUESTS = phrase_tables().documents
+_FUNCTION_WORDS = frozenset(phrase_tables().passages.function_words)
+Maker = Callable[["SourceText", Random], WritingTask | None]
 
 
 class SourceText:
@@ -65,10 +70,7 @@ class SourceText:
 
 def _stems(title: str) -> set[str]:
     """Return how the longer words of a title begin."""
-    return {word[:5] for word in re.findall(r"[a-z]{4,}", title.lower()) if word not in _ASKING}
-
-
-_ASKING = frozenset(listed("does what with your should when where which that have there from this"))
+    return {word[:5] for word in re.findall(r"[a-z]{4,}", title.lower()) if word not in _FUNCTION_WORDS}
 
 
 def about(text: SourceText, random: Random) -> WritingTask | None:
@@ -87,40 +89,15 @@ def about(text: SourceText, random: Random) -> WritingTask | None:
         name = f"the {name}"
     person = re.search(r"\((?:born )?.{0,40}\d{3,4}", first) or re.search(r"\b(he|she|his|her)\b", text.text[:900])
     past = re.search(r"\b(was|were|is|are)\b", first)
+    be = past[0] if past else "is"
     if person and re.match(r"[A-Z]\w+ [A-Z]", title):
-        requests: tuple[str, ...] = (
-            f"Who {'was' if past and past[0] == 'was' else 'is'} {name}?",
-            f"Tell me about {name}.",
-            f"Write a short biography of {name}.",
-            f"What is {name} known for?",
-            f"Introduce {name} to a school class.",
-            f"Write a few facts about the life of {name}.",
-            f"I have never heard of {name}. Who is that?",
-        )
+        requests, be = _REQUESTS.about_person, "was" if be == "was" else "is"
     else:
-        verb = past[0] if past else "is"
-        requests = (
-            f"What {verb} {name}?",
-            f"Tell me about {name}.",
-            f"Explain {name} to me.",
-            f"Write about {name}.",
-            f"Give me a short introduction to {name}.",
-            f"What do you know about {name}?",
-            f"Describe {name}.",
-            f"Write an encyclopedia entry for {name}.",
-            f"I need information on {name}.",
-            f"Summarise what {name} {verb}.",
-            f"I am writing a school report on {name}. What should I say?",
-            f"can you tell me what {name} {verb}",
-        )
+        requests = _REQUESTS.about_thing
     pool = [part for section in found[:8] for part in section.paragraphs]
-    return WritingTask(
-        "about",
-        capitalised(random.choice(requests)) if random.random() < 0.95 else random.choice(requests),
-        pool,
-        subject_title,
-        source=text.source,
-    )
+    capital = random.random() < 0.95
+    request = random.choice(requests).format(name=name, be=be)
+    return WritingTask("about", capitalised(request) if capital else request, pool, subject_title, source=text.source)
 
 
 def subject(text: SourceText, random: Random) -> WritingTask | None:
@@ -141,33 +118,13 @@ def subject(text: SourceText, random: Random) -> WritingTask | None:
     )
     if verb_first and text.source == "howto":
         topic = sentence_case(re.sub(r"^Understanding ", "", section.heading), text.prose)
-        requests: tuple[str, ...] = (
-            f"Tell me about {topic}.",
-            f"What should I know about {topic}?",
-            f"Give me advice on {topic}.",
-        )
+        request = random.choice(_REQUESTS.subject_advice).format(name=topic)
     else:
-        requests = (
-            f"Explain {name}.",
-            f"Write about {name}.",
-            f"Tell me something about {name}.",
-            f"Describe {name} briefly.",
-            f"What should I know about {name}?",
-            f"Write a textbook passage on {name}.",
-            f"Give a short account of {name}.",
-            f"Write an explanation of {name} for students.",
-            f"Teach me about {name}.",
-            f"Write a paragraph on {name}.",
-            f"I have a test on {name}. What do I need to know?",
-            f"Please write a short text about {name}.",
-            f"Write an essay on {name}.",
-            f"Write a blog post about {name}.",
-            f"Summarise the topic: {name}",
-        )
+        request = random.choice(_REQUESTS.subject).format(name=name)
     points = [item for item in section.items if good_sentence(item) and fewest_words(item) < 28]
     return WritingTask(
         "subject",
-        random.choice(requests),
+        request,
         section.paragraphs,
         capitalised(name),
         points=points if len(points) > 2 else [],
@@ -192,21 +149,10 @@ def question(text: SourceText, random: Random) -> WritingTask | None:
     task = WritingTask("question", asked, section.paragraphs, source=text.source)
     task.title = capitalised(_topic(asked))
     if yes_no and random.random() < 0.5:
-        yes, no, open_ = random.choice(_VERDICTS)
+        yes, no, open_ = random.choice(_REQUESTS.verdicts)
         task = WritingTask("verdict", asked, [[yes if yes_no[0] == "Yes" else no]], source=text.source, whole=True)
         task.options = [yes, no, open_] if random.random() < 0.6 else [yes, no]
     return task
-
-
-_VERDICTS = (
-    ("Yes.", "No.", "It depends."),
-    ("yes", "no", "maybe"),
-    ("Yes, it does.", "No, it does not.", "I do not know."),
-    ("The reply is yes.", "The reply is no.", "The reply is unclear."),
-    ("True", "False", "Unknown"),
-    ("I would say yes.", "I would say no.", "I would say perhaps."),
-    ("Agreed.", "Not agreed.", "Undecided."),
-)
 
 
 def _be(name: str) -> str:
@@ -252,30 +198,13 @@ def howto(text: SourceText, random: Random) -> WritingTask | None:
     asked = asked[0].upper() + asked[1:]
     if re.search(r"\b(don|doesn|can|isn|won|didn) t\b|\b[A-Z]$", asked, re.IGNORECASE):
         return None
-    requests: tuple[str, ...] = (f"{asked}?",) * 4 + (
-        asked.lower(),
-        f"{asked}? Please explain.",
-        f"I want to know: {asked[0].lower()}{asked[1:]}?",
-    )
-    if asked.startswith("How to "):
-        rest = asked[7:]
-        requests = (
-            f"How do I {rest}?",
-            f"How can I {rest}?",
-            f"Explain how to {rest}.",
-            f"Tell me how to {rest}.",
-            f"how to {rest}",
-            f"Write a short guide on how to {rest}.",
-            f"What is the best way to {rest}?",
-            f"Give me instructions to {rest}.",
-            f"Write a blog post on how to {rest}.",
-        )
+    small = asked[0].lower() + asked[1:]
+    requests = _REQUESTS.howto_steps if asked.startswith("How to ") else _REQUESTS.howto_title
+    request = random.choice(requests).format(title=asked, small=small, lower=asked.lower(), rest=asked[7:])
     points = [
         item for section in found[:3] for item in section.items if good_sentence(item) and fewest_words(item) < 24
     ]
-    return WritingTask(
-        "howto", random.choice(requests), pool, asked, points=points[:10] if len(points) > 2 else [], source=text.source
-    )
+    return WritingTask("howto", request, pool, asked, points=points[:10] if len(points) > 2 else [], source=text.source)
 
 
 _DIRECT = re.compile(r"(To|Yes|No|You can|You should|Use|Start by|Begin by|The best)\b")
@@ -294,15 +223,8 @@ def news(text: SourceText, random: Random) -> WritingTask | None:
         return None
     if LEANING.match(found[0].paragraphs[0][0]) or not text.on_its_title(found[0].paragraphs[0]):
         return None
-    requests = (
-        f"Write a news story with the headline: {title}",
-        f'Write a short newspaper article. The headline is "{title}".',
-        f"Report on this: {title}",
-        f"What happened here? {title}",
-        f"Write the news item that belongs to this headline: {title}",
-        f"Draft a press report: {title}",
-    )
-    return WritingTask("news", random.choice(requests), found[0].paragraphs, title, source=text.source)
+    request = random.choice(_REQUESTS.news).format(title=title)
+    return WritingTask("news", request, found[0].paragraphs, title, source=text.source)
 
 
 def headline(text: SourceText, random: Random) -> WritingTask | None:
@@ -314,17 +236,8 @@ def headline(text: SourceText, random: Random) -> WritingTask | None:
     passage = " ".join(found[0].paragraphs[0][:4])
     if fewest_words(passage) < 25 or not text.on_its_title([passage]):
         return None
-    ask = random.choice(
-        (
-            "Write a headline for this news story.",
-            "Give this text a title.",
-            "What would be a good headline for the text below?",
-            "Find a title for the following text.",
-            "Suggest a headline.",
-            "Sum up this news item in a headline.",
-        )
-    )
-    return WritingTask("headline", ask, [[title]], context=passage, source=text.source, whole=True)
+    request = random.choice(_REQUESTS.headline)
+    return WritingTask("headline", request, [[title]], context=passage, source=text.source, whole=True)
 
 
 def summary(text: SourceText, random: Random) -> WritingTask | None:
@@ -336,26 +249,14 @@ def summary(text: SourceText, random: Random) -> WritingTask | None:
     passage = " ".join(lines)
     if len(lines) < 3 or not 50 <= fewest_words(passage) <= 220 or LEANING.match(lines[0]):
         return None
-    ask = random.choice(
-        (
-            "Summarise this text in one sentence.",
-            "What is the main point of this text?",
-            "Sum this up for me.",
-            "Give me the gist of the following passage.",
-            "Summarize the passage below briefly.",
-            "TL;DR of this?",
-            "Shorten this text to its most important sentence.",
-            "Write a one-sentence summary.",
-            "In short, what does this say?",
-        )
-    )
+    request = random.choice(_REQUESTS.summary)
     gist = re.sub(r"\s*\([^()]*\)", "", lines[0])
     if not good_sentence(gist) or re.search(r", (is|was|are|were|has) ", gist):
         return None
-    return WritingTask("summary", ask, [[gist]], title=text.title, context=passage, source=text.source, whole=True)
+    return WritingTask("summary", request, [[gist]], title=text.title, context=passage, source=text.source, whole=True)
 
 
-def bulleted(text: SourceText, random: Random) -> WritingTask | None:
+def main_points(text: SourceText, random: Random) -> WritingTask | None:
     """Ask for the main points of a passage, which are its sentences that can stand alone."""
     found = [part for section in text.sections[:3] for part in section.paragraphs if 4 <= len(part) <= 9]
     if not found:
@@ -366,15 +267,7 @@ def bulleted(text: SourceText, random: Random) -> WritingTask | None:
     task = WritingTask("points", "", [lines], title=text.title, context=" ".join(lines), source=text.source)
     if len(task.standing()) < 3:
         return None
-    task.request = random.choice(
-        (
-            "List the main points of this text.",
-            "What are the key facts in this passage?",
-            "Turn this text into a list.",
-            "Extract the facts from the text below.",
-            "Rewrite the following paragraph as a list of points.",
-        )
-    )
+    task.request = random.choice(_REQUESTS.points)
     return task
 
 
@@ -396,22 +289,9 @@ def tale(text: SourceText, random: Random) -> WritingTask | None:
         lines = [part[0] for part in pool]
         pool = [lines[place : place + 3] for place in range(0, len(lines), 3)]
     name = title.strip().strip('"“”')
-    if len(rest) > 2500:
-        requests: tuple[str, ...] = (
-            f'Write the beginning of a story with the title "{name}".',
-            f'How might a story called "{name}" begin?',
-            f'Write the opening of a story called "{name}".',
-            f'Start a story for me. Its title is "{name}".',
-        )
-    else:
-        requests = (
-            f'Write a story called "{name}".',
-            f'Tell me a story. The title is "{name}".',
-            f"Write a short story named {name}.",
-            f'I want to hear the story "{name}".',
-            f'Write a children\'s story with the title "{name}".',
-        )
-    return WritingTask("tale", random.choice(requests), pool, name, source=text.source)
+    requests = _REQUESTS.tale_opening if len(rest) > 2500 else _REQUESTS.tale
+    request = random.choice(requests).format(name=name)
+    return WritingTask("tale", request, pool, name, source=text.source)
 
 
 def opening(text: SourceText, random: Random) -> WritingTask | None:
@@ -423,17 +303,8 @@ def opening(text: SourceText, random: Random) -> WritingTask | None:
     if LEANING.match(part[0]):
         return None
     cut = random.randint(1, len(part) - 1)
-    ask = random.choice(
-        (
-            "Continue this text.",
-            "Go on with this text.",
-            "How could this go on?",
-            "Finish this paragraph.",
-            "What comes next?",
-            "Write the next sentences.",
-        )
-    )
-    return WritingTask("opening", ask, [part[cut:]], context=" ".join(part[:cut]), source=text.source)
+    request = random.choice(_REQUESTS.opening)
+    return WritingTask("opening", request, [part[cut:]], context=" ".join(part[:cut]), source=text.source)
 
 
 def chat(text: SourceText, random: Random) -> WritingTask | None:
@@ -457,18 +328,17 @@ def _opens(section: PassageSection, *, leaning: bool = False) -> bool:
     return (leaning or not LEANING.match(first)) and not first.endswith("?")
 
 
-Maker = Callable[[SourceText, Random], WritingTask | None]
-SOURCES: tuple[tuple[Maker, float, dict[str, float]], ...] = (
-    (about, 3.0, {"wikipedia": 1}),
-    (subject, 3.0, {"openstax": 2, "textbooks": 3, "howto": 1}),
-    (question, 4.0, {"howto": 4, "medquad": 1}),
-    (howto, 2.0, {"howto": 1}),
-    (news, 1.2, {"wikinews": 1}),
-    (headline, 0.7, {"wikinews": 1}),
-    (summary, 1.2, {"wikinews": 1, "wikipedia": 2}),
-    (bulleted, 0.8, {"wikipedia": 1, "textbooks": 1, "openstax": 1, "howto": 1}),
-    (tale, 1.0, {"children": 3, "short_fiction": 1}),
-    (chat, 1.0, {"gpteacher": 1}),
-    (opening, 0.7, {"wikipedia": 1, "howto": 1, "openstax": 1}),
-)
-"""Makers with how often each is taken, and from which files of a corpus."""
+TASK_MAKERS: dict[str, Maker] = {
+    "about": about,
+    "subject": subject,
+    "question": question,
+    "howto": howto,
+    "news": news,
+    "headline": headline,
+    "summary": summary,
+    "points": main_points,
+    "tale": tale,
+    "chat": chat,
+    "opening": opening,
+}
+"""By their names in sources.toml."""

@@ -11,13 +11,12 @@ from random import Random
 from typing import Any
 
 from keylm.instructions.drafts import LEANING, WritingTask
-from keylm.instructions.phrases import NOUNS
+from keylm.instructions.tables import phrase_tables
 from keylm.text.sentences import (
     bare,
     content_words,
     fewest_sentences,
     fewest_words,
-    listed,
     most_sentences,
     most_words,
     occurrences,
@@ -25,6 +24,8 @@ from keylm.text.sentences import (
 
 Parameters = dict[str, Any]
 Measure = Callable[[str, WritingTask, Random], Parameters | None]
+_NOUNS = phrase_tables().answers.nouns
+_UNCOUNTED = frozenset(phrase_tables().passages.uncounted)
 
 
 def _words(text: str, task: WritingTask, random: Random) -> Parameters | None:
@@ -68,14 +69,14 @@ def _forbidden(text: str, task: WritingTask, random: Random) -> Parameters | Non
     """Words that a text on the subject might well have: from what was not taken of it, else common ones."""
     rest = " ".join(sentence for part in task.pool for sentence in part)
     near = [word for word in content_words(rest) if not occurrences(word, text)]
-    pool = near if len(near) > 6 and random.random() < 0.7 else NOUNS
+    pool = near if len(near) > 6 and random.random() < 0.7 else _NOUNS
     words = [word for word in random.sample(list(pool), min(8, len(pool))) if not occurrences(word, text)]
     count = random.choices((1, 2, 3, 4), (4, 4, 3, 1))[0]
     return {"words": words[:count]} if words else None
 
 
 def _keyword_count(text: str, task: WritingTask, random: Random) -> Parameters | None:
-    counts = Counter(word for word in re.findall(r"\b[a-z]{3,12}\b", text.lower()) if word not in STOPPED)
+    counts = Counter(word for word in re.findall(r"\b[a-z]{3,12}\b", text.lower()) if word not in _UNCOUNTED)
     if random.random() < 0.65:
         frequent = [word for word, count in counts.items() if count > 1]
         word = random.choice(frequent or list(counts) or [""])
@@ -90,11 +91,6 @@ def _keyword_count(text: str, task: WritingTask, random: Random) -> Parameters |
     word = random.choice(list(counts) or ["word"])
     count = text.lower().count(word) + random.choice((0, 1, 1, 2, 3))
     return {"word": word, "relation": "at_most", "count": count} if count else None
-
-
-STOPPED = frozenset(
-    listed("the and was for that with are his her its has had not but from this they were which have been")
-)
 
 
 def _letter_count(text: str, task: WritingTask, random: Random) -> Parameters | None:

@@ -19,16 +19,11 @@ from keylm.instructions.checks import (
     Constraint,
     violations,
 )
+from keylm.instructions.tables import phrase_tables
 from keylm.text.sentences import paragraphs, sentences
 
-_FILLERS = (
-    "There is more to say about this.",
-    "That is one way to see it.",
-    "Some people may see it in another way.",
-    "This is worth keeping in mind.",
-    "It depends on many things.",
-    "More could be added here.",
-)
+_TEXTS = phrase_tables().answers.broken
+_FILLERS = _TEXTS.fillers
 
 
 def break_answer(answer: str, constraints: Sequence[Constraint], random: Random) -> tuple[str, Constraint] | None:
@@ -100,7 +95,7 @@ def _without_words(answer: str, constraint: Constraint, random: Random) -> str:
 
 
 def _with_word(answer: str, constraint: Constraint, random: Random) -> str:
-    return answer + f" Think of the word {random.choice(constraint['words'])}."
+    return answer + " " + _TEXTS.forbidden_word.format(word=random.choice(constraint["words"]))
 
 
 def _letters(answer: str, constraint: Constraint, random: Random) -> str:
@@ -132,7 +127,7 @@ def _comma(answer: str, constraint: Constraint, random: Random) -> str:
 
 
 def _start(answer: str, constraint: Constraint, random: Random) -> str:
-    return "Sure! " + answer
+    return _TEXTS.start + answer
 
 
 def _apart(mark: str, instead: str) -> Callable[[str, Constraint, Random], str]:
@@ -145,19 +140,17 @@ def _without_end(answer: str, constraint: Constraint, random: Random) -> str:
 
 
 def _choice(answer: str, constraint: Constraint, random: Random) -> str:
-    return random.choice(("I am not sure.", f"{answer} It is hard to say.", f"The answer would be: {answer}"))
+    return random.choice(_TEXTS.choices).format(answer=answer)
 
 
 def _json(answer: str, constraint: Constraint, random: Random) -> str:
-    return random.choice(
-        (answer.rstrip("}`\n "), f"Here is the JSON you asked for:\n{answer}", answer.replace('":', '"', 1))
-    )
+    return random.choice((answer.rstrip("}`\n "), _TEXTS.before_json + answer, answer.replace('":', '"', 1)))
 
 
 def _unrepeated(answer: str, constraint: Constraint, random: Random) -> str:
     rest = answer[len(constraint["text"]) :].strip()
     return random.choice(
-        (rest, f"{constraint['text'][: len(constraint['text']) // 2]}\n\n{rest}", f"You asked: {answer}")
+        (rest, f"{constraint['text'][: len(constraint['text']) // 2]}\n\n{rest}", _TEXTS.before_repetition + answer)
     )
 
 
@@ -166,7 +159,7 @@ def _digit(answer: str, constraint: Constraint, random: Random) -> str:
 
 
 def _other_language(answer: str, constraint: Constraint, random: Random) -> str:
-    return "Извините, я отвечу по-русски. " * (len(answer) // 600 + 1) + answer
+    return _TEXTS.language * (len(answer) // 600 + 1) + answer
 
 
 _CHANGES: dict[str, Callable[[str, Constraint, Random], str]] = {

@@ -3,7 +3,7 @@
     OUT/verifiable.jsonl.zst    {"messages", "source", "constraints", "kind", "from"}: constraints that a program checks
     OUT/everyday.jsonl.zst      the same without constraints: facts, words, typo fixing, rewriting, small talk
     OUT/preferences.jsonl.zst   {"prompt", "chosen", "constraints"}; "rejected" too where minimal violations are wanted
-    OUT/evaluation.jsonl.zst    items from held-out documents, and of held-out types (held_out.py)
+    OUT/evaluation.jsonl.zst    items from held-out documents, and of held-out types (evaluation_items.py)
     OUT/manifest.json           settings, sources with licences and hashes, counts
 
 Invariant: the folder appears whole or not at all; the same corpus, settings and version of keylm give the same files
@@ -32,20 +32,15 @@ from keylm.base.files import atomic_folder, read_json, read_table, sha256_file, 
 from keylm.curate.decontamination import Decontaminator
 from keylm.data.documents import Document
 from keylm.data.sources import content_hash, is_held_out, read_source
-from keylm.instructions import held_out
+from keylm.instructions import evaluation_items
 from keylm.instructions.checks import HELD_OUT, TRAINED
-from keylm.instructions.generate import PairGenerator, Settings
-from keylm.instructions.sourced import SourceText
+from keylm.instructions.document_tasks import SourceText
+from keylm.instructions.generator import PairGenerator, Settings
+from keylm.instructions.tables import fingerprint, phrase_tables
 from keylm.recipe.schema import Source
 from keylm.text.sentences import fewest_words
 
-FILES = (
-    "wikipedia", "wikinews", "openstax", "textbooks", "howto", "medquad", "us_gov", "children", "short_fiction",
-    "wordnet", "gpteacher",
-)  # fmt: skip
-"""Names of the files (NAME.jsonl, .jsonl.zst, … anywhere below the corpus) that instructions are made from."""
-HOLDOUT = 0.02
-"""Share of documents that only evaluation items come from."""
+_SOURCES = phrase_tables().sources
 BLOCK = 250
 VERSION = 1
 """Of the generator: goes up when the same input gives another output."""
@@ -75,7 +70,7 @@ class InstructionPlan:
         """Return how many lines each file is to have."""
         plain = round(self.count * self.everyday)
         wanted = {"verifiable": self.count - plain, "everyday": plain, "preferences": self.preferences}
-        return {**wanted, "evaluation": self.evaluation * len(held_out.SETS)}
+        return {**wanted, "evaluation": self.evaluation * len(evaluation_items.SETS)}
 
 
 @dataclass(frozen=True)
@@ -107,6 +102,7 @@ def write_instructions(out: Path, plan: InstructionPlan, *, workers: int = 1, qu
         manifest = {
             "format": VERSION,
             "keylm": keylm.__version__,
+            "fingerprint": fingerprint(),
             "settings": {
                 **asdict(plan.settings),
                 "everyday": plan.everyday,
@@ -139,7 +135,7 @@ def find_origins(plan: InstructionPlan) -> list[Origin]:
         rows = read_json(plan.corpus / "corpus.json")
         listed = {row["path"]: (row["licence"], row["licence_status"]) for row in rows}
     found = []
-    for name in FILES:
+    for name in _SOURCES.files:
         for path in sorted(plan.corpus.rglob(f"{name}.jsonl*"))[:1]:
             licence, status = listed.get(path.relative_to(plan.corpus).as_posix(), ("unstated", "unstated"))
             if status == "open" or not plan.open_only:
@@ -147,7 +143,7 @@ def find_origins(plan: InstructionPlan) -> list[Origin]:
     if not found:
         raise KeylmError(
             f"{plan.corpus}: none of the files that instructions are made from; accepted: "
-            f"{', '.join(f'{name}.jsonl' for name in FILES)} (.zst, .gz; with --open-only those with an open licence)"
+            f"{', '.join(f'{name}.jsonl' for name in _SOURCES.files)} (.zst, .gz; with --open-only those with an open licence)"
         )
     return found
 
@@ -160,7 +156,7 @@ def read_documents(origins: Sequence[Origin]) -> tuple[dict[str, list[SourceText
         for item in read_source(origin.name, Source(path=str(origin.path))):
             text = _text(origin.name, item) if isinstance(item, Document) else None
             if text is not None and isinstance(item, Document):
-                side = held if is_held_out(content_hash(item), HOLDOUT) else kept
+                side = held if is_held_out(content_hash(item), _SOURCES.held_out) else kept
                 side.setdefault(origin.name, []).append(text)
     return kept, held
 
@@ -192,9 +188,9 @@ class _Blocks:
                 return [self._kept.everyday(index).record() for index in indices]
             case "preferences":
                 return [self._preference(index) for index in indices]
-        end = self._items * len(held_out.SETS)
+        end = self._items * len(evaluation_items.SETS)
         return [
-            held_out.item(self._held, held_out.SETS[index // self._items], index % self._items)
+            evaluation_items.item(self._held, evaluation_items.SETS[index // self._items], index % self._items)
             for index in indices
             if index < end
         ]

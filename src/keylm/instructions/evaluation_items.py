@@ -10,8 +10,8 @@ from typing import Any
 
 from keylm.instructions.checks import Constraint
 from keylm.instructions.everyday import FIX_REQUESTS, mistyped
-from keylm.instructions.generate import PairGenerator
-from keylm.instructions.wording import describe
+from keylm.instructions.generator import PairGenerator
+from keylm.instructions.wordings import describe
 from keylm.text.sentences import fewest_words
 
 SETS = ("trained", "held_out", "typos")
@@ -44,7 +44,7 @@ def item(generator: PairGenerator, kind: str, index: int) -> dict[str, Any]:
         return _item(kind, pair.messages[:-1], pair.constraints, reference, min(1024, tokens))
     random = Random(f"{generator.settings.seed}/{kind}/{index}")
     if kind == "typos":
-        while (found := mistyped(generator.supplies, random)) is None:
+        while (found := mistyped(generator.inputs, random)) is None:
             pass
         noisy, clean, _ = found
         request = random.choice(FIX_REQUESTS).format(text=noisy)

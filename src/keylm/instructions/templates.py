@@ -1,37 +1,21 @@
-"""Small texts from templates: letters, poems, adverts and the like, in many versions.
+"""Short texts from templates: letters, poems, adverts and the like, in many versions.
 
 A template holds `$slots`, drawn once a text (the same name throughout), and `{this|that}` choices, drawn each time.
-A line that begins with `?` is left out in two of five texts. All of it is our own.
+A line that begins with `?` is left out of two texts in five. All of it is our own.
 """
 
 import re
-from dataclasses import dataclass
 from random import Random
 
 from keylm.instructions.drafts import Paragraph, WritingTask, capitalised, fix_articles
-from keylm.instructions.slots import SLOTS
+from keylm.instructions.table_schema import Genre
+from keylm.instructions.tables import phrase_tables
 
 _CHOICE = re.compile(r"\{([^{}]*)\}")
 _SLOT = re.compile(r"\$([a-z]+\d?)")
-
-
-@dataclass(frozen=True)
-class Genre:
-    """A kind of text: how it is asked for and how it is written."""
-
-    requests: tuple[str, ...]
-    body: tuple[tuple[str, ...], ...]
-    """paragraphs of sentence templates"""
-    title: str = ""
-    head: str = ""
-    tail: str = ""
-    verse: bool = False
-    fill: tuple[str, ...] = ()
-    points: tuple[str, ...] = ()
-    whole: bool = True
-    """the answer is all of the body; else as much of it as is wanted"""
-    pick: int = 0
-    """with verse: so many of the body's stanzas, in any order"""
+_FIELDS = phrase_tables().answers.fields
+SLOTS = phrase_tables().slots
+GENRES = phrase_tables().genres
 
 
 def expand(template: str, slots: dict[str, str], random: Random) -> str:
@@ -55,33 +39,35 @@ def expand(template: str, slots: dict[str, str], random: Random) -> str:
     return fix_articles(capitalised(text.strip()))
 
 
-def write(
-    name: str, genre: Genre, random: Random, slots: dict[str, str] | None = None, request: str = ""
-) -> WritingTask:
-    """Return a task of this genre; with `slots` and `request` another answer to the same."""
+def write_genre(name: str, random: Random, slots: dict[str, str] | None = None, request: str = "") -> WritingTask:
+    """Return a task of a genre of GENRES; with `slots` and `request`, another answer to the same request."""
+    genre = GENRES[name]
     slots = {} if slots is None else dict(slots)
     request = request or expand(random.choice(genre.requests), slots, random)
-    asked = dict(slots)
-    body = list(genre.body)
-    if genre.pick:
-        body = random.sample(body, min(genre.pick, len(body)))
-        body.sort(key=lambda part: "$" not in "".join(part))  # so that even two lines are on the subject
-        body = [body[0], *random.sample(body[1:], len(body) - 1)]
+    drawn_by_request = dict(slots)
     pool: list[Paragraph] = []
-    for part in body:
+    for part in _stanzas(genre, random) if genre.pick else genre.body:
         kept = [line.lstrip("?") for line in part if not line.startswith("?") or random.random() < 0.6]
         pool.append([expand(line, slots, random) for line in kept])
+    points = genre.points or ()
     task = WritingTask(
         family=name,
         request=request,
         pool=[part for part in pool if part],
         title=expand(genre.title, slots, random) if genre.title else "",
-        head=expand(genre.head, slots, random),
-        tail=expand(genre.tail, slots, random),
+        head=expand(genre.head, slots, random) if genre.head else "",
+        tail=expand(genre.tail, slots, random) if genre.tail else "",
         verse=genre.verse,
-        fill=list(genre.fill),
-        points=[expand(point, slots, random) for point in random.sample(genre.points, len(genre.points))],
+        fill=list(_FIELDS[genre.fields]) if genre.fields else [],
+        points=[expand(point, slots, random) for point in random.sample(points, len(points))],
         whole=genre.whole,
     )
-    task.again = lambda again: write(name, genre, again, asked, request)
+    task.again = lambda again: write_genre(name, again, drawn_by_request, request)
     return task
+
+
+def _stanzas(genre: Genre, random: Random) -> list[tuple[str, ...]]:
+    """Return as many stanzas as the genre picks, first one with a slot, so that even two lines are on the subject."""
+    stanzas = random.sample(genre.body, min(genre.pick, len(genre.body)))
+    stanzas.sort(key=lambda part: "$" not in "".join(part))
+    return [stanzas[0], *random.sample(stanzas[1:], len(stanzas) - 1)]
