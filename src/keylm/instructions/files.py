@@ -143,7 +143,8 @@ def find_origins(plan: InstructionPlan) -> list[Origin]:
     if not found:
         raise KeylmError(
             f"{plan.corpus}: none of the files that instructions are made from; accepted: "
-            f"{', '.join(f'{name}.jsonl' for name in _SOURCES.files)} (.zst, .gz; with --open-only those with an open licence)"
+            f"{', '.join(f'{name}.jsonl' for name in _SOURCES.files)} "
+            "(.zst, .gz; with --open-only those with an open licence)"
         )
     return found
 

@@ -235,9 +235,8 @@ def _added_keywords(draft: Draft, random: Random) -> Parameters | None:
     if draft.task.verse:
         return None
     text = draft.render().lower()
-    words = [word for word in random.sample(_TEXTS.nouns, 6) if word not in text][
-        : random.choices((1, 2, 3), (4, 4, 2))[0]
-    ]
+    words = [word for word in random.sample(_TEXTS.nouns, 6) if word not in text]
+    words = words[: random.choices((1, 2, 3), (4, 4, 2))[0]]
     if not words:
         return None
     sentence = fix_articles(random.choice(_TEXTS.joining_sentences[len(words) - 1]).format(*words))

@@ -1,7 +1,7 @@
 """How a constraint is worded: a sentence or two from wordings.toml, in any of many phrasings.
 
-`{amount}` is a number with its unit ("three sentences", "120 words"); `{below}` and `{above}` are the numbers beside it,
-for "fewer than" and "more than". Every wording is a whole sentence, so that constraints can stand in any order.
+`{amount}` is a number with its unit ("three sentences", "120 words"); `{below}` and `{above}` are the numbers on either
+side, for "fewer than" and "more than". Wordings are whole sentences, so constraints can be given in any order.
 """
 
 from random import Random
