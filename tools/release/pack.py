@@ -14,7 +14,7 @@ from pathlib import Path
 
 from keylm.base.errors import KeylmError
 from keylm.evaluation.contamination import scan
-from keylm.instructions.files import read_manifest
+from keylm.instructions.instruction_files import read_manifest
 from keylm.recipe.run_folder import RunFolder
 from tools.release.pack_run import PART_BYTES, pack_build
 from tools.release.plan import Clock, keylm, parser, read_plan, run

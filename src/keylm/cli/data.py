@@ -125,15 +125,15 @@ def instructions(
 
     Stopped, it leaves nothing; the same command begins anew.
     """
-    from keylm.instructions.files import InstructionPlan, default_workers, tell, write_instructions
-    from keylm.instructions.generator import Settings
+    from keylm.instructions.generator import GeneratorSettings
+    from keylm.instructions.instruction_files import InstructionPlan, default_workers, print_summary, write_instructions
 
     if not name.strip():
         raise KeylmError("--name: got an empty name; accepted: some text")
-    settings, items = Settings(seed, name.strip()), tuple(decontaminate or ())
+    settings, items = GeneratorSettings(seed, name.strip()), tuple(decontaminate or ())
     plan = InstructionPlan(corpus, count, everyday, preferences, rejected, evaluation, settings, open_only, items)
     try:
         manifest = write_instructions(out, plan, workers=workers or default_workers(), quiet=quiet)
     except KeyboardInterrupt:
         raise Interrupted("stopped; nothing was written, and the same command begins anew") from None
-    tell(out, manifest, quiet=quiet)
+    print_summary(out, manifest, quiet=quiet)

@@ -1,8 +1,8 @@
-"""Whether an answer keeps a constraint: one function a type, which never trusts how the answer was made.
+"""Whether an answer keeps a constraint: one function a type, regardless of how the answer was made.
 
-A constraint is a JSON object `{"type": …, parameters}`. Each check is at least as strict as IFEval's checker of the
-same meaning (Zhou et al. 2023, "Instruction-Following Evaluation for Large Language Models"), so that what passes here
-passes there; the code and the wording are our own. Types in HELD_OUT never occur in training data.
+A constraint is a JSON object `{"type": …, parameters}`. Each check is at least as strict as IFEval's for the same
+constraint (Zhou et al. 2023, "Instruction-Following Evaluation for Large Language Models"), so that what passes here
+passes there; code and wordings are our own. Types in HELD_OUT never occur in training data.
 """
 
 import json
@@ -37,7 +37,7 @@ ROMAN_NUMERALS = ("I", "II", "III", "IV", "V", "VI", "VII", "VIII", "IX", "X")
 
 
 def violations(answer: str, constraints: Sequence[Constraint]) -> list[Constraint]:
-    """Return those of `constraints` that `answer` breaks. Raises KeylmError for a type that there is not."""
+    """Return those of `constraints` that `answer` breaks. Raises KeylmError for an unknown type."""
     return [constraint for constraint in constraints if not keeps(answer, constraint)]
 
 
@@ -50,7 +50,7 @@ def keeps(answer: str, constraint: Constraint) -> bool:
 
 
 def _within(fewest: int, most: int, given: Mapping[str, Any]) -> bool:
-    """Return whether a number that lies between `fewest` and `most` surely stands in the relation that was asked."""
+    """Return whether any number from `fewest` to `most` satisfies the relation."""
     count = int(given["count"])
     match given["relation"]:
         case "at_least":

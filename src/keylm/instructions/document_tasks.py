@@ -29,7 +29,7 @@ Maker = Callable[["SourceText", Random], WritingTask | None]
 
 
 class SourceText:
-    """A document of a corpus: its text, and the name of the file that it comes from; parsed when first asked."""
+    """A document of a corpus: its text, and its file's name; parsed on first use."""
 
     def __init__(self, source: str, text: str) -> None:
         self.source, self.text = source, text[:READ_CHARACTERS]
@@ -47,29 +47,29 @@ class SourceText:
 
     @cached_property
     def ending(self) -> list[PassageSection]:
-        """Return its last sections, where articles put questions."""
+        """Return its last sections, where articles have their questions."""
         return sections(self._rest.partition("\n")[2], untitled=True)
 
     @cached_property
     def prose(self) -> str:
-        """Return its longer lines, which are no headings."""
+        """Return its longer lines, which are not headings."""
         return "\n".join(line for line in self.text.split("\n") if len(line) > 100)
 
     def opens_whole(self) -> bool:
-        """Return whether its first sentence is among what was kept of it."""
+        """Return whether its first sentence was kept."""
         lines = [line for line in self.text.split("\n")[1:4] if line.strip()]
         kept = self.sections[0].paragraphs if self.sections and not self.sections[0].heading else []
         return bool(lines and kept) and tidy(lines[0]).startswith(kept[0][0][:30])
 
     def on_its_title(self, sentences: Sequence[str]) -> bool:
-        """Return whether sentences speak of what the title says: half of its longer words are in them."""
+        """Return whether sentences are on the title's subject: they have half of its longer words."""
         words = _stems(self.title)
         body = " ".join(sentences).lower()
         return sum(word in body for word in words) * 2 >= len(words)
 
 
 def _stems(title: str) -> set[str]:
-    """Return how the longer words of a title begin."""
+    """Return the first five letters of a title's longer words."""
     return {word[:5] for word in re.findall(r"[a-z]{4,}", title.lower()) if word not in _FUNCTION_WORDS}
 
 
@@ -101,7 +101,7 @@ def about(text: SourceText, random: Random) -> WritingTask | None:
 
 
 def subject(text: SourceText, random: Random) -> WritingTask | None:
-    """Ask for an explanation of what a section is headed."""
+    """Ask for an explanation of a section's heading."""
     found = [section for section in text.sections if section.heading and good_heading(section.heading)]
     title = text.title
     if good_heading(title):
@@ -142,15 +142,15 @@ def question(text: SourceText, random: Random) -> WritingTask | None:
     if not found:
         return None
     heading, section = random.choice(found)
-    asked = _question(heading, text.prose)
-    if asked is None:
+    query = _question(heading, text.prose)
+    if query is None:
         return None
     yes_no = re.match(r"(Yes|No)\b", section.paragraphs[0][0])
-    task = WritingTask("question", asked, section.paragraphs, source=text.source)
-    task.title = capitalised(_topic(asked))
+    task = WritingTask("question", query, section.paragraphs, source=text.source)
+    task.title = capitalised(_topic(query))
     if yes_no and random.random() < 0.5:
         yes, no, open_ = random.choice(_REQUESTS.verdicts)
-        task = WritingTask("verdict", asked, [[yes if yes_no[0] == "Yes" else no]], source=text.source, whole=True)
+        task = WritingTask("verdict", query, [[yes if yes_no[0] == "Yes" else no]], source=text.source, whole=True)
         task.options = [yes, no, open_] if random.random() < 0.6 else [yes, no]
     return task
 
@@ -191,27 +191,29 @@ def howto(text: SourceText, random: Random) -> WritingTask | None:
     pool = [[s for s in part if not s.endswith("?")] for section in body for part in section.paragraphs]
     pool = [part for part in pool if part]
     pool = [part for part in pool if text.on_its_title(part)]
-    pool.sort(key=lambda part: not _DIRECT.match(part[0]))  # what answers at once comes first
+    pool.sort(key=lambda part: not _DIRECT.match(part[0]))  # direct answers first
     if not pool or LEANING.match(pool[0][0]):
         return None
-    asked = sentence_case(title, text.prose)
-    asked = asked[0].upper() + asked[1:]
-    if re.search(r"\b(don|doesn|can|isn|won|didn) t\b|\b[A-Z]$", asked, re.IGNORECASE):
+    heading = sentence_case(title, text.prose)
+    heading = heading[0].upper() + heading[1:]
+    if re.search(r"\b(don|doesn|can|isn|won|didn) t\b|\b[A-Z]$", heading, re.IGNORECASE):
         return None
-    small = asked[0].lower() + asked[1:]
-    requests = _REQUESTS.howto_steps if asked.startswith("How to ") else _REQUESTS.howto_title
-    request = random.choice(requests).format(title=asked, small=small, lower=asked.lower(), rest=asked[7:])
+    small = heading[0].lower() + heading[1:]
+    requests = _REQUESTS.howto_steps if heading.startswith("How to ") else _REQUESTS.howto_title
+    request = random.choice(requests).format(title=heading, small=small, lower=heading.lower(), rest=heading[7:])
     points = [
         item for section in found[:3] for item in section.items if good_sentence(item) and fewest_words(item) < 24
     ]
-    return WritingTask("howto", request, pool, asked, points=points[:10] if len(points) > 2 else [], source=text.source)
+    return WritingTask(
+        "howto", request, pool, heading, points=points[:10] if len(points) > 2 else [], source=text.source
+    )
 
 
 _DIRECT = re.compile(r"(To|Yes|No|You can|You should|Use|Start by|Begin by|The best)\b")
 
 
 def news(text: SourceText, random: Random) -> WritingTask | None:
-    """Ask for the news story that stands under a headline."""
+    """Ask for the news story of a headline."""
     found = text.sections
     title = text.title
     if (
@@ -241,7 +243,7 @@ def headline(text: SourceText, random: Random) -> WritingTask | None:
 
 
 def summary(text: SourceText, random: Random) -> WritingTask | None:
-    """Ask for a summary of a passage; its first sentence, which says the most, answers."""
+    """Ask for a summary of a passage; its first sentence answers."""
     found = text.sections
     if not text.opens_whole() or (len(found[0].paragraphs[0]) < 2 and len(found[0].paragraphs) < 2):
         return None
@@ -272,7 +274,7 @@ def main_points(text: SourceText, random: Random) -> WritingTask | None:
 
 
 def tale(text: SourceText, random: Random) -> WritingTask | None:
-    """Ask for a story by its title: a whole one where it is short, else how it begins."""
+    """Ask for a story by its title: whole where it is short, else its beginning."""
     title, _, rest = text.text.partition("\n")
     if not 1 <= fewest_words(title) <= 8 or re.search(r"[.:!,]$", title):
         return None
@@ -285,7 +287,7 @@ def tale(text: SourceText, random: Random) -> WritingTask | None:
             break
     if sum(len(part) for part in pool) < 4:
         return None
-    if all(len(part) == 1 for part in pool):  # one sentence a line: put them together by threes
+    if all(len(part) == 1 for part in pool):  # one sentence a line: join them in threes
         lines = [part[0] for part in pool]
         pool = [lines[place : place + 3] for place in range(0, len(lines), 3)]
     name = title.strip().strip('"“”')
@@ -295,7 +297,7 @@ def tale(text: SourceText, random: Random) -> WritingTask | None:
 
 
 def opening(text: SourceText, random: Random) -> WritingTask | None:
-    """Ask to go on with a text of which the first sentences are given."""
+    """Ask for the continuation of a text's first sentences."""
     parts = [part for section in text.sections[:2] for part in section.paragraphs if len(part) > 2]
     if not parts:
         return None
@@ -308,7 +310,7 @@ def opening(text: SourceText, random: Random) -> WritingTask | None:
 
 
 def chat(text: SourceText, random: Random) -> WritingTask | None:
-    """Ask what a person asked an assistant in a chat set of single questions."""
+    """Repeat a question to an assistant and its answer, from a set of single exchanges."""
     request, _, answer = text.text.partition("\x00")
     if re.search(r"[{}<>=;|]|```|def |import |\b(code|function|Python|SQL|C\+\+|Java)", request + answer):
         return None

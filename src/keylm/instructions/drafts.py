@@ -1,8 +1,8 @@
-"""Drafts: an answer in its parts, before constraints have shaped it and it becomes one text.
+"""Drafts: an answer in its parts, before constraints shape it and it becomes one text.
 
 A draft holds more text than an answer needs (`pool`: paragraphs of sentences, in order), so that one request can have
-answers of many lengths. What is taken is a run of sentences from the beginning of paragraphs: no sentence is cut, and
-none follows another that it did not follow in its source.
+answers of many lengths. An answer takes sentences from the beginning of paragraphs: no sentence is cut, and each
+follows the one it followed in its source.
 """
 
 import re
@@ -15,26 +15,26 @@ from keylm.text.sentences import fewest_words
 
 Paragraph = list[str]
 LEANING = re.compile(rf"(?i)({'|'.join(phrase_tables().passages.leaning)})\b")
-"""How sentences begin that lean on the one before, and so cannot stand alone."""
+"""Beginnings of sentences that refer to the one before, and so cannot stand alone."""
 
 _PLAIN_STARTS = frozenset(phrase_tables().passages.plain_starts)
 
 
 @dataclass
 class DraftBlock:
-    """Lines that stand together: sentences of a paragraph (`inner` is a space), or lines (a line break)."""
+    """Lines of one block: sentences of a paragraph (`inner` is a space), or lines (a line break)."""
 
     lines: list[str]
     inner: str = " "
 
     def text(self) -> str:
-        """Return the block as it is read."""
+        """Return the block's text."""
         return self.inner.join(self.lines)
 
 
 @dataclass
 class WritingTask:
-    """What is asked, and what it can be answered from."""
+    """A request, and what it can be answered from."""
 
     family: str
     request: str
@@ -44,7 +44,7 @@ class WritingTask:
     head: str = ""
     """a line before the answer, such as “Dear Ann,”; it is never cut"""
     tail: str = ""
-    """lines behind it"""
+    """lines after it"""
     verse: bool = False
     """sentences are lines"""
     points: list[str] = field(default_factory=list)
@@ -52,19 +52,19 @@ class WritingTask:
     options: list[str] = field(default_factory=list)
     """the answers to choose from; the right one is `pool[0][0]`"""
     context: str = ""
-    """a passage that the request speaks of"""
+    """a passage that the request refers to"""
     whole: bool = False
     """the answer is the pool, all of it"""
     fill: list[str] = field(default_factory=list)
-    """what a request for placeholders may use"""
+    """lines with placeholders, for a request for those"""
     again: Callable[[Random], "WritingTask"] | None = None
-    """makes another answer to the same request"""
+    """returns another answer to the same request"""
     source: str = ""
-    """name of the file it comes from; "" where the text is our own"""
+    """name of its file; "" where the text is our own"""
 
     @property
     def words(self) -> int:
-        """Return how long the pool is."""
+        """Return how many words the pool has."""
         return sum(fewest_words(sentence) for paragraph in self.pool for sentence in paragraph)
 
     def standing(self) -> list[str]:
@@ -80,7 +80,7 @@ class WritingTask:
 
 
 class Draft:
-    """An answer on its way: makers change its blocks and what stands around them; `render` makes the text."""
+    """An answer in progress: makers change its blocks and what surrounds them; `render` joins the text."""
 
     def __init__(self, task: WritingTask, words: int) -> None:
         """Take about `words` words of the task's pool."""
@@ -90,7 +90,7 @@ class Draft:
         self.top: list[str] = []
         self.bottom: list[str] = []
         self.finish: list[Callable[[str], str]] = []
-        """what is done to the whole text, in order"""
+        """changes of the whole text, in order"""
 
     def render(self) -> str:
         """Return the answer's text."""
@@ -112,7 +112,7 @@ class Draft:
 
 
 def take(task: WritingTask, words: int) -> list[Paragraph]:
-    """Return whole sentences of the pool, at least one, that come near `words` words."""
+    """Return whole sentences of the pool, at least one, of about `words` words in all."""
     if task.whole:
         return task.pool
     taken: list[Paragraph] = []
@@ -133,7 +133,7 @@ def take(task: WritingTask, words: int) -> list[Paragraph]:
 
 
 def grouped(task: WritingTask, count: int, random: Random) -> list[Paragraph] | None:
-    """Return `count` paragraphs of one to four sentences: the pool's own, or its sentences parted anew; None if few."""
+    """Return `count` paragraphs of one to four sentences: the pool's, or its sentences regrouped; None if too few."""
     lines = [sentence for paragraph in task.pool for sentence in paragraph]
     if task.whole and len(lines) >= count:
         cuts = [round(part * len(lines) / count) for part in range(count + 1)]
@@ -147,14 +147,14 @@ def grouped(task: WritingTask, count: int, random: Random) -> list[Paragraph] | 
 
 
 def lowered(sentence: str) -> str:
-    """Return a sentence with a small letter in front, where its first word is no name."""
+    """Return a sentence with a small first letter, unless its first word may be a name."""
     first = re.match(r"[A-Za-z']+", sentence)
     plain = first is not None and first[0].lower() in _PLAIN_STARTS
     return sentence[0].lower() + sentence[1:] if plain else sentence
 
 
 def capitalised(text: str) -> str:
-    """Return a text with a capital in front."""
+    """Return a text with a capital first letter."""
     return text[:1].upper() + text[1:]
 
 

@@ -1,4 +1,4 @@
-"""Evaluation items: requests whose answers a program scores, made from documents that no training pair comes from.
+"""Evaluation items: requests whose answers a program scores, from documents that no training pair comes from.
 
 Three sets. `trained`: pairs as in training, from held-out documents. `held_out`: requests with a constraint of a type
 that training never has. `typos`: mistyped held-out sentences with what they should be.
@@ -35,7 +35,7 @@ def item(generator: PairGenerator, kind: str, index: int) -> dict[str, Any]:
     """Return item `index` of a set: {"set", "messages", "constraints", "reference", "max_new_tokens"}.
 
     The messages end with the user's turn. `reference` is an answer that keeps the constraints, or the clean sentence;
-    None in the set held_out, whose types nothing here knows how to make.
+    None in the set held_out, whose types no maker knows.
     """
     if kind == "trained":
         pair = generator.verifiable(index, "evaluation")
@@ -49,8 +49,8 @@ def item(generator: PairGenerator, kind: str, index: int) -> dict[str, Any]:
         noisy, clean, _ = found
         request = random.choice(FIX_REQUESTS).format(text=noisy)
         tokens = _TOKENS_PER_WORD * fewest_words(clean) + _ROOM
-        made = _item(kind, [{"role": "user", "content": request}], [], clean, tokens)
-        return {**made, "noisy": noisy}
+        record = _item(kind, [{"role": "user", "content": request}], [], clean, tokens)
+        return {**record, "noisy": noisy}
     name = list(DRAWS)[index % len(DRAWS)]
     constraint = {"type": name, **DRAWS[name](random)}
     task = generator.task(index, kind)

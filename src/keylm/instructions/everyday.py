@@ -38,7 +38,7 @@ Exchange = tuple[str, str, str]
 
 
 def _sentence(inputs: GeneratorInputs, random: Random, fewest: int = 5, most: int = 30) -> tuple[str, str] | None:
-    """Return a sentence of a document, and where it is from."""
+    """Return a sentence of a document, and the document's file."""
     names = [name for name in _SOURCES.prose if inputs.documents.get(name)]
     if not names:
         return None
@@ -54,7 +54,7 @@ def _sentence(inputs: GeneratorInputs, random: Random, fewest: int = 5, most: in
 
 
 def mistyped(inputs: GeneratorInputs, random: Random) -> Exchange | None:
-    """Return (noisy sentence, clean sentence, source); one in twenty has no mistake."""
+    """Return (noisy sentence, clean sentence, source); one in twenty has no typo."""
     found = _sentence(inputs, random)
     if found is None:
         return None
@@ -102,7 +102,7 @@ _CONTRACTIONS = {
 
 
 def long_forms(text: str) -> str:
-    """Return a text with contractions spelt out (those in 's are left: they may be possessives)."""
+    """Return a text with contractions spelt out (but for 's, which may be a possessive)."""
     text = re.sub(r"\b([Cc])an't\b", r"\1annot", text)
     text = re.sub(r"\b([Ww])on't\b", r"\1ill not", text)
     return re.sub(r"(?<=[a-zA-Z])(n't|'re|'ve|'ll|'m)\b", lambda match: _CONTRACTIONS[match[1]], text)
@@ -146,7 +146,7 @@ _BORN = re.compile(
 
 
 def _person(inputs: GeneratorInputs, random: Random) -> Exchange | None:
-    """Return a question on a person's dates or calling, with or without the passage that says it."""
+    """Return a question on a person's dates or calling, with or without the passage that answers it."""
     if not inputs.documents.get("wikipedia"):
         return None
     text = random.choice(inputs.documents["wikipedia"])
@@ -188,7 +188,7 @@ def _from_document(kind: str) -> "Maker":
 
 
 def with_passage(task: WritingTask, random: Random) -> str:
-    """Return a task's request with the passage that it speaks of."""
+    """Return a task's request with its passage."""
     if not task.context:
         return task.request
     if "below" in task.request or "following" in task.request or random.random() < 0.7:
@@ -233,7 +233,7 @@ def conversation(inputs: GeneratorInputs, random: Random) -> tuple[list[dict[str
     """Return the messages of one conversation, the kind of its main exchange, and its source."""
     kind = random.choices(list(_SOURCES.everyday), list(_SOURCES.everyday.values()))[0]
     exchange = None
-    for _ in range(40):  # so that kinds come as weighed, whatever share of documents suits them
+    for _ in range(40):  # so that kinds keep their weights, whatever share of documents suits them
         exchange = exchange or MAKERS[kind](inputs, random)
     if exchange is None or not exchange[0].strip() or not exchange[1].strip():
         return None

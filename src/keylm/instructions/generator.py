@@ -38,17 +38,17 @@ _FIRST_ONLY = frozenset(_DRAWS.first_only)
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What decides the output beside the documents."""
+class GeneratorSettings:
+    """What decides the output besides the documents."""
 
     seed: int = 0
     name: str = "KeyLM"
-    """the assistant's, where it is asked who it is"""
+    """the assistant's"""
 
 
 @dataclass
-class Pair:
-    """A conversation whose last answer keeps `constraints`; `kind` says what was asked, `source` where from."""
+class InstructionPair:
+    """A conversation whose last answer keeps `constraints`; `kind` names the request, `source` the file it is from."""
 
     messages: list[Message]
     kind: str
@@ -57,14 +57,14 @@ class Pair:
 
     def record(self) -> dict[str, Any]:
         """Return the pair as a line of a file."""
-        made = {"messages": self.messages, "source": "instructions", "constraints": self.constraints}
-        return {**made, "kind": self.kind, "from": self.source}
+        record = {"messages": self.messages, "source": "instructions", "constraints": self.constraints}
+        return {**record, "kind": self.kind, "from": self.source}
 
 
 class PairGenerator:
-    """Makes pairs from documents (by file name, each with at least one document)."""
+    """Generates pairs from documents, which are given by file name."""
 
-    def __init__(self, documents: Mapping[str, Sequence[SourceText]], settings: Settings) -> None:
+    def __init__(self, documents: Mapping[str, Sequence[SourceText]], settings: GeneratorSettings) -> None:
         self.inputs = GeneratorInputs(settings.name, dict(documents), TypoModel(Typos()), settings.seed)
         self.settings = settings
         files = {
@@ -73,16 +73,16 @@ class PairGenerator:
         }
         self._files = {task: weights for task, weights in files.items() if weights}
 
-    def everyday(self, index: int, stream: str = "everyday") -> Pair:
+    def everyday(self, index: int, stream: str = "everyday") -> InstructionPair:
         """Return conversation `index` without constraints."""
         random = self._random(stream, index)
         while True:
-            made = everyday.conversation(self.inputs, random)
-            if made is not None:
-                return Pair(*made)
+            found = everyday.conversation(self.inputs, random)
+            if found is not None:
+                return InstructionPair(*found)
 
-    def verifiable(self, index: int, stream: str = "verifiable") -> Pair:
-        """Return pair `index` with one to three constraints; the first type is drawn by WEIGHTS and stays."""
+    def verifiable(self, index: int, stream: str = "verifiable") -> InstructionPair:
+        """Return pair `index` with one to three constraints; the first type is drawn by its weight and kept."""
         random = self._random(stream, index)
         while True:
             first = random.choices(list(_DRAWS.weights), list(_DRAWS.weights.values()))[0]
@@ -110,12 +110,12 @@ class PairGenerator:
             broken = break_answer(answer, pair.constraints, self._random("breaking", index))
             if broken is not None:
                 prompt = pair.messages[:-1]
-                made = {"prompt": prompt, "chosen": answer, "rejected": broken[0], "constraints": pair.constraints}
-                return {**made, "kind": pair.kind, "from": pair.source}
+                record = {"prompt": prompt, "chosen": answer, "rejected": broken[0], "constraints": pair.constraints}
+                return {**record, "kind": pair.kind, "from": pair.source}
         raise AssertionError("count() has no end")
 
     def task(self, index: int, stream: str) -> WritingTask:
-        """Return a task of its own, for items whose constraints come from elsewhere."""
+        """Return a task alone, for items whose constraints come from elsewhere."""
         random = self._random(stream, index)
         while True:
             task = self._task(random)
@@ -130,38 +130,40 @@ class PairGenerator:
             return write_genre(random.choice(list(GENRES)), random)
         kind = random.choices(list(self._files), [_SOURCES.tasks[kind].weight for kind in self._files])[0]
         names = self._files[kind]
-        for _ in range(6):  # so that makers come up as weighed, whatever share of documents suits them
+        for _ in range(6):  # so that tasks keep their weights, whatever share of documents suits them
             name = random.choices(list(names), list(names.values()))[0]
             task = TASK_MAKERS[kind](random.choice(self.inputs.documents[name]), random)
             if task is not None:
                 return task
         return None
 
-    def _constrained(self, task: WritingTask, first: str, random: Random) -> Pair | None:
-        types = _drawn(task, first, random, random.choices((1, 2, 3), (50, 33, 17))[0])
+    def _constrained(self, task: WritingTask, first: str, random: Random) -> InstructionPair | None:
+        types = _draw_types(task, first, random, random.choices((1, 2, 3), (50, 33, 17))[0])
         long = first == "words" and task.words >= _LENGTHS.long[0] and not task.whole
         words = random.choice(_LENGTHS.long) if long and random.random() < 0.7 else None
-        answer, constraints = _answered(task, types, random, words)
+        answer, constraints = _answer(task, types, random, words)
         if answer is None or (not constraints and "repeat_request" not in types):
             return None
-        request = self._spoilt(task.request, random)
-        messages = _asked(task, request, [describe(constraint, random) for constraint in constraints], random, types)
+        request = self._as_typed(task.request, random)
+        messages = _user_turns(
+            task, request, [describe(constraint, random) for constraint in constraints], random, types
+        )
         if "repeat_request" in types:
             text = messages[-1]["content"]
             constraint = {"type": "repeat_request", "text": text}
             constraints.append(constraint)
             messages[-1]["content"] = text + random.choice(("\n\n", "\n", " ")) + describe(constraint, random)
             answer = f"{text}\n\n{answer}"
-        return _checked([*messages, {"role": "assistant", "content": answer}], constraints, task)
+        return _checked_pair([*messages, {"role": "assistant", "content": answer}], constraints, task)
 
-    def _follow_up(self, task: WritingTask, first: str, random: Random) -> Pair | None:
-        """Return a plain answer that is asked for again in another form."""
+    def _follow_up(self, task: WritingTask, first: str, random: Random) -> InstructionPair | None:
+        """Return a conversation with a plain answer and a request for it in another form."""
         if task.options or task.family in ("points", "joke", "riddle") or first in _FIRST_ONLY:
             return None
-        types = _drawn(task, first, random, random.choice((1, 1, 2)))
+        types = _draw_types(task, first, random, random.choice((1, 1, 2)))
         words = random.choice(_LENGTHS.follow_ups)
         plain = Draft(task, words).render()
-        answer, constraints = _answered(task, types, random, words)
+        answer, constraints = _answer(task, types, random, words)
         if answer is None or not constraints or answer == plain or _FIRST_ONLY & set(types):
             return None
         wish = " ".join(describe(constraint, random) for constraint in constraints)
@@ -171,10 +173,10 @@ class PairGenerator:
             {"role": "user", "content": random.choice(_DRAWS.follow_ups).format(wish=wish)},
             {"role": "assistant", "content": answer},
         ]
-        return _checked(messages, constraints, task)
+        return _checked_pair(messages, constraints, task)
 
-    def _spoilt(self, request: str, random: Random) -> str:
-        """Return a request as people type it: some in small letters, some with typos."""
+    def _as_typed(self, request: str, random: Random) -> str:
+        """Return a request as people type it: some in lower case, some with typos."""
         if random.random() < 0.06:
             request = request[0].lower() + request[1:].rstrip(".")
         if random.random() < 0.06:
@@ -189,8 +191,8 @@ def _suits(name: str, family: str) -> bool:
     return name not in _DRAWS.unfit.get(family, ())
 
 
-def _drawn(task: WritingTask, first: str, random: Random, wanted: int) -> list[str]:
-    """Return `first` and other types of constraints for a task, no two of which exclude each other."""
+def _draw_types(task: WritingTask, first: str, random: Random, wanted: int) -> list[str]:
+    """Return `first` and other types of constraints for a task, none of which exclude each other."""
     if task.options:
         return ["choice"]
     types = [first]
@@ -207,10 +209,10 @@ def _drawn(task: WritingTask, first: str, random: Random, wanted: int) -> list[s
     return types
 
 
-def _answered(
+def _answer(
     task: WritingTask, types: Sequence[str], random: Random, words: int | None = None
 ) -> tuple[str | None, list[Constraint]]:
-    """Return an answer made and measured for `types` (the request's repetition left aside), and its constraints."""
+    """Return an answer shaped and measured for `types` (except repeat_request), and its constraints."""
     words = words or random.choice(_LENGTHS.counted if set(_LENGTHS.counting) & set(types) else _LENGTHS.usual)
     draft = Draft(task, max(words, _LENGTHS.shortest_long_form) if _LONG_FORMS.search(task.request) else words)
     constraints: list[Constraint] = []
@@ -229,8 +231,10 @@ def _answered(
     return text, constraints
 
 
-def _asked(task: WritingTask, request: str, wishes: list[str], random: Random, types: Sequence[str]) -> list[Message]:
-    """Return the turns that ask, up to the user's last: request, constraints and passage in one of several orders."""
+def _user_turns(
+    task: WritingTask, request: str, wishes: list[str], random: Random, types: Sequence[str]
+) -> list[Message]:
+    """Return the turns up to the user's last: request, constraints and passage in one of several orders."""
     random.shuffle(wishes)
     style = random.random()
     system: list[Message] = []
@@ -252,11 +256,11 @@ def _asked(task: WritingTask, request: str, wishes: list[str], random: Random, t
     return [*system, {"role": "user", "content": text}]
 
 
-def _checked(messages: list[Message], constraints: list[Constraint], task: WritingTask) -> Pair | None:
-    """Return the pair if its answer keeps every constraint and both sides have a sound length."""
+def _checked_pair(messages: list[Message], constraints: list[Constraint], task: WritingTask) -> InstructionPair | None:
+    """Return the pair if its answer keeps every constraint and neither side is too long, else None."""
     answer = messages[-1]["content"]
     if violations(answer, constraints) or fewest_words(answer) > _LENGTHS.longest_answer:
         return None
     if sum(fewest_words(message["content"]) for message in messages[:-1]) > _LENGTHS.longest_prompt:
         return None
-    return Pair(messages, task.family, task.source, constraints)
+    return InstructionPair(messages, task.family, task.source, constraints)

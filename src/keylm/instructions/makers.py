@@ -1,7 +1,7 @@
 """Makers: each changes a draft so that its answer will keep a constraint, and returns the constraint's parameters.
 
-A maker returns None where this draft cannot keep its constraint naturally; then another constraint is drawn. None is
-trusted: generate.py checks every finished answer.
+A maker returns None where this draft cannot keep its constraint naturally; then another one is drawn. No maker is
+trusted: generator.py checks every finished answer.
 """
 
 import json
@@ -43,18 +43,18 @@ def _paragraphs(draft: Draft, random: Random) -> Parameters | None:
 
 
 def _divided_paragraphs(draft: Draft, random: Random) -> Parameters | None:
-    made = _paragraphs(draft, random)
-    if made is None or made["count"] == 1:
+    parameters = _paragraphs(draft, random)
+    if parameters is None or parameters["count"] == 1:
         return None
     draft.joiner = random.choice((f"\n\n{DIVIDER}\n\n", f"\n{DIVIDER}\n"))
-    return made
+    return parameters
 
 
 def _paragraph_start(draft: Draft, random: Random) -> Parameters | None:
-    made = _paragraphs(draft, random)
-    if made is None or draft.task.verse or made["count"] == 1:
+    parameters = _paragraphs(draft, random)
+    if parameters is None or draft.task.verse or parameters["count"] == 1:
         return None
-    paragraph = random.randint(1, made["count"])
+    paragraph = random.randint(1, parameters["count"])
     lines = draft.blocks[paragraph - 1].lines
     if random.random() < 0.35:
         first = re.match(r"[A-Za-z]+(?=\s)", lines[0])
@@ -67,7 +67,7 @@ def _paragraph_start(draft: Draft, random: Random) -> Parameters | None:
     else:
         word = random.choice(_TEXTS.nouns)
         lines.insert(0, random.choice(_TEXTS.noun_sentences).format(noun=capitalised(word)))
-    return {**made, "paragraph": paragraph, "word": random.choice((word, word.lower()))}
+    return {**parameters, "paragraph": paragraph, "word": random.choice((word, word.lower()))}
 
 
 def _items(draft: Draft, random: Random, most: int = 8) -> list[str] | None:
@@ -101,13 +101,13 @@ def _listed(draft: Draft, random: Random, line: Callable[[int, str], str]) -> Pa
 
 
 def _sections(draft: Draft, random: Random) -> Parameters | None:
-    made = _paragraphs(draft, random)
-    if made is None or not 2 <= made["count"] <= 5:
+    parameters = _paragraphs(draft, random)
+    if parameters is None or not 2 <= parameters["count"] <= 5:
         return None
     word = random.choice(_TEXTS.section_words)
     for number, block in enumerate(draft.blocks, 1):
         block.lines = [f"{word} {number}\n{block.text()}"]
-    return {"count": made["count"], "word": word}
+    return {"count": parameters["count"], "word": word}
 
 
 def _json(draft: Draft, random: Random) -> Parameters | None:
@@ -210,7 +210,7 @@ def _postscript(draft: Draft, random: Random) -> Parameters | None:
 
 
 def _topic(task: WritingTask) -> str:
-    """Return what a text is about, to stand within a sentence."""
+    """Return what a text is about, as a part of a sentence."""
     names = task.family in ("about", "subject") and len(task.title.split()) <= 3
     return lowered(task.title) if names and task.title.isascii() else "this"
 
@@ -231,7 +231,7 @@ def _start_phrase(draft: Draft, random: Random) -> Parameters | None:
 
 
 def _added_keywords(draft: Draft, random: Random) -> Parameters | None:
-    """Work in nouns that the text does not have, in a sentence of their own."""
+    """Add nouns that the text does not have, in a sentence of their own."""
     if draft.task.verse:
         return None
     text = draft.render().lower()
@@ -259,7 +259,7 @@ def _raised(line: str, word: str) -> str:
 
 
 def _no_comma(draft: Draft, random: Random) -> Parameters | None:
-    """Keep the sentences that have no comma; where they are few, drop commas that only mark a pause."""
+    """Keep the sentences that have no comma; where they are few, remove commas that only mark a pause."""
     task = draft.task
     if task.head:
         task.head, task.tail = task.head.replace(",", ""), task.tail.replace(",", "")
@@ -276,7 +276,7 @@ def _no_comma(draft: Draft, random: Random) -> Parameters | None:
 
 
 def _comma_free(pool: list[Paragraph]) -> list[Paragraph]:
-    """Return the sentences whose commas can go, by threes, but for those that lean on one that could not."""
+    """Return, in groups of three, the sentences that can lose their commas and do not refer to one that cannot."""
     kept: list[str] = []
     before = False
     for sentence in (without_commas(sentence) for part in pool for sentence in part):
@@ -287,9 +287,9 @@ def _comma_free(pool: list[Paragraph]) -> list[Paragraph]:
 
 
 def without_commas(line: str) -> str:
-    """Return a line without its commas, of which "and" replaces those in a row of things; else as it is.
+    """Return a line without its commas; in an enumeration "and" replaces them.
 
-    Lines with a comma in a number, or with more than two that only mark a pause, are left.
+    Lines with a comma in a number, or with more than two that only mark a pause, stay as they are.
     """
     if re.search(r"\d,\d", line):
         return line
@@ -350,4 +350,4 @@ MAKERS: dict[str, tuple[int, Maker]] = {
     "english": (9, _nothing),
     "no_digits": (9, _nothing),
 }
-"""The order in which makers come, and what they do; the others are measured on the finished text (measuring.py)."""
+"""The order in which makers are applied, and the makers; other types are measured on the finished text."""

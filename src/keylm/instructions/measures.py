@@ -1,7 +1,7 @@
-"""Constraints that are read off a finished answer: what it happens to keep becomes what is asked.
+"""Constraints measured on a finished answer: what it happens to keep becomes the request.
 
-Lengths and words of real text vary by themselves, so that asking afterwards gives every answer a constraint that it
-keeps with nothing forced; the thresholds are rounded and drawn so that they sit at many distances from the text.
+Lengths and words of real text vary by themselves, so every answer gets a constraint that it keeps without being
+changed; thresholds are rounded and drawn at many distances from the measured value.
 """
 
 import re
@@ -41,7 +41,7 @@ def _words(text: str, task: WritingTask, random: Random) -> Parameters | None:
 
 
 def _rounded(number: float, random: Random, *, up: bool) -> int:
-    """Return a number as people ask for it: a multiple of 5, 10, 25 or 50, above or below."""
+    """Return a number as people state it: the next multiple of 5, 10, 25 or 50."""
     step = 1 if number < 15 else random.choice((1, 5, 10)) if number < 60 else random.choice((5, 10, 25, 50))
     return int(-(-number // step) * step if up else number // step * step)
 
@@ -66,7 +66,7 @@ def _keywords(text: str, task: WritingTask, random: Random) -> Parameters | None
 
 
 def _forbidden(text: str, task: WritingTask, random: Random) -> Parameters | None:
-    """Words that a text on the subject might well have: from what was not taken of it, else common ones."""
+    """Forbid words that are likely on the subject: from the unused part of the pool, else common nouns."""
     rest = " ".join(sentence for part in task.pool for sentence in part)
     near = [word for word in content_words(rest) if not occurrences(word, text)]
     pool = near if len(near) > 6 and random.random() < 0.7 else _NOUNS

@@ -1,7 +1,7 @@
-"""Minimal violations: a good answer with the one change that breaks one of its constraints.
+"""Minimal violations: a good answer with one change that breaks one of its constraints.
 
-They are cheap rejected answers for preference tuning: chosen and rejected differ in little but the constraint. Answers
-that a model gave itself, kept where `violations` finds something, are better and cost its time.
+They are cheap rejected answers for preference tuning: chosen and rejected differ in little but the constraint. A
+model's own violating answers are better, but take its time.
 """
 
 import re
@@ -27,9 +27,9 @@ _FILLERS = _TEXTS.fillers
 
 
 def break_answer(answer: str, constraints: Sequence[Constraint], random: Random) -> tuple[str, Constraint] | None:
-    """Return `answer` changed so that it breaks one of `constraints` (which one is drawn), and that one.
+    """Return `answer` changed so that it breaks one of `constraints` drawn at random, and that constraint.
 
-    The other constraints are kept where that can be had. None where no small change does it.
+    The other constraints are kept where possible. None where no small change does it.
     """
     best = None
     for constraint in random.sample(list(constraints), len(constraints)):

@@ -1,8 +1,8 @@
-"""Documents taken apart: titles, headings and the paragraphs beneath, in sentences that are fit to be answers.
+"""Documents split into headings and paragraphs, of sentences that are fit for answers.
 
-What is left out: lines that are no sentences (tables, lists, formulas), sentences that speak of the document itself
-("in this article"), broken or overlong ones. A paragraph ends at the first sentence that is left out, so that what is
-kept follows on; lists stay lists.
+Left out are lines that are no sentences (tables, formulas), sentences about the document itself ("in this article"),
+and broken or overlong ones. A paragraph ends at the first sentence left out, so that what is kept is coherent; lists
+stay lists.
 """
 
 import re
@@ -14,7 +14,7 @@ from keylm.instructions.tables import phrase_tables
 from keylm.text.sentences import fewest_words, sentences
 
 READ_CHARACTERS = 4500
-"""How much of a document is looked at."""
+"""Length of the part of a document that is read."""
 _WORDS = phrase_tables().passages
 _SELF_REFERENCE, _SELF_REFERENCE_STARTS = frozenset(_WORDS.self_reference), frozenset(_WORDS.self_reference_starts)
 _SELF_REFERENCE_PHRASES = re.compile(rf"(?i)\b({'|'.join(_WORDS.self_reference_phrases)})\b")
@@ -34,7 +34,7 @@ Forms = dict[str, Counter[str]]
 
 @dataclass
 class PassageSection:
-    """A heading ("" for the lead) with what stands beneath it."""
+    """A heading ("" for the lead) with the text beneath it."""
 
     heading: str
     paragraphs: list[Paragraph] = field(default_factory=list)
@@ -48,7 +48,7 @@ class PassageSection:
 
 
 def about_itself(sentence: str) -> bool:
-    """Return whether a sentence speaks of its own document, its author or its reader."""
+    """Return whether a sentence is about its own document, author or reader."""
     words = set(_LETTERS.findall(sentence.lower()))
     return bool(words & _SELF_REFERENCE) or bool(
         words & _SELF_REFERENCE_STARTS and _SELF_REFERENCE_PHRASES.search(sentence)
@@ -83,7 +83,7 @@ def tidy(text: str) -> str:
 
 
 def good_paragraph(line: str, *, story: bool = False) -> Paragraph:
-    """Return the sentences of a line up to the first that is left out; those that speak of the document are skipped."""
+    """Return the sentences of a line up to the first that is left out; those about the document are skipped."""
     kept: Paragraph = []
     for sentence in sentences(re.sub(r"^A\d*[:.]\s+", "", tidy(line))):
         if good_sentence(sentence, story=story):
@@ -94,7 +94,7 @@ def good_paragraph(line: str, *, story: bool = False) -> Paragraph:
 
 
 def sections(text: str, *, untitled: bool = False) -> list[PassageSection]:
-    """Return the sections of a document: headings are short lines that end like no sentence."""
+    """Return the sections of a document: headings are short lines that do not end like a sentence."""
     found = [PassageSection("")]
     for line in text[:READ_CHARACTERS].split("\n")[0 if untitled else 1 :]:
         line = line.strip()
@@ -107,7 +107,7 @@ def sections(text: str, *, untitled: bool = False) -> list[PassageSection]:
         elif kept := good_paragraph(line):
             found[-1].paragraphs.append(kept)
     if len(text) > READ_CHARACTERS and found[-1].paragraphs:
-        found[-1].paragraphs.pop()  # it may have been cut
+        found[-1].paragraphs.pop()  # it may be truncated
     return [section for section in found if section.paragraphs or section.items]
 
 
@@ -141,11 +141,11 @@ def good_heading(heading: str) -> bool:
 
 
 def word_forms(title: str, body: str) -> Forms:
-    """Return how running text writes each word of a title, by its lower-case form; first words don't count."""
-    asked = {word.strip("?,.'\"():").lower().removesuffix("'s") for word in title.split()}
+    """Return the forms that running text gives to each word of a title; first words of sentences do not count."""
+    wanted = {word.strip("?,.'\"():").lower().removesuffix("'s") for word in title.split()}
     forms: Forms = {}
     for word in _INSIDE.findall(body):
-        if (low := word.lower().removesuffix("'s")) in asked:
+        if (low := word.lower().removesuffix("'s")) in wanted:
             forms.setdefault(low, Counter())[word] += 1
     return forms
 
@@ -154,9 +154,9 @@ _INSIDE = re.compile(r"(?<=[a-z,;] )[A-Za-z][\w'-]*")
 
 
 def sentence_case(title: str, body: str, *, cased: bool = False) -> str:
-    """Return a title in the case of running text: words as the body writes them most, others in small letters.
+    """Return a title in the case of running text: words in their most frequent form in the body, else in lower case.
 
-    `cased`: the title has the case of running text already, but for its first letter.
+    `cased`: the title has that case already, but for its first letter.
     """
     words = title.split()
     if cased and any(word[0].isupper() for word in words[1:]):
@@ -173,6 +173,6 @@ def _as_written(word: str, forms: Forms, cased: bool) -> str:
     if not found:
         return word if cased else word.lower()
     best = found.most_common(1)[0][0]
-    if core.lower() == best.lower():  # else one of them is a possessive
+    if core.lower() == best.lower():  # otherwise one of them is a possessive
         return word.replace(core, best)
     return word if best[0].isupper() else word.lower()

@@ -1,14 +1,14 @@
-"""`keylm data instructions`: files of instruction data from a folder of documents, with a manifest of all that went in.
+"""`keylm data instructions`: files of instruction data from a folder of documents, with a manifest of its inputs.
 
     OUT/verifiable.jsonl.zst    {"messages", "source", "constraints", "kind", "from"}: constraints that a program checks
     OUT/everyday.jsonl.zst      the same without constraints: facts, words, typo fixing, rewriting, small talk
-    OUT/preferences.jsonl.zst   {"prompt", "chosen", "constraints"}; "rejected" too where minimal violations are wanted
+    OUT/preferences.jsonl.zst   {"prompt", "chosen", "constraints"}; with minimal violations also "rejected"
     OUT/evaluation.jsonl.zst    items from held-out documents, and of held-out types (evaluation_items.py)
-    OUT/manifest.json           settings, sources with licences and hashes, counts
+    OUT/manifest.json           settings, a fingerprint of tables and code, sources with licences and hashes, counts
 
 Invariant: the folder appears whole or not at all; the same corpus, settings and version of keylm give the same files
-whatever the number of workers. Exact duplicates are left out, and where items are given, training records that hold one
-(evaluation's come from documents that training never has). Cost: about a millisecond or two a pair and core.
+whatever the number of workers. Exact duplicates are left out, and so are training records with a given benchmark item
+(evaluation items come from documents that training never has). Cost: 1 to 2 ms a pair and core.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ import json
 import multiprocessing
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from itertools import count
@@ -35,7 +35,7 @@ from keylm.data.sources import content_hash, is_held_out, read_source
 from keylm.instructions import evaluation_items
 from keylm.instructions.checks import HELD_OUT, TRAINED
 from keylm.instructions.document_tasks import SourceText
-from keylm.instructions.generator import PairGenerator, Settings
+from keylm.instructions.generator import GeneratorSettings, PairGenerator
 from keylm.instructions.tables import fingerprint, phrase_tables
 from keylm.recipe.schema import Source
 from keylm.text.sentences import fewest_words
@@ -43,12 +43,12 @@ from keylm.text.sentences import fewest_words
 _SOURCES = phrase_tables().sources
 BLOCK = 250
 VERSION = 1
-"""Of the generator: goes up when the same input gives another output."""
+"""Of the records: goes up when the same input gives other ones."""
 
 
 @dataclass(frozen=True)
 class InstructionPlan:
-    """How much of what is written."""
+    """How many records of each kind to write, and from what."""
 
     corpus: Path
     count: int = 200_000
@@ -57,14 +57,14 @@ class InstructionPlan:
     """share of them without constraints"""
     preferences: int = 0
     rejected: bool = False
-    """whether these come with a minimal violation; without, the model's own violating answers are to be found"""
+    """whether these come with a minimal violation; else a model's own violating answers are to be found"""
     evaluation: int = 200
     """items of each set"""
-    settings: Settings = field(default_factory=Settings)
+    settings: GeneratorSettings = field(default_factory=GeneratorSettings)
     open_only: bool = False
     """leave out files whose licence is not stated"""
     decontaminate: tuple[Path, ...] = ()
-    """files and folders of benchmark items, of which no training record may hold one"""
+    """files and folders of benchmark items, none of which may be in a training record"""
 
     def parts(self) -> dict[str, int]:
         """Return how many lines each file is to have."""
@@ -74,8 +74,8 @@ class InstructionPlan:
 
 
 @dataclass(frozen=True)
-class Origin:
-    """A file that documents come from."""
+class CorpusFile:
+    """A file of documents."""
 
     name: str
     path: Path
@@ -89,44 +89,52 @@ def write_instructions(out: Path, plan: InstructionPlan, *, workers: int = 1, qu
     Raises KeylmError where the corpus has none of the files, `out` holds something else, or there are no items in
     `plan.decontaminate`.
     """
-    origins = find_origins(plan)
+    corpus_files = find_corpus_files(plan)
     searched = Decontaminator.from_paths(plan.decontaminate) if plan.decontaminate else None
     if out.exists() and not (out / "manifest.json").is_file() and any(out.iterdir()):
         raise KeylmError(f"{out}: holds something else; accepted: a new folder, or one that this command wrote")
     counts: dict[str, Any] = {}
-    with atomic_folder(out) as folder, _Makers(plan, origins, workers) as makers:
+    with atomic_folder(out) as folder, _BlockPool(plan, corpus_files, workers) as pool:
         for part, wanted in plan.parts().items():
             if wanted:
                 trained = searched if part != "evaluation" else None
-                counts[part] = _write_part(folder / f"{part}.jsonl.zst", part, wanted, makers, trained, quiet=quiet)
-        manifest = {
-            "format": VERSION,
-            "keylm": keylm.__version__,
-            "fingerprint": fingerprint(),
-            "settings": {
-                **asdict(plan.settings),
-                "everyday": plan.everyday,
-                "rejected": plan.rejected,
-                "open_only": plan.open_only,
-                "decontaminate": searched.fingerprint() if searched else None,
-            },
-            "sources": [
-                {"name": o.name, "file": o.path.name, "licence": o.licence, "status": o.status}
-                | {"sha256": sha256_file(o.path)}
-                for o in origins
-            ],
-            "own_text": "Apache-2.0 (templates and phrasings of keylm)",
-            "constraint_types": {"trained": list(TRAINED), "held_out": list(HELD_OUT)},
-            "files": {
-                f"{part}.jsonl.zst": {**tally, "sha256": sha256_file(folder / f"{part}.jsonl.zst")}
-                for part, tally in counts.items()
-            },
-        }
+                counts[part] = _write_part(folder / f"{part}.jsonl.zst", part, wanted, pool, trained, quiet=quiet)
+        for part, tally in counts.items():
+            tally["sha256"] = sha256_file(folder / f"{part}.jsonl.zst")
+        manifest = _manifest(plan, corpus_files, searched, counts)
         write_json(folder / "manifest.json", manifest)
     return manifest
 
 
-def find_origins(plan: InstructionPlan) -> list[Origin]:
+def _manifest(
+    plan: InstructionPlan,
+    corpus_files: Sequence[CorpusFile],
+    searched: Decontaminator | None,
+    counts: Mapping[str, dict[str, Any]],
+) -> dict[str, Any]:
+    return {
+        "format": VERSION,
+        "keylm": keylm.__version__,
+        "fingerprint": fingerprint(),
+        "settings": {
+            **asdict(plan.settings),
+            "everyday": plan.everyday,
+            "rejected": plan.rejected,
+            "open_only": plan.open_only,
+            "decontaminate": searched.fingerprint() if searched else None,
+        },
+        "sources": [
+            {"name": file.name, "file": file.path.name, "licence": file.licence, "status": file.status}
+            | {"sha256": sha256_file(file.path)}
+            for file in corpus_files
+        ],
+        "own_text": "Apache-2.0 (templates and phrasings of keylm)",
+        "constraint_types": {"trained": list(TRAINED), "held_out": list(HELD_OUT)},
+        "files": {f"{part}.jsonl.zst": tally for part, tally in counts.items()},
+    }
+
+
+def find_corpus_files(plan: InstructionPlan) -> list[CorpusFile]:
     """Return the corpus's files that can be used, in a fixed order. Raises KeylmError where there is none."""
     if not plan.corpus.is_dir():
         raise KeylmError(f"{plan.corpus}: no folder; accepted: a folder with files such as wikipedia.jsonl.zst")
@@ -139,7 +147,7 @@ def find_origins(plan: InstructionPlan) -> list[Origin]:
         for path in sorted(plan.corpus.rglob(f"{name}.jsonl*"))[:1]:
             licence, status = listed.get(path.relative_to(plan.corpus).as_posix(), ("unstated", "unstated"))
             if status == "open" or not plan.open_only:
-                found.append(Origin(name, path, licence, status))
+                found.append(CorpusFile(name, path, licence, status))
     if not found:
         raise KeylmError(
             f"{plan.corpus}: none of the files that instructions are made from; accepted: "
@@ -149,21 +157,23 @@ def find_origins(plan: InstructionPlan) -> list[Origin]:
     return found
 
 
-def read_documents(origins: Sequence[Origin]) -> tuple[dict[str, list[SourceText]], dict[str, list[SourceText]]]:
-    """Return the documents of each file: those for training, and the ones held out by their content's hash."""
+def read_documents(
+    corpus_files: Sequence[CorpusFile],
+) -> tuple[dict[str, list[SourceText]], dict[str, list[SourceText]]]:
+    """Return the documents of each file: those for training, and those held out by the hash of their content."""
     kept: dict[str, list[SourceText]] = {}
     held: dict[str, list[SourceText]] = {}
-    for origin in origins:
-        for item in read_source(origin.name, Source(path=str(origin.path))):
-            text = _text(origin.name, item) if isinstance(item, Document) else None
+    for file in corpus_files:
+        for item in read_source(file.name, Source(path=str(file.path))):
+            text = _text(file.name, item) if isinstance(item, Document) else None
             if text is not None and isinstance(item, Document):
                 side = held if is_held_out(content_hash(item), _SOURCES.held_out) else kept
-                side.setdefault(origin.name, []).append(text)
+                side.setdefault(file.name, []).append(text)
     return kept, held
 
 
 def _text(name: str, document: Document) -> SourceText | None:
-    """Return a document as tasks are made from it; a conversation has to be one question and one answer."""
+    """Return a document as the makers of tasks read it; None for a conversation of more than two turns."""
     if document.text is not None:
         return SourceText(name, document.text)
     if [turn["role"] for turn in document.messages] != ["user", "assistant"]:
@@ -171,11 +181,11 @@ def _text(name: str, document: Document) -> SourceText | None:
     return SourceText(name, "\0".join(turn["content"] for turn in document.messages))
 
 
-class _Blocks:
-    """Makes blocks of lines; one in each worker process."""
+class _BlockGenerator:
+    """Generates blocks of records; one in each worker process."""
 
-    def __init__(self, plan: InstructionPlan, origins: Sequence[Origin]) -> None:
-        kept, held = read_documents(origins)
+    def __init__(self, plan: InstructionPlan, corpus_files: Sequence[CorpusFile]) -> None:
+        kept, held = read_documents(corpus_files)
         self._kept, self._held = PairGenerator(kept, plan.settings), PairGenerator(held or kept, plan.settings)
         self._items, self._rejected = plan.evaluation, plan.rejected
 
@@ -197,34 +207,34 @@ class _Blocks:
         ]
 
     def _preference(self, index: int) -> dict[str, Any]:
-        made = self._kept.preference(index)
-        return made if self._rejected else {key: value for key, value in made.items() if key != "rejected"}
+        record = self._kept.preference(index)
+        return record if self._rejected else {key: value for key, value in record.items() if key != "rejected"}
 
 
-_blocks: _Blocks | None = None
-"""What a worker process makes lines with."""
+_generator: _BlockGenerator | None = None
+"""of a worker process"""
 
 
-def _begin(plan: InstructionPlan, origins: Sequence[Origin]) -> None:
-    global _blocks
-    _blocks = _Blocks(plan, origins)
+def _start_worker(plan: InstructionPlan, corpus_files: Sequence[CorpusFile]) -> None:
+    global _generator
+    _generator = _BlockGenerator(plan, corpus_files)
 
 
-def _made(part: str, start: int) -> list[dict[str, Any]]:
-    assert _blocks is not None
-    return _blocks.lines(part, start)
+def _make_block(part: str, start: int) -> list[dict[str, Any]]:
+    assert _generator is not None
+    return _generator.lines(part, start)
 
 
-class _Makers:
-    """Blocks of lines in order, from worker processes, or from this one where there is one worker."""
+class _BlockPool:
+    """Blocks of records in order, from worker processes, or from this process where there is one worker."""
 
-    def __init__(self, plan: InstructionPlan, origins: Sequence[Origin], workers: int) -> None:
+    def __init__(self, plan: InstructionPlan, corpus_files: Sequence[CorpusFile], workers: int) -> None:
         self._workers = workers
-        self._here = _Blocks(plan, origins) if workers == 1 else None
+        self._here = _BlockGenerator(plan, corpus_files) if workers == 1 else None
         context = multiprocessing.get_context("spawn")
-        self._pool = ProcessPoolExecutor(workers, context, _begin, (plan, origins)) if workers > 1 else None
+        self._pool = ProcessPoolExecutor(workers, context, _start_worker, (plan, corpus_files)) if workers > 1 else None
 
-    def __enter__(self) -> "_Makers":
+    def __enter__(self) -> "_BlockPool":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -232,28 +242,28 @@ class _Makers:
             self._pool.shutdown(wait=True, cancel_futures=True)
 
     def blocks(self, part: str) -> Iterator[list[dict[str, Any]]]:
-        """Yield a part's blocks without end."""
+        """Yield a part's blocks endlessly."""
         if self._pool is None:
             assert self._here is not None
             for number in count():
                 yield self._here.lines(part, number * BLOCK)
         else:
-            waiting = [self._pool.submit(_made, part, number * BLOCK) for number in range(2 * self._workers)]
+            waiting = [self._pool.submit(_make_block, part, number * BLOCK) for number in range(2 * self._workers)]
             for number in count(2 * self._workers):
                 yield waiting.pop(0).result()
-                waiting.append(self._pool.submit(_made, part, number * BLOCK))
+                waiting.append(self._pool.submit(_make_block, part, number * BLOCK))
 
 
 def _write_part(
-    path: Path, part: str, wanted: int, makers: _Makers, searched: Decontaminator | None, *, quiet: bool
+    path: Path, part: str, wanted: int, pool: _BlockPool, searched: Decontaminator | None, *, quiet: bool
 ) -> dict[str, Any]:
-    """Write `wanted` different records; return what they are: counts of kinds, types and words."""
+    """Write `wanted` different records; return the counts of their kinds, types and words."""
     seen: set[bytes] = set()
     twice = taken = held = 0
     tally: dict[str, Counter[str]] = {"kinds": Counter(), "types": Counter(), "from": Counter()}
     words: Counter[str] = Counter()
     with zstandard.open(path, "wt", encoding="utf-8") as file, Status(part, wanted, quiet=quiet) as status:
-        for block in makers.blocks(part):
+        for block in pool.blocks(part):
             kept = _without_items(block, searched) if searched else block
             held += len(block) - len(kept)
             for record in kept:
@@ -280,7 +290,7 @@ def _write_part(
 
 
 def _without_items(records: Sequence[dict[str, Any]], searched: Decontaminator) -> list[dict[str, Any]]:
-    """Return the records that hold no evaluation item, as curation would read them: turns one behind the other."""
+    """Return the records without a benchmark item, reading them as curation does: turns joined in order."""
     texts = [(number, text) for number, record in enumerate(records) for text in _texts(record)]
     verdicts = searched.check_many(text for _, text in texts)
     found = {number for (number, _), verdict in zip(texts, verdicts, strict=True) if verdict.hit}
@@ -289,9 +299,9 @@ def _without_items(records: Sequence[dict[str, Any]], searched: Decontaminator) 
 
 def _texts(record: dict[str, Any]) -> list[str]:
     """Return a conversation, or a prompt with each of its answers."""
-    asked = [turn["content"] for turn in record.get("messages") or record["prompt"]]
+    turns = [turn["content"] for turn in record.get("messages") or record["prompt"]]
     answers = [record[key] for key in ("chosen", "rejected") if key in record]
-    return ["\n\n".join([*asked, *end]) for end in ([[answer] for answer in answers] or [[]])]
+    return ["\n\n".join([*turns, *end]) for end in ([[answer] for answer in answers] or [[]])]
 
 
 def _count(record: dict[str, Any], tally: dict[str, Counter[str]], words: Counter[str]) -> None:
@@ -313,8 +323,8 @@ def default_workers() -> int:
     return min(4, os.cpu_count() or 1)
 
 
-def tell(out: Path, manifest: dict[str, Any], *, quiet: bool = False) -> None:
-    """Print what was written: counts, lengths, and how often each type of constraint comes."""
+def print_summary(out: Path, manifest: dict[str, Any], *, quiet: bool = False) -> None:
+    """Print what was written: counts, lengths, and how often each type of constraint occurs."""
     for name, tally in manifest["files"].items():
         say(
             f"{out / name}: {tally['records']:,} records, words on average: {tally['mean_prompt_words']} asked, "

@@ -1,0 +1,44 @@
+"""Every pair keeps its constraints, has none that is held out, and is a function of seed and index."""
+
+import json
+
+import pytest
+from support.instruction_examples import documents
+
+from keylm.data.documents import read_record
+from keylm.instructions.checks import TRAINED, violations
+from keylm.instructions.generator import GeneratorSettings, PairGenerator
+
+
+@pytest.fixture(scope="module")
+def generator() -> PairGenerator:
+    return PairGenerator(documents(), GeneratorSettings(seed=1))
+
+
+def test_every_pair_keeps_its_constraints_and_has_none_that_is_held_out(generator):
+    types: set[str] = set()
+    for index in range(400):
+        pair = generator.verifiable(index)
+        assert 1 <= len(pair.constraints) <= 4
+        assert violations(pair.messages[-1]["content"], pair.constraints) == []
+        types |= {constraint["type"] for constraint in pair.constraints}
+        [document] = read_record(json.loads(json.dumps(pair.record())), "f", 1)
+        assert [turn["role"] for turn in document.messages][-2:] == ["user", "assistant"]
+    assert types <= set(TRAINED)
+    assert set(TRAINED) - types <= {"choice", "english", "no_digits", "first_word", "last_word", "start_phrase"}
+
+
+def test_pairs_are_a_function_of_seed_and_index(generator):
+    again = PairGenerator(documents(), GeneratorSettings(seed=1))
+    other = PairGenerator(documents(), GeneratorSettings(seed=2))
+    assert [again.verifiable(index) for index in (5, 3)] == [generator.verifiable(5), generator.verifiable(3)]
+    assert again.everyday(4) == generator.everyday(4)
+    assert other.verifiable(3) != generator.verifiable(3)
+
+
+def test_a_rejected_answer_breaks_what_the_chosen_one_keeps(generator):
+    for index in range(60):
+        pair = generator.preference(index)
+        assert violations(pair["chosen"], pair["constraints"]) == []
+        assert violations(pair["rejected"], pair["constraints"])
+        assert pair["prompt"][-1]["role"] == "user"

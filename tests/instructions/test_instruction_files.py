@@ -1,0 +1,75 @@
+"""Files of instructions: the same for any number of workers, without benchmark items, with a manifest."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import zstandard
+from conftest import write_jsonl
+from support.instruction_examples import documents
+
+from keylm.base.errors import KeylmError
+from keylm.curate.decontamination import Decontaminator
+from keylm.instructions.generator import GeneratorSettings
+from keylm.instructions.instruction_files import InstructionPlan, write_instructions
+from keylm.instructions.instruction_files import _without_items as without_items
+from keylm.instructions.tables import fingerprint
+
+
+def test_the_verb_writes_files_once_and_the_same_for_any_number_of_workers(tmp_path):
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    for name, texts in documents().items():
+        write_jsonl(corpus / f"{name}.jsonl", [{"text": text.text} for text in texts])
+    plan = InstructionPlan(
+        corpus, count=60, everyday=0.5, preferences=5, rejected=True, evaluation=4, settings=GeneratorSettings(seed=3)
+    )
+    first = write_instructions(tmp_path / "one", plan, workers=1, quiet=True)
+    second = write_instructions(tmp_path / "two", plan, workers=2, quiet=True)
+    assert first == second
+    assert first["files"]["verifiable.jsonl.zst"]["records"] == 30
+    assert {source["licence"] for source in first["sources"]} == {"unstated"}
+    assert first["fingerprint"] == fingerprint()
+    assert not list(tmp_path.glob(".tmp-*"))
+    with pytest.raises(KeylmError, match="none of the files"):
+        write_instructions(tmp_path / "three", InstructionPlan(corpus, open_only=True))
+    with pytest.raises(KeylmError, match="holds something else"):
+        write_instructions(corpus, plan)
+
+
+def lines(file: Path) -> list[dict]:
+    with zstandard.open(file, "rt", encoding="utf-8") as text:
+        return [json.loads(line) for line in text]
+
+
+def test_records_that_hold_a_benchmark_item_are_left_out(tmp_path):
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    for name, texts in documents().items():
+        write_jsonl(corpus / f"{name}.jsonl", [{"text": text.text} for text in texts])
+    plain = InstructionPlan(corpus, count=60, everyday=0.5, evaluation=4, settings=GeneratorSettings(seed=3))
+    write_instructions(tmp_path / "plain", plain, quiet=True)
+    answers = [row["messages"][-1]["content"] for row in lines(tmp_path / "plain/verifiable.jsonl.zst")]
+    leaked = next(answer for answer in answers if len(answer.split()) >= 25)
+    items = tmp_path / "items"
+    items.mkdir()
+    item = {"goal": " ".join(leaked.split()[:20]), "sol1": " ".join(leaked.split()[20:]), "sol2": "No.", "label": 0}
+    split = {
+        "goal": "Why does ink dry on paper?",
+        "sol1": "Its water sinks in and leaves the dark dye behind.",
+        "sol2": "No.",
+    }
+    write_jsonl(items / "piqa.jsonl", [item, {**split, "label": 0}])
+    manifest = write_instructions(tmp_path / "clean", replace(plain, decontaminate=(items,)), quiet=True)
+    kept = [row["messages"][-1]["content"] for row in lines(tmp_path / "clean/verifiable.jsonl.zst")]
+    assert leaked not in kept
+    assert manifest["files"]["verifiable.jsonl.zst"]["with_benchmark_items"] >= 1
+    assert len(kept) == 30
+    searched = Decontaminator.from_paths([items])
+    turns = [{"role": "user", "content": split["goal"]}, {"role": "assistant", "content": split["sol1"]}]
+    fair = {"prompt": turns[:1], "chosen": "It depends on the paper.", "constraints": []}
+    asked = [{"messages": turns}, {**fair, "chosen": split["sol1"]}, {**fair, "rejected": split["sol1"]}, fair]
+    assert without_items(asked, searched) == [fair], "an item's question and answer are two turns"
+    with pytest.raises(KeylmError):
+        write_instructions(tmp_path / "none", replace(plain, decontaminate=(tmp_path / "nothing",)), quiet=True)
