@@ -36,7 +36,7 @@ NOT_RUN = {
     "data build RECIPE --workers 8 --executor ray": "starts a Ray cluster; tests/curate/test_curate.py does",
     "data build RECIPE --workers 32": "asks for 32 cores",
     "data build recipes/keylm-75m-hour.toml": "needs half a gigabyte of texts",
-    "data instructions": "needs a corpus of documents; tests/instructions/test_instructions.py makes one",
+    "data instructions": "needs a corpus of documents; tests/instructions/test_instruction_files.py makes one",
     "doctor RECIPE --processes 8": "the same but for a division as keylm doctor alone",
     "dpo": "loads TRL, 20 seconds; tests/tuning/test_dpo.py runs it",
     "eval": "loads lm_eval and benchmarks' items; tests/evaluation/ runs it",

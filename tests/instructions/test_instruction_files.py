@@ -15,6 +15,8 @@ from keylm.instructions.generator import GeneratorSettings
 from keylm.instructions.instruction_files import InstructionPlan, write_instructions
 from keylm.instructions.instruction_files import _without_items as without_items
 from keylm.instructions.tables import fingerprint
+from keylm.recipe.schema import Typos
+from keylm.typos.model import TypoModel
 
 
 def test_the_verb_writes_files_once_and_the_same_for_any_number_of_workers(tmp_path):
@@ -30,7 +32,7 @@ def test_the_verb_writes_files_once_and_the_same_for_any_number_of_workers(tmp_p
     assert first == second
     assert first["files"]["verifiable.jsonl.zst"]["records"] == 30
     assert {source["licence"] for source in first["sources"]} == {"unstated"}
-    assert first["fingerprint"] == fingerprint()
+    assert first["fingerprints"] == {"instructions": fingerprint(), "typos": TypoModel(Typos()).fingerprint()}
     assert not list(tmp_path.glob(".tmp-*"))
     with pytest.raises(KeylmError, match="none of the files"):
         write_instructions(tmp_path / "three", InstructionPlan(corpus, open_only=True))

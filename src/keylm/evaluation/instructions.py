@@ -1,6 +1,6 @@
 """How well a model follows instructions that a program can check, on items from `keylm data instructions`.
 
-Three sets (data/instructions/held_out.py): constraints of trained types on held-out documents, constraints of types
+Three sets (instructions/evaluation_items.py): constraints of trained types on held-out documents, constraints of types
 that training never had, and typo fixing on held-out sentences. The answers are greedy, so the same model and items give
 the same figures on the same machine; every figure is a share with a 95 % bootstrap interval over items. Cost: one
 answer an item, in batches of items of like length.

@@ -4,7 +4,7 @@
     OUT/everyday.jsonl.zst      the same without constraints: facts, words, typo fixing, rewriting, small talk
     OUT/preferences.jsonl.zst   {"prompt", "chosen", "constraints"}; with minimal violations also "rejected"
     OUT/evaluation.jsonl.zst    items from held-out documents, and of held-out types (evaluation_items.py)
-    OUT/manifest.json           settings, a fingerprint of tables and code, sources with licences and hashes, counts
+    OUT/manifest.json           settings, fingerprints of tables and code, sources with licences and hashes, counts
 
 Invariant: the folder appears whole or not at all; the same corpus, settings and version of keylm give the same files
 whatever the number of workers. Exact duplicates are left out, and so are training records with a given benchmark item
@@ -37,8 +37,9 @@ from keylm.instructions.checks import HELD_OUT, TRAINED
 from keylm.instructions.document_tasks import SourceText
 from keylm.instructions.generator import GeneratorSettings, PairGenerator
 from keylm.instructions.tables import fingerprint, phrase_tables
-from keylm.recipe.schema import Source
+from keylm.recipe.schema import Source, Typos
 from keylm.text.sentences import fewest_words
+from keylm.typos.model import TypoModel
 
 _SOURCES = phrase_tables().sources
 BLOCK = 250
@@ -115,7 +116,7 @@ def _manifest(
     return {
         "format": VERSION,
         "keylm": keylm.__version__,
-        "fingerprint": fingerprint(),
+        "fingerprints": {"instructions": fingerprint(), "typos": TypoModel(Typos()).fingerprint()},
         "settings": {
             **asdict(plan.settings),
             "everyday": plan.everyday,

@@ -40,9 +40,9 @@ def read_tables(folder: Traversable) -> PhraseTables:
 
 
 def fingerprint(package: Traversable = PACKAGE) -> str:
-    """Return the SHA-256 of all that decides the data beside documents and settings: the tables, and the code.
+    """Return the SHA-256 of a package's tables and code.
 
-    Code counts as it stands, comments too, so that no constant in it is missed. Line ends do not count.
+    All of their text counts, comments too, so that neither the order of a table nor a constant in the code is missed.
     """
     digest = hashlib.sha256()
     sources = [file for folder in (package, package / "phrases") for file in folder.iterdir()]
