@@ -1,5 +1,6 @@
 """Every pair keeps its constraints, has none that is held out, and is a function of seed and index."""
 
+import hashlib
 import json
 
 import pytest
@@ -8,6 +9,7 @@ from support.instruction_examples import documents
 from keylm.data.documents import read_record
 from keylm.instructions.checks import TRAINED, violations
 from keylm.instructions.generator import GeneratorSettings, PairGenerator
+from keylm.instructions.instruction_files import VERSION
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +36,15 @@ def test_pairs_are_a_function_of_seed_and_index(generator):
     assert [again.verifiable(index) for index in (5, 3)] == [generator.verifiable(5), generator.verifiable(3)]
     assert again.everyday(4) == generator.everyday(4)
     assert other.verifiable(3) != generator.verifiable(3)
+
+
+def test_records_of_a_version_never_change(generator):
+    pairs = [pair for index in range(100) for pair in (generator.verifiable(index), generator.everyday(index))]
+    lines = "\n".join(json.dumps(pair.record()) for pair in pairs)
+    assert VERSION == 1
+    assert hashlib.sha256(lines.encode()).hexdigest() == (
+        "a689e510debd515fecdcc2558c724d511a82c47cd5a7f3f69abc365ba2b35ed0"
+    ), "the same input gives other records: raise VERSION, and set its hash here"
 
 
 def test_a_rejected_answer_breaks_what_the_chosen_one_keeps(generator):
