@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -9,6 +10,7 @@ from keylm.keyboard.corrector import MIXED, Candidates, Corrector
 from keylm.keyboard.edit_model import EditModel
 from keylm.keyboard.lexicon import cased, hunspell
 from keylm.keyboard.lexicon import lexicon as read_lexicon
+from keylm.languages.language import ENGLISH
 
 symspellpy = pytest.importorskip("symspellpy", reason="symspellpy is not installed")
 
@@ -65,8 +67,9 @@ def test_likelier_slips_are_likelier(edits):
     assert edits.error_rate("a") < edits.error_rate("organization") <= 0.5
 
 
-def test_a_higher_rate_makes_every_error_likelier():
-    assert EditModel(0.1).log_probability("teh", "the") > EditModel(0.01).log_probability("teh", "the")
+def test_a_higher_rate_makes_every_error_likelier(edits):
+    often = EditModel(replace(ENGLISH, channel=replace(ENGLISH.channel, mistyped=0.1)))
+    assert often.log_probability("teh", "the") > edits.log_probability("teh", "the")
 
 
 def test_the_word_that_fits_the_context_is_chosen(lexicon, edits):

@@ -7,9 +7,11 @@ from transformers import AutoTokenizer
 
 from keylm.base.errors import KeylmError
 from keylm.keyboard.search import Suggester
-from keylm.keyboard.tokens import WORD, WordTokens, word_tokens
+from keylm.keyboard.tokens import WordTokens, word_tokens
+from keylm.languages.language import ENGLISH
 from keylm.text.tokenizer import train_tokenizer
 
+WORD = ENGLISH.words.whole
 TEXT = "the little king went to the wood, and there the old king's horse wouldn't go on. They thought of the winter. "
 
 

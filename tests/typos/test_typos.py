@@ -19,9 +19,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keylm.base.errors import KeylmError
+from keylm.languages.language import ENGLISH
 from keylm.recipe.schema import Typos
+from keylm.typos.keys import keys_of
 from keylm.typos.kinds import KINDS, classify, distance
-from keylm.typos.layout import CENTRES, KEY_HEIGHT, KEY_WIDTH, miss_share, neighbours
 from keylm.typos.model import Edit, Noisy, TypoModel
 from keylm.typos.slips import KINDS_MADE
 
@@ -330,25 +331,27 @@ def test_lists_that_are_missing_empty_or_no_archive_are_refused(tmp_path: Path):
 
 
 def test_neighbours_are_mutual_and_taps_miss_as_often_as_measured():
-    assert neighbours("g") == "bcfhtvy" or set("fhtyvb") <= set(neighbours("g"))
-    letters = [key for key in CENTRES if key != " "]
-    assert all(a in neighbours(b) for a in letters for b in neighbours(a))
-    inner = [miss_share(letter) for letter in "sdfghjk"]
+    keys = keys_of(ENGLISH.layout)
+    assert keys.neighbours("g") == "bcfhtvy"
+    letters = [key for key in keys.centres if key != " "]
+    assert all(a in keys.neighbours(b) for a in letters for b in keys.neighbours(a))
+    inner = [keys.miss_share(letter) for letter in "sdfghjk"]
     assert all(0.08 <= share <= 0.09 for share in inner)
 
 
 @needs_corpus
 def test_the_keyboard_is_the_measured_one():
     layout = json.loads((CORPUS / "typo/phone_layout_en-US.json").read_text(encoding="utf-8"))["layout"][0]
-    measured = {}
+    ours, centres, measured = ENGLISH.layout, keys_of(ENGLISH.layout).centres, {}
     for button in layout["buttons"]:
         label = {"spacebar": " "}.get(button["labels"][0], button["labels"][0])
-        if label in CENTRES:
+        if label in centres:
             measured[label] = (button["centerPoint"]["x"], button["centerPoint"]["y"])
             rect = button["boundingRect"]
             size = (rect["right"] - rect["left"], rect["bottom"] - rect["top"])
-            assert size == (160 if label == " " else KEY_WIDTH, KEY_HEIGHT)
-    assert measured == CENTRES
+            width = ours.space.width if label == " " else 1
+            assert size == (width * ours.key_width, ours.key_height)
+    assert measured == centres
 
 
 def fit_script() -> ModuleType:

@@ -2,13 +2,14 @@
 
     python -m tools.corpus.fit_typos --corpus ../shared/corpus [--write]
 
-Reads typo/git_fixes.jsonl.zst (errors that people mended in documentation) and typo/wiki_sentences.jsonl.zst. Half of
-the pairs, by the hash of the clean sentence, are for fitting; the others are only compared with. Prints the tables of
-docs/typos.md; --write also replaces src/keylm/typos/typo_rates.json.
+Reads typo/git_fixes.jsonl.zst (errors that people fixed in documentation) and, for a comparison only,
+typo/wiki_sentences.jsonl.zst. Half of the pairs, by the hash of the clean sentence, are fitted to; the others are only
+compared with. Prints the tables of docs/typos.md; --write also replaces
+src/keylm/languages/en/typo_rates.json.
 
 The hazards (how prone a word of a length is to a kind) are found by expectation maximisation (Dempster, Laird & Rubin,
-JRSS B 39, 1977): generate on the clean sentences, classify, weigh each kind's hazard at each length by what it
-contributed to what there should be more or less of, and again.
+JRSS B 39, 1977): generate on the clean sentences, classify, scale each kind's hazard at each length by its contribution
+to kinds that are too frequent or too rare, and repeat.
 """
 
 import argparse
@@ -20,27 +21,30 @@ import random
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from keylm.languages.language import ENGLISH, TypoRates
 from keylm.recipe.schema import Typos
-from keylm.typos.confusions import ENDINGS, PHONETIC_RULES
 from keylm.typos.kinds import KINDS, POSITIONS, Finding, classify, position_class
+from keylm.typos.letters import LETTER_KINDS
 from keylm.typos.lists import read_pairs
-from keylm.typos.model import LENGTH_CLASSES, TypoModel, packaged_figures
+from keylm.typos.model import LENGTH_CLASSES, TypoModel
 from keylm.typos.slips import KINDS_OF_SLIPS
 
-FIGURES = Path(__file__).parents[2] / "src/keylm/typos/typo_rates.json"
-PLAIN = re.compile(r"[A-Za-z]+(?:['’][A-Za-z]+)*(?: [A-Za-z]+(?:['’][A-Za-z]+)*)?")
+FIGURES = Path(__file__).parents[2] / "src/keylm/languages/en/typo_rates.json"
+WORDS = ENGLISH.words
+WORD = f"{WORDS.letter}+(?:[{WORDS.apostrophe}{WORDS.other_apostrophes}]{WORDS.letter}+)*"
+PLAIN = re.compile(f"{WORD}(?: {WORD})?")
 EDGES = "\"'“”‘’()[]{}.,;:!?…*_`"
 MECHANISMS = (*KINDS_OF_SLIPS, "case", "space_missing")
 FLOORS = {"case": 0.01, "taps": 0.01, "neighbour": 0.002}
-"""Least shares: the mined fixes hold hardly any of these, because they are of keyboards and of what editors mend."""
-LETTER_KINDS = ("transposition", "omission", "insertion", "doubling", "neighbour", "vowel", "substitution")
+"""Least shares: the mined fixes hardly contain these, because they come from full keyboards and from editors."""
 GROUPS = (1, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 5, 6)
 """Token lengths 1 … LENGTH_CLASSES that share a figure: single ones have too few errors of the rarer kinds."""
 HIGHEST_RATIO = 5.0
-"""A hazard is at most this many times the mean of its kind's others: no cure for words that hardly occur."""
+"""A hazard is at most this many times the mean of its kind's others: lengths that hardly occur are not overfitted."""
 ROUNDS, ERRORS = 12, 40_000
 
 
@@ -54,7 +58,7 @@ class Error(NamedTuple):
 
 
 def errors_between(noisy: str, clean: str) -> Iterator[tuple[str, str, str]]:
-    """Yield (noisy word, clean word, clean token) for all that differs; words without partner have an empty one."""
+    """Yield (noisy word, clean word, clean token) for every difference; words without a partner have an empty one."""
     left, right = noisy.split(), clean.split()
     for tag, i, i_end, j, j_end in difflib.SequenceMatcher(None, left, right, autojunk=False).get_opcodes():
         if tag == "equal":
@@ -125,14 +129,14 @@ def letter_figures(errors: list[Error]) -> dict[str, Any]:
 def _endings(noisy: str, clean: str) -> list[str]:
     """Return the exchange with the longest stem, as clean>noisy."""
     for length in range(min(len(noisy), len(clean)), 2, -1):
-        if noisy[:length] == clean[:length] and noisy[length:] in ENDINGS and clean[length:] in ENDINGS:
+        if noisy[:length] == clean[:length] and noisy[length:] in ENGLISH.endings and clean[length:] in ENGLISH.endings:
             return [f"{clean[length:]}>{noisy[length:]}"]
     return []
 
 
 def _rules(noisy: str, clean: str) -> list[str]:
-    """Return the first rule that makes one of the other, as clean>noisy."""
-    for left, right in PHONETIC_RULES:
+    """Return the first rule that turns one into the other, as clean>noisy."""
+    for left, right in ENGLISH.spellings:
         for match in re.finditer(f"(?<=.){left}", clean):
             if clean[: match.start()] + right + clean[match.end() :] == noisy:
                 return [f"{left}>{right}"]
@@ -140,7 +144,7 @@ def _rules(noisy: str, clean: str) -> list[str]:
 
 
 def _smoothed(counts: list[float], pooled: list[float]) -> list[float]:
-    """Return shares of counts to which twenty errors shared out like all kinds together were added."""
+    """Return shares of counts after adding twenty errors, distributed like all kinds together."""
     added = [n + 20 * all_kinds / sum(pooled) for n, all_kinds in zip(counts, pooled, strict=True)]
     return [round(n / sum(added), 4) for n in added]
 
@@ -152,7 +156,7 @@ def target(errors: list[Error]) -> dict[tuple[str, int], float]:
 
 
 def generate(model: TypoModel, sentences: list[str], count: int, rate: float = 0.069) -> Iterator[tuple[str, Error]]:
-    """Yield about `count` generated errors with the kind the generator meant; the rate is that of git_fixes."""
+    """Yield about `count` generated errors with the kind that was intended; the rate is that of git_fixes."""
     text = "\n".join(sentences)
     made = epoch = 0
     while made < count:
@@ -196,7 +200,7 @@ def fit_hazards(figures: dict[str, Any], sentences: list[str], errors: list[Erro
 
 
 def _scaled(hazards: dict[str, dict[int, float]]) -> dict[str, dict[int, float]]:
-    """Return the hazards without outliers, the most endangered lengths struck always: no candidate in vain."""
+    """Return the hazards without outliers, such that the most error-prone lengths always get an error."""
     capped = {}
     for name, by in hazards.items():
         most = max(by.values())
@@ -207,14 +211,15 @@ def _scaled(hazards: dict[str, dict[int, float]]) -> dict[str, dict[int, float]]
 
 
 def _least_factors(made: Mapping[tuple[str, int, str], int]) -> dict[str, float]:
-    """Return by how much the mechanisms of FLOORS have to change at least to keep their shares."""
+    """Return the least factors by which the mechanisms of FLOORS must change to keep their shares."""
     total = sum(made.values())
     shares = {name: sum(n for (meant, _, _), n in made.items() if meant == name) / total for name in FLOORS}
     return {name: min(4.0, floor / max(shares[name], 1e-4)) for name, floor in FLOORS.items()}
 
 
 def _model(figures: dict[str, Any]) -> TypoModel:
-    return TypoModel(Typos(), figures)
+    rates = TypoRates(**{"about": "", **figures})
+    return TypoModel(Typos(), replace(ENGLISH, typo_rates=rates))
 
 
 def uniform_errors(sentences: list[str], count: int) -> Iterator[Error]:
@@ -225,7 +230,7 @@ def uniform_errors(sentences: list[str], count: int) -> Iterator[Error]:
     ]
     while count:
         word, token = rng.choice(words)
-        at, letter = rng.randrange(len(word)), rng.choice("abcdefghijklmnopqrstuvwxyz")
+        at, letter = rng.randrange(len(word)), rng.choice(WORDS.letters)
         swapped = word[:at] + word[at + 1 : at + 2] + word[at] + word[at + 2 :]
         forms = (
             word[:at] + letter + word[at:],
@@ -288,13 +293,14 @@ def main() -> None:
     arguments = parser.parse_args()
     errors, sentences, seen = read_errors(arguments.corpus / "typo/git_fixes.jsonl.zst")
     print("git_fixes:", dict(seen.most_common()))
+    figures = asdict(ENGLISH.typo_rates)
     if arguments.write:
         figures = letter_figures(errors["fit"])
         fit_hazards(figures, sentences["fit"], errors["fit"])
         words = sum(len(sentence.split()) for sentence in sentences["fit"])
-        about = f"tools/corpus/fit_typos.py on half of git_fixes: {len(errors['fit'])} errors in {words} words"
+        about = f"python -m tools.corpus.fit_typos on half of git_fixes: {len(errors['fit'])} errors in {words} words"
         FIGURES.write_text(json.dumps({"about": about, **figures}, indent=1) + "\n", encoding="utf-8")
-    print(tables(errors, sentences, packaged_figures()))
+    print(tables(errors, sentences, figures))
     injected, _, seen = read_errors(arguments.corpus / "typo/wiki_sentences.jsonl.zst")
     print("\nwiki_sentences:", dict(seen.most_common()))
     both = views(injected["fit"] + injected["held out"])

@@ -1,7 +1,7 @@
-"""How well typed words are corrected: which words are tested, and what became of them.
+"""How well typed words are corrected: the words that are tested, and the outcome for each.
 
-Invariant: only plain words are tested (ASCII letters, apostrophes inside, not all capitals), the same ones for every
-system, each after the text as it was typed, mistakes included.
+Invariant: only plain words are tested (letters, apostrophes inside, not all capitals), the same ones for every system,
+each after the text as it was typed, mistakes included.
 """
 
 import difflib
@@ -12,9 +12,10 @@ from typing import NamedTuple
 from keylm.evaluation.statistics import Tallies
 from keylm.evaluation.typing_items import TypingItem
 from keylm.keyboard.corrector import Correct
-from keylm.keyboard.tokens import WORD
+from keylm.languages.language import ENGLISH
 
-_PLAIN = re.compile(r"[^\w']*([A-Za-z']*[A-Za-z])[^\w]*")
+_WORDS = ENGLISH.words
+_PLAIN = re.compile(rf"[^\w{_WORDS.apostrophe}]*({_WORDS.part}*{_WORDS.letter})[^\w]*")
 
 
 class TypedWord(NamedTuple):
@@ -26,7 +27,7 @@ class TypedWord(NamedTuple):
 
 
 def typed_words(item: TypingItem) -> Iterator[TypedWord]:
-    """Yield the plain words of an item; where words are missing or too many, those in that place are left out."""
+    """Yield the plain words of an item; where words are missing or superfluous, those in that place are left out."""
     left, right = list(re.finditer(r"\S+", item.typed)), item.clean.split()
     matcher = difflib.SequenceMatcher(None, [token[0] for token in left], right, autojunk=False)
     for _, i, i_end, j, j_end in matcher.get_opcodes():
@@ -43,9 +44,9 @@ def measure_correction(
 ) -> Iterator[int]:
     """Add error reduction, repaired typos and false corrections of each system; yield the number of items done.
 
-    `known` says whether a typed word is a word, so that real-word errors are told from the others. "error reduction":
-    typos repaired less correct words spoilt, over typos; at most 1, below 0 where a system does harm. "wrong words
-    left" is the share of all words that are wrong behind the system.
+    `known` says whether a typed word is a word, to separate real-word errors from the others. "error reduction": typos
+    repaired minus correct words spoilt, over typos; at most 1, below 0 where a system does harm. "wrong words left" is
+    the share of all words that are wrong after the system.
     """
     for number, item in enumerate(items, 1):
         for word in typed_words(item):
@@ -65,4 +66,4 @@ def measure_correction(
 
 
 def _tested(word: str) -> bool:
-    return WORD.fullmatch(word) is not None and (len(word) == 1 or not word.isupper())
+    return _WORDS.whole.fullmatch(word) is not None and (len(word) == 1 or not word.isupper())

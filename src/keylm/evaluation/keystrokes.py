@@ -1,19 +1,18 @@
-"""Prediction as a keyboard's user meets it: hits among the words shown, keystrokes saved, time for a key.
+"""Prediction as a keyboard's user experiences it: hits among the words shown, keystrokes saved, latency per key.
 
 Protocol, after Trnka & McCoy, "Evaluating word prediction: framing keystroke savings", ACL 2008 (short papers):
 
 - A key is a letter (whatever its case), a space, a sign or a line's end. SHOWN words are shown at all times.
-- Choosing one is a key, and enters a space behind it; where the text has no space there, the next sign replaces it.
+- Choosing one is a key, and enters a space after it; where the text has no space there, the next sign replaces it.
 - The user chooses the wanted word as soon as it is shown, before its first letter if need be, and makes no mistakes.
 - Savings: (keys without suggestions - keys with them) / keys without suggestions.
 
-Words are runs of ASCII letters with apostrophes inside, next to no digit, apostrophe or other letter; all else is typed
-by hand. The ceiling is what a system that knows every word beforehand would save: one key a word, all else by hand.
+Words are runs of letters with apostrophes inside, next to no digit, apostrophe or other letter; all else is typed by
+hand. The ceiling is what a system that knows every word beforehand would save: one key a word, all else by hand.
 Hits are of the exact word, capitals included.
 """
 
 import contextlib
-import re
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -25,10 +24,11 @@ from keylm.base.machine import device_name
 from keylm.evaluation.statistics import Tallies
 from keylm.evaluation.typing_items import TypingItem
 from keylm.keyboard.search import Suggester
+from keylm.languages.language import ENGLISH
 
 SHOWN = 3
 LETTERS = (1, 2, 3)
-"""After how many letters completions are looked at."""
+"""Numbers of letters after which completions are measured."""
 PREDICTED = 10
 """Words of a passage that are predicted, evenly spread; the first ones of a document have little before them."""
 TYPED = 120
@@ -36,14 +36,14 @@ TYPED = 120
 TIMED = 2
 """Passages that are typed against the clock."""
 Suggest = Callable[[str, str], Sequence[str]]
-"""Text up to where a word begins, and what of the word is typed, to the words that are shown."""
-_WHOLE = re.compile(r"(?<![\w'])[A-Za-z]+(?:'[A-Za-z]+)*(?![\w'])")
+"""Text up to where a word begins, and the typed letters of the word, to the words that are shown."""
+_WORDS = ENGLISH.words
 
 
 def measure_prediction(systems: dict[str, Suggest], items: Iterable[TypingItem], tallies: Tallies) -> Iterator[int]:
     """Add hits of the next word and of completions for each system; yield the number of items done."""
     for number, item in enumerate(items, 1):
-        words = list(_WHOLE.finditer(item.clean))[1:]
+        words = list(_WORDS.standing.finditer(item.clean))[1:]
         for word in words[:: max(1, len(words) // PREDICTED)]:
             for typed in (0, *(n for n in LETTERS if n < len(word[0]))):
                 letters = f"after {typed} letter{'s' if typed > 1 else ''}"
@@ -70,7 +70,7 @@ def keystrokes(text: str, suggest: Suggest) -> int:
     """Return the keys that `text` takes with suggestions, by the protocol above."""
     keys = at = 0
     while at < len(text):
-        word = _WHOLE.match(text, at)
+        word = _WORDS.standing.match(text, at)
         if not word:
             keys, at = keys + 1, at + 1
             continue
@@ -84,7 +84,9 @@ def keystrokes(text: str, suggest: Suggest) -> int:
 
 def fewest_keystrokes(text: str) -> int:
     """Return the keys that `text` takes where every word is shown before its first letter."""
-    return keystrokes(text, lambda before, _: [match[0] for match in [_WHOLE.match(text, len(before))] if match])
+    return keystrokes(
+        text, lambda before, _: [match[0] for match in [_WORDS.standing.match(text, len(before))] if match]
+    )
 
 
 def beginning(text: str) -> str:
@@ -95,7 +97,7 @@ def beginning(text: str) -> str:
 def measure_latency(suggester: Suggester, items: Sequence[TypingItem]) -> dict[str, Any]:
     """Return {"p50_ms", "p95_ms", "keys", "machine", "threads"} of suggestions after each key, on one thread.
 
-    The suggester comes from other text, as when a field is opened: the first key pays for what stands before.
+    The suggester has read other text before, as when a field is opened: the first key includes reading the context.
     """
     with one_thread():
         times = [taken for item in items[:TIMED] for taken in _times(suggester, beginning(item.clean))]
@@ -111,7 +113,7 @@ def measure_latency(suggester: Suggester, items: Sequence[TypingItem]) -> dict[s
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """Compute on one thread: a word search runs a few tokens at a time, where threads cost more than they bring."""
+    """Compute on one thread: a word search runs a few tokens at a time, where threads cost more than they gain."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -121,10 +123,10 @@ def one_thread() -> Iterator[None]:
 
 
 def _times(suggester: Suggester, text: str) -> Iterator[float]:
-    """Yield the seconds that suggestions take after each character of `text` behind which words can be suggested."""
+    """Yield the seconds that suggestions take after each character of `text` that words can follow."""
     for end in range(1, len(text) + 1):
-        letters = re.search(r"(?<![\w'])[A-Za-z]+(?:'[A-Za-z]+)*'?\Z", text[:end])
-        if letters or not (text[end - 1].isalnum() or text[end - 1] == "'"):
+        letters = _WORDS.typed.search(text[:end])
+        if letters or not (text[end - 1].isalnum() or text[end - 1] == _WORDS.apostrophe):
             start = letters.start() if letters else end
             begun = time.perf_counter()
             suggester.suggest(text[:start], text[start:end], SHOWN)

@@ -1,8 +1,8 @@
-"""The typing evaluation: a model on a keyboard, where it suggests words, corrects them and lives with mistakes.
+"""The typing evaluation: a model on a keyboard, where it suggests words, corrects them and copes with mistakes.
 
-Works on any folder that AutoModelForCausalLM and AutoTokenizer open, on the CPU. What is measured, on which sets and
-by which rules: docs/typing.md. Every figure is a ratio of sums over documents or sentence pairs with a 95 % bootstrap
-interval over these, and the same for the same model, sets and seed, the latency apart.
+Works on any folder that AutoModelForCausalLM and AutoTokenizer open, on the CPU. docs/typing.md has the measures, sets
+and rules. Every figure is a ratio of sums over documents or sentence pairs with a 95 % bootstrap interval over these,
+and the same for the same model, sets, seed and `fingerprint`, except for the latency.
 """
 
 import importlib
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from keylm.base.console import Status, say
+from keylm.base.constants import constants_of
 from keylm.base.errors import KeylmError
 from keylm.base.files import read_table, sha256_json, write_json
 from keylm.evaluation.keystrokes import measure_latency
@@ -19,12 +20,19 @@ from keylm.evaluation.statistics import Tallies
 from keylm.evaluation.typing_items import LICENCES, load_sets
 from keylm.evaluation.typing_jobs import Sums, TypingJob, done_jobs, jobs_of, opened
 from keylm.keyboard.search import Suggester
+from keylm.languages.language import ENGLISH
 from keylm.model.folder import check_model_folder, model_fingerprint
+from keylm.recipe.schema import Typos
+from keylm.typos.model import TypoModel
 
 PROTOCOL = "keylm typing 1"
-"""Goes up with any change of a rule, a set or a baseline: figures of two protocols do not compare."""
+"""Increased with any change of a rule, a set or a baseline: figures of two protocols do not compare."""
 WORKERS = 4
-"""Processes by default, at most: each holds the model."""
+"""Default number of processes, at most: each holds the model."""
+MEASURES = ("keystrokes", "touch", "correction", "typing_items", "typing_robustness", "statistics")
+"""Modules of this package whose constants decide the figures; so do those of keylm.keyboard."""
+UNDECISIVE = ("ENGLISH", "KEYBOARDS", "LICENCES", "TIMED", "TRIED")
+"""Constants of these modules that change no figure but the latency; the language has a digest of its own."""
 
 
 def evaluate_typing(
@@ -37,15 +45,16 @@ def evaluate_typing(
     workers: int | None = None,
     unfinished: Path | None = None,
 ) -> dict[str, Any]:
-    """Return what a model is worth on a keyboard, ready for JSON.
+    """Return a model's figures on a keyboard, ready for JSON.
 
-    {"protocol", "sets": {name: {"items", "hash", "licence"}}, "rows": [{"measure", "set", "system", "value", "low",
-    "high", "n", "unit"}], "latency": {"p50_ms", "p95_ms", "keys", "machine", "threads"}, "skipped": {system: why}}
+    {"protocol", "fingerprint", "sets": {name: {"items", "hash", "licence"}}, "rows": [{"measure", "set", "system",
+    "value", "low", "high", "n", "unit"}], "latency": {"p50_ms", "p95_ms", "keys", "machine", "threads"},
+    "skipped": {system: why}}
 
-    `corpus`: a folder with casual/ and typo/ for the sets beyond the packaged one. `items`: documents or pairs of each
-    set, the first ones; all by default. `seed`: of the bootstrap. `workers`: processes, by default one a core, four at
-    most; they change no figure. `unfinished`: a file in which finished pieces are kept, so that a stopped evaluation
-    goes on. Raises KeylmError where the model cannot be opened, a set is not what was frozen, or a package is missing.
+    `corpus`: a folder with casual/ and typo/ for the sets beyond the packaged one. `items`: the first documents or
+    pairs of each set; all by default. `seed`: of the bootstrap. `workers`: processes, by default one a core, four at
+    most; they change no figure. `unfinished`: a file for finished parts, from which a stopped evaluation resumes.
+    Raises KeylmError where the model cannot be opened, a set is not the frozen one, or a package is missing.
     """
     for name, number in (("items", items), ("workers", workers)):
         if number is not None and number < 1:
@@ -53,7 +62,7 @@ def evaluate_typing(
     check_model_folder(model_folder)
     fingerprint = model_fingerprint(model_folder)
     generator = opened(model_folder, fingerprint)
-    suggester = Suggester(generator.model, generator.tokenizer)  # refuses what cannot be measured, at once
+    suggester = Suggester(generator.model, generator.tokenizer)  # rejects at once what cannot be measured
     sets = {name: found.first(items) for name, found in load_sets(corpus).items()}
     jobs = list(jobs_of(fingerprint, sets, list(skipped_systems())))
     counted = _counted(model_folder, jobs, workers or min(WORKERS, os.cpu_count() or 1), unfinished, quiet)
@@ -61,6 +70,7 @@ def evaluate_typing(
     say(f"suggestions take {latency['p50_ms']:.1f} ms a key, one in twenty over {latency['p95_ms']:.1f}", quiet=quiet)
     return {
         "protocol": PROTOCOL,
+        "fingerprint": typing_fingerprint(),
         "sets": {
             name: {"items": found.documents, "hash": found.digest, "licence": LICENCES[name]}
             for name, found in sets.items()
@@ -71,8 +81,15 @@ def evaluate_typing(
     }
 
 
+def typing_fingerprint() -> str:
+    """Return the SHA-256 of the tables and constants that decide the figures, the model and the sets apart."""
+    modules = ("keylm.keyboard", *(f"keylm.evaluation.{name}" for name in MEASURES))
+    constants = constants_of(*modules, apart=UNDECISIVE)
+    return sha256_json([PROTOCOL, ENGLISH.digest, TypoModel(Typos()).fingerprint(), constants])
+
+
 def skipped_systems() -> dict[str, str]:
-    """Return the systems that cannot be had here, and why."""
+    """Return the systems that are not available here, and why."""
     try:
         importlib.import_module("spylls.hunspell")
     except ImportError:
@@ -83,8 +100,8 @@ def skipped_systems() -> dict[str, str]:
 def _counted(
     folder: Path, jobs: Sequence[TypingJob], workers: int, unfinished: Path | None, quiet: bool
 ) -> dict[str, Tallies]:
-    """Return what was counted on each set; what `unfinished` has already is not measured again."""
-    settings = sha256_json([PROTOCOL, jobs])
+    """Return the counts on each set; those in `unfinished` are not measured again."""
+    settings = sha256_json([typing_fingerprint(), jobs])
     table = read_table(unfinished) if unfinished else {}
     done: dict[str, Sums] = table["jobs"] if table.get("settings") == settings else {}
     left = [job for job in jobs if job.key not in done]
@@ -95,6 +112,6 @@ def _counted(
                 write_json(unfinished, {"settings": settings, "jobs": done})
             status.update(len(done), f"{job.group}, {job.set}")
     tallies: dict[str, Tallies] = {job.set: Tallies() for job in jobs}
-    for job in jobs:  # in their order, so that the rows' is always the same
+    for job in jobs:  # in this order, so that the order of the rows is always the same
         tallies[job.set].take(done[job.key])
     return tallies

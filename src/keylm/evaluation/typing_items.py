@@ -2,8 +2,8 @@
 
 - `embedded`: passages of the prose in the package's own corpus (public domain and CC0, corpus/PROVENANCE.md) that a
   recipe with `evaluation.holdout` of 0.05 or more, as nano, keeps from training; each also as a thumb-typist would
-  have typed it (typing_touch.py).
-- `git_fixes`: sentences with a typo that a person made and another mended, from the histories of documentation; only
+  have typed it (touch.py).
+- `git_fixes`: sentences with a typo that a person made and another fixed, from the histories of documentation; only
   the half that the typo statistics were not fitted to, and no repository whose text is also a training source.
 - `casual`: passages of chats, comments and reviews that keylm-75m-hour (holdout 0.01) keeps from training. Typed as
   they stand: only predicting is measured on them.

@@ -1,9 +1,8 @@
-"""The typing evaluation in pieces: a few items and one group of measures, in this process or in several.
+"""The typing evaluation in jobs: a few items and one group of measures, in this process or in several.
 
-Invariants: a piece's figures depend on the model and its items alone, not on what was measured before or beside it, so
-that any number of processes, and a run that was stopped and goes on, give the same ones. No process outlives the one
-that started it. All compute on one thread each: a word search runs a few tokens at a time, where threads cost more than
-they bring.
+Invariants: a job's figures depend on the model and its items alone, not on other jobs, so that any number of processes,
+and a run that was stopped and resumed, give the same ones. No process outlives the one that started it. Each computes
+on one thread: a word search runs a few tokens at a time, where threads cost more than they gain.
 """
 
 import multiprocessing
@@ -30,9 +29,9 @@ from keylm.keyboard.search import Suggester
 from keylm.runtimes.generation import Generator
 
 PASSAGES, PAIRS = 7, 30
-"""Items of a piece, at most, of sets of passages and of pairs."""
+"""Items of a job, at most, of sets of passages and of pairs."""
 Sums = list[list[Any]]
-"""What `Tallies.sums` gives."""
+"""The result of `Tallies.sums`."""
 
 
 class TypingJob(NamedTuple):
@@ -45,16 +44,16 @@ class TypingJob(NamedTuple):
     number: int
     items: tuple[TypingItem, ...]
     skipped: tuple[str, ...]
-    """Systems that are not there."""
+    """Systems that are not available."""
 
     @property
     def key(self) -> str:
-        """What the job is known by among those of one evaluation."""
+        """The job's name within one evaluation."""
         return f"{self.group}, {self.set}, {self.number}"
 
 
 def jobs_of(model: str, sets: dict[str, TypingSet], skipped: Sequence[str]) -> Iterator[TypingJob]:
-    """Yield all jobs for the model of that fingerprint, in the order of their rows in the result."""
+    """Yield all jobs for the model with that fingerprint, in the order of their rows in the result."""
     for name, found in sets.items():
         first = tuple({item.document: item for item in reversed(found.items)}.values())[::-1]
         groups = {"correction": found.items}
@@ -72,7 +71,7 @@ def done_jobs(folder: Path, jobs: Sequence[TypingJob], workers: int) -> Iterator
     if workers == 1 or len(jobs) < 2:
         yield from ((job, measure(folder, job)) for job in jobs)
         return
-    # spawn: a fork would copy the threads' locks of torch in whatever state they are.
+    # spawn: a fork would copy the locks of torch's threads in whatever state they are.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(min(workers, len(jobs)), context, initializer=_begin, initargs=(os.getpid(),))
     try:
@@ -88,7 +87,7 @@ def done_jobs(folder: Path, jobs: Sequence[TypingJob], workers: int) -> Iterator
 
 
 def measure(folder: Path, job: TypingJob) -> Sums:
-    """Return what one job counts. Raises KeylmError where the model cannot be opened or a package is missing."""
+    """Return the counts of one job. Raises KeylmError where the model cannot be opened or a package is missing."""
     generator, tallies = opened(folder, job.model), Tallies()
     with one_thread():
         for _ in _measured(job, generator, tallies):

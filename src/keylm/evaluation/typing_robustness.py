@@ -1,15 +1,17 @@
-"""What typos in the text before cost: bits of the clean continuation, and tokens of the mistyped words."""
+"""What typos in the context cost: bits of the clean continuation, and tokens of the mistyped words."""
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from keylm.evaluation.continuation import continuation_bits
 from keylm.evaluation.correction import typed_words
 from keylm.evaluation.statistics import Tallies
 from keylm.evaluation.typing_items import SEED, TypingItem
+from keylm.languages.language import ENGLISH, Language
 from keylm.recipe.schema import Typos
-from keylm.typos.model import TypoModel, packaged_figures
+from keylm.typos.model import TypoModel
 
 KINDS = (
     "transposition",
@@ -20,7 +22,7 @@ KINDS = (
     "confusion",
     "space_missing",
 )
-"""Kinds of error that are made one at a time; docs/typos.md has what they are."""
+"""Kinds of error that are made one at a time; docs/typos.md explains them."""
 MISTYPED = 0.2
 """Share of the words of a prefix that get an error."""
 BEFORE, AFTER = 240, 160
@@ -30,9 +32,9 @@ BEFORE, AFTER = 240, 160
 def measure_cost(
     model: Any, tokenizer: Any, context: int, items: Sequence[TypingItem], tallies: Tallies
 ) -> Iterator[int]:
-    """Add, for each kind of error, bits per byte of the continuation behind a mistyped prefix less behind a clean one.
+    """Add, for each kind of error, bits per byte of the continuation after a mistyped prefix minus after a clean one.
 
-    "touch" is the prefix as the set has it typed, where it is. Yields about how many items that stands for.
+    "touch" is the prefix as typed in the set, where it has one. Yields approximately the number of items done.
     """
     cuts = [(item, *cut) for item in items if (cut := split(item.clean))]
     if not cuts:
@@ -48,7 +50,7 @@ def measure_cost(
 
 
 def measure_tokens(tokenizer: Any, items: Sequence[TypingItem], tallies: Tallies) -> None:
-    """Add tokens per mistyped word, and per the words that were meant; each with the space before it."""
+    """Add tokens per mistyped word, and per word as meant; each with the space before it."""
     pairs = [(item, word) for item in items for word in typed_words(item) if word.typed != word.meant]
     for measure, spelled in (
         ("tokens per word: mistyped", [f" {word.typed}" for _, word in pairs]),
@@ -69,12 +71,9 @@ def split(text: str) -> tuple[str, str] | None:
 
 def _mistyped(cuts: Sequence[tuple[TypingItem, str, str]]) -> Iterator[tuple[str, list[str]]]:
     """Yield (kind, prefixes)."""
-    figures = packaged_figures()
     prefixes = [before for _, before, _ in cuts]
     for kind in KINDS:
-        # One kind alone, equally likely in words of all lengths.
-        only = {**figures, "hazards": {kind: [0.9] * len(figures["hazards"][kind])}}
-        noisy = TypoModel(Typos(), only).corrupt_many(
+        noisy = TypoModel(Typos(), one_kind(kind)).corrupt_many(
             prefixes, SEED, list(range(len(prefixes))), [0] * len(prefixes), MISTYPED
         )
         yield kind, [one.text for one in noisy]
@@ -82,8 +81,14 @@ def _mistyped(cuts: Sequence[tuple[TypingItem, str, str]]) -> Iterator[tuple[str
         yield "touch", [_typed(item, before) for item, before, _ in cuts]
 
 
+def one_kind(kind: str) -> Language:
+    """Return English with one kind of error alone, equally likely in words of all lengths."""
+    hazards = {kind: (0.9,) * len(ENGLISH.typo_rates.hazards[kind])}
+    return replace(ENGLISH, typo_rates=replace(ENGLISH.typo_rates, hazards=hazards))
+
+
 def _typed(item: TypingItem, before: str) -> str:
-    """Return as many words of the typed text as `before` has; the typed text has the clean one's white space."""
+    """Return as many words of the typed text as `before` has; both texts have the same white space."""
     words = iter(item.typed.split())
     return "".join(piece if piece.isspace() else next(words) for piece in re.findall(r"\s+|\S+", before))
 

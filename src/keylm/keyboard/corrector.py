@@ -1,9 +1,9 @@
-"""Autocorrection: what a system puts in the place of a typed word, knowing only what stands before it.
+"""Autocorrection: the word that a system puts in place of a typed one, given only the text before it.
 
-The model is one half of a noisy channel (Kernighan, Church & Gale, "A spelling correction program based on a noisy
-channel model", COLING 1990): of the words near the typed one, that is chosen for which log p(word | text before) +
-log p(typed | word) is highest; the typed word is one of them. The other half is edit_model.py. Small models know
-rare words badly, so there is a second such system, whose p(word | text before) is half the model's and half the word's
+The language model is one half of a noisy channel (Kernighan, Church & Gale, "A spelling correction program based on a
+noisy channel model", COLING 1990): of the words near the typed one, the one with the highest log p(word | text before)
++ log p(typed | word) is chosen; the typed word is a candidate too. The other half is edit_model.py. Small models know
+rare words badly, so a second system takes half of p(word | text before) from the model and half from the word's
 frequency in a dictionary (Jelinek & Mercer's linear interpolation, 1980).
 """
 
@@ -15,16 +15,15 @@ from typing import NamedTuple
 from keylm.keyboard.edit_model import EditModel
 from keylm.keyboard.lexicon import Lexicon, cased
 from keylm.keyboard.search import Suggester
-from keylm.keyboard.tokens import WORD
 
 CANDIDATES = 24
-"""Words that the model weighs, at most: the likeliest by frequency and channel."""
+"""Words that the model scores, at most: the likeliest by frequency and channel."""
 MIXED = 0.5
 SHARES = (1.0, MIXED)
 """The model's share in a word's probability: alone, and mixed with word frequencies, which know rare words better than
 a small model does. Half and half was not chosen by any figure."""
 Correct = Callable[[str, str], str]
-"""Text before a word and the word as typed to the word that a system puts there."""
+"""Text before a word, and the word as typed, to the word that a system puts there."""
 
 
 class Candidate(NamedTuple):
@@ -32,9 +31,9 @@ class Candidate(NamedTuple):
 
     word: str
     channel: float
-    """Of typing what was typed for it."""
+    """Of the typed word, given this one."""
     model: float
-    """Of the word behind the text, by the language model."""
+    """Of the word after the text, by the language model."""
     frequency: float
     """Of the word anywhere, by the lexicon."""
 
@@ -46,20 +45,21 @@ class Candidate(NamedTuple):
 
 
 class Candidates:
-    """What may have been meant by a typed word; the typed word comes first."""
+    """The words that a typed word may stand for; the typed word comes first."""
 
     def __init__(self, suggester: Suggester, lexicon: Lexicon, edits: EditModel) -> None:
         self._suggester, self._lexicon, self._edits = suggester, lexicon, edits
+        self.words = edits.language.words
         self._total = math.log(sum(lexicon.counts.values()))
         self.weighed = lru_cache(maxsize=8)(self._weighed)
         self._near = lru_cache(maxsize=1 << 14)(self._words_near)
 
     def _weighed(self, context: str, typed: str) -> list[Candidate]:
-        """Return the typed word and those that could be likelier, for one of SHARES at least."""
+        """Return the typed word and those that could be likelier, for at least one of SHARES."""
         channel, low = self._edits.log_probability, typed.lower()
         [known] = self._suggester.log_probabilities(context, [typed])
         kept = Candidate(typed, channel(low, low), known, self._frequency(low))
-        # No word is likelier than certain, so mostly nothing is left to weigh.
+        # No probability exceeds 1, so mostly nothing is left to score.
         bars = [(share, kept.score(share)) for share in SHARES]
         near = [found for found in self._near(low) if any(found.score(share) > bar for share, bar in bars)][:CANDIDATES]
         words = [cased(candidate.word, typed) for candidate in near]
@@ -69,13 +69,13 @@ class Candidates:
         return [kept, *(candidate._replace(word=word, model=score) for candidate, word, score in weighed)]
 
     def _words_near(self, typed: str) -> list[Candidate]:
-        """Return the words that may have been meant, the likeliest first where nothing is known of the context."""
+        """Return the words that may have been meant, the likeliest first without any context."""
         words = ((word, self._edits.log_probability(typed, word)) for word in self._lexicon.near(typed))
         near = [Candidate(word, p, 0.0, self._frequency(word)) for word, p in words if p > -math.inf]
         return sorted(near, key=lambda found: (-found.channel - found.frequency, found.word))
 
     def _least(self, candidate: Candidate, kept: Candidate) -> float:
-        """Return what the model must give a candidate at least for it to matter; -inf where frequency may carry it.
+        """Return the least log-probability from the model for a candidate to matter; -inf where frequency may suffice.
 
         Where frequency gives less than half of what is needed, the model must give the other half.
         """
@@ -98,8 +98,8 @@ class Corrector:
         self._candidates, self._share = candidates, share
 
     def __call__(self, context: str, typed: str) -> str:
-        """Return the word for `typed` behind `context`, which ends where the word begins."""
-        if not WORD.fullmatch(typed) or (len(typed) > 1 and typed.isupper()):
+        """Return the word for `typed` after `context`, which ends where the word begins."""
+        if not self._candidates.words.whole.fullmatch(typed) or (len(typed) > 1 and typed.isupper()):
             return typed
         # The first of the best: the typed word, where another is no likelier.
         return max(self._candidates.weighed(context, typed), key=lambda candidate: candidate.score(self._share)).word

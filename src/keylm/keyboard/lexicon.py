@@ -5,7 +5,7 @@
 - Hunspell's algorithm and en_US dictionary, both as spylls ships them: a word that it accepts stays, another becomes
   its first suggestion.
 
-Neither looks at the context.
+Neither takes the context into account.
 """
 
 from bisect import bisect_left
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from keylm.base.errors import KeylmError
-from keylm.typos.confusions import CONFUSIONS
+from keylm.languages.language import ENGLISH, Language
 
 DISTANCE = 2
 SHORT = 4
@@ -24,9 +24,9 @@ SHORT = 4
 
 
 class Lexicon:
-    """A dictionary with frequencies: which words are near a typed one, and which go on with it."""
+    """A dictionary with frequencies: which words are near a typed one, and which complete it."""
 
-    def __init__(self) -> None:
+    def __init__(self, language: Language = ENGLISH) -> None:
         """Read symspellpy's English dictionary. Raises KeylmError where that package is missing."""
         try:
             from symspellpy import SymSpell, Verbosity
@@ -40,18 +40,18 @@ class Lexicon:
         """Word, lower case: how often it occurs, in the dictionary's own corpus."""
         self._sorted = sorted(self.counts)
         self._taken_for: dict[str, list[str]] = {}
-        for meant, others in CONFUSIONS.items():
+        for meant, others in language.confusions.items():
             for typed in others:
                 self._taken_for.setdefault(typed, []).append(meant)
 
     def near(self, typed: str) -> Iterator[str]:
-        """Yield dictionary words that may have been meant by lower-case `typed`, itself left out."""
+        """Yield dictionary words that lower-case `typed` may stand for, other than itself."""
         found = self._symspell.lookup(typed, self._all, 1 if len(typed) < SHORT else DISTANCE)
         words = dict.fromkeys([*(item.term for item in found), *self._taken_for.get(typed, ())])
         yield from (word for word in words if word != typed)
 
     def corrected(self, typed: str) -> str:
-        """Return what SymSpell makes of a word, the capital kept."""
+        """Return SymSpell's correction of a word, the capital kept."""
         found = self._symspell.lookup(typed.lower(), self._top, DISTANCE)
         return cased(found[0].term, typed) if found else typed
 
@@ -80,7 +80,7 @@ class Hunspell:
         self.corrected = lru_cache(maxsize=None)(self._corrected)
 
     def _corrected(self, typed: str) -> str:
-        """Return the first suggestion for a word that the dictionary does not accept; another as it is."""
+        """Return the first suggestion for a word that the dictionary does not accept; any other as it is."""
         if self._dictionary.lookup(typed):
             return typed
         return str(next(iter(self._dictionary.suggest(typed)), typed))
@@ -94,10 +94,10 @@ def lexicon() -> Lexicon:
 
 @cache
 def hunspell() -> Hunspell:
-    """Return Hunspell, read once, with all that it was asked before. Raises KeylmError."""
+    """Return Hunspell, read once, with the answers that it gave before. Raises KeylmError."""
     return Hunspell()
 
 
 def cased(word: str, like: str) -> str:
-    """Return `word` with a capital in front where `like` has one."""
+    """Return `word` with an initial capital where `like` has one."""
     return word[:1].upper() + word[1:] if like[:1].isupper() else word

@@ -1,16 +1,15 @@
-"""Whole words from a model that thinks in tokens: the likeliest ones that go on with what was typed.
+"""Whole words from a model of tokens: the likeliest ones that continue the typed letters.
 
-A keyboard asks for words, a subword model gives tokens, and the word that is being typed seldom ends at a token's
-edge. So the text is cut before its last word (and the space in front of it), and all tokens are tried that agree with
-the letters typed, as "token healing" does for prompts (github.com/guidance-ai/guidance). A word's probability is that
-of its tokens times that of an end behind them (a space, punctuation, the end of the text), summed over the ways of
-spelling it that the search meets.
+A keyboard needs words, a subword model gives tokens, and the word being typed rarely ends at a token boundary. So the
+text is cut before its last word (and the space before it), and all tokens that agree with the typed letters are tried,
+as "token healing" does for prompts (github.com/guidance-ai/guidance). A word's probability is that of its tokens times
+that of an end after them (a space, punctuation, the end of the text), summed over the spellings that the search meets.
 
-The search is best-first in rounds: a round runs the likeliest `WIDTH` beginnings through the model together, on the
-cached keys and values of the text. It ends when no beginning is likelier than the k-th best whole word, for more
-letters only make it less likely, or after `ROUNDS`. What it gives up: tokens beyond the likeliest `WIDTH` behind a
-beginning (docs/typing.md has how seldom that matters). Beginnings stay known while the text stays: the next letter of
-the word often costs no run at all.
+The search is best-first in rounds: a round runs the likeliest `WIDTH` prefixes through the model together, on the
+cached keys and values of the text. It ends when no prefix is likelier than the k-th best whole word, since more letters
+only make it less likely, or after `ROUNDS`. What it misses: tokens beyond the likeliest `WIDTH` after a prefix
+(docs/typing.md shows how rarely that matters). Prefixes stay known while the text stays: the next letter of the word
+often needs no run at all.
 """
 
 import heapq
@@ -24,36 +23,35 @@ import torch
 from torch import Tensor
 
 from keylm.base.errors import KeylmError
-from keylm.keyboard.tokens import UNFINISHED, WORD, WordTokens, word_tokens
+from keylm.keyboard.tokens import WordTokens, word_tokens
 
 WIDTH, ROUNDS = 8, 6
 CONTEXT = 512
-"""Tokens of text that are looked at, at most; half of them, at least, where the text has more."""
+"""Tokens of text that the model attends to, at most; at least half of them where the text has more."""
 LONGEST = 16
 """Tokens that a word may have."""
-_WORD_AT_END = re.compile(r"[A-Za-z][A-Za-z']*\Z")
 
 
 @dataclass(frozen=True)
 class Suggestion:
-    """A whole word and the log of its probability (nats), given the text; what was typed of it is not divided by."""
+    """A whole word and its log-probability (nats) given the text, not conditioned on the typed letters."""
 
     word: str
     log_probability: float
 
 
 class Read(NamedTuple):
-    """Tokens that a model has read, their keys and values, and what it expects behind them."""
+    """Tokens that a model has read, their keys and values, and the predictions after them."""
 
     ids: list[int]
     cache: Any
-    """None where it is not kept."""
+    """None where none is kept."""
     expected: Tensor | None
-    """Log-probabilities of the next token: behind all of them, fp32 [V], or behind each, fp32 [tokens, V]."""
+    """Log-probabilities of the next token: after all of them, fp32 [V], or after each, fp32 [tokens, V]."""
 
 
 class Continuations:
-    """What a model expects behind a text and some tokens more. Remembers the last text's keys and values."""
+    """A model's predictions after a text and a few more tokens. Remembers the last text's keys and values."""
 
     def __init__(self, model: Any) -> None:
         """Take a causal language model of transformers, in evaluation mode."""
@@ -63,13 +61,13 @@ class Continuations:
 
     @torch.no_grad()
     def read(self, ids: list[int]) -> None:
-        """Read a whole text ahead: to move to its beginnings, and a token path along it, then costs no run."""
+        """Read a whole text ahead: its prefixes, and token paths along it, then need no run."""
         output = self._model(input_ids=self._tensor([ids]), use_cache=True)
         self._whole = Read(ids, _croppable(output.past_key_values), _log_probabilities(output.logits[0]))
 
     @torch.no_grad()
     def move(self, ids: list[int]) -> None:
-        """Go to a text (at least one token); what it has in common with the last one is not computed again."""
+        """Move to a text (at least one token); its common prefix with the last one is not computed again."""
         if ids == self._read.ids:
             return
         if (expected := self._whole.expected) is not None and self._whole.ids[: len(ids)] == ids:
@@ -86,7 +84,7 @@ class Continuations:
         self._known = {(): self._read.expected}
 
     def after(self, paths: Sequence[tuple[int, ...]]) -> list[Tensor]:
-        """Return for each path of tokens behind the text the log-probabilities of the next one, fp32 [V]."""
+        """Return for each path of tokens after the text the log-probabilities of the next one, fp32 [V]."""
         new = [path for path in paths if path not in self._known]
         for path, rows in zip(new, self.along(new), strict=True):
             self._known[path] = rows[-1]
@@ -108,7 +106,7 @@ class Continuations:
         output = self._model(input_ids=padded, past_key_values=past, use_cache=past is not None)
         rows = zip(output.logits[:, len(before) :], map(len, paths), strict=True)
         found = [_log_probabilities(row[:length]) for row, length in rows]
-        if past is not None and len(paths) == 1:  # a typed word: the next text most likely goes on behind it
+        if past is not None and len(paths) == 1:  # a typed word: the next text most likely continues after it
             self._ahead = Read([*self._read.ids, *paths[0]], _croppable(output.past_key_values), found[0][-1])
         return found
 
@@ -129,7 +127,7 @@ class Continuations:
 
 
 class Suggester:
-    """Suggests words for what is being typed, and corrects what was."""
+    """Suggests words that continue the typed letters, and scores whole words."""
 
     def __init__(self, model: Any, tokenizer: Any, *, width: int = WIDTH, rounds: int = ROUNDS) -> None:
         """Take what AutoModelForCausalLM and AutoTokenizer open. Raises KeylmError where it cannot spell words."""
@@ -141,7 +139,7 @@ class Suggester:
     def of(
         cls, continuations: Any, tokens: WordTokens, tokenizer: Any, longest: int, *, width: int, rounds: int
     ) -> "Suggester":
-        """Return a suggester over anything with Continuations' methods; `longest`: tokens that it can look at."""
+        """Return a suggester over anything with Continuations' methods; `longest`: tokens of its context."""
         made = cls.__new__(cls)
         made._set_up(continuations, tokens, tokenizer, longest, width, rounds)
         return made
@@ -150,6 +148,8 @@ class Suggester:
         self, continuations: Any, tokens: WordTokens, tokenizer: Any, longest: int, width: int, rounds: int
     ) -> None:
         self._tokens, self._tokenizer = tokens, tokenizer
+        self._unfinished = re.compile(tokens.words.unfinished)
+        self._within_word = re.compile(rf"{tokens.words.letter}{tokens.words.part}*\Z")
         self._width, self._rounds = width, rounds
         self._continuations = continuations
         self._context = min(CONTEXT, longest - LONGEST)
@@ -157,18 +157,18 @@ class Suggester:
         self._start = [] if start is None else [start]
 
     def read(self, text: str) -> None:
-        """Read a text ahead that others will be the beginnings of: the same answers for less, but no live typing."""
+        """Read a text ahead whose prefixes will be asked for: the same answers at less cost, but no live typing."""
         ids = [*self._start, *self._tokenizer(text, add_special_tokens=False)["input_ids"]]
         if 0 < len(ids) <= self._context:
             self._continuations.read(ids)
 
     def suggest(self, text: str, partial: str = "", k: int = 3) -> list[Suggestion]:
-        """Return up to `k` words, the likeliest first, that begin with `partial`, which stands behind `text`.
+        """Return up to `k` words, the likeliest first, that begin with `partial`, which follows `text`.
 
-        `text` ends where the word begins; what is typed already is none of the suggestions. Raises KeylmError where
-        `partial` is anything but letters with apostrophes between.
+        `text` ends where the word begins; `partial` itself is not suggested. Raises KeylmError where it is anything but
+        letters with apostrophes between them.
         """
-        if partial and not UNFINISHED.fullmatch(partial):
+        if partial and not self._unfinished.fullmatch(partial):
             raise KeylmError(f"partial word {partial!r}; accepted: ASCII letters, apostrophes between them, or nothing")
         space = self._go(text)
         done: dict[str, float] = {}
@@ -187,9 +187,9 @@ class Suggester:
         return [Suggestion(*item) for item in best]
 
     def log_probabilities(self, text: str, words: Sequence[str], least: Sequence[float] = ()) -> list[float]:
-        """Return each word's log-probability (nats) behind `text`, spelled as the tokenizer does, with an end.
+        """Return each word's log-probability (nats) after `text`, spelled as the tokenizer does, with an end.
 
-        A word that its first token already makes less likely than its `least` gets -inf, and costs nothing.
+        A word whose first token is already less likely than its `least` gets -inf, at no cost.
         """
         space = self._go(text)
         encoded = self._tokenizer([space + word for word in words], add_special_tokens=False)["input_ids"]
@@ -204,8 +204,8 @@ class Suggester:
         return found
 
     def _go(self, text: str) -> str:
-        """Move behind `text`, without the space at its end, and return that space, if there is one."""
-        if _WORD_AT_END.search(text):
+        """Move to `text`, without the space at its end, and return that space, if there is one."""
+        if self._within_word.search(text):
             raise KeylmError(f"text {text[-20:]!r}: ends within a word; accepted: text up to where the word begins")
         space = " " if text.endswith(" ") else ""
         ids = self._tokenizer(text.removesuffix(" "), add_special_tokens=False)["input_ids"] if text.strip() else []
@@ -215,20 +215,20 @@ class Suggester:
                 "nothing typed, and the tokenizer has no token for a text's beginning; accepted: some text"
             )
         half = self._context // 2
-        # Cut at multiples, so that the beginning stays where it is for a while and the cache holds.
+        # Cut at multiples, so that the start stays the same for a while and the cache remains valid.
         self._continuations.move(ids[max(0, math.ceil((len(ids) - self._context) / half)) * half :])
         return space
 
     def _finish(self, node: tuple[float, str, Any], row: Tensor, wanted: str, done: dict[str, float]) -> None:
-        """Count a beginning as a word where it is a whole one."""
+        """Count a prefix as a word where it is a whole one."""
         cost, spelled, _ = node
         word = spelled.removeprefix(" ")
-        if len(spelled) >= len(wanted) and WORD.fullmatch(word):
+        if len(spelled) >= len(wanted) and self._tokens.words.whole.fullmatch(word):
             found = row[self._tokens.ends].logsumexp(0).item() - cost
             done[word] = float(torch.tensor([done.get(word, -math.inf), found]).logsumexp(0))
 
     def _extend(self, node: tuple[float, str, Any], row: Tensor, wanted: str, opened: list[Any]) -> None:
-        """Open the likeliest beginnings that are a token longer."""
+        """Open the likeliest prefixes that are one token longer."""
         cost, spelled, path = node
         fitting = self._tokens.fitting(wanted[len(spelled) :])
         if len(path) == LONGEST or not len(fitting):
@@ -240,7 +240,7 @@ class Suggester:
 
 
 def _common(left: Sequence[int], right: Sequence[int]) -> int:
-    """Return the length of the longest common beginning."""
+    """Return the length of the longest common prefix."""
     shorter = min(len(left), len(right))
     return next((n for n in range(shorter) if left[n] != right[n]), shorter)
 
@@ -250,7 +250,7 @@ def _log_probabilities(logits: Tensor) -> Tensor:
 
 
 def _croppable(cache: Any) -> Any:
-    """Return a cache of plain keys and values by position; None for any other, which is then done without."""
+    """Return a cache of plain keys and values by position; None for any other kind, which is not used."""
     from transformers.cache_utils import DynamicLayer
 
     layers = getattr(cache, "layers", None)

@@ -1,16 +1,15 @@
-"""Suggestions for keyboards: the typing evaluation's search and corrector, on a decoder for a few tokens at a time.
+"""Suggestions for live typing: the typing evaluation's search and corrector, on a decoder for a few tokens at a time.
 
-The search (evaluation/typing_search.py) asks what follows a text and some tokens more. `TreeContinuations` answers from
-one row of a cache: the text's tokens first, then, one place each, all tokens that were tried behind it. A token looks
-at the text and at its own path (a tree mask, as in speculative decoding: SpecInfer, arXiv 2305.09781), so eight
-beginnings are read in one run of eight tokens, each token once as long as the text stays. From key to key the text
-mostly stays; behind a word only the new tokens are read.
+The search (search.py) asks for predictions after a text and a few more tokens. `TreeContinuations` answers from one row
+of a cache: the text's tokens first, then, one place each, all tokens that were tried after it. A token attends to the
+text and to its own path (a tree mask, as in speculative decoding: SpecInfer, arXiv 2305.09781), so eight prefixes are
+read in one run of eight tokens, each token once while the text stays. From key to key the text mostly stays; after a
+word only the new tokens are read.
 
-Cost at the 75M shape: a few runs a key, fewer where the letters narrow what was searched before (docs/performance.md).
+Cost at the 75M shape: a few runs a key, fewer where the letters narrow an earlier search (docs/performance.md).
 Several people may type at once: each text goes to the keyboard (cache and tree) that holds most of it.
 """
 
-import re
 import time
 from collections.abc import Sequence
 from functools import lru_cache
@@ -24,23 +23,23 @@ from keylm.keyboard.corrector import Candidates, Corrector
 from keylm.keyboard.edit_model import EditModel
 from keylm.keyboard.lexicon import Lexicon, lexicon
 from keylm.keyboard.search import CONTEXT, LONGEST, Suggester, Suggestion
-from keylm.keyboard.tokens import WORD, WordTokens
+from keylm.keyboard.tokens import WordTokens
+from keylm.languages.language import ENGLISH, Language
 from keylm.runtimes.cached_decoder import CachedDecoder
 
 TRIED = 512
-"""Tokens that are kept behind a text; more, and all are forgotten."""
+"""Tokens that are kept after a text; at more, all are dropped."""
 WIDTH, ROUNDS = 8, 3
-"""As in the search, which has more rounds in evaluations; what that gives up stands in docs/serving.md."""
+"""As in the search, which has more rounds in evaluations; docs/serving.md has what that loses."""
 KEYBOARDS = 4
-LOOKED_AT = 4_000
-"""Characters before the cursor that are looked at; the model sees 512 tokens of them at most."""
+LONGEST_TEXT = 4_000
+"""Characters before the cursor that are taken into account; the model sees 512 tokens of them at most."""
 CORRECTED_FROM = 2
 """Letters that a word must have to be corrected while it is typed."""
-_TYPED = re.compile(r"(?<![\w'])[A-Za-z]+(?:'[A-Za-z]+)*'?\Z")
 
 
 class TreeContinuations:
-    """What a decoder expects behind a text and some tokens more; as evaluation.typing_search.Continuations."""
+    """A decoder's predictions after a text and a few more tokens; the interface of search.Continuations."""
 
     def __init__(self, decoder: CachedDecoder) -> None:
         self._decoder = decoder
@@ -49,18 +48,18 @@ class TreeContinuations:
         self.ids: list[int] = []
         self._places: dict[tuple[int, ...], int] = {}
         self._rows: dict[tuple[int, ...], Tensor] = {}
-        self._hoped: list[tuple[int, ...]] = []
+        self._expected: list[tuple[int, ...]] = []
 
-    def hope(self, path: tuple[int, ...]) -> None:
-        """Say that a path will be asked for soon: it is read with the next ones that are."""
-        self._hoped = [path]
+    def announce(self, path: tuple[int, ...]) -> None:
+        """Announce that a path will be asked for soon: it is read together with the next ones."""
+        self._expected = [path]
 
     def read(self, ids: list[int]) -> None:
         """Read a text ahead."""
         self.move(ids)
 
     def move(self, ids: list[int]) -> None:
-        """Go to a text (at least one token); what it has in common with the last one is not computed again."""
+        """Move to a text (at least one token); its common prefix with the last one is not computed again."""
         if ids == self.ids:
             return
         same = min(_common(self.ids, ids), len(ids) - 1)
@@ -69,7 +68,7 @@ class TreeContinuations:
         self._rows = {(): self._log_probabilities(hidden[-1:])[0]}
 
     def after(self, paths: Sequence[tuple[int, ...]]) -> list[Tensor]:
-        """Return for each path of tokens behind the text the log-probabilities of the next one, fp32 [V]."""
+        """Return for each path of tokens after the text the log-probabilities of the next one, fp32 [V]."""
         self._grow(paths)
         return [self._rows[path] for path in paths]
 
@@ -84,9 +83,9 @@ class TreeContinuations:
         new = [path for path in wanted if path not in self._places]
         if not new:
             return
-        hoped = dict.fromkeys(path[:n] for path in self._hoped for n in range(1, len(path) + 1))
-        new += [path for path in hoped if path not in self._places and path not in wanted]
-        self._hoped = []
+        announced = dict.fromkeys(path[:n] for path in self._expected for n in range(1, len(path) + 1))
+        new += [path for path in announced if path not in self._places and path not in wanted]
+        self._expected = []
         if len(self._places) + len(new) > TRIED:
             self._places, self._rows = {}, {(): self._rows[()]}
             new = list(wanted)[:TRIED]
@@ -110,26 +109,33 @@ class TreeContinuations:
 class Keyboard:
     """One person's text: its suggestions and corrections."""
 
-    def __init__(self, decoder: CachedDecoder, tokens: WordTokens, tokenizer: Any, words: Lexicon | None) -> None:
+    def __init__(
+        self,
+        decoder: CachedDecoder,
+        tokens: WordTokens,
+        tokenizer: Any,
+        words: Lexicon | None,
+        language: Language = ENGLISH,
+    ) -> None:
         self.continuations = TreeContinuations(decoder)
         self._suggester = Suggester.of(
             self.continuations, tokens, tokenizer, decoder.context, width=WIDTH, rounds=ROUNDS
         )
-        self._corrector = Corrector(Candidates(self._suggester, words, EditModel())) if words else None
+        self._corrector = Corrector(Candidates(self._suggester, words, EditModel(language))) if words else None
         self.text = ""
         self._tokenizer = tokenizer
         self._suggest = lru_cache(maxsize=64)(self._suggester.suggest)
 
     def suggest(self, before: str, partial: str, k: int, *, correct: bool) -> list[Suggestion]:
-        """Return the likeliest words that begin with `partial` behind `before`; `correct` will be asked for it then."""
+        """Return the likeliest words that begin with `partial` after `before`; `correct`: it will be corrected."""
         self.text = before
         if correct:
             spelled = self._tokenizer(" " * before.endswith(" ") + partial, add_special_tokens=False)["input_ids"]
-            self.continuations.hope(tuple(spelled[:LONGEST]))
+            self.continuations.announce(tuple(spelled[:LONGEST]))
         return self._suggest(before, partial, k)
 
     def correct(self, before: str, typed: str) -> str | None:
-        """Return what should stand for a typed word; None where it should stay."""
+        """Return the correction of a typed word; None where it should stay."""
         if self._corrector is None:
             return None
         found = self._corrector(before, typed)
@@ -137,36 +143,40 @@ class Keyboard:
 
 
 class Answer:
-    """What `Keyboards.answer` found."""
+    """What a keyboard shows: suggestions and a correction for the word being typed, and the seconds they took."""
 
     def __init__(self, partial: str, suggestions: list[Suggestion], correction: str | None, seconds: float) -> None:
         self.partial, self.suggestions, self.correction, self.seconds = partial, suggestions, correction, seconds
 
 
 class Keyboards:
-    """All who type. Not for several threads at once."""
+    """The keyboards of all who type. Not for several threads at once."""
 
-    def __init__(self, decoder: CachedDecoder, tokenizer: Any, *, number: int = KEYBOARDS) -> None:
+    def __init__(
+        self, decoder: CachedDecoder, tokenizer: Any, *, number: int = KEYBOARDS, language: Language = ENGLISH
+    ) -> None:
         """Take a decoder and its tokenizer. Raises KeylmError where the tokenizer cannot spell words."""
-        tokens = WordTokens(tokenizer.convert_ids_to_tokens(list(range(len(tokenizer)))), decoder.vocab_size)
+        spellings = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+        tokens = WordTokens(spellings, decoder.vocab_size, language.words)
+        self._words = language.words
         try:
             words: Lexicon | None = lexicon()
             self.why_no_corrections = ""
         except KeylmError as error:
             words, self.why_no_corrections = None, str(error)
-        self._all = [Keyboard(decoder, tokens, tokenizer, words) for _ in range(number)]
+        self._all = [Keyboard(decoder, tokens, tokenizer, words, language) for _ in range(number)]
         self._used = [0.0] * number
 
     def answer(self, text: str, k: int = 3, *, correct: bool = True) -> Answer:
-        """Return what a keyboard shows behind `text`, whose last letters are the word that is being typed."""
+        """Return what a keyboard shows after `text`, whose last letters are the word being typed."""
         begun = time.perf_counter()
-        text = text[-LOOKED_AT:]
-        match = _TYPED.search(text)
+        text = text[-LONGEST_TEXT:]
+        match = self._words.typed.search(text)
         before, partial = (text[: match.start()], match[0]) if match else (text, "")
-        if not partial and text and (text[-1].isalnum() or text[-1] == "'"):
+        if not partial and text and (text[-1].isalnum() or text[-1] == self._words.apostrophe):
             return Answer("", [], None, time.perf_counter() - begun)  # in a number, or a word that is not English
         keyboard = self._keyboard(before)
-        wanted = correct and len(partial) >= CORRECTED_FROM and WORD.fullmatch(partial) is not None
+        wanted = correct and len(partial) >= CORRECTED_FROM and self._words.whole.fullmatch(partial) is not None
         words = keyboard.suggest(before, partial, k, correct=wanted)
         correction = keyboard.correct(before, partial) if wanted else None
         return Answer(partial, words, correction, time.perf_counter() - begun)
@@ -180,7 +190,7 @@ class Keyboards:
 
 
 def _common(left: Sequence[Any], right: Sequence[Any]) -> int:
-    """Return the length of the longest common beginning."""
+    """Return the length of the longest common prefix."""
     shorter = min(len(left), len(right))
     if left[:shorter] == right[:shorter]:
         return shorter

@@ -1,9 +1,8 @@
-"""Which tokens of a vocabulary can spell a word, and which stand behind one.
+"""Which tokens of a vocabulary spell words, and which can follow a word.
 
-A word is of ASCII letters, with apostrophes inside ("don't"). Byte-level vocabularies write a leading space as Ġ,
-SentencePiece's as ▁; letters stand for themselves in both, which is all that is needed here. A token that begins with
-neither a letter nor an apostrophe and a letter ends a word; so do special tokens, and, a simplification, letters
-beyond ASCII.
+The language says what a word is: in English, letters with apostrophes inside ("don't"). Byte-level vocabularies write a
+leading space as Ġ, SentencePiece's as ▁; ASCII letters are the same in both. A token that begins neither with a letter
+nor with an apostrophe and a letter ends a word; so do special tokens and, as a simplification, letters beyond ASCII.
 """
 
 import re
@@ -15,26 +14,24 @@ import torch
 from torch import Tensor
 
 from keylm.base.errors import KeylmError
+from keylm.languages.language import ENGLISH, Words
 
-WORD = re.compile(r"[A-Za-z]+(?:'[A-Za-z]+)*")
-UNFINISHED = re.compile(r"[A-Za-z]+(?:'[A-Za-z]+)*'?")
-"""What can be typed of a word before its end."""
-_PIECE = re.compile(r" ?[A-Za-z']+| ")
-_GOES_ON = re.compile(r"'?[A-Za-z]")
 _LAST = "\x7f"
-"""Comes behind all that a piece can hold."""
+"""Sorts after every character of a piece."""
 
 
 class WordTokens:
-    """The tokens that words are made of."""
+    """The tokens of which words consist."""
 
-    def __init__(self, tokens: Sequence[str], size: int) -> None:
-        """Take the vocabulary's spellings in order of their ids, and how many logits a model gives (at least as many).
+    def __init__(self, tokens: Sequence[str], size: int, words: Words = ENGLISH.words) -> None:
+        """Take the vocabulary's spellings in order of their ids, and the number of logits (at least as many).
 
         Raises KeylmError where no token is a piece of a word.
         """
+        self.words = words
+        piece, inner = re.compile(words.piece), re.compile(words.inner)
         texts = [re.sub("^[Ġ▁]", " ", token) for token in tokens]
-        pieces = sorted((text, index) for index, text in enumerate(texts) if _PIECE.fullmatch(text))
+        pieces = sorted((text, index) for index, text in enumerate(texts) if piece.fullmatch(text))
         if not any(text.strip() for text, _ in pieces):
             raise KeylmError("the tokenizer has no tokens of ASCII letters; accepted: one that can spell English words")
         self._texts = [text for text, _ in pieces]
@@ -44,14 +41,14 @@ class WordTokens:
         """The text of each token that is a piece of a word."""
         self._inner = [place for place, text in enumerate(self._texts) if not text.startswith(" ")]
         self._inner_ids = self._ids[self._inner]
-        self.ends = torch.tensor([index for index, text in enumerate(texts) if not _GOES_ON.match(text)])
+        self.ends = torch.tensor([index for index, text in enumerate(texts) if not inner.match(text)])
         """Ids that can follow a whole word, int64 [E]."""
         assert len(texts) <= size
 
     def fitting(self, rest: str) -> Tensor:
-        """Return the ids, int64, of tokens that agree with `rest`: they begin with it, or it begins with them.
+        """Return the ids, int64, of tokens that agree with `rest`: one begins with the other.
 
-        Where nothing is left of what was typed, all that goes on with a word.
+        Where nothing is left of the typed letters, all tokens that continue a word.
         """
         if not rest:
             return self._inner_ids

@@ -1,4 +1,4 @@
-"""What noise gives back: the noisy text, and where in it and in the clean one the errors are."""
+"""Noisy texts, and where in them and in the clean texts the errors are."""
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property, partial
@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from keylm.typos.letters import STRINGS, Splices
+from keylm.typos.letters import Splices
 from keylm.typos.slips import KINDS_MADE
 from keylm.typos.words import Ints, PlainWords
 
@@ -31,13 +31,13 @@ class Noisy:
     """A text with errors; its edits are in order and do not overlap."""
 
     def __init__(self, text: str, spans: npt.ArrayLike) -> None:
-        """Take the text and int64 [edits, 5]: the fields of `Edit`, the kind as its place in KINDS_MADE."""
+        """Take the text and int64 [edits, 5]: the fields of `Edit`, the kind as its index in KINDS_MADE."""
         self.text = text
         self.spans: Ints = np.asarray(spans, dtype=np.int64).reshape(-1, len(Edit._fields))
 
     @cached_property
     def edits(self) -> tuple[Edit, ...]:
-        """The errors one by one, made when they are first asked for; `spans` is at hand."""
+        """The errors one by one, built on first access from `spans`."""
         *places, kinds = self.spans.T.tolist()
         return tuple(map(_edit, zip(*places, map(KINDS_MADE.__getitem__, kinds), strict=True)))
 
@@ -49,7 +49,7 @@ class Noisy:
 
 
 class Errors(NamedTuple):
-    """Errors [n] in the row of `Words`: clean words [start:end] and the kind's place in KINDS_MADE, in any order."""
+    """Errors [n] in the row of `PlainWords`: clean words [start:end] and the index in KINDS_MADE, in any order."""
 
     start: Ints
     end: Ints
@@ -57,11 +57,17 @@ class Errors(NamedTuple):
 
 
 def spliced(
-    words: PlainWords, texts: Sequence[str], errors: Errors, splices: Splices, made: Sequence[str]
+    words: PlainWords,
+    texts: Sequence[str],
+    errors: Errors,
+    splices: Splices,
+    strings: Sequence[str],
+    made: Sequence[str],
 ) -> list[Noisy]:
-    """Put the errors into the texts. `made` has the words that negative numbers in `splices.new` stand for.
+    """Put the errors into the texts.
 
-    An error that begins within the span of the one before it is left out.
+    `splices.new` are indices in `strings`; negative ones are of the words in `made`, -1 being the first. An error that
+    begins within the span of the one before it is left out.
     """
     order = np.argsort(errors.start)
     apart = np.ones(len(order), np.bool_)
@@ -72,7 +78,7 @@ def spliced(
     left[order] = True
     splices = splices.only(left[splices.word])
     splices = splices.only(np.argsort(splices.at))
-    new = [STRINGS[number] if number >= 0 else made[~number] for number in splices.new.tolist()]
+    new = [strings[number] if number >= 0 else made[~number] for number in splices.new.tolist()]
     grown = np.fromiter(map(len, new), np.int64, len(new)) - splices.cut
     spans, bounds = _spans(words, errors, splices.at, grown)
     noisy = _texts(words, texts, splices.at, splices.at + splices.cut, new)
@@ -80,15 +86,15 @@ def spliced(
 
 
 def _spans(words: PlainWords, errors: Errors, at: Ints, grown: Ints) -> tuple[Ints, list[int]]:
-    """Return the spans of Noisy for all texts, and where those of each text begin (and the last ones end).
+    """Return the spans of Noisy for all texts, and the bounds of each text's.
 
-    `grown` is by how much the text becomes longer at each place `at`; errors and places are in order.
+    `grown` is how many characters the text gains at each place `at`; errors and places are in order.
     """
     text = np.searchsorted(words.begins, errors.start, side="right") - 1
     shifts = np.concatenate(([0], np.cumsum(grown)))
     shifts_before = shifts[np.searchsorted(at, words.begins)][text]  # in the texts before this one
     before = shifts[np.searchsorted(at, errors.start)] - shifts_before
-    after = shifts[np.searchsorted(at, errors.end, side="right")] - shifts_before  # a letter may come behind the word
+    after = shifts[np.searchsorted(at, errors.end, side="right")] - shifts_before  # a letter may follow the word
     start, end = errors.start - words.begins[text], errors.end - words.begins[text]
     spans = np.stack((start + before, end + after, start, end, errors.kind), axis=1)
     bounds: list[int] = np.searchsorted(text, np.arange(len(words.begins) + 1)).tolist()

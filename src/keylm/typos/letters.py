@@ -1,44 +1,41 @@
-"""Slips of the fingers, for all words struck at once: which letters go, and which come in their place.
+"""Slips of the fingers, for many words at once: which letters go, and which replace them.
 
-Invariant: a slip is a pure function of a word, its place in the text, and a number whose bits are the only chance there
-is; all tables are of whole numbers of slots, so that the result is the same on every platform. A slip changes its
-word, or says that the word offers no such error (two equal letters to swap, no doubled letter to drop).
+Invariant: a slip is a pure function of a word, its place in the text, and a number whose bits are the only randomness;
+all tables consist of whole slots, so that the result is the same on every platform. A slip changes its word, or reports
+that the word offers no such error (two equal letters to swap, no doubled letter to drop).
 
-A slip is written as a splice: `cut` characters from `at` on go, and up to two characters come. Words are read from the
-row of `Words` in small letters; a capital is put back at the end, where the first letter was touched.
+A slip is a splice: `cut` characters from `at` on are replaced by up to two characters. Words are read from the row of
+`PlainWords` in lower case; a capital is restored at the end where the first letter was changed.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from keylm.typos.confusions import ENDINGS
-from keylm.typos.kinds import VOWELS, position_class
-from keylm.typos.layout import CENTRES, fill, neighbours
+from keylm.languages.language import Language
+from keylm.typos.keys import fill, keys_of
+from keylm.typos.kinds import position_class
 from keylm.typos.words import CURLED, LONGEST, Bools, Ints, Masks, PlainWords, below, lowest
 
 SLOTS = 256
-LETTERS = "abcdefghijklmnopqrstuvwxyz"
 LETTER_KINDS = ("transposition", "omission", "insertion", "doubling", "neighbour", "vowel", "substitution")
-"""The kinds of which `multiple` is two."""
+"""Slips at one letter; an error of the kind "multiple" is two of them."""
 FINGER_KINDS = (*LETTER_KINDS, "multiple", "undoubling", "space_extra", "space_missing", "case")
-"""All kinds that this module makes, by their numbers."""
+"""All kinds that this module makes, in the order of their numbers."""
 SHORTEST = {"transposition": 2, "omission": 2, "multiple": 5, "space_extra": 4, "inflection": 3, "phonetic": 2}
-"""Letters that a word must have for some kinds."""
+"""Least number of letters of a word for some kinds."""
 _TRANSPOSITION, _MULTIPLE = 0, len(LETTER_KINDS)
 _CUTS = np.array([2, 1, 0, 0, 1, 1, 1])
-"""How many letters go, for each of LETTER_KINDS."""
+"""Letters that are cut, for each of LETTER_KINDS."""
 _A, _SPACE = ord("a"), ord(" ")
-_PAIRS = (chr(first) * (first > 0) + chr(second) * (second > 0) for second in range(128) for first in range(128))
 FIRST_ENDING = 128 * 128
-STRINGS = (*(pair.replace(CURLED, "’") for pair in _PAIRS), *ENDINGS)
-"""What comes: by the number first + 128 * second up to two characters (0 is none), behind these the endings."""
+"""Number of the first ending; lower numbers are pairs of characters."""
 
 
 class Struck(NamedTuple):
-    """Plain words [n] that an error strikes: where they are, what they are like, and 52 random bits each."""
+    """Plain words [n] that get an error: their places and properties, and 52 random bits each."""
 
     start: Ints
     length: Ints
@@ -47,47 +44,54 @@ class Struck(NamedTuple):
     apostrophe: Ints
     """Place of the first apostrophe in the word; 0 where it has none."""
     doubled: Masks
-    """Bit n is set where the word's letter n comes again behind it."""
+    """Bit n is set where the word's letter n is followed by the same letter."""
     bits: Ints
 
     def at(self, rows: Ints | Bools) -> "Struck":
-        """Return those that indices or a mask select."""
+        """Return those selected by indices or a mask."""
         return Struck(*(column[rows] for column in self))  # type: ignore[arg-type]
 
 
 class Splices(NamedTuple):
-    """Changes of the row [m], of which a word may have two: `cut` characters from `at` on become number `new`."""
+    """Changes of the row [m], of which a word may have two: `cut` characters from `at` on become string `new`."""
 
     word: Ints
-    """Whose they are: index in what was struck."""
+    """Index of the word in `Struck`."""
     at: Ints
     cut: Ints
     new: Ints
-    """Index in STRINGS; the negative ones are other lists' affair."""
+    """Index in `strings_of`; negative ones are for other lists (see edits.spliced)."""
     end: Ints
-    """Where the last clean word ends that is part of the error."""
+    """End of the last clean word that is part of the error."""
 
     def only(self, rows: Ints | Bools) -> "Splices":
-        """Return those that indices or a mask select."""
+        """Return those selected by indices or a mask."""
         return Splices(*(column[rows] for column in self))
 
 
-class FingerSlips:
-    """The slips with fitted preferences: places in the word, letters."""
+def strings_of(language: Language) -> tuple[str, ...]:
+    """Return what `Splices.new` stands for: up to two characters by first + 128 * second (0 is none), then endings."""
+    pairs = (chr(first) * (first > 0) + chr(second) * (second > 0) for second in range(128) for first in range(128))
+    return (*(pair.replace(CURLED, "’") for pair in pairs), *language.endings)
 
-    def __init__(self, figures: Mapping[str, Any]) -> None:
-        """Make the tables from the figures of typo_rates.json."""
-        self._places = np.stack([_place_table(figures["positions"][kind]) for kind in LETTER_KINDS])
-        inserted = fill(list(LETTERS), [figures["inserted"].get(c, 0) + 1 for c in LETTERS], SLOTS)
+
+class FingerSlips:
+    """The slips, with fitted preferences for places and letters."""
+
+    def __init__(self, language: Language) -> None:
+        """Make the tables from a language's layout, letters and rates."""
+        rates, words, preferred = language.typo_rates, language.words, _Letters(language)
+        self._places = np.stack([_place_table(rates.positions[kind]) for kind in LETTER_KINDS])
+        inserted = fill(list(words.letters), [rates.inserted.get(c, 0) + 1 for c in words.letters], SLOTS)
         self._inserted = np.array([ord(c) for c in inserted], np.uint8)
-        self._copied = round(figures["inserted_nearby"] * SLOTS)
+        self._copied = round(rates.inserted_nearby * SLOTS)
         self._written = np.zeros((len(LETTER_KINDS), 128, SLOTS), np.uint8)
-        self._written[-3] = _letter_table(LETTERS, _near, figures["neighbours"])
-        self._written[-2] = _letter_table(VOWELS, _other_vowels, figures["vowels"])
-        self._written[-1] = _letter_table(LETTERS, _far, figures["substitutions"])
+        self._written[-3] = _letter_table(words.letters, preferred.near, rates.neighbours)
+        self._written[-2] = _letter_table(words.vowels, preferred.other_vowels, rates.vowels)
+        self._written[-1] = _letter_table(words.letters, preferred.far, rates.substitutions)
 
     def splices(self, words: PlainWords, struck: Struck, rows: Sequence[Ints]) -> Splices:
-        """Return the errors of words; those that offer none have no splice.
+        """Return the errors of words; words that offer none have no splice.
 
         `rows` are the words of each of FINGER_KINDS, as indices in `struck`.
         """
@@ -98,7 +102,7 @@ class FingerSlips:
         return joined(made)
 
     def _letters(self, words: PlainWords, struck: Struck, rows: Sequence[Ints]) -> Splices:
-        """Return slips at one letter, and at two of one word, where they must not touch."""
+        """Return slips at one letter, and at two letters of one word, which must not touch."""
         *single, multiple = rows
         multiple = multiple[struck.length[multiple] > 4]
         kind = np.repeat(np.arange(len(single)), [len(of_kind) for of_kind in single])
@@ -121,11 +125,11 @@ class FingerSlips:
         return Splices(word[made], at, cut, new, slipping.start + slipping.length)
 
     def _slipped(self, words: PlainWords, struck: Struck, kind: Ints) -> tuple[Bools, Ints, Ints, Ints]:
-        """Return whether one of LETTER_KINDS fits each word, where, and up to two letters that come."""
+        """Return whether one of LETTER_KINDS fits each word, its place, and up to two new letters."""
         start, length, bits = struck.start, struck.length, struck.bits
         at = start + self._places[kind, length, bits & 255]
         at = np.where(kind == _TRANSPOSITION, np.minimum(at, start + length - 2), at)
-        # What stands outside the word is no letter, so that none of its letters equals it.
+        # The characters around a word are no letters, so none of its letters equals them.
         before, here, after = words.letters[at - 1], words.letters[at], words.letters[at + 1]
         number = bits >> 8 & 255
         near = np.maximum(at - 2, start) + (bits >> 8) % np.minimum(length, 3)  # an early or a late finger
@@ -167,7 +171,7 @@ def _spread(words: PlainWords, struck: Struck, rows: Ints) -> Splices:
 
 
 def _run_together(words: PlainWords, struck: Struck, rows: Ints) -> Splices:
-    """Leave out the space before a plain small word."""
+    """Leave out the space before a plain lower-case word."""
     end = struck.start[rows] + struck.length[rows]
     spaced = words.letters[end] == _SPACE
     rows, end = rows[spaced], end[spaced]
@@ -181,7 +185,7 @@ def _run_together(words: PlainWords, struck: Struck, rows: Ints) -> Splices:
 
 
 def _recased(words: PlainWords, struck: Struck, rows: Ints) -> Splices:
-    """Write a capital that should not be, or none where one should be, or two."""
+    """Write a wrong capital, none where one should be, or two."""
     start, length, capital = struck.start[rows], struck.length[rows], struck.capital[rows]
     two = capital & (struck.bits[rows] & 3 == 0) & (length > 2) & (words.letters[start + 1] >= _A)
     at = start + two
@@ -194,21 +198,21 @@ def _replaced(rows: Ints, at: Ints, cut: int, new: Ints, end: Ints) -> Splices:
 
 
 def joined(parts: Sequence[Splices]) -> Splices:
-    """Return one or more splices one after the other."""
+    """Return one or more groups of splices as one."""
     return Splices(*map(np.concatenate, zip(*parts, strict=True)))
 
 
 def _capitalised(words: PlainWords, raised: Bools, at: Ints, cut: Ints, first: Ints, second: Ints) -> tuple[Ints, Ints]:
-    """Return what comes and how much goes such that a word touched at its capital begins with one again."""
+    """Return the new string and the cut such that a word changed at its capital begins with one again."""
     none, kept = raised & (first == 0), raised & (cut == 0)
     first = np.where(none, words.letters[at + 1], first)  # the first letter is dropped: the next becomes the capital
-    second = np.where(kept, words.letters[at], second)  # a letter comes before it: the old capital becomes small
+    second = np.where(kept, words.letters[at], second)  # a letter is put before it: the old capital becomes small
     first = first - 32 * (raised & (first >= _A))
     return first + 128 * second, cut + (none | kept)
 
 
-def _place_table(weights: list[float]) -> npt.NDArray[np.uint8]:
-    """Return for each word length (row) SLOTS places, shared out by the weights of their position classes."""
+def _place_table(weights: Sequence[float]) -> npt.NDArray[np.uint8]:
+    """Return for each word length (row) SLOTS places, in proportion to the weights of their position classes."""
     table = np.zeros((LONGEST + 1, SLOTS), np.uint8)
     for length in range(2, LONGEST + 1):
         classes = [position_class(at, length) for at in range(length)]
@@ -220,7 +224,7 @@ def _place_table(weights: list[float]) -> npt.NDArray[np.uint8]:
 def _letter_table(letters: str, written: Callable[[str], str], counts: Mapping[str, float]) -> npt.NDArray[np.uint8]:
     """Return for each ASCII code (row) SLOTS codes that are written for it, or 0 where it is none of `letters`.
 
-    The counted ones, and each that `written` gives half a time more.
+    In proportion to their counts, plus a half for each letter that `written` gives.
     """
     table = np.zeros((128, SLOTS), np.uint8)
     for letter in letters:
@@ -230,14 +234,25 @@ def _letter_table(letters: str, written: Callable[[str], str], counts: Mapping[s
     return table
 
 
-def _other_vowels(letter: str) -> str:
-    return VOWELS.replace(letter, "")
+class _Letters:
+    """Which letters may be written for a letter by each kind of substitution."""
 
+    def __init__(self, language: Language) -> None:
+        self._letters, self._vowels = language.words.letters, language.words.vowels
+        self._keys = keys_of(language.layout)
 
-def _near(letter: str) -> str:
-    return "".join(c for c in neighbours(letter) if not (c in VOWELS and letter in VOWELS))
+    def other_vowels(self, letter: str) -> str:
+        """Return the other vowels."""
+        return self._vowels.replace(letter, "")
 
+    def near(self, letter: str) -> str:
+        """Return letters of touching keys that are not a vowel for a vowel."""
+        return "".join(c for c in self._keys.neighbours(letter) if not self._two_vowels(c, letter))
 
-def _far(letter: str) -> str:
-    near = neighbours(letter) + letter if letter in CENTRES else ""
-    return "".join(c for c in LETTERS if c not in near and not (c in VOWELS and letter in VOWELS))
+    def far(self, letter: str) -> str:
+        """Return letters of other keys that are not a vowel for a vowel."""
+        near = self._keys.neighbours(letter) + letter
+        return "".join(c for c in self._letters if c not in near and not self._two_vowels(c, letter))
+
+    def _two_vowels(self, left: str, right: str) -> bool:
+        return left in self._vowels and right in self._vowels

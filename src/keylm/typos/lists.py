@@ -1,12 +1,11 @@
-"""Lists of word pairs: what people are known to write for a word, at hand by kind of error.
+"""Word lists: what people are known to write for a word, by kind of error.
 
-Invariant: a list is read whole or refused; pairs that say nothing of plain words (more than one word, other characters
-than letters and apostrophes, two equal words) are passed over. The order of files and lines decides, never a hash.
+Invariant: a list is read whole or rejected; pairs that are no plain words (several words, characters other than letters
+and apostrophes, equal words) are skipped. The order of files and lines decides, never a hash.
 """
 
 import io
 import json
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -14,40 +13,41 @@ import zstandard
 
 from keylm.base.errors import KeylmError
 from keylm.base.files import sha256_file
+from keylm.languages.language import ENGLISH, Language
 from keylm.typos.kinds import classify
-
-_PLAIN = re.compile(r"[a-z]+(?:'[a-z]+)*")
 
 
 class Listed:
     """Known errors: for a kind and a word, what is written for it."""
 
-    def __init__(self) -> None:
+    def __init__(self, language: Language = ENGLISH) -> None:
+        self._language = language
         self._by_kind: dict[str, dict[str, list[str]]] = {}
 
     def add(self, noisy: str, clean: str) -> None:
-        """Take up a pair of words if both are plain and differ."""
-        noisy, clean = noisy.lower(), clean.lower()
-        if noisy != clean and _PLAIN.fullmatch(noisy) and _PLAIN.fullmatch(clean):
-            kind = classify(noisy, clean).kind.replace("other", "multiple")  # on a list even the oddest is a known one
+        """Add a pair of words if both are plain and differ."""
+        noisy, clean, word = noisy.lower(), clean.lower(), self._language.words.whole
+        if noisy != clean and word.fullmatch(noisy) and word.fullmatch(clean):
+            kind = classify(noisy, clean, self._language).kind
+            kind = kind.replace("other", "multiple")  # on a list even the oddest error is a known one
             known = self._by_kind.setdefault(kind, {}).setdefault(clean, [])
             if noisy not in known:
                 known.append(noisy)
 
     def pick(self, kind: str, clean: str, bits: int) -> str | None:
-        """Return one of the errors of that kind known for `clean`, half of the time; else None."""
+        """Return one of the known errors of that kind for `clean`, half of the time; else None."""
         known = self._by_kind.get(kind, {}).get(clean)
         return known[(bits >> 1) % len(known)] if known and bits & 1 else None
 
 
-def read_lists(paths: Sequence[str]) -> tuple[Listed | None, list[str]]:
-    """Return what the lists hold together (None without lists) and the SHA-256 of each file.
+def read_lists(paths: Sequence[str], language: Language = ENGLISH) -> tuple[Listed | None, list[str]]:
+    """Return the contents of all lists together (None without lists) and the SHA-256 of each file.
 
     Raises KeylmError where a file cannot be read or a line is no pair.
     """
     if not paths:
         return None, []
-    listed = Listed()
+    listed = Listed(language)
     for path in map(Path, paths):
         for noisy, clean in read_pairs(path):
             listed.add(noisy, clean)

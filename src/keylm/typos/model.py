@@ -1,22 +1,22 @@
-"""Noise as people make it: a clean text with some words mistyped, and where.
+"""Human-like noise: a clean text with some words mistyped, and where.
 
-Invariant: `corrupt` is a pure function of (settings, figures, text, seed, document, epoch, rate). What lies outside
-the edits is the same in both texts; an edit covers whole words (two where a space went missing); putting each edit's
-clean words back in its place gives the clean text again, to the character.
+Invariant: `corrupt` is a pure function of (settings, language, text, seed, document, epoch, rate), and `fingerprint`
+covers all of the first two and every constant of this package. Outside the edits both texts are the same; an edit
+covers whole words (two where a space is missing); replacing it by its clean words restores the clean text exactly.
 
-How a text gets its errors, without looking at every word:
-1. the rate times the number of words, rounded by chance, is the number of errors;
-2. a place in the text is drawn; the word there is the candidate, so long words come up more often;
+How a text gets its errors, without a visit to every word:
+1. the number of errors is the rate times the number of words, rounded at random;
+2. a place in the text is drawn; the word there is the candidate, so long words are drawn more often;
 3. one look-up by the length of the word gives a kind of error, or none: how prone words of each length are to each
-   kind is fitted to real errors (fit_typos.py wrote typo_rates.json; docs/typos.md shows how well it fits);
-   where the word is seen to offer no such error, another kind is drawn, once;
+   kind is fitted to real errors (languages/en/typo_rates.json; docs/typos.md shows how well it fits); where the word
+   offers no such error, another kind is drawn, once;
 4. the kind's slip (letters.py, slips.py) says which letters change, or that the word offers no such error;
-5. from 2. again until there are enough, or a text with few plain words has been tried long enough.
+5. again from 2. until there are enough, or a text with few plain words has been tried often enough.
 
-Each step is taken for all draws of many texts at once, as arrays; a text's draws are the first of an endless sequence
-that its key alone decides, so that its noise does not depend on the texts beside it.
+Each step runs for all draws of many texts at once, as arrays; a text's draws are the first of an endless sequence that
+its key alone decides, so that its noise does not depend on the texts processed with it.
 
-Only plain words are touched: ASCII letters and apostrophes, lower case or with one capital in front, with or without
+Only plain words are changed: ASCII letters and apostrophes, lower case or with one initial capital, with or without
 punctuation around them. Code, numbers, URLs, markup, acronyms and other scripts stay as they are.
 
 Cost: per error, not per word, and a millisecond a call; docs/typos.md has the figures.
@@ -27,34 +27,36 @@ import json
 import struct
 from collections.abc import Mapping, Sequence
 from functools import partial
-from importlib.resources import files
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from keylm.base.constants import constants_of
+from keylm.languages.language import ENGLISH, Language
 from keylm.recipe.schema import Typos
-from keylm.typos.confusions import CONFUSIONS, ENDINGS, PHONETIC_RULES
 from keylm.typos.edits import Edit as Edit
 from keylm.typos.edits import Errors, spliced
 from keylm.typos.edits import Noisy as Noisy
-from keylm.typos.letters import FINGER_KINDS, FingerSlips, Splices, Struck, joined
+from keylm.typos.letters import FINGER_KINDS, FingerSlips, Splices, Struck, joined, strings_of
 from keylm.typos.lists import Listed, read_lists
 from keylm.typos.slips import KINDS_MADE, WordSlips, respelled
 from keylm.typos.words import GOLDEN, LONGEST, Bits, Bools, Ints, PlainWords, mixed
 
 VERSION = 2
-"""Of the algorithm: goes up when the same input gives another output."""
+"""Of the algorithm: increased when the same input gives another output."""
 LENGTH_CLASSES = 13
-"""Lengths of words, with punctuation, that have figures of their own; longer ones share the last."""
+"""Lengths of words, with punctuation, that have hazards of their own; longer ones share the last."""
 CALM_SHARE = 0.6
 """Share of documents whose rate is at most a quarter of the highest."""
 HAZARD_SLOTS = 1 << 12
 BATCH = 1 << 19
-"""Characters worked on at once: enough to forget what NumPy takes for a call, few enough for the processor's cache."""
+"""Characters processed at once: enough to hide the overhead of NumPy calls, few enough for the processor's cache."""
+UNDECISIVE = ("BATCH", "ENGLISH", "UNDECISIVE")
+"""Constants of this package that no noise depends on; the language that is used has a digest of its own."""
 _DRAWS, _MORE_DRAWS, _ROUNDS = 5, 4, 3
-"""Places drawn for each error that is still wanted, and so many more for each text; how often at most."""
+"""Places drawn for each missing error, and in addition for each text; rounds at most."""
 _SLOT_BITS = np.uint64(HAZARD_SLOTS - 1)
 _Table = npt.NDArray[np.int8]
 _MASK = (1 << 64) - 1
@@ -62,25 +64,25 @@ _NO_SPLICES = Splices(*[np.zeros(0, np.int64)] * 5)
 
 
 class TypoModel:
-    """Makes noisy texts of clean ones; made again from its settings where it is pickled."""
+    """Turns clean texts into noisy ones; pickled as its settings and language."""
 
-    def __init__(self, settings: Typos, figures: Mapping[str, Any] | None = None) -> None:
-        """Read the word lists of `settings` and make the tables from `figures` (by default typo_rates.json).
+    def __init__(self, settings: Typos, language: Language = ENGLISH) -> None:
+        """Read the word lists of `settings` and make the tables for a language.
 
         Raises KeylmError where a word list cannot be read or holds anything but pairs.
         """
-        self._figures = packaged_figures() if figures is None else figures
-        self._settings = settings
+        self._settings, self._language = settings, language
         self._highest = settings.highest_rate
-        self._listed, self._lists_digest = read_lists(settings.word_lists)
-        self._fingers, self._word_slips = FingerSlips(self._figures), WordSlips(self._figures)
-        self._hazards, self._others = _hazard_tables(self._figures["hazards"])
+        self._listed, self._lists_digest = read_lists(settings.word_lists, language)
+        self._fingers, self._word_slips = FingerSlips(language), WordSlips(language)
+        self._strings = strings_of(language)
+        self._hazards, self._others = _hazard_tables(language.typo_rates.hazards)
 
     def corrupt(self, text: str, seed: int, document: int, epoch: int, rate: float | None = None) -> Noisy:
         """Return `text` with errors in a share `rate` of its words.
 
         `document` is the hash of its content (64 bits). Without `rate` the document draws its own: 60 % of documents
-        uniformly up to a quarter of the highest rate, as people leave in what they write, the others up to the highest.
+        uniformly up to a quarter of the highest rate, as in what people write, the others up to the highest.
         """
         [noisy] = self._batch([text], seed, [document], [epoch], rate)
         return noisy
@@ -93,7 +95,7 @@ class TypoModel:
         epochs: Sequence[int],
         rate: float | None = None,
     ) -> list[Noisy]:
-        """Return what `corrupt` makes of each text in its document and epoch; many texts take less time together."""
+        """Return the result of `corrupt` for each text with its document and epoch; faster than text by text."""
         made: list[Noisy] = []
         first = size = 0
         for last, text in enumerate(texts, 1):
@@ -104,16 +106,16 @@ class TypoModel:
         return made
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return TypoModel, (self._settings, self._figures)
+        return TypoModel, (self._settings, self._language)
 
     def fingerprint(self) -> str:
-        """Return the SHA-256 of all that decides the output: algorithm, figures, tables, settings, word lists."""
+        """Return the SHA-256 of everything that decides the noise.
+
+        All of the language's tables, all constants of this package, the settings, and the word lists' contents.
+        """
         decisive = {
-            "version": VERSION,
-            "figures": self._figures,
-            "confusions": CONFUSIONS,
-            "rules": PHONETIC_RULES,
-            "endings": ENDINGS,
+            "language": self._language.digest,
+            "constants": constants_of("keylm.typos", apart=UNDECISIVE),
             "highest_rate": self._highest,
             "word_lists": self._lists_digest,
         }
@@ -130,10 +132,10 @@ class TypoModel:
         ]
         wanted, keys = zip(*plans, strict=True)
         errors, splices, made = self._find(words, np.array(wanted, np.int64), np.array(keys, np.uint64))
-        return spliced(words, texts, errors, splices, made)
+        return spliced(words, texts, errors, splices, self._strings, made)
 
     def _plan(self, seed: int, document: int, epoch: int, rate: float | None, words: int) -> tuple[int, int]:
-        """Return how many errors the document is to have, and the key of its draws."""
+        """Return the number of errors of a document, and the key of its draws."""
         message = struct.pack("<3Q", seed & _MASK, document & _MASK, epoch & _MASK)
         state = hashlib.blake2b(message, digest_size=32, person=b"keylm typos").digest()
         first, second, third, key = struct.unpack("<4Q", state)
@@ -142,7 +144,7 @@ class TypoModel:
         return int(rate * words + third / 2**64), key
 
     def _find(self, words: PlainWords, wanted: Ints, keys: Bits) -> tuple[Errors, Splices, list[str]]:
-        """Draw places in each text until it has the errors wanted, or has been tried long enough."""
+        """Draw places in each text until it has as many errors as wanted, or for _ROUNDS rounds."""
         missing, drawn = wanted.copy(), np.zeros_like(wanted)
         taken = np.zeros(len(words.row) + 1, np.bool_)
         errors, splices, made = [Errors(*_NO_SPLICES[:3])], [_NO_SPLICES], list[str]()
@@ -171,9 +173,9 @@ class TypoModel:
     def _candidates(
         self, words: PlainWords, texts: Ints, keys: Bits, first: Ints, draws: Ints, taken: Bools
     ) -> tuple[Ints, Struck, Ints, Ints]:
-        """Return plain words that an error is to strike, each once, and in the order of the draws within each text.
+        """Return plain words that are to get an error, each once, and in the order of the draws within each text.
 
-        Their texts, the words, and for each the numbers of two kinds: the second is for where the first does not fit.
+        Their texts, the words, and for each the numbers of two kinds: the second replaces a first that does not fit.
         """
         text, start, length, bits = words.draw(texts, keys, first, draws)
         length[length > LONGEST] = 0
@@ -195,7 +197,7 @@ class TypoModel:
     def _slipped(
         self, words: PlainWords, struck: Struck, first: Ints, second: Ints, made: list[str]
     ) -> tuple[Ints, Splices]:
-        """Return the kind of error of each word, the second where the first cannot be, and the changes.
+        """Return the kind of error of each word, the second where the word does not offer the first, and the changes.
 
         Words that do not offer their kind have no change.
         """
@@ -218,7 +220,7 @@ class TypoModel:
 
 
 def _from_lists(lists: Listed, words: PlainWords, struck: Struck, kinds: Ints, made: list[str]) -> Splices:
-    """Return what the word lists have for words and kinds (-1: none), half of the time."""
+    """Return the word lists' errors for words and kinds (-1: none), half of the time."""
     parts = [_NO_SPLICES]
     for number, kind in enumerate(KINDS_MADE):
         rows = ((kinds == number) & (struck.bits & 1 > 0)).nonzero()[0]
@@ -233,10 +235,10 @@ def _first(good: Bools, text: Ints, most: Ints) -> Bools:
     return good & (rank - before[text] <= most[text])
 
 
-def _hazard_tables(hazards: Mapping[str, list[float]]) -> tuple[_Table, _Table]:
-    """Return two tables int8 [LONGEST + 1, HAZARD_SLOTS]: for a token's length the kinds' numbers, as slots.
+def _hazard_tables(hazards: Mapping[str, Sequence[float]]) -> tuple[_Table, _Table]:
+    """Return two tables int8 [LONGEST + 1, HAZARD_SLOTS]: for each length of token the kinds' numbers, as slots.
 
-    In the first -1 is no error; in the second there are only errors, in the same proportions.
+    In the first, -1 is no error; the second has only errors, in the same proportions.
     """
     struck = np.full((LONGEST + 1, HAZARD_SLOTS), -1, dtype=np.int8)
     others = np.full_like(struck, -1)
@@ -248,9 +250,3 @@ def _hazard_tables(hazards: Mapping[str, list[float]]) -> tuple[_Table, _Table]:
         # Evenly spread, so that each kind keeps its share to a slot.
         others[length] = filled[np.arange(HAZARD_SLOTS) * len(filled) // HAZARD_SLOTS]
     return struck, others
-
-
-def packaged_figures() -> dict[str, Any]:
-    """Return the fitted figures that come with the package."""
-    figures: dict[str, Any] = json.loads((files("keylm.typos") / "typo_rates.json").read_text(encoding="utf-8"))
-    return figures

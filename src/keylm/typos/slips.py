@@ -1,23 +1,22 @@
-"""Errors of the ear and the memory, which look at a word as a whole: for each kind, what is written for a word.
+"""Errors of ear and memory, which concern a word as a whole: for each kind, what is written for a word.
 
 Invariant: a slip is a pure function of a lower-case word and a number. It returns another word, or None where the word
-offers no such error (nothing that sounds alike); it never returns the word itself. The number's bits are the only
-chance there is, and all tables are of whole numbers of slots, so that the result is the same on every platform.
+offers no such error (nothing sounds alike); it never returns the word itself. The number's bits are the only
+randomness, and all tables consist of whole slots, so that the result is the same on every platform.
 
-Cost: about a microsecond each, so that words without a chance are passed over by a table look-up before; what sounds
-alike is looked up once a word and kept for the 65,536 last words. The slips of the fingers are in typo_letters.py.
+Cost: about a microsecond each; a table look-up skips words that offer no error, and misspellings by sound are cached
+for the last 65,536 words. The slips of the fingers are in letters.py.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from keylm.typos.confusions import CONFUSIONS, ENDINGS, PHONETIC_RULES
-from keylm.typos.layout import TAP_SLOTS, fill, miss_share, misses
-from keylm.typos.letters import FINGER_KINDS, FIRST_ENDING, LETTERS, SHORTEST, SLOTS, Splices, Struck, joined
+from keylm.languages.language import Language
+from keylm.typos.keys import TAP_SLOTS, fill, keys_of
+from keylm.typos.letters import FINGER_KINDS, FIRST_ENDING, SHORTEST, SLOTS, Splices, Struck, joined
 from keylm.typos.words import LONGEST, Ints, PlainWords
 
 Slip = Callable[[str, int], str | None]
@@ -25,31 +24,30 @@ Slip = Callable[[str, int], str | None]
 
 WORD_KINDS = ("inflection", "phonetic", "confusion", "apostrophe", "taps")
 KINDS_OF_SLIPS = tuple(kind for kind in (*FINGER_KINDS, *WORD_KINDS) if kind not in ("case", "space_missing"))
-"""The kinds that change one word and not only its case."""
+"""The kinds that change one word, and not only its case."""
 KINDS_MADE = (*FINGER_KINDS, *WORD_KINDS)
-"""All kinds of errors that are made; arrays have their places in it."""
+"""All kinds of errors that are made; arrays hold indices in it."""
 _UNDOUBLING, _CONFUSION, _APOSTROPHE = map(KINDS_MADE.index, ("undoubling", "confusion", "apostrophe"))
-_ENDING_LENGTHS = np.array([len(ending) for ending in ENDINGS])
 _MASK = (1 << 64) - 1
-_LONGEST_RULE = max(len(clean) for clean, _ in PHONETIC_RULES)
 
 
 class WordSlips:
-    """The slips with fitted preferences: words, rules, endings."""
+    """The slips, with fitted preferences for words, spellings and endings."""
 
-    def __init__(self, figures: Mapping[str, Any]) -> None:
-        """Make the tables from the figures of typo_rates.json."""
-        self._confusions = _confusion_tables(figures["confusions"])
-        self._sounds = lru_cache(maxsize=1 << 16)(_sound_table(figures["rules"]))
-        self._endings, self._forms = _form_tables(figures["endings"])
-        self._apostrophes = {w: [o for o in others if "'" in o] for w, others in CONFUSIONS.items() if "'" not in w}
-        self._apostrophes = {word: others for word, others in self._apostrophes.items() if others}
-        self._miss = {c: round(miss_share(c) * TAP_SLOTS) for c in LETTERS}
+    def __init__(self, language: Language) -> None:
+        """Make the tables from a language's confusions, spellings, endings, layout and rates."""
+        self._keys, rates = keys_of(language.layout), language.typo_rates
+        self._confusions = _confusion_tables(language, rates.confusions)
+        self._sounds = lru_cache(maxsize=1 << 16)(_sound_table(language.spellings, rates.rules))
+        self._endings, self._forms = _form_tables(language.endings, rates.endings)
+        self._ending_lengths = np.array([len(ending) for ending in language.endings])
+        self._apostrophes = _contractions(language)
+        self._miss = {c: round(self._keys.miss_share(c) * TAP_SLOTS) for c in language.words.letters}
         self._by_kind: dict[str, Slip] = {kind: getattr(self, f"_{kind}") for kind in WORD_KINDS[1:]}
         self._offers = _offers(self._confusions, self._apostrophes)
 
     def offers(self, words: PlainWords, struck: Struck) -> Ints:
-        """Return for each word which kinds it may offer errors of (bit n for number n); of others it has none."""
+        """Return for each word the kinds of which it may offer errors (bit n for number n); none of the others."""
         first, last = words.letters[struck.start], words.letters[struck.start + struck.length - 1]
         offers: Ints = self._offers[first & 31, last & 31, struck.length]
         offers &= ~((struck.doubled == 0).astype(np.int64) << _UNDOUBLING)
@@ -57,7 +55,7 @@ class WordSlips:
         return offers
 
     def splices(self, words: PlainWords, struck: Struck, rows: Sequence[Ints], made: list[str]) -> Splices:
-        """Return the errors of words; those that offer none have no splice. See `respelled` for `made`.
+        """Return the errors of words; words that offer none have no splice. See `respelled` for `made`.
 
         `rows` are the words of each of WORD_KINDS, as indices in `struck`.
         """
@@ -76,8 +74,9 @@ class WordSlips:
         form = self._forms[self._endings[third, second, last], np.minimum(length, 6), struck.bits[rows] & (SLOTS - 1)]
         good = form >= 0
         form, end = form[good].astype(np.int64), end[good]
-        goes = _ENDING_LENGTHS[form // len(ENDINGS)]
-        return Splices(rows[good], end - goes, goes, FIRST_ENDING + form % len(ENDINGS), end)
+        number = len(self._ending_lengths)
+        cut = self._ending_lengths[form // number]
+        return Splices(rows[good], end - cut, cut, FIRST_ENDING + form % number, end)
 
     def _phonetic(self, word: str, bits: int) -> str | None:
         choices = self._sounds(word)
@@ -100,22 +99,22 @@ class WordSlips:
         return f"{word[:-1]}'s" if len(word) > 3 and word[-1] == "s" != word[-2] else None
 
     def _taps(self, word: str, bits: int) -> str | None:
-        """Tap the whole word again: one letter misses its key for certain, each other one by chance."""
+        """Tap the whole word again: one letter misses its key for certain, the others by chance."""
         missed = bits % len(word)
         letters = []
         for at, letter in enumerate(word):
             bits = (bits * 6364136223846793005 + 1442695040888963407) & _MASK  # Knuth's MMIX generator
             if letter in self._miss and (at == missed or bits >> 52 < self._miss[letter]):
-                letter = misses(letter)[(bits >> 40) & (TAP_SLOTS - 1)]
+                letter = self._keys.misses(letter)[(bits >> 40) & (TAP_SLOTS - 1)]
             letters.append(letter)
         tapped = "".join(letters)
         return None if tapped == word or tapped != tapped.strip() else tapped
 
 
 def respelled(slip: Slip, words: PlainWords, struck: Struck, rows: Ints, made: list[str]) -> Splices:
-    """Return splices for those of `rows` that `slip` has another word for.
+    """Return splices for those of `rows` for which `slip` has another word.
 
-    The words go to the end of `made`; -1 as `new` is its first, -2 its second …
+    The words are appended to `made`; -1 as `new` is its first, -2 its second …
     """
     chosen = struck.at(rows)
     columns = (rows, chosen.start, chosen.length, chosen.capital, chosen.bits)
@@ -132,10 +131,10 @@ def respelled(slip: Slip, words: PlainWords, struck: Struck, rows: Ints, made: l
 
 
 def _offers(confusions: Iterable[str], contractions: Iterable[str]) -> Ints:
-    """Return which kinds words offer (bit n for number n) by their first and last letter and length.
+    """Return the kinds that words offer (bit n for number n), by first letter, last letter and length.
 
-    [32, 32, LONGEST + 1], letters as places in the alphabet. For the kinds that are listed word by word this takes in
-    a few words more: those that begin and end as a listed one does and are as long.
+    [32, 32, LONGEST + 1], letters as places in the alphabet. For kinds that are listed word by word this includes a few
+    more words: those with the ends and the length of a listed one.
     """
     offers = np.zeros((32, 32, LONGEST + 1), np.int64)
     for number, kind in enumerate(KINDS_MADE):
@@ -148,27 +147,34 @@ def _offers(confusions: Iterable[str], contractions: Iterable[str]) -> Ints:
     return offers
 
 
-def _confusion_tables(counts: Mapping[str, float]) -> dict[str, list[str]]:
-    """Return for each word the words that stand in its place, as slots; those with ' are another kind."""
+def _contractions(language: Language) -> dict[str, list[str]]:
+    """Return for each word without an apostrophe the words with one that are written for it."""
+    table = {w: [o for o in others if "'" in o] for w, others in language.confusions.items() if "'" not in w}
+    return {word: others for word, others in table.items() if others}
+
+
+def _confusion_tables(language: Language, counts: Mapping[str, float]) -> dict[str, list[str]]:
+    """Return for each word the words written for it, as slots; those with an apostrophe are another kind."""
     tables = {}
-    for word, others in CONFUSIONS.items():
+    for word, others in language.confusions.items():
         plain = [other for other in others if "'" not in other + word]
         if plain:
             tables[word] = fill(plain, [counts.get(f"{word}>{other}", 0) + 0.5 for other in plain], SLOTS)
     return tables
 
 
-def _sound_table(counts: Mapping[str, float]) -> Callable[[str], list[str]]:
-    """Return the function from a word to what PHONETIC_RULES make of it, each as often as its rule was counted."""
+def _sound_table(spellings: Sequence[tuple[str, str]], counts: Mapping[str, float]) -> Callable[[str], list[str]]:
+    """Return the function from a word to its misspellings by sound, each as often as its rule was counted."""
+    longest = max(len(clean) for clean, _ in spellings)
     rules: dict[str, list[tuple[str, int]]] = {}
-    for clean, noisy in PHONETIC_RULES:
+    for clean, noisy in spellings:
         # A fifth of a count for each rule: those that were not seen are not impossible.
         rules.setdefault(clean, []).append((noisy, 1 + round(5 * counts.get(f"{clean}>{noisy}", 0))))
 
     def choices(word: str) -> list[str]:
         found: list[str] = []
         for start in range(1, len(word)):
-            for end in range(start + 1, min(start + _LONGEST_RULE, len(word)) + 1):
+            for end in range(start + 1, min(start + longest, len(word)) + 1):
                 for noisy, count in rules.get(word[start:end], ()):
                     found += [word[:start] + noisy + word[end:]] * count
         return found
@@ -176,33 +182,38 @@ def _sound_table(counts: Mapping[str, float]) -> Callable[[str], list[str]]:
     return choices
 
 
-def _form_tables(counts: Mapping[str, float]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int16]]:
-    """Return which class of endings a word has, by its last three letters, and what is exchanged in that class.
+def _form_tables(
+    endings: Sequence[str], counts: Mapping[str, float]
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int16]]:
+    """Return the class of endings of a word, by its last three letters, and the exchanges in that class.
 
-    Letters are places in the alphabet, [32, 32, 32]. The second table is for classes, lengths of words up to 6 and
-    SLOTS of chance: the place of what goes in ENDINGS, times their number, plus the place of what comes; or -1.
+    Letters are places in the alphabet, [32, 32, 32]. The second table is [classes, lengths of words up to 6, SLOTS]:
+    the old ending's index, times the number of endings, plus the new ending's index; or -1.
     """
     matching = np.zeros((32, 32, 32), np.int64)
-    for number, ending in enumerate(ENDINGS):
+    for number, ending in enumerate(endings):
         letters = [slice(None)] * (3 - len(ending)) + [ord(letter) & 31 for letter in ending]
         matching[tuple(letters)] |= 1 << number
     sets, classes = np.unique(matching, return_inverse=True)
     forms = np.full((len(sets), 7, SLOTS), -1, np.int16)
     for of_class, bits in zip(forms, sets.tolist(), strict=True):
-        endings = [ending for number, ending in enumerate(ENDINGS) if bits >> number & 1]
+        present = [ending for number, ending in enumerate(endings) if bits >> number & 1]
         for length in range(3, 7):
-            weights = _exchanges(counts, [ending for ending in endings if length - len(ending) >= 3], endings)
+            going = [ending for ending in present if length - len(ending) >= 3]
+            weights = _exchanges(endings, counts, going, present)
             if weights:
                 of_class[length] = list(map(int, fill(list(map(str, weights)), list(weights.values()), SLOTS)))
     return classes.reshape(matching.shape).astype(np.uint8), forms
 
 
-def _exchanges(counts: Mapping[str, float], going: Sequence[str], endings: Sequence[str]) -> dict[int, float]:
-    """Return how often one of `going` was exchanged, by what for what; `endings` are all that the word has."""
-    finished = not {"ing", "ed", "ly"}.isdisjoint(endings)  # "writings", not "writinged"
+def _exchanges(
+    endings: Sequence[str], counts: Mapping[str, float], going: Sequence[str], present: Sequence[str]
+) -> dict[int, float]:
+    """Return how often one of `going` was exchanged, by old and new ending; `present` are all that the word has."""
+    finished = not {"ing", "ed", "ly"}.isdisjoint(present)  # "writings", not "writinged"
     return {
-        ENDINGS.index(ending) * len(ENDINGS) + number: count
+        endings.index(ending) * len(endings) + number: count
         for ending in going
-        for number, other in enumerate(ENDINGS)
+        for number, other in enumerate(endings)
         if (ending or other == "s" or not finished) and (count := counts.get(f"{ending}>{other}", 0))
     }

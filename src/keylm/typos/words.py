@@ -1,11 +1,11 @@
-r"""The words of many texts at once: where tokens stand, which of them are plain words, and draws of them.
+r"""The words of many texts at once: the places of tokens, which of them are plain words, and random draws of them.
 
-Invariant: every answer about a text depends on that text (and its key) alone, never on the others beside it, and all
-arithmetic is of whole numbers, so that the same comes out on every platform.
+Invariant: every answer about a text depends on that text (and its key) alone, never on the texts processed with it, and
+all arithmetic is on integers, so that results are the same on every platform.
 
 Each character has a byte of flags (_FLAGS: small letter, capital, apostrophe …). The flags of a token of up to 24
-characters make up masks of 32 bits, one for each flag, in which bit n is the token's n-th character. A few bit
-operations on these then find what this regular expression would, for all tokens at once:
+characters form masks of 32 bits, one for each flag, in which bit n is the token's n-th character. A few bit
+operations on these find what this regular expression would, for all tokens at once:
 
     ["'(\[“‘]*[A-Za-z][a-z]*(['’][a-z]+)*["')\]”’.,;:!?…]*
 """
@@ -16,35 +16,37 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from keylm.languages.language import ENGLISH
+
 Ints = npt.NDArray[np.int64]
 Bits = npt.NDArray[np.uint64]
 Masks = npt.NDArray[np.uint32]
 Bools = npt.NDArray[np.bool_]
 
 LONGEST = 24
-"""Longer tokens are left alone: few are words."""
+"""Longer tokens are never changed: few are words."""
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-"""What lies between two numbers that `mixed` makes draws of."""
+"""The step between two numbers that `mixed` turns into random bits."""
 _WINDOW = 32
 assert _WINDOW > LONGEST
 _BEFORE = 28
-"""Characters looked at before a place to find where its token begins; of 64 bits 57 are left, so 28 behind it."""
+"""Characters examined before a place to find the start of its token; of 64 bits 57 are left, so 28 after it."""
 _BITS_BEFORE, _ONE = np.uint64((1 << _BEFORE) - 1), np.uint64(1)
 _SMALL, _CAPITAL, _APOSTROPHE, _OPENING, _CLOSING, _BLANK = (1 << bit for bit in range(6))
 _WORD_FLAGS = np.array([_SMALL, _CAPITAL, _APOSTROPHE, _OPENING, _CLOSING], np.uint8)
 
-# So that each character is one byte, the marks outside Latin-1 take the places of others that count as they do. A
-# question mark is what all else outside Latin-1 becomes, which must count as no mark: the real ones become "!".
+# So that each character is one byte, marks outside Latin-1 are replaced by others of the same class. Everything else
+# outside Latin-1 becomes a question mark, which must not count as a mark: real ones become "!".
 CURLED = "`"
-"""What stands for ’ in the bytes of `Words`; a real one becomes ~."""
+"""Represents ’ in the bytes of `PlainWords`; a real one becomes ~."""
 _STAND_INS = (("?", "!"), (CURLED, "~"), ("’", CURLED), ("“", "("), ("‘", "("), ("”", ")"), ("…", "."))
 
 
-def _flags() -> bytes:
+def _flags(letters: str) -> bytes:
     flags = [0] * 256
     for characters, flag in (
-        ("abcdefghijklmnopqrstuvwxyz", _SMALL),
-        ("ABCDEFGHIJKLMNOPQRSTUVWXYZ", _CAPITAL),
+        (letters, _SMALL),
+        (letters.upper(), _CAPITAL),
         ("'" + CURLED, _APOSTROPHE),
         ("\"'([", _OPENING),
         ("\"')].,;:!" + CURLED, _CLOSING),
@@ -55,11 +57,11 @@ def _flags() -> bytes:
     return bytes(flags)
 
 
-_FLAGS = _flags()
+_FLAGS = _flags(ENGLISH.words.letters)
 
 
 class Plain(NamedTuple):
-    """Plain words [n]: which of the tokens asked about they are, and what they are like."""
+    """Plain words [n]: their index among the tokens that were examined, and their properties."""
 
     token: Ints
     start: Ints
@@ -71,13 +73,13 @@ class Plain(NamedTuple):
 
 
 class PlainWords:
-    """Some texts in a row, with a line end behind each. Places in all its arrays are characters of that row."""
+    """Texts in a row, with a line end after each. Places in all its arrays are characters of that row."""
 
     def __init__(self, texts: Sequence[str]) -> None:
         raw = b"\n".join(map(_narrow, texts)) + b"\n" + bytes(_WINDOW)
         self.row = "\n".join(texts)
         self.letters = np.frombuffer(raw.lower(), np.uint8)
-        """In small letters; ’ as CURLED."""
+        """Lower case; ’ as CURLED."""
         self.sizes = np.fromiter(map(len, texts), np.int64, len(texts))
         """Characters of each text."""
         self.begins = np.cumsum(self.sizes + 1) - self.sizes - 1
@@ -88,15 +90,15 @@ class PlainWords:
         self._word_ends = blank[1:] > blank[:-1]
 
     def counts(self) -> list[int]:
-        """Return how many words (or what stands between blanks) each text has."""
+        """Return the number of tokens (runs between blanks) of each text."""
         bounds = zip(self.begins.tolist(), (self.begins + self.sizes).tolist(), strict=True)
         return [int(np.count_nonzero(self._word_ends[begin:end])) for begin, end in bounds]
 
     def draw(self, texts: Ints, keys: Bits, first: Ints, counts: Ints) -> tuple[Ints, Ints, Ints, Bits]:
         """Draw places in `texts`; return for each its text, the start and length of the token there, and 64 bits.
 
-        A place at a blank counts to the token before it. All arguments are [texts]: the text, its key, and which of its
-        endless sequence of draws to make: `counts` from number `first` on. The upper half of the bits chose the place.
+        A place at a blank belongs to the token before it. All arguments are [texts]: the text, its key, and the part of
+        its endless sequence of draws: `counts` from number `first` on. The upper half of the bits chose the place.
         """
         text = np.repeat(texts, counts)
         number = np.arange(len(text)) + np.repeat(first - np.cumsum(counts) + counts, counts)
@@ -105,7 +107,7 @@ class PlainWords:
         return text, *self.tokens(self.begins[text] + place), bits
 
     def tokens(self, place: Ints) -> tuple[Ints, Ints]:
-        """Return start and length of the tokens at places; of those longer than LONGEST only that they are longer."""
+        """Return start and length of the tokens at places; of tokens longer than LONGEST only that they are longer."""
         eights = np.ndarray((len(self._blank_bits) - 7,), "V8", self._blank_bits, strides=(1,))
         blank = eights[place >> 3].view("<u8") >> (place & 7).astype(np.uint64)  # bit _BEFORE is the place itself
         before = blank & _BITS_BEFORE
@@ -140,7 +142,7 @@ class PlainWords:
         return Plain(kept, start[kept] + skipped, lengths, (capital & first)[kept] != 0, apostrophes)
 
     def doubled(self, start: Ints, length: Ints) -> Masks:
-        """Return masks of the letters of words that come again right behind."""
+        """Return masks of the letters of words that the same letter follows."""
         windows = np.ndarray((len(self.letters) - _WINDOW,), f"V{_WINDOW}", self.letters, strides=(1,))
         letters = windows[start].view(np.uint8)
         same = np.zeros(len(letters), np.bool_)
@@ -149,7 +151,7 @@ class PlainWords:
 
 
 def mixed(numbers: Bits) -> Bits:
-    """Return numbers whose bits all hang on all bits of the given ones.
+    """Return numbers of which every bit depends on all bits of the given ones.
 
     The finaliser of SplitMix64 (Steele, Lea & Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014).
     """
@@ -159,7 +161,7 @@ def mixed(numbers: Bits) -> Bits:
 
 
 def masks(bits: npt.NDArray[Any]) -> Masks:
-    """Return for each 32 values the mask of those that are not 0."""
+    """Return for every 32 values the mask of those that are not 0."""
     return np.packbits(bits, bitorder="little").view("<u4")
 
 
@@ -169,7 +171,7 @@ def below(count: Ints) -> Masks:
 
 
 def lowest(bits: Masks) -> Masks:
-    """Return the lowest bit of each mask alone."""
+    """Return the lowest set bit of each mask."""
     return bits & (~bits + np.uint32(1))
 
 
