@@ -25,8 +25,10 @@ from keylm.base.errors import KeylmError
 from keylm.base.files import read_json, write_json
 from keylm.export.exporter import Wish, export
 from keylm.export.reference import TorchModel
-from keylm.export.web import CDN, PAGE, RUNTIMES, TRANSFORMERS_JS, Library, find_library, write_page
+from keylm.export.web import CDN, RUNTIMES, TRANSFORMERS_JS, Library, find_library, write_page
 from keylm.model.folder import export_model
+from keylm.page import PAGE, page_files
+from keylm.page.language import language_json
 from keylm.runtimes import onnx_files
 
 pytestmark = pytest.mark.skipif(not all(map(find_spec, ("onnx", "onnxruntime"))), reason="needs the export extra")
@@ -69,7 +71,9 @@ def test_the_page_names_the_library_it_takes(project: Path, tmp_path: Path):
         library = find_library(folder)
         write_page(web, library)
         assert {file.name for file in (web / "transformers.js").iterdir()} == {file.name for file in library.files}
-    assert {file.name for file in PAGE.iterdir()} <= {file.name for file in web.iterdir()}
+    names = {file.name for file in page_files()} | {"language.json", "transformers.js"}
+    assert {file.name for file in web.iterdir()} == names
+    assert (web / "language.json").read_bytes() == language_json()
     assert 'name="keylm-transformers" content="transformers.js/"' in (web / "index.html").read_text()
     write_page(web, None)
     text = (web / "index.html").read_text()
@@ -245,13 +249,17 @@ def greedy(model: Path, messages: list[dict[str, str]], tokens: int) -> str:
 
 
 CORRECT = """async ([probabilities, typed, ids]) => {
-  const { NearWords, correct } = await import(new URL("correct.js", document.baseURI).href);
-  const words = [[5, " time"], [6, " team"], [7, " Tim"], [8, " item"]];
-  const tokens = { ends: [0] };
+  const load = (name) => import(new URL(name, document.baseURI).href);
+  const { NearWords, correct } = await load("correct.js");
+  const { Channel } = await load("channel.js");
+  const language = await (await load("language.js")).loadLanguage();
+  const spelling = [[5, " time"], [6, " team"], [7, " Tim"], [8, " item"], [9, " there"], [12, " their"], [13, "tim"]];
+  const tokens = { ends: [0], spelling };
+  const near = new NearWords(tokens, language, new Channel(language.mistakes));
   const row = new Float32Array(20).fill(Math.log(1e-9));
   for (const [id, value] of Object.entries(probabilities)) row[id] = Math.log(value);
   const expect = async (paths) => paths.map(() => row);
-  return correct(expect, tokens, new NearWords(words), typed, ids);
+  return correct(expect, tokens, near, typed, ids);
 }"""
 
 
@@ -264,11 +272,14 @@ CASES = [
     ({5: 0.02, 0: 0.9}, "TIEM", [10, 11], None),
     ({5: 0.02, 0: 0.9}, "xyzzy", [10, 11], None),
     ({5: 0.02, 0: 0.9}, "tm", [10], None),
+    ({9: 0.4, 12: 0.0001, 0: 0.9}, "their", [12], "there"),  # the wrong word of two that are confused
+    ({9: 0.02, 12: 0.02, 0: 0.9}, "their", [12], None),
 ]
 
 
-def test_the_browsers_corrector(opened: Callable[..., Any]):
-    with static(PAGE) as address:
+def test_the_browsers_corrector(opened: Callable[..., Any], tmp_path: Path):
+    write_page(tmp_path, None)
+    with static(tmp_path) as address:
         page = opened(f"{address}/style.css")
         for likely, typed, ids, wanted in CASES:
             probabilities = {str(token): value for token, value in likely.items()}

@@ -68,7 +68,12 @@ def focused(page):
 
 def test_the_pages_files_are_open_and_keep_to_themselves(with_rules):
     address = with_rules(api_key="secret")
-    for path, kind in (("/", "text/html"), ("/app.js", "text/javascript"), ("/style.css", "text/css")):
+    for path, kind in (
+        ("/", "text/html"),
+        ("/app.js", "text/javascript"),
+        ("/style.css", "text/css"),
+        ("/language.json", "application/json"),
+    ):
         with urllib.request.urlopen(address + path, timeout=30) as answer:
             assert answer.headers["content-type"].startswith(kind)
             policy = answer.headers["content-security-policy"]
@@ -209,7 +214,8 @@ def test_pasting_and_moving_save_nothing(opened, address):
     found = page.evaluate(
         """async () => {
           const { Typing } = await import("/typing.js");
-          const typing = Object.assign(new Typing(), { autocorrect: false });
+          const { loadLanguage } = await import("/language.js");
+          const typing = Object.assign(new Typing(await loadLanguage()), { autocorrect: false });
           typing.edit("pasted text", 11);
           const pasted = [typing.keys, typing.saved];
           typing.move(typing.text, 6);

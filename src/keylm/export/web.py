@@ -1,10 +1,11 @@
-"""The page of `keylm serve` as a folder for any static host, where the model runs in the visitor's browser.
+"""The page of `keylm serve` as a folder for any static host; the model runs in the visitor's browser.
 
-    web/index.html, *.js, *.css    the page; index.html says that models.json lists what to run
-    web/transformers.js/           a copy of the library, where one was given; else the page takes it from a CDN
-    web/models.json, models/NAME/  written by export.py
+    web/index.html, *.js, *.css    the page; index.html names models.json as the list of models
+    web/language.json              the keyboard's layout, words and error rates (page/language.py)
+    web/transformers.js/           a copy of the library, where one was given; otherwise the page loads it from a CDN
+    web/models.json, models/NAME/  written by exporter.py
 
-Invariant: what a visitor's browser loads has one version, that of TRANSFORMERS_JS, or is the copy.
+Invariant: the library that a visitor's browser loads has one version, TRANSFORMERS_JS, or is the copy.
 """
 
 import shutil
@@ -14,14 +15,15 @@ from typing import Any
 
 from keylm.base.errors import KeylmError
 from keylm.base.files import atomic_write, read_json
-from keylm.page import PAGE, PAGE_POLICY
+from keylm.page import PAGE_POLICY, page_files
+from keylm.page.language import LANGUAGE_FILE, language_json
 
 TRANSFORMERS_JS = "4.3.1"
 CDN = f"https://cdn.jsdelivr.net/npm/@huggingface/transformers@{TRANSFORMERS_JS}/dist/"
 COPY = "transformers.js"
 MARK = "<!-- keylm:web -->"
 POLICY = f"{PAGE_POLICY}; worker-src 'self'"
-"""Of the page. Its worker, which loads the library, has the policy that the host sends with worker.js."""
+"""For the page. Its worker, which loads the library, has the policy that the host sends with worker.js."""
 RUNTIMES = ("ort-wasm-simd-threaded", "ort-wasm-simd-threaded.asyncify")
 """onnxruntime's builds: the plain one, and the larger one that WebGPU needs."""
 
@@ -35,7 +37,7 @@ class Library:
 
     @property
     def files(self) -> list[Path]:
-        """Return what the page needs of them; licences too."""
+        """Return the files that the page needs, licences included."""
         runtimes = [self.onnxruntime / "dist" / f"{name}{end}" for name in RUNTIMES for end in (".mjs", ".wasm")]
         return [self.transformers / "dist" / "transformers.min.js", self.transformers / "LICENSE", *runtimes]
 
@@ -76,7 +78,8 @@ def write_page(web: Path, library: Library | None) -> None:
     }
     head = [f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">']
     head += [f'<meta name="{name}" content="{value}">' for name, value in settings.items()]
-    for file in PAGE.iterdir():
+    atomic_write(web / LANGUAGE_FILE, language_json())
+    for file in page_files():
         text = file.read_text(encoding="utf-8")
         if file.name == "index.html":
             assert MARK in text

@@ -1,14 +1,15 @@
-// The page's beginning: which model answers, which of the two views is seen.
+// The page's entry point: which model answers, and which of the two views is shown.
 
 import { Chat } from "./chat.js";
 import { Keyboard } from "./keyboard.js";
+import { loadLanguage } from "./language.js";
 import { Local } from "./local.js";
 import { Server } from "./server.js";
 import { byId, make, said } from "./dom.js";
 
 const TABS = ["chat", "keyboard"];
 
-/** Return what answers: the server that the page came from, or, in a static folder, a model in this browser. */
+/** Return the model to ask: that of the page's own server or, in a static folder, one in this browser. */
 function backend() {
   const setting = (name) => document.querySelector(`meta[name="keylm-${name}"]`)?.content;
   const models = setting("models");
@@ -54,11 +55,11 @@ function tabs(views) {
   show(named(), views);
 }
 
-async function begin() {
-  const source = backend();
-  const views = { chat: new Chat(source), keyboard: new Keyboard(source) };
-  tabs(views);
+async function start() {
   try {
+    const source = backend();
+    const views = { chat: new Chat(source), keyboard: new Keyboard(source, await loadLanguage()) };
+    tabs(views);
     const { name, context, place } = await source.open();
     document.title = `${name} · keylm`;
     byId("where").replaceChildren(name, make("span", {}, ` · ${place}`));
@@ -71,4 +72,4 @@ async function begin() {
   }
 }
 
-begin();
+start();

@@ -1,4 +1,4 @@
-// The conversation: streamed answers that can be stopped, settings tucked away.
+// The chat view: streamed answers that can be stopped, and folded settings.
 
 import { byId, make, said } from "./dom.js";
 
@@ -81,7 +81,7 @@ export class Chat {
     } catch (error) {
       if (!running.signal.aborted) written.fail(error);
     }
-    if (this.#running !== running) return; // a new chat has begun
+    if (this.#running !== running) return; // a new chat has started
     this.#running = null;
     delete shown.dataset.busy;
     written.end(running.signal.aborted);
@@ -89,7 +89,7 @@ export class Chat {
       turns.push({ role: "assistant", content: written.text });
     } else {
       const { content } = turns.pop();
-      byId("message").value ||= content; // to be put again
+      byId("message").value ||= content; // to be sent again
     }
     this.#busy(false);
   }
@@ -103,7 +103,7 @@ export class Chat {
   }
 }
 
-/** One answer as it grows. */
+/** An answer while it is written. */
 class Written {
   text = "";
   #shown;
@@ -150,7 +150,7 @@ class Written {
   }
 }
 
-/** Return the settings; null, with the fault shown, where one is out of bounds. */
+/** Return the settings; null, with the error shown, where one is out of bounds. */
 function chosen() {
   const faulty = NUMBERS.map(byId).find((input) => !input.checkValidity());
   if (faulty) {
@@ -183,7 +183,7 @@ function toEnd() {
   byId("messages").scrollTop = byId("messages").scrollHeight;
 }
 
-/** Let the message's box be as high as its text. */
+/** Make the message box as high as its text. */
 function grow() {
   const box = byId("message");
   box.style.height = "auto";

@@ -1,4 +1,4 @@
-// Small things that all parts use.
+// Small helpers for all modules.
 
 /** Return the element with an id. */
 export function byId(id) {
@@ -14,7 +14,7 @@ export function make(tag, properties = {}, ...children) {
   return element;
 }
 
-/** Return what is said of an error. */
+/** Return an error's message. */
 export function said(error) {
   return error?.message || String(error);
 }

@@ -1,20 +1,8 @@
-// The keyboard's view: the field, the strip of three words, the keys, the figures. What they do stands in typing.js.
+// The keyboard's view: the field, the strip of three words, the keys, the figures. typing.js has the behaviour.
 
 import { byId, make, said } from "./dom.js";
 import { Typing } from "./typing.js";
 
-const LETTERS = [
-  [..."qwertyuiop"],
-  [..."asdfghjkl"],
-  ["shift", ..."zxcvbnm", "backspace"],
-  ["signs", ",", "space", ".", "enter"],
-];
-const SIGNS = [
-  [..."1234567890"],
-  [...'-/:;()$&@"'],
-  [..."#%+=*!?'", "backspace"],
-  ["letters", ",", "space", ".", "enter"],
-];
 const STEPS = { ArrowDown: [1, 0], ArrowUp: [-1, 0], ArrowRight: [0, 1], ArrowLeft: [0, -1] };
 const NAMED = {
   shift: ["⇧", "Shift"],
@@ -29,15 +17,19 @@ const AGAIN = 70;
 
 export class Keyboard {
   #source;
-  #typing = new Typing();
-  #rows = LETTERS;
+  #typing;
+  #boards;
+  #board = "letters";
   #shift = false;
   #asking = false;
   #failed = "";
   #held = null;
 
-  constructor(source) {
+  /** `source`: a Server or Local; `language`: a Language. */
+  constructor(source, language) {
     this.#source = source;
+    this.#typing = new Typing(language);
+    this.#boards = boardsOf(language.layout);
     this.#drawBoard();
     this.#listenToField();
     this.#listenToStrip();
@@ -63,7 +55,7 @@ export class Keyboard {
     this.#do(() => {});
   }
 
-  /** Change something, show it, and ask what is to be known. */
+  /** Change something, show it, and ask for suggestions. */
   #do(change) {
     change();
     this.#shift = this.#typing.capital;
@@ -168,7 +160,7 @@ export class Keyboard {
 
   #drawBoard() {
     const board = byId("board");
-    const rows = this.#rows.map((row) => make("div", { className: "row" }, ...row.map((name) => keyOf(name))));
+    const rows = this.#boards[this.#board].map((row) => make("div", { className: "row" }, ...row.map((name) => keyOf(name))));
     board.replaceChildren(...rows);
     board.querySelector("button").tabIndex = 0;
     if (board.dataset.listens) return;
@@ -203,7 +195,7 @@ export class Keyboard {
       this.#shift = !this.#shift;
       this.#show();
     } else if (name === "signs" || name === "letters") {
-      this.#rows = name === "signs" ? SIGNS : LETTERS;
+      this.#board = name;
       const focused = byId("board").contains(document.activeElement);
       this.#drawBoard();
       this.#show();
@@ -245,7 +237,7 @@ export class Keyboard {
       await navigator.clipboard.writeText(this.#typing.text);
       byId("said").textContent = "copied";
     } catch {
-      document.execCommand("copy"); // where the clipboard is not given to pages without TLS
+      document.execCommand("copy"); // browsers deny the clipboard to pages without TLS
     }
     byId("field").setSelectionRange(this.#typing.before.length, this.#typing.before.length);
   }
@@ -272,7 +264,7 @@ export class Keyboard {
     const strip = byId("strip");
     const signature = JSON.stringify([choices, this.#failed]);
     if (strip.dataset.shown === signature) return;
-    // Between a key and its answer the last words stay, faded, so that nothing jumps.
+    // Between a key and its answer the last words stay, faded, so that nothing moves.
     const waits = !choices.length && this.#typing.question() !== null && !this.#typing.hidden;
     strip.classList.toggle("waits", waits);
     if (waits) {
@@ -300,6 +292,16 @@ export class Keyboard {
     byId("meter-used").style.inlineSize = `${Math.min(100, Math.max(0, 100 - percent))}%`;
     byId("meter").setAttribute("aria-label", `${keys} keys for ${characters} characters: ${percent} % saved`);
   }
+}
+
+/** Return the rows of keys of the two boards. */
+function boardsOf({ rows, signs, beside_space: [left, right] }) {
+  const letters = rows.map((keys) => [...keys]);
+  const others = signs.map((keys) => [...keys]);
+  letters.at(-1).unshift("shift");
+  for (const board of [letters, others]) board.at(-1).push("backspace");
+  const lowest = (other) => [other, left, "space", right, "enter"];
+  return { letters: [...letters, lowest("signs")], signs: [...others, lowest("letters")] };
 }
 
 function keyOf(name) {

@@ -1,4 +1,4 @@
-// A model in this browser: worker.js does the work, here are its questions and answers.
+// A model in this browser: worker.js computes, this sends it questions and receives the answers.
 
 export class Local {
   #models;
@@ -13,7 +13,7 @@ export class Local {
   /** Take addresses of models.json and of transformers.js; `progress` is called with {loaded, total, done}. */
   constructor(models, library, progress) {
     [this.#models, this.#library, this.#progress] = [models, library, progress];
-    this.#ready.catch(() => {}); // open() says it too
+    this.#ready.catch(() => {}); // open() reports it too
   }
 
   /** Return the model's name and context, and where it runs. */
@@ -77,17 +77,17 @@ export class Local {
   /** Yield the worker's answers to a question, up to the last. */
   async *#ask(kind, body) {
     const id = this.#next++;
-    const come = [];
+    const arrived = [];
     let wake = () => {};
     this.#waiting.set(id, (answer) => {
-      come.push(answer);
+      arrived.push(answer);
       wake();
     });
     this.#worker.postMessage({ id, kind, ...body });
     try {
       for (;;) {
-        while (!come.length) await new Promise((resolve) => (wake = resolve));
-        const { error, ended, answer } = come.shift();
+        while (!arrived.length) await new Promise((resolve) => (wake = resolve));
+        const { error, ended, answer } = arrived.shift();
         if (error) throw new Error(error);
         if (ended) return;
         yield answer;

@@ -1,7 +1,7 @@
-// The ONNX model step by step: tokens in, what is expected behind them out, keys and values kept.
+// The ONNX model step by step: tokens in, predictions of the next token out, keys and values kept.
 
 const PREFILL = 256; // tokens that are read at once
-const TRIED = 400; // tokens that are kept behind a text
+const TRIED = 400; // tokens that are kept after a text
 
 /** A text that has been read: its tokens, their keys and values ({name: tensor}), the logits of the next one. */
 export class Reading {
@@ -16,7 +16,7 @@ export class Reading {
     [this.#model, this.#Tensor] = [model, Tensor];
   }
 
-  /** Go to a text (at least one token); what it has in common with the last one is not read again. */
+  /** Move to a text (at least one token); its common prefix with the last one is not read again. */
   async move(ids) {
     const common = same(ids, this.ids);
     if (common === ids.length && common === this.ids.length) return;
@@ -33,7 +33,7 @@ export class Reading {
     this.logits = logits.at(-1);
   }
 
-  /** Read one token behind each of `parents` ({past, row}, all of one length); returns {past, logits: a row each}. */
+  /** Read one token after each of `parents` ({past, row}, all of one length); returns {past, logits: a row each}. */
   async branch(parents, tokens) {
     const past = gather(parents, this.#Tensor);
     const found = await this.#run(
@@ -62,7 +62,7 @@ export class Reading {
     };
   }
 
-  /** Forget what was read behind the first `length` tokens; returns how many are left: on a GPU all or none. */
+  /** Drop what was read after the first `length` tokens; returns how many are left: on a GPU all or none. */
   #cut(length) {
     if (length === this.ids.length) return length;
     const left = onGpu(this.past) ? 0 : length;
@@ -73,7 +73,7 @@ export class Reading {
   }
 }
 
-/** What is expected behind a text and some tokens more, each read once as long as the text stays. */
+/** Predictions after a text and a few more tokens, each read once while the text stays. */
 export class Tree {
   #text;
   #known = new Map();
@@ -90,7 +90,7 @@ export class Tree {
     this.#known = new Map([["", { past: this.#text.past, row: 0, expected: row }]]);
   }
 
-  /** Return the next token's log-probabilities behind paths of one length, whose beginnings were asked for before. */
+  /** Return the next token's log-probabilities after paths of one length, whose prefixes were asked for before. */
   async expect(paths) {
     const missing = paths.filter((path) => !this.#known.has(path.join()));
     if (missing.length) {
@@ -105,7 +105,7 @@ export class Tree {
   }
 }
 
-/** Return a token drawn from logits; `seen` are the tokens that the repetition penalty is for. */
+/** Return a token sampled from logits; `seen` are the tokens that the repetition penalty applies to. */
 export function sample(logits, { temperature = 1, top_p = 1, repetition_penalty = 1 }, seen) {
   const weighed = Float32Array.from(logits);
   for (const id of new Set(seen)) weighed[id] *= weighed[id] < 0 ? repetition_penalty : 1 / repetition_penalty;
@@ -121,7 +121,7 @@ export function sample(logits, { temperature = 1, top_p = 1, repetition_penalty 
   return kept.find((id) => (drawn -= chances[id]) < 0) ?? best;
 }
 
-/** Return the length of the longest common beginning. */
+/** Return the length of the longest common prefix. */
 function same(left, right) {
   let length = 0;
   while (length < left.length && left[length] === right[length]) length++;

@@ -1,4 +1,4 @@
-// A model behind this page's own server: OpenAI's chat as server-sent events, /v1/suggest, a key where one is set.
+// A model on this page's own server: OpenAI's chat as server-sent events, /v1/suggest, an API key where one is set.
 
 import { byId } from "./dom.js";
 
@@ -38,12 +38,12 @@ export class Server {
     }
   }
 
-  /** Return what /v1/suggest says of the text before the cursor. Throws ApiError. */
+  /** Return the answer of /v1/suggest for the text before the cursor. Throws ApiError. */
   async suggest(text) {
     return (await this.#call("v1/suggest", { text, k: 3 })).json();
   }
 
-  /** Begin an answer; where its longest length does not fit the context, leave the length to the server. */
+  /** Request an answer; where max_tokens does not fit the context, leave the length to the server. */
   async #answer(body, signal) {
     try {
       return await this.#call("v1/chat/completions", body, signal);
@@ -73,7 +73,7 @@ export class Server {
     return answer;
   }
 
-  /** Wait for a key other than `refused`; who asks meanwhile waits for the same. */
+  /** Wait for a key other than `refused`; concurrent calls wait for the same dialog. */
   #askForKey(refused) {
     if (sessionStorage.getItem(KEY) !== refused) return Promise.resolve();
     this.#asked ??= new Promise((resolve) => {
@@ -108,7 +108,7 @@ async function* events(answer) {
       rest = parts.pop();
       for (const part of parts) {
         const data = part.replace(/^data: ?/, "");
-        if (data === "[DONE]") continue; // the end itself follows
+        if (data === "[DONE]") continue; // the stream ends next
         yield JSON.parse(data);
       }
     }

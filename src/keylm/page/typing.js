@@ -1,18 +1,12 @@
-// What a phone's keyboard does, without the screen: words that are taken, autocorrection, its undoing, and the count.
+// What a phone's keyboard does, without the screen: accepted words, autocorrection, undo, and the keystroke count.
 //
-// The count is that of Trnka & McCoy (ACL 2008), with people's mistakes: a letter, space, sign or backspace is a key; a
-// word that is taken is a key and brings its space, whose place a sign takes. Saved are the text's characters less the
-// keys. What comes otherwise (pasted, cut) counts one key a character and saves nothing.
+// Keystrokes are counted as by Trnka & McCoy (ACL 2008), but with mistakes: a letter, space, sign or backspace is a key;
+// an accepted word is one key, and its space comes with it, which a following sign replaces. Saved keystrokes are the
+// text's characters minus the keys. Other changes (paste, cut) count one key a character and save nothing.
 
-const WORD = /(?<![\p{L}\p{N}_'])[A-Za-z]+(?:'[A-Za-z]+)*'?$/u;
 const ENDS_A_WORD = new Set([" ", "\n", ".", ",", "!", "?", ";", ":"]);
 const TAKES_A_SPACE = new Set([".", ",", "!", "?", ";", ":"]);
-const UNSOUGHT = { suggestions: [], correction: null, partial: "" };
-
-/** Return the word at a text's end that is being typed; empty between words. */
-export function partialOf(text) {
-  return WORD.exec(text)?.[0] ?? "";
-}
+const NO_ANSWER = { suggestions: [], correction: null, partial: "" };
 
 export class Typing {
   before = "";
@@ -21,19 +15,25 @@ export class Typing {
   taken = 0;
   corrected = 0;
   autocorrect = true;
-  hidden = false; // put away with Esc until the next word
-  #answers = new Map(); // of the last texts
+  hidden = false; // dismissed with Esc until the next word
+  #language;
+  #answers = new Map(); // for the last texts
   #ended = []; // words whose end was typed before their correction was known
   #kept = new Set(); // words that the user insists on
   #undo = null; // {before: the text as it is now, restored: as it was typed, word: what was typed, corrected}
   #spaced = null; // the text, where its last space came with a word
+
+  /** `language`: a Language. */
+  constructor(language) {
+    this.#language = language;
+  }
 
   get text() {
     return this.before + this.after;
   }
 
   get partial() {
-    return partialOf(this.before);
+    return this.#language.partial(this.before);
   }
 
   get characters() {
@@ -50,7 +50,7 @@ export class Typing {
     return /(^|[.!?]\s+|\n)$/.test(this.before);
   }
 
-  /** What was typed in the place of which a word stands; null where backspace only deletes. */
+  /** The typed letters that a correction or an accepted word replaced; null where backspace only deletes. */
   get undoable() {
     return this.#undo?.before === this.before ? this.#undo.word : null;
   }
@@ -74,7 +74,7 @@ export class Typing {
     const asked = this.before;
     this.before += character;
     if (!word || !ENDS_A_WORD.has(character)) {
-      if (!/[A-Za-z']/.test(character)) this.hidden = false;
+      if (!this.#language.part.test(character)) this.hidden = false;
       return;
     }
     this.hidden = false;
@@ -83,7 +83,7 @@ export class Typing {
     else if (this.autocorrect && !this.#kept.has(word.toLowerCase())) this.#ended.push(ended);
   }
 
-  /** The key that deletes; right behind a correction or a word that was taken it brings back what was typed. */
+  /** The key that deletes; right after a correction or an accepted word it restores what was typed. */
   backspace() {
     if (this.undoable !== null) {
       this.keys += 1;
@@ -99,7 +99,7 @@ export class Typing {
     this.#ended = this.#ended.filter(({ asked }) => this.before.startsWith(asked) && this.before !== asked);
   }
 
-  /** Take a word in the place of what is typed of it, with a space behind it. */
+  /** Replace the typed letters by an accepted word, with a space after it. */
   choose({ word, kind }) {
     const typed = this.partial;
     this.keys += 1;
@@ -113,7 +113,7 @@ export class Typing {
     this.hidden = false;
   }
 
-  /** The field changed otherwise: pasted, cut, a letter in the middle of a selection. */
+  /** The field changed in another way: paste, cut, a letter typed over a selection. */
   edit(text, caret) {
     if (!text) {
       this.clear(); // a new text, a new count
@@ -124,7 +124,7 @@ export class Typing {
     this.#ended = [];
   }
 
-  /** The cursor went elsewhere. */
+  /** The cursor moved elsewhere. */
   move(text, caret) {
     if (text.slice(0, caret) === this.before && text === this.text) return;
     this.before = text.slice(0, caret);
@@ -139,14 +139,14 @@ export class Typing {
     this.#kept.clear();
   }
 
-  /** The text that something must be known about next; null where nothing is. */
+  /** The text to ask about next; null where there is none. */
   question() {
     if (this.#ended.length) return this.#ended[0].asked;
     return this.#answers.has(this.before) ? null : this.before;
   }
 
-  /** What is known of a text: {suggestions: [{word}], correction}; without an answer nothing is suggested. */
-  answered(text, answer = UNSOUGHT) {
+  /** Take the answer for a text: {suggestions: [{word}], correction}; without one nothing is suggested. */
+  answered(text, answer = NO_ANSWER) {
     this.#answers.delete(text);
     this.#answers.set(text, answer);
     if (this.#answers.size > 50) this.#answers.delete(this.#answers.keys().next().value);
@@ -160,7 +160,7 @@ export class Typing {
     return wanted && answer.correction !== word ? answer.correction : null;
   }
 
-  /** Correct a word whose end has been typed, if it still stands there. */
+  /** Correct a word whose end has been typed, if it is still there. */
   #correct({ asked, word }, answer) {
     const correction = this.#wanted(word, answer);
     if (!correction || !this.before.startsWith(asked) || this.before === asked) return;

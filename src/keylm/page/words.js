@@ -1,26 +1,24 @@
-// Whole words from a model of tokens, as evaluation/typing_search.py finds them, by a simpler search: a beam, whose
-// levels are tokens.
+// Whole words from a model of tokens, as keyboard/search.py finds them, by a simpler search: a beam whose levels are
+// tokens.
 
 const WIDTH = 8;
 const LEVELS = 4; // words of up to three tokens
-const PIECE = /^( ?[A-Za-z']+| )$/;
-const GOES_ON = /^'?[A-Za-z]/;
-const WHOLE = /^[A-Za-z]+(?:'[A-Za-z]+)*$/;
 
-/** The tokens that words are made of. */
+/** The tokens of which words consist. */
 export class WordTokens {
-  /** `vocabulary`: [token, id] pairs, a leading space written Ġ or ▁. */
-  constructor(vocabulary) {
+  /** `vocabulary`: [token, id] pairs, a leading space written Ġ or ▁; `language`: a Language. */
+  constructor(vocabulary, language) {
+    this.whole = language.whole;
     this.spelling = new Map();
     this.ends = []; // ids that can follow a whole word
     const pieces = [];
     for (const [token, id] of vocabulary) {
       const text = token.replace(/^[Ġ▁]/, " ");
-      if (PIECE.test(text)) {
+      if (language.piece.test(text)) {
         this.spelling.set(id, text);
         pieces.push([text, id]);
       }
-      if (!GOES_ON.test(text)) this.ends.push(id);
+      if (!language.inner.test(text)) this.ends.push(id);
     }
     this.#pieces = pieces.sort(([left], [right]) => (left < right ? -1 : Number(left > right)));
     this.#byText = new Map(pieces);
@@ -31,7 +29,7 @@ export class WordTokens {
   #byText;
   #inner;
 
-  /** Return ids of tokens that begin with `rest`, or that it begins with; all inner ones where nothing is left. */
+  /** Return ids of tokens of which one begins with the other, `rest` or the token; all inner ones without a rest. */
   fitting(rest) {
     if (!rest) return this.#inner;
     const found = [];
@@ -56,9 +54,9 @@ export class WordTokens {
 }
 
 /**
- * Return up to `k` [word, log-probability], the likeliest first, that begin with `wanted` (what is typed of the word,
- * with the space before it). `expect` gives for paths of tokens behind the text, all of one length, the
- * log-probabilities of the next.
+ * Return up to `k` [word, log-probability], the likeliest first, that begin with `wanted` (the typed letters of the
+ * word, with the space before it). `expect` gives for paths of tokens after the text, all of one length, the
+ * log-probabilities of the next one.
  */
 export async function search(expect, tokens, wanted, k) {
   const done = new Map();
@@ -84,7 +82,7 @@ export async function search(expect, tokens, wanted, k) {
 
 function finish({ cost, spelled }, row, wanted, tokens, done) {
   const word = spelled.trimStart();
-  if (spelled.length < wanted.length || !WHOLE.test(word)) return;
+  if (spelled.length < wanted.length || !tokens.whole.test(word)) return;
   const ended = tokens.ends.reduce((sum, id) => sum + Math.exp(row[id]), 0);
   const found = Math.exp(done.get(word) ?? -Infinity) + Math.exp(-cost) * ended;
   done.set(word, Math.log(found));

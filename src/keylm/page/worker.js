@@ -1,13 +1,14 @@
-// What runs a model in the browser: transformers.js opens it, runner.js reads with it. Chat on WebGPU where there is,
-// else in WebAssembly; suggestions always in WebAssembly, as their search keeps many small caches.
+// Runs a model in the browser: transformers.js opens it, runner.js reads with it. Chat uses WebGPU where available,
+// otherwise WebAssembly; suggestions always use WebAssembly, as their search keeps many small caches.
 
 import { Reading, Tree, sample } from "./runner.js";
+import { Channel } from "./channel.js";
 import { NearWords, correct } from "./correct.js";
+import { loadLanguage } from "./language.js";
 import { WordTokens, search } from "./words.js";
 
-const LOOKED_AT = 128; // tokens before the cursor, at most; half of them at least
+const CONTEXT = 128; // tokens before the cursor that the model attends to, at most; at least half of them
 const LONGEST = 8; // tokens of room for the word
-const TYPED = /(?<![\p{L}\p{N}_'])[A-Za-z]+(?:'[A-Za-z]+)*'?$/u;
 
 let session = null;
 let stopped = false;
@@ -51,14 +52,16 @@ async function* open({ model, models, library, device: wanted }) {
     ...Object.entries(vocabulary.model.vocab),
     ...vocabulary.added_tokens.map(({ content, id }) => [content, id]),
   ];
-  const words = new WordTokens(tokens);
+  const language = await loadLanguage();
+  const words = new WordTokens(tokens, language);
   session = {
     tokenizer,
     context: chatting.config.max_position_embeddings,
     ends: endsOf(chatting, new Map(tokens)),
     start: new Map(tokens).get("<|endoftext|>") ?? 0,
+    language,
     words,
-    near: new NearWords(words.spelling),
+    near: new NearWords(words, language, new Channel(language.mistakes)),
     chat: new Reading(chatting, transformers.Tensor),
     typing: null,
     openTyping: async () =>
@@ -67,7 +70,7 @@ async function* open({ model, models, library, device: wanted }) {
   yield { context: session.context, device: device === "webgpu" ? "WebGPU" : "WebAssembly" };
 }
 
-/** Say where files lie, and that nothing else is asked. */
+/** Tell transformers.js where files are, and to load nothing else. */
 async function prepare(env, { model, models, library, device }) {
   const localModelPath = new URL(models).pathname; // with the host in it, transformers.js 4.3.1 finds no tokenizer
   Object.assign(env, { allowRemoteModels: false, allowLocalModels: true, localModelPath, useWasmCache: false });
@@ -80,7 +83,7 @@ async function prepare(env, { model, models, library, device }) {
     // Half the size of the build for WebGPU.
     for (const [kind, path] of Object.entries(wasm.wasmPaths)) wasm.wasmPaths[kind] = path.replace(".asyncify", "");
   }
-  // A cache of its own for each version of a model: what was exported anew is loaded anew.
+  // One cache for each version of a model: a new export is loaded anew.
   env.cacheKey = `keylm-${model.name}-${model.fingerprint}`;
   const old = typeof caches === "undefined" ? [] : await caches.keys();
   const stale = old.filter((key) => key.startsWith(`keylm-${model.name}-`) && key !== env.cacheKey);
@@ -119,7 +122,7 @@ async function* chat({ messages, settings }) {
   const ids = encode(prompt);
   if (ids.length >= context) {
     const most = context.toLocaleString("en");
-    throw new Error(`The conversation is longer than the ${most} tokens that the model can read; begin a new chat.`);
+    throw new Error(`The conversation is longer than the ${most} tokens that the model can read; start a new chat.`);
   }
   const longest = Math.min(settings.max_tokens ?? Infinity, context - ids.length);
   const written = [];
@@ -137,35 +140,35 @@ async function* chat({ messages, settings }) {
       yield { text: text.slice(shown.length) };
       shown = text;
     }
-    await pause(); // so that a "stop" is heard
+    await pause(); // lets a "stop" message in
     if (written.length < longest) await reading.go([token]);
   }
   yield { reason, tokens: written.length };
 }
 
-/** Yield what a keyboard shows behind `text`, whose last letters are the word that is being typed. */
+/** Yield what a keyboard shows after `text`, whose last letters are the word being typed. */
 async function* suggest({ text }) {
   const begun = performance.now();
-  const partial = TYPED.exec(text)?.[0] ?? "";
+  const partial = session.language.partial(text);
   const before = text.slice(0, text.length - partial.length);
-  const inAnother = !partial && /[\p{L}\p{N}']$/u.test(text); // a number, or a word that is not English
-  const { words, correction } = inAnother ? { words: [], correction: null } : await behind(before, partial);
+  const inOther = !partial && session.language.other.test(text); // a number, or a word of another language
+  const { words, correction } = inOther ? { words: [], correction: null } : await wordsAfter(before, partial);
   const suggestions = words.map(([word, value]) => ({ word, probability: Math.exp(value) }));
   yield { partial, suggestions, correction, milliseconds: performance.now() - begun };
 }
 
-async function behind(before, partial) {
+async function wordsAfter(before, partial) {
   session.typing ??= await session.openTyping();
-  const { typing, words, near } = session;
+  const { typing, words, near, language } = session;
   const space = before.endsWith(" ") ? " " : "";
-  const context = Math.min(LOOKED_AT, session.context - LONGEST);
+  const context = Math.min(CONTEXT, session.context - LONGEST);
   const half = context >> 1;
   const ids = [session.start, ...(before.trim() ? encode(before.slice(0, before.length - space.length)) : [])];
-  // Cut at multiples, so that the beginning stays where it is for a while and the cache holds.
+  // Cut at multiples, so that the start stays the same for a while and the cache remains valid.
   await typing.move(ids.slice(Math.max(0, Math.ceil((ids.length - context) / half)) * half));
   const expect = (paths) => typing.expect(paths);
   const found = await search(expect, words, space + partial, 3);
-  const plain = space && /^[A-Za-z]+$/.test(partial);
+  const plain = space && language.plain.test(partial);
   const correction = plain
     ? await correct(expect, words, near, partial, encode(space + partial).slice(0, LONGEST))
     : null;
@@ -176,7 +179,7 @@ function encode(text) {
   return session.tokenizer.encode(text, { add_special_tokens: false });
 }
 
-/** Let messages in that have come. */
+/** Let waiting messages in. */
 function pause() {
   const { port1, port2 } = new MessageChannel();
   return new Promise((resolve) => {

@@ -1,7 +1,7 @@
-"""The page that `keylm serve` gives: fixed files at fixed addresses, open to whoever may ask this machine at all.
+"""The page of `keylm serve`: fixed files at fixed addresses, open to everyone who may connect to this machine.
 
-Invariant: the page loads nothing but these files and asks nobody but this server (its Content-Security-Policy says so
-to the browser). It needs no key, as it holds nothing secret; what it asks for does, and it asks the reader for the key.
+Invariant: the page loads nothing but these files and connects to nothing but this server (its Content-Security-Policy
+enforces it). It needs no API key, as it holds nothing secret; its requests do, and it asks the reader for the key.
 """
 
 from collections.abc import Awaitable, Callable
@@ -11,7 +11,8 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
-from keylm.page import PAGE, PAGE_POLICY
+from keylm.page import PAGE_POLICY, PAGE_TYPES, page_files
+from keylm.page.language import LANGUAGE_FILE, language_json
 
 HEADERS = {
     "Content-Security-Policy": f"{PAGE_POLICY}; frame-ancestors 'none'",
@@ -20,24 +21,32 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
-TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
-"""Said here, as a system's table may call JavaScript text/plain, which browsers then refuse to run."""
-BROWSER_ONLY = ("correct.js", "runner.js", "words.js", "worker.js")
-"""What only a static folder needs (release/web_folder.py)."""
+BROWSER_ONLY = ("channel.js", "correct.js", "runner.js", "words.js", "worker.js")
+"""Files that only a static folder needs (export/web.py)."""
 Handler = Callable[[Request], Awaitable[Response]]
 
 
 def page_routes(guarded: Callable[[str, Handler], Handler]) -> list[Route]:
     """Return a route for each of the page's files; `guarded` wraps their handlers, all under the name "/"."""
-    files = [file for file in sorted(PAGE.iterdir()) if file.suffix in TYPES and file.name not in BROWSER_ONLY]
+    handlers = {file.name: _file(file) for file in page_files() if file.name not in BROWSER_ONLY}
+    handlers[LANGUAGE_FILE] = _language()
     return [
-        Route("/" if file.name == "index.html" else f"/{file.name}", guarded("/", _giving(file)), methods=["GET"])
-        for file in files
+        Route("/" if name == "index.html" else f"/{name}", guarded("/", handler), methods=["GET"])
+        for name, handler in handlers.items()
     ]
 
 
-def _giving(file: Path) -> Handler:
-    async def give(request: Request) -> Response:
-        return FileResponse(file, headers=HEADERS, media_type=TYPES[file.suffix])
+def _file(file: Path) -> Handler:
+    async def respond(request: Request) -> Response:
+        return FileResponse(file, headers=HEADERS, media_type=PAGE_TYPES[file.suffix])
 
-    return give
+    return respond
+
+
+def _language() -> Handler:
+    content = language_json()
+
+    async def respond(request: Request) -> Response:
+        return Response(content, headers=HEADERS, media_type="application/json")
+
+    return respond

@@ -1,0 +1,58 @@
+"""A language as the page reads it: language.json, served by `keylm serve` and exported with the web folder.
+
+Invariant: the page has no layout, word pattern or rate of its own; everything comes from the language's folder or from
+the modules that Python itself computes with. Probabilities of taps are computed here, as JavaScript has no error
+function.
+"""
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+from keylm.keyboard.edit_model import HIGHEST_RATE, SMOOTHING
+from keylm.languages.language import ENGLISH, Language
+from keylm.typos.keys import keys_of
+from keylm.typos.kinds import POSITIONS, STEM
+
+LANGUAGE_FILE = "language.json"
+
+
+def language_json(language: Language = ENGLISH) -> bytes:
+    """Return language.json, which page/language.js reads."""
+    words, layout = language.words, language.layout
+    table = {
+        "code": language.code,
+        "words": {
+            "apostrophe": words.apostrophe,
+            **{name: getattr(words, name) for name in ("letter", "word", "unfinished", "part", "piece", "inner")},
+        },
+        "layout": {"rows": [row.keys for row in layout.rows], **asdict(layout.page)},
+        "mistakes": _mistakes(language),
+    }
+    return json.dumps(table, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _mistakes(language: Language) -> dict[str, Any]:
+    """Return what page/channel.js computes with: the tables of typos/kinds.py and keyboard/edit_model.py."""
+    keys, letters = keys_of(language.layout), language.words.letters
+    wrong = {
+        letter: {
+            key: share / keys.miss_share(letter)
+            for key, share in keys.tap_shares(letter).items()
+            if key not in (letter, " ")
+        }
+        for letter in letters
+    }
+    return {
+        "letters": letters,
+        "vowels": language.words.vowels,
+        "apostrophe": language.words.apostrophe,
+        "neighbours": {letter: keys.neighbours(letter) for letter in letters},
+        "wrong_taps": wrong,
+        "confusions": language.confusions,
+        "spellings": language.spellings,
+        "endings": language.endings,
+        "channel": asdict(language.channel),
+        "rates": {name: value for name, value in asdict(language.typo_rates).items() if name not in ("about", "rules")},
+        "constants": {"smoothing": SMOOTHING, "highest_rate": HIGHEST_RATE, "positions": POSITIONS, "stem": STEM},
+    }
