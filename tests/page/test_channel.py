@@ -76,7 +76,7 @@ def mistyped_pairs() -> list[tuple[str, str]]:
     for text, noisy in zip(texts, model.corrupt_many(texts, 1, range(len(texts)), [0] * len(texts), 0.5), strict=True):
         words = [(noisy.text[e.start : e.end], text[e.clean_start : e.clean_end]) for e in noisy.edits]
         pairs |= {(typed.lower(), meant.lower()) for typed, meant in words if " " not in typed + meant}
-        for word in re.findall("[a-z]{2,}", text)[::4]:
+        for word in re.findall("[a-z]{2,}", text)[::3]:
             at, letter = rng.randrange(len(word)), rng.choice(ENGLISH.words.letters)
             pairs |= {(word[:at] + letter + word[at:], word), (word[:at] + letter + word[at + 1 :], word)}
             pairs |= {(word[:at] + word[at + 1 :], word), (word, word)}
