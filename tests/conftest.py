@@ -13,7 +13,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from keylm.data.sources import tokenizer_sample
+from keylm.data.tokenizer_sample import tokenizer_sample
 from keylm.recipe.load import Recipe, load_recipe
 from keylm.text.tokenizer import train_tokenizer
 

@@ -16,9 +16,12 @@ from conftest import chat, tiny_recipe, write_jsonl
 from keylm.base.errors import KeylmError
 from keylm.data import source_builder
 from keylm.data.build import build_shards
-from keylm.data.shards import Window, read_manifest
-from keylm.data.sources import content_hash, is_held_out, read_source, tokenizer_sample
+from keylm.data.manifest import ShardManifest, read_manifest
+from keylm.data.provenance import DataProvenance
+from keylm.data.shards import Window
+from keylm.data.sources import content_hash, is_held_out, read_source
 from keylm.data.store import finished_store
+from keylm.data.tokenizer_sample import tokenizer_sample
 from keylm.recipe.load import Recipe, load_recipe
 from keylm.text.tokenizer import END_OF_TEXT, PAD, DocumentTokenizer, Tokens
 
@@ -31,18 +34,18 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(source_builder, "BATCH_BYTES", 4096)
 
 
-def make(recipe: Recipe, tokenizer: Path, folder: Path) -> dict[str, Any]:
+def make(recipe: Recipe, tokenizer: Path, folder: Path) -> ShardManifest:
     """Build all that the sources have, in small shards, whatever the recipe takes of them."""
     small = recipe.model_copy(update={"data": recipe.data.model_copy(update={"shard_tokens": 2048})})
     everything = dict.fromkeys(recipe.used_sources, 10**9)
-    return build_shards(small, tokenizer, folder / "shards", windows=everything, quiet=True)
+    return build_shards(small, DataProvenance.of(small), tokenizer, folder / "shards", windows=everything, quiet=True)
 
 
 def windows(folder: Path, source: str, split: str) -> Iterator[tuple[Window, list[tuple[str, int, int]]]]:
     """Yield every window of a source with its documents' origins."""
     store = finished_store(folder / "shards")
-    for shard, record in enumerate(read_manifest(folder / "shards")["sources"][source][split]["shards"]):
-        for index in range(record["windows"]):
+    for shard, record in enumerate(read_manifest(folder / "shards").sources[source].split(split).shards):
+        for index in range(record.windows):
             yield store.window(source, shard, index, split), store.origins(source, shard, index, split)
 
 
@@ -96,10 +99,10 @@ def test_all_documents_stand_in_the_shards_as_they_were(tokenizer: Path, tmp_pat
         assert all(tokens[-1] == END_OF_TEXT for tokens in every.values())
         opened = sum(tokens[0] == END_OF_TEXT for tokens in every.values())
         assert 0.3 < opened / len(every) < 0.7, "about every other text begins with it too"
-        entry = manifest["sources"][name]
-        assert entry["train"]["documents"] + entry["validation"]["documents"] == len(expected)
-        assert entry["train"]["bytes"] + entry["validation"]["bytes"] == sum(map(len, expected))
-    assert len(manifest["sources"]["tales"]["train"]["shards"]) > 3
+        entry = manifest.sources[name]
+        assert entry.train.documents + entry.validation.documents == len(expected)
+        assert entry.train.bytes + entry.validation.bytes == sum(map(len, expected))
+    assert len(manifest.sources["tales"].train.shards) > 3
 
 
 def test_what_is_held_out_is_never_trained_on(tokenizer: Path, tmp_path: Path) -> None:
@@ -141,7 +144,7 @@ def test_building_again_changes_no_file_and_elsewhere_gives_the_same_hash(tokeni
     before = times(tmp_path / "one")
     assert make(as_it_lies(tmp_path / "one"), tokenizer, tmp_path / "one") == first
     assert times(tmp_path / "one") == before
-    assert make(tiny_recipe(tmp_path / "two"), tokenizer, tmp_path / "two")["hash"] == first["hash"]
+    assert make(tiny_recipe(tmp_path / "two"), tokenizer, tmp_path / "two").hash == first.hash
 
 
 class Killed(BaseException):
@@ -206,7 +209,7 @@ def test_a_changed_setting_builds_what_depends_on_it_and_nothing_else(
     after = times(tmp_path)
     changed = {name.split("/")[0] for name in before.keys() | after if before.get(name) != after.get(name)}
     assert changed == rebuilt
-    assert (manifest["hash"] == first["hash"]) == (not rebuilt)
+    assert (manifest.hash == first.hash) == (not rebuilt)
 
 
 def test_changed_and_lost_files_are_built_anew(tokenizer: Path, tmp_path: Path) -> None:
@@ -219,8 +222,8 @@ def test_changed_and_lost_files_are_built_anew(tokenizer: Path, tmp_path: Path) 
     notes = tmp_path / "notes.jsonl"
     notes.write_text(notes.read_text().replace("cat", "dog"))  # as long as before
     changed = make(recipe, tokenizer, tmp_path)
-    assert changed["hash"] != first["hash"]
-    assert {n for n in recipe.sources if changed["sources"][n] != first["sources"][n]} == {"notes"}
+    assert changed.hash != first.hash
+    assert {n for n in recipe.sources if changed.sources[n] != first.sources[n]} == {"notes"}
 
 
 def test_a_renamed_subfolder_is_noticed(tokenizer: Path, tmp_path: Path) -> None:
@@ -231,7 +234,7 @@ def test_a_renamed_subfolder_is_noticed(tokenizer: Path, tmp_path: Path) -> None
     make(recipe, tokenizer, tmp_path)
     (tmp_path / "texts" / "old").rename(tmp_path / "texts" / "new")
     again = make(as_it_lies(tmp_path, "sources.tales.path=texts"), tokenizer, tmp_path)
-    assert again["sources"]["tales"]["files"] == ["new/tales.jsonl"]
+    assert again.sources["tales"].files == ["new/tales.jsonl"]
 
 
 def test_faults_are_counted_and_written_down(tokenizer: Path, tmp_path: Path) -> None:
@@ -240,8 +243,8 @@ def test_faults_are_counted_and_written_down(tokenizer: Path, tmp_path: Path) ->
         file.write(b'{"text": "\xff"}\n{"text": 5}\n\n{"text": "\\ud800"}\n{"text":\n{"text": ""}\n')
     manifest = make(as_it_lies(tmp_path), tokenizer, tmp_path)
     counted = {"invalid_utf8": 1, "no_text_or_messages": 1, "empty": 2, "lone_surrogate": 1, "malformed_json": 1}
-    assert manifest["sources"]["notes"]["faults"] == counted
-    assert manifest["sources"]["tales"]["faults"] == {}
+    assert manifest.sources["notes"].faults == counted
+    assert manifest.sources["tales"].faults == {}
     log = [json.loads(line) for line in (tmp_path / "shards/notes/faults.jsonl").read_text().splitlines()]
     assert [entry["line"] for entry in log] == [81, 82, 83, 84, 85, 86]
     assert {entry["file"] for entry in log} == {"notes.jsonl"}
@@ -252,7 +255,7 @@ def test_no_line_of_input_stops_a_build(tokenizer: Path, tmp_path: Path) -> None
     with (tmp_path / "notes.jsonl").open("a") as file:
         file.write('{"\\ud800": 1}\n')
     manifest = make(as_it_lies(tmp_path), tokenizer, tmp_path)
-    assert manifest["sources"]["notes"]["faults"] == {"no_text_or_messages": 1}
+    assert manifest.sources["notes"].faults == {"no_text_or_messages": 1}
 
 
 @pytest.mark.parametrize(("loss", "expected"), [("assistant", "{1}<|im_end|>"), ("all", None)])
@@ -273,7 +276,7 @@ def test_a_long_conversation_is_cut_behind_the_last_answer_that_fits(tokenizer: 
     recipe = chat_recipe(tmp_path, records, "sources.chat.loss=all")
     manifest = make(recipe, tokenizer, tmp_path)
     decode = DocumentTokenizer(tokenizer).decode
-    assert manifest["sources"]["chat"]["faults"] == {"conversation_cut": 1, "conversation_too_long": 2}
+    assert manifest.sources["chat"].faults == {"conversation_cut": 1, "conversation_too_long": 2}
     found = documents(tmp_path, "chat", "train")
     assert list(found) == [("chats.jsonl", 1), ("chats.jsonl", 3)]
     assert all(len(tokens) <= 32 for tokens in found.values())
@@ -293,14 +296,14 @@ def test_a_conversation_that_just_fits_is_neither_cut_nor_counted(tokenizer: Pat
     fitting = [size for size in sizes if size <= 32]
     assert 32 in fitting
     manifest = make(chat_recipe(tmp_path, talks), tokenizer, tmp_path)
-    assert manifest["sources"]["chat"]["faults"] == {"conversation_too_long": len(sizes) - len(fitting)}
+    assert manifest.sources["chat"].faults == {"conversation_too_long": len(sizes) - len(fitting)}
     assert [len(tokens) for tokens in documents(tmp_path, "chat", "train").values()] == fitting
 
 
 def test_a_conversation_never_crosses_a_windows_edge(tokenizer: Path, tmp_path: Path) -> None:
     make(tiny_recipe(tmp_path), tokenizer, tmp_path)
     origins = [place[:2] for _, places in windows(tmp_path, "chat", "train") for place in places if place[0]]
-    documents_built = read_manifest(tmp_path / "shards")["sources"]["chat"]["train"]["documents"]
+    documents_built = read_manifest(tmp_path / "shards").sources["chat"].train.documents
     assert len(origins) == len(set(origins)) == documents_built
 
 
@@ -323,5 +326,5 @@ def test_a_source_with_nothing_to_train_on_is_refused(content: str, told: str, t
 
 def test_max_bytes_bounds_the_text_that_is_taken(tokenizer: Path, tmp_path: Path) -> None:
     manifest = make(tiny_recipe(tmp_path, ["sources.notes.max_bytes=9000"]), tokenizer, tmp_path)
-    entry = manifest["sources"]["notes"]
-    assert 8000 < entry["train"]["bytes"] + entry["validation"]["bytes"] <= 9000
+    entry = manifest.sources["notes"]
+    assert 8000 < entry.train.bytes + entry.validation.bytes <= 9000

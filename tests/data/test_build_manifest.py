@@ -14,9 +14,9 @@ from keylm.base.files import read_json, sha256_file, write_json
 from keylm.data import source_builder
 from keylm.data.build import build_shards
 from keylm.data.documents import Document
-from keylm.data.shards import FORMAT, manifest_hash, read_manifest
-from keylm.data.source_builder import fingerprint
-from keylm.data.sources import content_hash, is_held_out, source_origin
+from keylm.data.manifest import FORMAT, ShardManifest, manifest_hash, read_manifest
+from keylm.data.provenance import DataProvenance, build_settings, source_origin
+from keylm.data.sources import content_hash, is_held_out
 from keylm.data.store import finished_store
 from keylm.recipe.load import Recipe, load_recipe
 
@@ -24,9 +24,11 @@ SMALL = ["data.shard_tokens=2048"]
 NOISY = ['sources.noisy={typos_of=["tales", "notes"]}', "stages={all={tokens=512, weights={chat=1, noisy=1}}}"]
 
 
-def make(recipe: Recipe, tokenizer: Path, folder: Path) -> dict[str, Any]:
+def make(recipe: Recipe, tokenizer: Path, folder: Path) -> ShardManifest:
     everything = dict.fromkeys(recipe.used_sources, 10**9)
-    return build_shards(recipe, tokenizer, folder / "shards", workers=1, windows=everything, quiet=True)
+    return build_shards(
+        recipe, DataProvenance.of(recipe), tokenizer, folder / "shards", workers=1, windows=everything, quiet=True
+    )
 
 
 def test_a_refused_source_is_refused_again(tokenizer: Path, tmp_path: Path) -> None:
@@ -105,7 +107,7 @@ def test_a_source_that_changes_while_it_is_built_is_refused_and_built_anew_then(
             make(recipe, tokenizer, tmp_path)
     assert not (tmp_path / "shards" / "manifest.json").exists()
     manifest = make(recipe, tokenizer, tmp_path)
-    [file] = manifest["origins"]["tales"]["files"]
+    [file] = manifest.origins["tales"]["files"]
     assert file["sha256"] == sha256_file(tmp_path / "tales.jsonl")
     anew = tmp_path / "anew"
     assert make(recipe, tokenizer, anew) == manifest
@@ -116,26 +118,26 @@ def test_every_source_that_is_read_stands_in_the_manifest_also_if_only_its_typos
 ) -> None:
     recipe = tiny_recipe(tmp_path, NOISY)
     manifest = make(recipe, tokenizer, tmp_path)
-    assert manifest["format"] == FORMAT == 3
-    assert list(manifest["sources"]) == ["chat", "noisy"]
-    assert manifest["origins"] == {
-        name: source_origin(name, recipe.sources[name]) for name in ("tales", "notes", "chat")
-    }
-    assert list(manifest["sources"]["noisy"]["settings"]["typos_of"]) == ["tales", "notes"]
-    assert manifest["curation"] is None
+    assert manifest.format == FORMAT == 3
+    assert list(manifest.sources) == ["chat", "noisy"]
+    assert manifest.origins == {name: source_origin(name, recipe.sources[name]) for name in ("tales", "notes", "chat")}
+    assert list(manifest.sources["noisy"].settings["typos_of"]) == ["tales", "notes"]
+    assert manifest.curation is None
 
 
 def test_an_origins_settings_are_part_of_its_typos(tokenizer: Path, tmp_path: Path) -> None:
     first = make(tiny_recipe(tmp_path, NOISY), tokenizer, tmp_path)
     recipe = load_recipe(tmp_path / "recipe.toml", [*NOISY, "sources.notes.max_bytes=900"])
     second = make(recipe, tokenizer, tmp_path)
-    assert second["sources"]["noisy"]["train"]["tokens"] < first["sources"]["noisy"]["train"]["tokens"]
-    assert second["sources"]["chat"] == first["sources"]["chat"]
+    assert second.sources["noisy"].train.tokens < first.sources["noisy"].train.tokens
+    assert second.sources["chat"] == first.sources["chat"]
     assert second == make(recipe, tokenizer, tmp_path / "anew")
     other = recipe.sources["notes"].model_copy(update={"adapter": "oasst2"})
     adapted = recipe.model_copy(update={"sources": {**recipe.sources, "notes": other}})
-    assert fingerprint(adapted, "noisy", {}) != fingerprint(recipe, "noisy", {})
-    assert fingerprint(adapted, "chat", {}) == fingerprint(recipe, "chat", {})
+    settings = build_settings(recipe, tokenizer, None)
+    before, after = (DataProvenance.of(one) for one in (recipe, adapted))
+    assert after.fingerprint("noisy", settings) != before.fingerprint("noisy", settings)
+    assert after.fingerprint("chat", settings) == before.fingerprint("chat", settings)
 
 
 def test_another_set_of_origins_is_another_source(tokenizer: Path, tmp_path: Path) -> None:
@@ -144,7 +146,7 @@ def test_another_set_of_origins_is_another_source(tokenizer: Path, tmp_path: Pat
     first = make(load_recipe(tmp_path / "recipe.toml", NOISY), tokenizer, tmp_path)
     renamed = [f'sources.other={{path="{tmp_path / "same.jsonl"}"}}', NOISY[0].replace("tales", "other"), NOISY[1]]
     second = make(load_recipe(tmp_path / "recipe.toml", renamed), tokenizer, tmp_path)
-    assert second["sources"]["noisy"]["files"] != first["sources"]["noisy"]["files"]
+    assert second.sources["noisy"].files != first.sources["noisy"].files
 
 
 def without(*keys: str) -> Callable[[dict[str, Any]], None]:
@@ -162,12 +164,13 @@ def without(*keys: str) -> Callable[[dict[str, Any]], None]:
     [
         (lambda manifest: manifest.update(format=2), r"is of format 2; accepted: format 3, .* build the data anew"),
         (without("format"), "is of format None; accepted: format 3"),
-        (without("order"), "no manifest of this keylm's: it has no 'order'"),
-        (without("sources"), "it has no sources"),
+        (without("order"), "not a manifest of this keylm: it has no 'order'"),
+        (without("sources"), "it has no 'sources'"),
         (without("sources", "notes", "train"), r"sources\.notes has no 'train'"),
         (without("sources", "notes", "train", "tokens"), r"sources\.notes\.train has no 'tokens'"),
         (lambda manifest: manifest["sources"]["notes"]["train"]["shards"][0].pop("windows"), "has no 'windows'"),
-        (lambda manifest: manifest["sources"].update(notes=[]), r"sources\.notes has no 'settings'"),
+        (lambda manifest: manifest["sources"].update(notes=[]), r"sources\.notes: got \[\]; accepted: a valid dict"),
+        (lambda manifest: manifest.update(seed="7"), "seed: got '7'; accepted: a valid integer"),
     ],
 )
 def test_a_manifest_that_lacks_something_is_one_clear_error(
@@ -183,4 +186,4 @@ def test_a_manifest_that_lacks_something_is_one_clear_error(
 
 def test_the_manifest_is_small(tokenizer: Path, tmp_path: Path) -> None:
     make(tiny_recipe(tmp_path, NOISY), tokenizer, tmp_path)
-    assert len(json.dumps(read_manifest(tmp_path / "shards"))) < 8000
+    assert len(json.dumps(read_manifest(tmp_path / "shards").model_dump())) < 8000

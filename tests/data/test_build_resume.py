@@ -22,6 +22,7 @@ from keylm.base import files
 from keylm.cli.main import main as cli
 from keylm.data import build, documents, shards, source_builder
 from keylm.data.build import build_shards, windows_taken
+from keylm.data.provenance import DataProvenance
 from keylm.data.store import finished_store
 from keylm.recipe.load import Recipe, load_recipe
 
@@ -38,7 +39,9 @@ def make(
 ) -> dict[str, Any]:
     """Build so many windows of each source (all there are by default; None: what the recipe takes)."""
     wanted = None if windows is None else dict.fromkeys(recipe.used_sources, windows)
-    return build_shards(recipe, tokenizer, folder, workers=workers, windows=wanted, quiet=True)
+    provenance = DataProvenance.of(recipe)
+    manifest = build_shards(recipe, provenance, tokenizer, folder, workers=workers, windows=wanted, quiet=True)
+    return manifest.model_dump()
 
 
 def recorded(folder: Path) -> dict[Path, int]:
@@ -72,6 +75,7 @@ import os, signal, sys
 from pathlib import Path
 from keylm.base import files
 from keylm.data import build, source_builder
+from keylm.data.provenance import DataProvenance
 from keylm.recipe.load import load_recipe
 recipe_file, tokenizer, folder, workers, last = sys.argv[1:]
 flush, calls = files.flush, []
@@ -86,7 +90,8 @@ build.SMALL_BYTES = 0
 if __name__ == "__main__":
     recipe = load_recipe(Path(recipe_file), ["data.shard_tokens=2048"])
     everything = dict.fromkeys(recipe.used_sources, 10**9)
-    build.build_shards(recipe, Path(tokenizer), Path(folder), workers=int(workers), windows=everything, quiet=True)
+    places = recipe, DataProvenance.of(recipe), Path(tokenizer), Path(folder)
+    build.build_shards(*places, workers=int(workers), windows=everything, quiet=True)
 """
 
 
@@ -120,6 +125,7 @@ SLEEP_IN_THE_MIDDLE = """
 import sys, time
 from pathlib import Path
 from keylm.data import build, shards, source_builder
+from keylm.data.provenance import DataProvenance
 from keylm.recipe.load import load_recipe
 recipe_file, tokenizer, folder = sys.argv[1:]
 source_builder.BATCH_BYTES = 3000
@@ -130,7 +136,8 @@ def slow(self, path, lengths):
     time.sleep(60)
 if __name__ == "__main__":
     shards.ShardWriter.close = slow
-    build.build_shards(load_recipe(Path(recipe_file)), Path(tokenizer), Path(folder), workers=2, quiet=True)
+    recipe = load_recipe(Path(recipe_file))
+    build.build_shards(recipe, DataProvenance.of(recipe), Path(tokenizer), Path(folder), workers=2, quiet=True)
 """
 
 
@@ -210,7 +217,7 @@ def test_a_source_of_any_kind_can_be_left_and_taken_up_at_every_shard(
 
 
 def test_noise_over_several_sources_can_be_left_and_taken_up_at_every_shard(tokenizer: Path, tmp_path: Path) -> None:
-    forms = "{masked=1, correction=1, continuation=1, pair=1}"
+    forms = "{masked=1, correction=1, pair=1}"
     mixed = f'sources.noisy={{typos_of=["tales", "notes", "chat"], passes=2, forms={forms}}}'
     only = [*SMALL, mixed, "stages={all={tokens=512, weights={noisy=1}}}"]
     check_every_boundary(tiny_recipe(tmp_path, only), tokenizer, tmp_path)

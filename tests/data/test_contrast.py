@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from keylm.data.contrast import Contrast
 from keylm.data.documents import Document, Fault, Record
 from keylm.data.encode import Encoder, text_piece
+from keylm.data.manifest import read_manifest
 from keylm.data.pieces import Piece
-from keylm.data.shards import Shard, ShardWriter, Window, read_manifest
+from keylm.data.shards import Shard, ShardWriter, Window
 from keylm.data.sources import content_hash, is_held_out
 from keylm.data.store import finished_store
 from keylm.pipeline.run import run
@@ -28,7 +29,7 @@ from keylm.text.tokenizer import END_OF_TEXT, FIX, IM_END, IM_START, PAD, SPECIA
 from keylm.typos.model import Noisy, TypoModel
 
 CONTEXT = 512
-FORMS = ("masked", "correction", "continuation", "pair")
+FORMS = ("masked", "correction", "pair")
 BIG = [
     f"model.max_position_embeddings={CONTEXT}",
     f"training.context={CONTEXT}",
@@ -140,9 +141,7 @@ def only(found: Iterator[Piece | Fault]) -> list[Piece]:
 
 @settings(max_examples=60)
 @given(text=plain_texts, content=st.integers(0, 2**64 - 1), epoch=st.integers(0, 3))
-@pytest.mark.parametrize("form", ["masked", "continuation"])
 def test_a_noisy_text_is_whole_and_none_of_its_corrupted_words_is_a_label(
-    form: str,
     text: str,
     content: int,
     epoch: int,
@@ -152,21 +151,15 @@ def test_a_noisy_text_is_whole_and_none_of_its_corrupted_words_is_a_label(
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         recorder = Recorder(patch)
-        [piece] = only(pieces_of(makers[form], Document("f", 1, text=text), content, epoch))
+        [piece] = only(pieces_of(makers["masked"], Document("f", 1, text=text), content, epoch))
     [(clean, noisy)] = recorder.made
-    assert text.startswith(clean)
-    assert tokenizer.decode(piece.tokens) == noisy.text + text[len(clean) :] + "<|endoftext|>"
+    assert clean == text
+    assert tokenizer.decode(piece.tokens) == noisy.text + "<|endoftext|>"
     wrong = corrupted_mask(tokenizer, noisy)
     assert not piece.trained[: len(wrong)][wrong].any()
     assert piece.trained[-1]
-    if form == "masked":
-        assert clean == text
-        words_hit = tokenizer.decode(piece.tokens[:-1][~piece.trained[:-1]])
-        assert len(words_hit) <= sum(edit.end - edit.start + 4 for edit in noisy.edits), "no more than those words"
-    else:
-        assert not piece.trained[: len(wrong)].any(), "nothing of the noisy part is learnt"
-        assert piece.trained[len(wrong) :].all(), "all of the clean rest is"
-        assert tokenizer.decode(piece.tokens[piece.trained]) == text[len(clean) :] + "<|endoftext|>"
+    words_hit = tokenizer.decode(piece.tokens[:-1][~piece.trained[:-1]])
+    assert len(words_hit) <= sum(edit.end - edit.start + 4 for edit in noisy.edits), "no more than those words"
     folder = tmp_path_factory.mktemp("piece")
     label = labelled(windows_of(piece, folder), len(piece.tokens))
     assert not label[: len(wrong)][wrong].any()
@@ -352,7 +345,7 @@ print(hashlib.sha256(parts).hexdigest(), len(encoded.pieces))
 
 
 def test_any_process_makes_the_same_pieces(folder: Path) -> None:
-    recipe = noisy_recipe(folder, "masked=1, correction=1, continuation=1, pair=1")
+    recipe = noisy_recipe(folder, "masked=1, correction=1, pair=1")
     command = [sys.executable, "-c", ENCODE, json.dumps(recipe.to_data()), str(folder / "run" / "tokenizer")]
     told = {
         subprocess.run(command, check=True, capture_output=True, text=True, env={"PYTHONHASHSEED": seed}).stdout
@@ -363,7 +356,7 @@ def test_any_process_makes_the_same_pieces(folder: Path) -> None:
 
 
 def test_what_is_held_out_is_held_out_with_its_noise(tmp_path: Path) -> None:
-    recipe = noisy_recipe(tmp_path, "masked=1, correction=1, continuation=1, pair=1")
+    recipe = noisy_recipe(tmp_path, "masked=1, correction=1, pair=1")
     texts_given = [" ".join(f"word{n}" for n in range(4)) + " " + english(n, 4) for n in range(150)]
     write_jsonl(tmp_path / "tales.jsonl", [{"text": text} for text in texts_given])
     folder = run(recipe, tmp_path / "run", until="shards", quiet=True)
@@ -373,11 +366,11 @@ def test_what_is_held_out_is_held_out_with_its_noise(tmp_path: Path) -> None:
     for name, prefix in (("tales", ""), ("noisy", "tales/")):
         lines = {}
         for split in ("train", "validation"):
-            shards = read_manifest(folder.shards)["sources"][name][split]["shards"]
+            shards = read_manifest(folder.shards).sources[name].split(split).shards
             origins = [
                 place
                 for shard, record in enumerate(shards)
-                for index in range(record["windows"])
+                for index in range(record.windows)
                 for place in store.origins(name, shard, index, split)
             ]
             lines[split] = {line for file, line, _ in origins if file == f"{prefix}tales.jsonl"}

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from keylm.data.build import build_shards
 from keylm.data.curriculum import BatchLoader, Curriculum, fixed, permute, proportions
-from keylm.data.sources import tokenizer_sample
+from keylm.data.provenance import DataProvenance
 from keylm.data.store import finished_store
+from keylm.data.tokenizer_sample import tokenizer_sample
 from keylm.recipe.load import Recipe, parse_recipe
 from keylm.text.tokenizer import train_tokenizer
 
@@ -115,7 +116,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Recipe, Path]:
     folder = tmp_path_factory.mktemp("built")
     recipe = tiny_recipe(folder)
     train_tokenizer(tokenizer_sample(recipe, recipe.sources), recipe.tokenizer.vocab_size, folder / "tokenizer", 32)
-    build_shards(recipe, folder / "tokenizer", folder / "shards", quiet=True)
+    build_shards(recipe, DataProvenance.of(recipe), folder / "tokenizer", folder / "shards", quiet=True)
     return recipe, folder
 
 

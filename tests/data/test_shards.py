@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from keylm.base.errors import KeylmError
 from keylm.base.files import read_json, write_json
 from keylm.data import pieces as packed
-from keylm.data.shards import FORMAT, SETTINGS, Shard, ShardWriter, Window, manifest_hash, read_manifest, split_entry
+from keylm.data.manifest import FORMAT, ShardManifest, SourceRecord, SplitRecord, WindowOrder, read_manifest
+from keylm.data.shards import Shard, ShardWriter, Window
 from keylm.data.store import ShardStore, finished_store
 from keylm.text.tokenizer import PAD
 
@@ -58,10 +59,27 @@ def build(folder: Path, context: int, shard_tokens: int, pieces: list[Piece]) ->
             tokens, trained = np.array(piece.tokens, np.uint16), np.array(piece.trained, np.bool_)
             writer.add(packed.Piece(tokens, trained, whole=piece.whole), piece.file, piece.line)
         records.append(writer.close(folder / "s" / f"train-{number:05d}.safetensors", byte_lengths))
-    entry = {"settings": {}, "exhausted": True, "files": FILES, "faults": {}}
-    entry |= {"train": split_entry(records), "validation": split_entry([])}
-    manifest = dict.fromkeys(SETTINGS) | {"format": FORMAT, "context": context, "sources": {"s": entry}}
-    write_json(folder / "manifest.json", {**manifest, "hash": manifest_hash(manifest)})
+    source = SourceRecord(
+        settings={},
+        train=SplitRecord.of(records),
+        validation=SplitRecord.of([]),
+        exhausted=True,
+        files=FILES,
+        faults={},
+    )
+    manifest = ShardManifest(
+        format=FORMAT,
+        seed=0,
+        context=context,
+        shard_tokens=shard_tokens,
+        holdout=0.1,
+        tokenizer_sha256="",
+        curation=None,
+        order=WindowOrder(batch_windows=1, sources=["s"], stages=[]),
+        origins={},
+        sources={"s": source},
+    )
+    manifest.sealed().write(folder)
     return finished_store(folder)
 
 
@@ -142,11 +160,11 @@ def test_every_window_is_what_a_slow_reading_of_all_documents_gives(
             assert window.labels.tolist() == expected.labels.tolist()
             assert window.documents.tolist() == expected.documents.tolist()
             assert store.origins("s", shard, index) == origins
-    entry = read_manifest(folder)["sources"]["s"]["train"]
-    assert entry["documents"] == len(pieces)
-    assert entry["tokens"] == sum(len(piece.tokens) for piece in pieces)
-    assert entry["trained_tokens"] == sum(sum(piece.trained) for piece in pieces)
-    assert entry["bytes"] == sum(token % 7 for piece in pieces for token in piece.tokens)
+    entry = read_manifest(folder).sources["s"].train
+    assert entry.documents == len(pieces)
+    assert entry.tokens == sum(len(piece.tokens) for piece in pieces)
+    assert entry.trained_tokens == sum(sum(piece.trained) for piece in pieces)
+    assert entry.bytes == sum(token % 7 for piece in pieces for token in piece.tokens)
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])

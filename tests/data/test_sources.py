@@ -13,6 +13,7 @@ from keylm.base.errors import KeylmError
 from keylm.base.files import sha256_file
 from keylm.data import sources as module
 from keylm.data.documents import Document, Fault, Record
+from keylm.data.provenance import source_origin, source_settings, source_stamps
 from keylm.data.readers import source_files
 from keylm.data.sources import (
     Records,
@@ -22,11 +23,8 @@ from keylm.data.sources import (
     parse,
     read_source,
     source_adapter,
-    source_inputs,
-    source_origin,
-    source_settings,
-    tokenizer_sample,
 )
+from keylm.data.tokenizer_sample import tokenizer_sample
 from keylm.recipe.load import Recipe, load_recipe
 from keylm.recipe.schema import Source
 
@@ -210,7 +208,7 @@ def test_a_missing_path_is_told_by_whoever_reads_it(tmp_path: Path) -> None:
     source = Source(path=str(tmp_path / "gone"))
     told = r"gone does not exist; accepted: a file or folder"
     for read in (
-        lambda: source_inputs("tales", source),
+        lambda: source_stamps("tales", source),
         lambda: source_origin("tales", source),
         lambda: list(read_source("tales", source)),
         lambda: source_files(tmp_path / "gone"),

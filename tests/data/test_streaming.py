@@ -22,9 +22,10 @@ from keylm.base.errors import KeylmError
 from keylm.data import streaming
 from keylm.data.build import build_shards
 from keylm.data.curriculum import BatchLoader, Curriculum
-from keylm.data.shards import read_manifest
+from keylm.data.manifest import read_manifest
+from keylm.data.provenance import DataProvenance
 from keylm.data.store import ShardStore, finished_store
-from keylm.data.streaming import Fetched
+from keylm.data.streaming import FetchedShards
 from keylm.pipeline.run import run
 from keylm.recipe.load import Recipe
 from keylm.recipe.run_folder import RunFolder, checkpoint_paths
@@ -56,7 +57,7 @@ def assert_same_training(one: RunFolder, two: RunFolder) -> None:
 
 
 def test_training_while_the_shards_are_built_leaves_the_same_bytes(trained: RunFolder, tmp_path: Path) -> None:
-    shards = read_manifest(trained.shards)["sources"]["tales"]["train"]["shards"]
+    shards = read_manifest(trained.shards).sources["tales"].train.shards
     assert len(shards) > 3
     folder = run(tiny_recipe(tmp_path, [*SETTINGS, "data.stream=true"]), tmp_path / "run", until="train", quiet=True)
     assert_same_training(trained, folder)
@@ -171,7 +172,14 @@ def test_a_source_without_a_window_is_told_when_its_stage_comes_too(tmp_path: Pa
 def test_shards_of_sources_that_have_changed_since_are_not_trained_on(tmp_path: Path) -> None:
     recipe = tiny_recipe(tmp_path, [*SETTINGS, "data.stream=true"])
     folder = run(recipe, tmp_path / "run", until="tokenizer", quiet=True)
-    build_shards(recipe, folder.tokenizer, folder.shards, windows=dict.fromkeys(recipe.sources, 1), quiet=True)
+    build_shards(
+        recipe,
+        DataProvenance.of(recipe),
+        folder.tokenizer,
+        folder.shards,
+        windows=dict.fromkeys(recipe.sources, 1),
+        quiet=True,
+    )
     (folder.shards / "manifest.json").unlink()  # a streaming run that was killed leaves no more
     tales = (tmp_path / "tales.jsonl").read_text()
     (tmp_path / "tales.jsonl").write_text(tales.replace("fox", "dog"))
@@ -236,7 +244,7 @@ def test_fetched_batches_are_the_same_and_the_disk_holds_no_more_than_allowed(pu
     shutil.copy(published / "manifest.json", tmp_path / "cache")
     straight = finished_store(published)
     ours = BatchLoader(Curriculum(recipe, straight.layout), straight)
-    store = ShardStore(Fetched(recipe, tmp_path / "cache"), recipe.training.context)
+    store = ShardStore(FetchedShards(recipe, tmp_path / "cache"), recipe.training.context)
     theirs = BatchLoader(Curriculum(recipe, store.layout), store)
     seen: set[Path] = set()
     most = 0

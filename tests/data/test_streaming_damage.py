@@ -11,9 +11,10 @@ from conftest import tiny_recipe
 from keylm.base.errors import KeylmError
 from keylm.base.files import write_json
 from keylm.data import streaming
-from keylm.data.shards import read_manifest
+from keylm.data.manifest import read_manifest
+from keylm.data.provenance import DataProvenance
 from keylm.data.store import ShardStore
-from keylm.data.streaming import BackgroundBuild, Growing, open_store
+from keylm.data.streaming import BackgroundBuild, GrowingShards, PendingBuild, open_store
 from keylm.pipeline.run import run
 from keylm.recipe.load import Recipe
 from keylm.recipe.run_folder import RunFolder, checkpoint_paths
@@ -75,7 +76,7 @@ def test_a_shard_is_hashed_once_though_it_is_opened_often(
     hashed = []
     monkeypatch.setattr("keylm.data.store.check_shard", lambda path, *_: hashed.append(path))
     monkeypatch.setattr("keylm.data.store.OPEN_SHARDS", 1)
-    store = ShardStore(Growing(built[1].shards, None), 32, verify=True)
+    store = ShardStore(GrowingShards(built[1].shards, None), 32, verify=True)
     for _ in range(3):
         for name in ("tales", "notes"):
             store.window(name, 0, 0)
@@ -130,7 +131,8 @@ def test_whatever_ends_a_build_in_the_background_is_told_in_its_words(writable: 
     folder = tmp_path / "shards"
     folder.mkdir() if writable else folder.write_text("no file can be written here")
     hears, says = multiprocessing.Pipe(duplex=False)
-    given = (None, tmp_path, folder, 1, None, os.getpid(), says)  # no recipe: nothing that a build expects
+    pending = PendingBuild(None, None, tmp_path, folder, 1)  # no recipe: nothing that a build expects
+    given = (pending, os.getpid(), says)
     build = multiprocessing.get_context("spawn").Process(target=streaming._build, args=given)
     build.start()
     build.join()
@@ -145,7 +147,7 @@ def test_the_parent_hears_why_a_build_in_the_background_ended(tmp_path: Path, to
     recipe = tiny_recipe(tmp_path)
     folder = tmp_path / "shards"
     shutil.copytree(tokenizer, tmp_path / "tokenizer")
-    build = BackgroundBuild(recipe, tmp_path / "tokenizer", folder, 1, None)
+    build = BackgroundBuild(PendingBuild(recipe, DataProvenance.of(recipe), tmp_path / "tokenizer", folder, 1))
     (tmp_path / "tokenizer" / "tokenizer.json").unlink()  # long before the process has begun
     with pytest.raises(KeylmError, match=r"tokenizer\.json"):
         build.wait()
@@ -167,7 +169,7 @@ def streamed_until_killed(folder: Path, *extra: str) -> tuple[Recipe, RunFolder]
         shutil.rmtree(path)
     (run_folder.shards / "manifest.json").unlink()
     stages = run_folder.done()
-    write_json(run_folder.path / "stages.json", {"tokenizer": stages["tokenizer"]})
+    write_json(run_folder.path / "stages.json", {"tokenizer": stages["tokenizer"].model_dump()})
     return recipe, run_folder
 
 

@@ -9,7 +9,8 @@ from conftest import tiny_recipe
 from keylm.base.errors import KeylmError
 from keylm.data.build import build_shards
 from keylm.data.curriculum import Curriculum
-from keylm.data.shards import read_manifest
+from keylm.data.manifest import read_manifest
+from keylm.data.provenance import DataProvenance
 from keylm.data.store import finished_store
 from keylm.pipeline.plan import Share, plan, show_plan
 from keylm.pipeline.run import run
@@ -53,10 +54,10 @@ def test_each_stages_tokens_are_those_of_all_picks(built: tuple[Recipe, RunFolde
 
 def test_sizes_are_the_manifests_once_shards_are_built(built: tuple[Recipe, RunFolder]) -> None:
     recipe, folder = built
-    sources = read_manifest(folder.shards)["sources"]
+    sources = read_manifest(folder.shards).sources
     for share in plan(recipe, folder):
         assert share.exact
-        assert share.size == sources[share.source]["train"]["tokens"]
+        assert share.size == sources[share.source].train.tokens
         assert share.epochs == share.tokens / share.size
 
 
@@ -183,7 +184,7 @@ def test_nobody_knowing_a_size_is_told_and_no_epochs_are_claimed() -> None:
 def test_the_plan_names_what_a_build_then_takes(tmp_path: Path) -> None:
     recipe = tiny_recipe(tmp_path, ["data.shard_tokens=512"])
     folder = run(recipe, tmp_path / "run", until="tokenizer", quiet=True)
-    manifest = build_shards(recipe, folder.tokenizer, folder.shards, quiet=True)
+    manifest = build_shards(recipe, DataProvenance.of(recipe), folder.tokenizer, folder.shards, quiet=True)
     for share in plan(recipe, folder):
-        entry = manifest["sources"][share.source]
-        assert entry["exhausted"] or entry["train"]["windows"] * recipe.training.context >= share.tokens
+        entry = manifest.sources[share.source]
+        assert entry.exhausted or entry.train.windows * recipe.training.context >= share.tokens

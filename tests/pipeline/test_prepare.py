@@ -11,7 +11,7 @@ from conftest import tiny_recipe
 from keylm.base.errors import KeylmError
 from keylm.base.files import read_json
 from keylm.data.curated import Executor
-from keylm.data.shards import read_manifest
+from keylm.data.manifest import read_manifest
 from keylm.pipeline.run import run
 from keylm.pipeline.show import show_batch
 from keylm.recipe.load import Recipe, load_recipe
@@ -156,7 +156,7 @@ def test_an_executor_without_curation_is_said_to_be_ignored(
 def test_data_are_built_where_the_device_of_the_training_is_not(tmp_path: Path) -> None:
     recipe = tiny_recipe(tmp_path, ["training.device=cuda"])
     folder = run(recipe, tmp_path / "run", until="shards", quiet=True)
-    assert read_manifest(folder.shards)["hash"]
+    assert read_manifest(folder.shards).hash
     with pytest.raises(KeylmError, match=r"training\.device: got 'cuda', which this machine or torch build lacks"):
         run(recipe, folder.path, until="train", quiet=True)
 

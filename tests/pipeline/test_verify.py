@@ -14,7 +14,7 @@ from conftest import tiny_recipe
 from keylm.base.errors import KeylmError
 from keylm.base.files import read_json, write_json
 from keylm.data.curriculum import BatchLoader, Curriculum
-from keylm.data.shards import manifest_hash, read_manifest
+from keylm.data.manifest import manifest_hash, read_manifest
 from keylm.data.store import finished_store
 from keylm.pipeline.run import run
 from keylm.pipeline.verify import batch_hash, verify
@@ -27,7 +27,7 @@ SETTINGS = [
     "sources.notes.max_bytes=3000",
 ]
 NOISE = [
-    'sources.noisy={typos_of=["tales", "chat"], forms={masked=1, pair=2, correction=1, continuation=1}}',
+    'sources.noisy={typos_of=["tales", "chat"], forms={masked=1, pair=2, correction=1}}',
     "stages.pretrain.weights={tales=2, notes=1, noisy=1}",
 ]
 STEPS = 20

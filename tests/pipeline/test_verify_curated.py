@@ -12,8 +12,8 @@ from keylm.base.files import read_json, sha256_json
 from keylm.cli import data as cli_data
 from keylm.data.build import build_shards
 from keylm.data.curated import curated_recipe, curation_facts
-from keylm.data.shards import read_manifest
-from keylm.data.sources import source_origin
+from keylm.data.manifest import read_manifest
+from keylm.data.provenance import DataProvenance, source_origin
 from keylm.pipeline.run import run
 from keylm.pipeline.verify import verify
 from keylm.recipe.load import Recipe
@@ -52,19 +52,21 @@ def test_the_manifest_names_the_sources_before_curation_and_what_curated_them(
 ) -> None:
     recipe, folder = built
     manifest, report = read_manifest(folder.shards), read_json(folder.curated / "report.json")
-    assert list(manifest["origins"]) == ["tales", "notes", "chat"]
-    for name, origin in manifest["origins"].items():
+    assert list(manifest.origins) == ["tales", "notes", "chat"]
+    for name, origin in manifest.origins.items():
         assert origin["files"] == source_origin(name, recipe.sources[name])["files"]
         assert origin["settings"]["adapter"] == "auto"
-    assert manifest["origins"]["notes"]["settings"]["register"] == "casual"
-    assert manifest["curation"] == {"hash": report["hash"], "settings": report["settings"]}
+    assert manifest.origins["notes"]["settings"]["register"] == "casual"
+    assert manifest.curation.model_dump() == {"hash": report["hash"], "settings": report["settings"]}
     assert len((folder.shards / "manifest.json").read_bytes()) < 20_000
 
 
 def test_two_workers_and_one_give_the_same_manifest(built: tuple[Recipe, RunFolder], tmp_path: Path) -> None:
     recipe, folder = built
     data, facts = curated_recipe(recipe, folder.curated), curation_facts(recipe, folder.curated)
-    again = build_shards(data, folder.tokenizer, tmp_path / "again", workers=2, curation=facts, quiet=True)
+    again = build_shards(
+        data, DataProvenance.of(data, facts), folder.tokenizer, tmp_path / "again", workers=2, quiet=True
+    )
     assert again == read_manifest(folder.shards)
 
 
@@ -114,4 +116,4 @@ def test_other_filters_are_refused(built: tuple[Recipe, RunFolder]) -> None:
 def test_the_curation_decides_the_shards_hash(built: tuple[Recipe, RunFolder]) -> None:
     recipe, folder = built
     facts = curation_facts(recipe, folder.curated)
-    assert sha256_json(facts.settings) == sha256_json(read_manifest(folder.shards)["curation"]["settings"])
+    assert sha256_json(facts.record.settings) == sha256_json(read_manifest(folder.shards).curation.settings)

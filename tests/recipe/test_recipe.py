@@ -11,8 +11,8 @@ from pydantic import ValidationError
 
 from keylm.base.errors import KeylmError
 from keylm.model.decoder import count_parameters
-from keylm.recipe.identity import differences, identity_hash
 from keylm.recipe.load import Recipe, load_recipe, packaged_recipes, parse_recipe, stage_steps
+from keylm.recipe.provenance import differences, identity_hash
 from keylm.recipe.schema import PIECE_BYTES, Curation
 
 RECIPES = Path(__file__).parents[2] / "recipes"

@@ -43,7 +43,7 @@ def test_label_bytes_count_labels_alone() -> None:
 
 NOISE = [
     *("model.max_position_embeddings=256", "training.context=256", "training.batch_tokens=1024"),
-    'sources.noisy={typos_of=["tales", "chat"], forms={masked=1, correction=1, continuation=1, pair=3}}',
+    'sources.noisy={typos_of=["tales", "chat"], forms={masked=1, correction=1, pair=3}}',
     "stages={noisy={tokens=12288, weights={noisy=3, tales=1}}}",
     *(
         "data.shard_tokens=4096",

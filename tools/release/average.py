@@ -15,9 +15,8 @@ import torch
 
 from keylm.base.errors import KeylmError
 from keylm.base.files import write_json
-from keylm.model.folder import check_model_folder, export_model, model_fingerprint
+from keylm.model.folder import check_model_folder, export_model, model_fingerprint, read_weights
 from keylm.recipe.run_folder import RunFolder
-from keylm.training.initial_model import read_weights
 from tools.release.plan import parser, run
 
 

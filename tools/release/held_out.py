@@ -18,7 +18,7 @@ import torch
 from keylm.base.errors import KeylmError
 from keylm.base.files import sha256_file, write_json
 from keylm.base.machine import device_name
-from keylm.data.shards import read_manifest
+from keylm.data.manifest import ShardManifest, read_manifest
 from keylm.data.store import finished_store
 from keylm.model.decoder import Decoder
 from keylm.model.fused import can_fuse
@@ -43,7 +43,7 @@ class HeldOut:
     def __init__(self, recipe: Recipe, shards: Path, stage: str | None, windows: int) -> None:
         """Open a build, for up to `windows` windows a source. Raises KeylmError where it does not fit `recipe`."""
         manifest, device = read_manifest(shards), choose_device(recipe.training.device)
-        training = recipe.training.model_copy(update={"context": manifest["context"]})
+        training = recipe.training.model_copy(update={"context": manifest.context})
         self.device, self._training = device, suited(training, recipe.model.head_dim, device)
         self._recipe, self._shards, self._manifest, self._windows = recipe, shards, manifest, windows
         self._sources = chosen_sources(recipe, manifest, stage)
@@ -54,7 +54,7 @@ class HeldOut:
         objective = Objective(self._load(model), 0.0, 0.0)
         if not (model / "tokenizer.json").is_file():
             raise KeylmError(f"{model}: no tokenizer.json in it; accepted: a model folder that keylm wrote")
-        if sha256_file(model / "tokenizer.json") != self._manifest["tokenizer_sha256"]:
+        if sha256_file(model / "tokenizer.json") != self._manifest.tokenizer_sha256:
             raise KeylmError(
                 f"{model}: another tokenizer than that of {self._shards}; accepted: models trained on this build"
             )
@@ -82,7 +82,7 @@ class HeldOut:
     def means(self, bits: Bits) -> Bits:
         """Return the means over sources of plain text; "by tokens" weighs each by what there is of it to train on."""
         sources = self._recipe.sources
-        tokens = {name: entry["train"]["tokens"] for name, entry in self._manifest["sources"].items()}
+        tokens = {name: source.train.tokens for name, source in self._manifest.sources.items()}
         plain = {name: value for name, value in bits.items() if not sources[name].typos_of}
         groups = {
             "all": plain,
@@ -95,15 +95,15 @@ class HeldOut:
         return found
 
 
-def chosen_sources(recipe: Recipe, manifest: dict[str, Any], stage: str | None) -> list[str]:
+def chosen_sources(recipe: Recipe, manifest: ShardManifest, stage: str | None) -> list[str]:
     """Return the build's sources, or those of them that a stage trains on. Raises KeylmError for unknown ones."""
-    if unknown := sorted(set(manifest["sources"]) - set(recipe.sources)):
+    if unknown := sorted(set(manifest.sources) - set(recipe.sources)):
         raise KeylmError(f"the build has sources that the plan's recipe lacks: {', '.join(unknown)}")
     if stage is None:
-        return list(manifest["sources"])
+        return list(manifest.sources)
     if stage not in recipe.stages:
         raise KeylmError(f"--stage {stage}: accepted: {', '.join(recipe.stages)}")
-    return [name for name in manifest["sources"] if recipe.stages[stage].weights.get(name, 0) > 0]
+    return [name for name in manifest.sources if recipe.stages[stage].weights.get(name, 0) > 0]
 
 
 def measure(arguments: argparse.Namespace) -> str:

@@ -43,7 +43,7 @@ def random_model(folder: Path) -> Path:
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
-    from keylm.data.sources import tokenizer_sample
+    from keylm.data.tokenizer_sample import tokenizer_sample
     from keylm.model.folder import export_model, qwen3_config
     from keylm.recipe.load import load_recipe
     from keylm.text.tokenizer import train_tokenizer

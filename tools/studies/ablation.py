@@ -27,7 +27,7 @@ from keylm.base.files import write_json
 from keylm.base.json_lines import read_rows
 from keylm.base.machine import device_name
 from keylm.data.curated import curated_recipe
-from keylm.data.shards import read_manifest
+from keylm.data.manifest import read_manifest
 from keylm.evaluation.continuation import continuation_bits
 from keylm.recipe.load import Recipe, load_recipe, parse_recipe
 from keylm.recipe.run_folder import RunFolder
@@ -105,7 +105,7 @@ def variant_shares(study: Study, variant: str) -> Shares:
 
 def source_weights(recipe: Recipe, shards: Path, shares: Shares, power: float) -> dict[str, float]:
     """Return each source's weight from the shares of registers and single sources, which sum to 1."""
-    tokens = {name: entry["train"]["tokens"] for name, entry in read_manifest(shards)["sources"].items()}
+    tokens = {name: source.train.tokens for name, source in read_manifest(shards).sources.items()}
     weights: dict[str, float] = {}
     for key, share in shares.items():
         inside = [name for name, source in recipe.sources.items() if key in (name, source.text_register)]

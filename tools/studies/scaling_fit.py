@@ -30,7 +30,7 @@ import numpy as np
 import numpy.typing as npt
 
 from keylm.base.json_lines import read_rows
-from keylm.data.shards import load_manifest
+from keylm.data.manifest import load_manifest
 from keylm.recipe.load import parse_recipe, read_toml, stage_steps
 
 Floats = npt.NDArray[np.float64]
@@ -222,7 +222,7 @@ def percentiles(values: Sequence[float]) -> list[float] | None:
 def unique_tokens(manifest: Path) -> dict[str, float]:
     """Return the training tokens that each source of a build has."""
     found = load_manifest(manifest, str(manifest), "build it again")
-    return {name: entry["train"]["tokens"] for name, entry in found["sources"].items()}
+    return {name: source.train.tokens for name, source in found.sources.items()}
 
 
 def tell(found: Mapping[str, Any]) -> str:

@@ -34,7 +34,7 @@ from keylm.base.errors import KeylmError, TrainingDiverged
 from keylm.base.files import read_table, write_json
 from keylm.base.json_lines import read_rows
 from keylm.base.machine import device_name
-from keylm.data.shards import read_manifest
+from keylm.data.manifest import read_manifest
 from keylm.model.decoder import count_parameters
 from keylm.recipe.load import Recipe, load_recipe, parse_recipe
 from keylm.recipe.run_folder import RunFolder
@@ -61,8 +61,8 @@ class Grid:
         base = parse_recipe({**plain, "stages": {STAGE: {"tokens": BUILD_TOKENS, "weights": weights}}}, "the study")
         shards = build(base, out)
         manifest = read_manifest(shards)
-        self.manifest = manifest["hash"]
-        self.unique_tokens = {name: entry["train"]["tokens"] for name, entry in manifest["sources"].items()}
+        self.manifest = manifest.hash
+        self.unique_tokens = {name: source.train.tokens for name, source in manifest.sources.items()}
         self.weights = {name: weight / sum(weights.values()) for name, weight in weights.items() if weight}
         self.recipe = self._template({**study["stage"], "weights": weights}, base, shards)
 

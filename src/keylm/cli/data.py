@@ -25,7 +25,7 @@ def build(
     quiet: QuietOption = False,
 ) -> None:
     """Curate and tokenize the sources into shards, without training. Can be stopped and started at any time."""
-    from keylm.data.shards import read_manifest
+    from keylm.data.manifest import read_manifest
     from keylm.pipeline.run import run
 
     parsed = load_recipe(recipe, overrides)
@@ -41,9 +41,9 @@ def build(
     except KeyboardInterrupt:
         raise Interrupted("stopped; the same command goes on from the shards that are finished") from None
     manifest = read_manifest(folder.shards)
-    tokens = sum(entry["train"]["tokens"] for entry in manifest["sources"].values())
+    tokens = sum(source.train.tokens for source in manifest.sources.values())
     say(
-        f"manifest  {folder.shards / 'manifest.json'}: {tokens:,} tokens to train on, hash {manifest['hash']}",
+        f"manifest  {folder.shards / 'manifest.json'}: {tokens:,} tokens to train on, hash {manifest.hash}",
         quiet=quiet,
     )
 

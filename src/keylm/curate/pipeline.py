@@ -23,14 +23,15 @@ from typing import TYPE_CHECKING, Any
 
 from keylm.base.console import say
 from keylm.base.errors import KeylmError
-from keylm.base.files import flush, read_json, read_table, sha256_json, write_json
+from keylm.base.files import flush, read_json, read_table, write_json
 from keylm.curate.decontamination import Decontaminator
 from keylm.curate.evaluation_items import unread_files
 from keylm.curate.report import FAULTS, REPORT, join_faults, make_report, settings_of, tell_report
 from keylm.data.curated import Executor, curated_sources
 from keylm.data.hub import SHA, HubRows
+from keylm.data.provenance import curation_inputs, source_origin, source_stamps
 from keylm.data.readers import source_files
-from keylm.data.sources import source_adapter, source_inputs, source_origin, source_path
+from keylm.data.sources import source_adapter, source_path
 from keylm.recipe.load import Recipe
 from keylm.recipe.schema import Curation, Source
 
@@ -58,7 +59,7 @@ def curate(
     curation = recipe.curation or Curation()
     sources = curated_sources(recipe)
     settings = settings_of(curation)
-    fingerprint = _fingerprint(settings, sources)
+    fingerprint = curation_inputs(settings, sources)
     finished = read_table(folder / REPORT)
     if finished.get("fingerprint") == fingerprint and _all_there(finished, folder):
         return _usable(finished)
@@ -68,7 +69,7 @@ def curate(
         with sole_run(folder / WORK, lambda text: say(text, quiet=quiet)):
             _begin(folder, fingerprint)
             report = _curate(curation, sources, settings, folder, executor, workers, quiet=quiet)
-            if _fingerprint(settings, sources) != fingerprint:
+            if curation_inputs(settings, sources) != fingerprint:
                 raise KeylmError(
                     "curation: a source's files changed while they were read; the same command starts anew"
                 )
@@ -84,12 +85,6 @@ def curate(
         raise
     tell_report(report, quiet=quiet)
     return _usable(report)
-
-
-def _fingerprint(settings: dict[str, Any], sources: dict[str, Source]) -> str:
-    """Return what tells if a curation is done: the settings, and sizes and times of the sources' files."""
-    inputs = {name: [source.model_dump(mode="json"), source_inputs(name, source)] for name, source in sources.items()}
-    return sha256_json([settings, inputs])
 
 
 def _need_datatrove() -> None:
@@ -217,7 +212,7 @@ def _files(name: str, source: Source) -> list[tuple["Unit", int]]:
     """Return a unit for each file of a folder, or one for the source, and their bytes on disk."""
     from keylm.curate.reading import Unit
 
-    inputs = source_inputs(name, source)
+    inputs = source_stamps(name, source)
     path = source_path(source) if source.path else None
     one_by_one = path and path.is_dir() and source.max_bytes is None and not source_adapter(source).group
     if not path or not one_by_one:

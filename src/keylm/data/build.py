@@ -8,18 +8,16 @@ unchanged is not built again; shards are built in the order in which training ne
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from keylm.base.console import Status, say
 from keylm.base.errors import KeylmError
-from keylm.base.files import read_table, sha256_file, sweep, write_json
-from keylm.data.curated import CurationFacts
+from keylm.base.files import read_table, sweep
 from keylm.data.curriculum import Curriculum
-from keylm.data.shards import FORMAT, manifest_hash
-from keylm.data.source_builder import SourceBuilder, fingerprint
-from keylm.data.sources import input_bytes, source_origin
+from keylm.data.manifest import Settings, ShardManifest
+from keylm.data.provenance import CurationFacts, DataProvenance, input_bytes, source_origin, window_order
+from keylm.data.source_builder import SourceBuilder
 from keylm.data.workers import Workers
-from keylm.recipe.load import Recipe, stage_steps
+from keylm.recipe.load import Recipe
 from keylm.text.tokenizer import DocumentTokenizer
 
 SMALL_BYTES = 24_000_000
@@ -28,45 +26,43 @@ SMALL_BYTES = 24_000_000
 
 def build_shards(
     recipe: Recipe,
+    provenance: DataProvenance,
     tokenizer_folder: Path,
     folder: Path,
     *,
     workers: int | None = None,
     windows: Mapping[str, int] | None = None,
-    curation: CurationFacts | None = None,
     quiet: bool = False,
-) -> dict[str, Any]:
+) -> ShardManifest:
     """Build the shards of all used sources in `folder` and return the manifest.
 
-    `workers` are processes (by default one a core). Of each source at least `windows` windows are built, by default
-    as many as the recipe takes, and never more than there are. `curation` is what made the sources' files, where
-    `recipe` reads curated ones. Raises KeylmError where a source cannot be read, changes meanwhile, or gives nothing
-    to train on.
+    `provenance` is that of `recipe`. `workers` are processes (by default one a core). Of each source at least
+    `windows` windows are built, by default as many as the recipe takes, and never more than there are. Raises
+    KeylmError where a source cannot be read, changed since `provenance` was computed, or gives nothing to train on.
     """
     sweep(folder)
-    wanted = windows or windows_taken(recipe)
-    settings = data_settings(recipe, tokenizer_folder, curation)
+    settings = provenance.settings(recipe, tokenizer_folder)
     total = sum(input_bytes(name, source) for name, source in recipe.used_sources.items())
     count = 1 if 0 < total < SMALL_BYTES else workers or os.cpu_count() or 1
     with Workers(recipe, tokenizer_folder, count) as crew, Status("shards", total or None, quiet=quiet) as status:
-        builders = _take_up(recipe, tokenizer_folder, folder, settings, crew)
-        _build_in_order(recipe, builders, wanted, status, quiet=quiet)
-    origins = _origins(recipe, builders, curation)
+        builders = _builders(recipe, provenance, tokenizer_folder, folder, crew)
+        _build_in_order(recipe, builders, windows or windows_taken(recipe), status, quiet=quiet)
+    origins = _origins(recipe, builders, provenance.curation)
     for builder in builders.values():
-        builder.check_unchanged()  # behind the hashes of the files, which take their time too
-    entries = {name: builder.entry() for name, builder in builders.items()}
-    manifest: dict[str, Any] = {**settings, "order": order(recipe), "origins": origins, "sources": entries}
-    manifest["hash"] = manifest_hash(manifest)
-    write_json(folder / "manifest.json", manifest)
+        builder.check_unchanged()  # after hashing the files, which takes its time too
+    records = {name: builder.record() for name, builder in builders.items()}
+    order = window_order(recipe)
+    manifest = ShardManifest(**dict(settings), order=order, origins=origins, sources=records).sealed()
+    manifest.write(folder)
     return manifest
 
 
 def _origins(
     recipe: Recipe, builders: Mapping[str, SourceBuilder], curation: CurationFacts | None
-) -> dict[str, dict[str, Any]]:
-    """Return what each source that is read, also if only for its typos, comes from before any curation."""
+) -> dict[str, Settings]:
+    """Return what each source that is read, if only for its typos, comes from before any curation."""
     revisions: dict[str, str] = {}
-    for name in sorted(builders, key=lambda name: not recipe.sources[name].typos_of):  # a source's own word counts
+    for name in sorted(builders, key=lambda name: not recipe.sources[name].typos_of):  # what a source read itself wins
         revisions |= builders[name].revisions
     curated = curation.origins if curation else {}
     return {
@@ -75,31 +71,31 @@ def _origins(
     }
 
 
-def changed_sources(recipe: Recipe, tokenizer_folder: Path, folder: Path, curation: CurationFacts | None) -> list[str]:
-    """Return the used sources of which `folder` has shards that the next build would not take up.
-
-    Raises KeylmError where a source's files are missing.
-    """
-    settings = data_settings(recipe, tokenizer_folder, curation)
+def changed_sources(recipe: Recipe, provenance: DataProvenance, tokenizer_folder: Path, folder: Path) -> list[str]:
+    """Return the used sources whose shards in `folder` the next build would not reuse."""
+    settings = provenance.settings(recipe, tokenizer_folder)
     saved = {name: read_table(folder / name / "source.json").get("fingerprint") for name in recipe.used_sources}
-    return [name for name, known in saved.items() if known and known != fingerprint(recipe, name, settings)]
+    return [name for name, known in saved.items() if known and known != provenance.fingerprint(name, settings)]
 
 
-def discard_stale(recipe: Recipe, tokenizer_folder: Path, folder: Path, curation: CurationFacts | None) -> None:
-    """Delete the shards in `folder` that the next build would not take up, and the manifest, which it writes anew."""
+def discard_stale(recipe: Recipe, provenance: DataProvenance, tokenizer_folder: Path, folder: Path) -> None:
+    """Delete the shards in `folder` that the next build would not reuse, and the manifest, which it writes anew."""
     (folder / "manifest.json").unlink(missing_ok=True)
-    settings = data_settings(recipe, tokenizer_folder, curation)
     with Workers(recipe, tokenizer_folder, 1) as nobody:
-        _take_up(recipe, tokenizer_folder, folder, settings, nobody)
+        _builders(recipe, provenance, tokenizer_folder, folder, nobody)
 
 
-def _take_up(
-    recipe: Recipe, tokenizer_folder: Path, folder: Path, settings: dict[str, Any], workers: Workers
+def _builders(
+    recipe: Recipe, provenance: DataProvenance, tokenizer_folder: Path, folder: Path, workers: Workers
 ) -> dict[str, SourceBuilder]:
-    """Return each used source's builder, which has kept what an earlier build left and it can go on from."""
-    lengths = DocumentTokenizer(tokenizer_folder).byte_lengths()
+    """Return each used source's builder, which keeps what it can reuse of an earlier build."""
+    settings, lengths = (
+        provenance.settings(recipe, tokenizer_folder),
+        DocumentTokenizer(tokenizer_folder).byte_lengths(),
+    )
     return {
-        name: SourceBuilder(recipe, name, folder / name, settings, lengths, workers) for name in recipe.used_sources
+        name: SourceBuilder(recipe, name, folder / name, provenance, settings, lengths, workers)
+        for name in recipe.used_sources
     }
 
 
@@ -115,7 +111,7 @@ def _build_in_order(
     while left:
         name = min(left, key=lambda n: (left[n].shards > 0, curriculum.needed_at(n, left[n].windows)))
         before = sum(builder.text_bytes for builder in builders.values())
-        left[name].build_shard(_told(status, before))
+        left[name].build_shard(_reporter(status, before))
         if left[name].is_done(wanted[name]):
             builder = left.pop(name)
             builder.finish()
@@ -123,8 +119,8 @@ def _build_in_order(
             say(builder.summary(), quiet=quiet)
 
 
-def _told(status: Status, before: int) -> Callable[[int, str], None]:
-    """Return what tells of a shard's progress; `before`: bytes of text in the shards before it."""
+def _reporter(status: Status, before: int) -> Callable[[int, str], None]:
+    """Return what reports a shard's progress; `before`: bytes of text in the shards before it."""
     return lambda size, facts: status.update(before + size, facts)
 
 
@@ -134,45 +130,19 @@ def windows_taken(recipe: Recipe) -> dict[str, int]:
     return curriculum.given(curriculum.total_steps)
 
 
-def data_settings(recipe: Recipe, tokenizer_folder: Path, curation: CurationFacts | None) -> dict[str, Any]:
-    """Return what, beside the sources themselves, decides what the shards hold."""
-    return {
-        "format": FORMAT,
-        "seed": recipe.seed,
-        "context": recipe.training.context,
-        "shard_tokens": recipe.data.shard_tokens,
-        "holdout": recipe.evaluation.holdout,
-        "tokenizer_sha256": sha256_file(tokenizer_folder / "tokenizer.json"),
-        "curation": {"hash": curation.hash, "settings": curation.settings} if curation else None,
-    }
-
-
-def check_published(recipe: Recipe, manifest: Mapping[str, Any]) -> None:
+def check_published(recipe: Recipe, manifest: ShardManifest) -> None:
     """Raise KeylmError unless a published build has what `recipe` trains on."""
-    if manifest["context"] != recipe.training.context:
+    if manifest.context != recipe.training.context:
         raise KeylmError(
             f"training.context: got {recipe.training.context}, the published build has windows of "
-            f"{manifest['context']}; accepted: that number"
+            f"{manifest.context}; accepted: that number"
         )
     for name, windows in windows_taken(recipe).items():
-        entry = manifest["sources"].get(name)
-        if entry is None:
-            raise KeylmError(f"sources.{name}: not in the published build; it has: {', '.join(manifest['sources'])}")
-        if not entry["exhausted"] and entry["train"]["windows"] < windows:
+        built = manifest.sources.get(name)
+        if built is None:
+            raise KeylmError(f"sources.{name}: not in the published build; it has: {', '.join(manifest.sources)}")
+        if not built.exhausted and built.train.windows < windows:
             raise KeylmError(
-                f"sources.{name}: the published build has {entry['train']['windows']} windows of it, the recipe takes "
+                f"sources.{name}: the published build has {built.train.windows} windows of it, the recipe takes "
                 f"{windows}; accepted: fewer tokens, or a larger build"
             )
-
-
-def order(recipe: Recipe) -> dict[str, Any]:
-    """Return what, beside the shards, decides which window stands where in the run."""
-    steps = stage_steps(recipe)
-    return {
-        "batch_windows": recipe.training.batch_windows,
-        "sources": list(recipe.used_sources),
-        "stages": [
-            {"name": name, "steps": steps[name], "weights": dict(stage.weights)}
-            for name, stage in recipe.stages.items()
-        ],
-    }

@@ -1,15 +1,14 @@
 """Contrastive typos: clean documents and what noise makes of them, so that a model reads typos and writes none.
 
-Four forms, mixed by the recipe (`sources.NAME.forms`), one drawn for each document and pass:
+Three forms, mixed by the recipe (`sources.NAME.forms`), one drawn for each document and pass:
 
 - `masked`: the noisy document; the tokens of corrupted words carry no loss (Kojima et al., TACL 2025, skip them).
 - `correction`: `<|typo|>` noisy `<|fix|>` clean `<|endoftext|>`, passage by passage; the loss is on the clean side.
-- `continuation`: a document whose first part is noisy; the loss is on the clean rest.
-- `pair`: a clean passage and its noisy twin in one window, unseen by each other. Both are learnt from (the twin
-  without its corrupted words), and behind each corrupted word the prediction is drawn towards the one behind the
-  clean word (the same paper's matching of next-word distributions).
+- `pair`: a clean passage and its noisy twin in one window, hidden from each other. Both are trained on (the twin
+  without its corrupted words), and the prediction after each corrupted word is pulled towards the one after the clean
+  word (the same paper's matching of next-word distributions).
 
-Of conversations what users say becomes noisy, never what assistants answer; they are `masked`.
+In conversations users' turns become noisy, assistants' never; they are `masked`.
 
 Invariant: no token of a corrupted word is ever a target, in any form.
 """
@@ -30,17 +29,17 @@ from keylm.text.tokenizer import END_OF_TEXT, FIX, TYPO, DocumentTokenizer, Mask
 from keylm.typos.model import Noisy, TypoModel
 
 PASSAGE_CHARACTERS = 400
-"""Longest passage of the forms `correction` and `pair`: a few sentences, as they stand on a keyboard's screen."""
+"""Longest passage of the forms `correction` and `pair`: a few sentences, what a phone shows above its keyboard."""
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
 TURN_END = 2
-"""Tokens behind what is said in a turn: `<|im_end|>` and a newline."""
+"""Tokens after the content of a turn: `<|im_end|>` and a newline."""
 
-Asked = tuple[Document, int, int]
+Occurrence = tuple[Document, int, int]
 """(document, hash of its content, number of the pass)"""
 
 
-class _PairPlan(NamedTuple):
-    """What a document becomes, and the texts that are to be mistyped for it, each with a name for its noise."""
+class _NoisePlan(NamedTuple):
+    """What a document becomes, and the texts to mistype for it, each with a seed for its noise."""
 
     form: str
     texts: list[str]
@@ -59,42 +58,36 @@ class Contrast:
         # A passage has at most one token a byte; `pair` and `correction` hold it twice, with three marks.
         self._longest = min(PASSAGE_CHARACTERS, (self._context - 4) // 3)
 
-    def pieces(self, asked: Sequence[Asked]) -> Iterator[list[Piece | Fault]]:
-        """Yield what becomes of each document in its pass; together, as noise for many texts costs less a text."""
-        plans = [self._plan(*one) for one in asked]
+    def pieces(self, documents: Sequence[Occurrence]) -> Iterator[list[Piece | Fault]]:
+        """Yield the pieces of each document in its pass; all together, as noise for many texts is cheaper per text."""
+        plans = [self._plan(*one) for one in documents]
         texts = [text for plan in plans for text in plan.texts]
         names = [name for plan in plans for name in plan.names]
-        epochs = [epoch for plan, (_, _, epoch) in zip(plans, asked, strict=True) for _ in plan.texts]
+        epochs = [epoch for plan, (_, _, epoch) in zip(plans, documents, strict=True) for _ in plan.texts]
         noisy = iter(self._model.corrupt_many(texts, self._seed, names, epochs))
-        for plan, (document, _, _) in zip(plans, asked, strict=True):
+        for plan, (document, _, _) in zip(plans, documents, strict=True):
             yield list(self._made(plan, document, list(islice(noisy, len(plan.texts)))))
 
-    def _plan(self, document: Document, content: int, epoch: int) -> _PairPlan:
+    def _plan(self, document: Document, content: int, epoch: int) -> _NoisePlan:
         if document.text is None:
             users = [number for number, turn in enumerate(document.messages) if turn["role"] == "user"]
             # White space in front would share a token with the header's newline, and with it the mask.
             said = [document.messages[number]["content"].lstrip() for number in users]
-            return _PairPlan("conversation", said, [content + number for number in users])
+            return _NoisePlan("conversation", said, [content + number for number in users])
         rng = random.Random(f"{self._seed}/{content}/{epoch}")
         [form] = rng.choices(self._forms, self._weights)
         if form == "masked":
-            return _PairPlan(form, [document.text], [content])
-        if form == "continuation":
-            cut = document.text.rfind(" ", 0, round(len(document.text) * rng.uniform(0.3, 0.7)))
-            return _PairPlan(form, [document.text[: max(cut, 0)]], [content])
+            return _NoisePlan(form, [document.text], [content])
         passages = list(self._passages(document.text))
-        return _PairPlan(form, passages, [content + number for number in range(len(passages))])
+        return _NoisePlan(form, passages, [content + number for number in range(len(passages))])
 
-    def _made(self, plan: _PairPlan, document: Document, noisy: list[Noisy]) -> Iterator[Piece | Fault]:
+    def _made(self, plan: _NoisePlan, document: Document, noisy: list[Noisy]) -> Iterator[Piece | Fault]:
         """Yield the pieces of a document whose planned texts have become `noisy`."""
         if plan.form == "conversation":
             yield self._conversation(document, noisy)
         elif plan.form == "masked":
             tokens, kept = self._noisy_tokens(noisy[0])
             yield Piece(_joined(tokens, [END_OF_TEXT]), _joined_mask(kept, [True]))
-        elif plan.form == "continuation":
-            assert document.text is not None
-            yield self._continuation(noisy[0], document.text[len(plan.texts[0]) :])
         else:
             for clean, one in zip(plan.texts, noisy, strict=True):
                 if plan.form == "pair" and not len(one.spans):
@@ -102,11 +95,6 @@ class Contrast:
                 piece = self._correction(one, clean) if plan.form == "correction" else self._pair(one, clean)
                 if len(piece.tokens) <= self._context:
                     yield piece
-
-    def _continuation(self, noisy: Noisy, rest: str) -> Piece:
-        before, after = self._tokenizer.encode_texts([noisy.text, rest])
-        trained = np.arange(len(before) + len(after) + 1) >= len(before)
-        return Piece(_joined(before, after, [END_OF_TEXT]), trained)
 
     def _correction(self, noisy: Noisy, clean: str) -> Piece:
         left, right = self._tokenizer.encode_texts([noisy.text, clean])
@@ -127,7 +115,7 @@ class Contrast:
         return Piece(tokens, trained, (0, shift), whole=True, partners=partners)
 
     def _conversation(self, document: Document, noisy: list[Noisy]) -> Piece | Fault:
-        """Return a conversation whose users mistype, cut behind the last answer that fits into a window."""
+        """Return a conversation whose users mistype, cut after the last answer that fits into a window."""
         typed = iter(noisy)
         said = [next(typed) if turn["role"] == "user" else None for turn in document.messages]
         messages = [
@@ -137,7 +125,9 @@ class Contrast:
         tokens, _, ends = self._tokenizer.encode_chat(messages)
         fitting = fitting_tokens(messages, ends, self._context)
         if not fitting:
-            return Fault(document.file, document.line, "conversation_too_long", "its first answer ends behind a window")
+            return Fault(
+                document.file, document.line, "conversation_too_long", "its first answer does not fit into a window"
+            )
         trained = np.ones(len(tokens), dtype=np.bool_)
         for one, end in zip(said, ends, strict=True):
             if one is not None:

@@ -1,28 +1,18 @@
-"""Where curated sources lie, for whoever reads them; what curates them is data/curate/, which needs datatrove."""
+"""Where curated sources lie, for whoever reads them; what curates them is curate/, which needs datatrove."""
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from keylm.base.errors import KeylmError
 from keylm.base.files import read_table
-from keylm.data.sources import CURATED, source_origin, source_settings
+from keylm.data.manifest import CurationRecord
+from keylm.data.provenance import CurationFacts, source_origin, source_settings
+from keylm.data.sources import CURATED
 from keylm.recipe.load import Recipe
 from keylm.recipe.schema import Source
 
 Executor = Literal["local", "ray", "slurm"]
 """What runs the tasks of a curation: processes here, a Ray cluster, a Slurm cluster."""
-
-
-@dataclass(frozen=True)
-class CurationFacts:
-    """What of a finished curation decides the shards, for the manifest; the same wherever it was done."""
-
-    hash: str
-    """of its settings and of the curated files"""
-    settings: dict[str, Any]
-    origins: dict[str, dict[str, Any]]
-    """what each curated source was read from and how, before it was curated"""
 
 
 def curation_facts(recipe: Recipe, folder: Path) -> CurationFacts:
@@ -38,7 +28,8 @@ def curation_facts(recipe: Recipe, folder: Path) -> CurationFacts:
         # A report from before it named origins has none; then it is asked now.
         origin = report["sources"].get(name, {}).get("origin") or source_origin(name, source)
         origins[name] = {**origin, "settings": {**source_settings(source), "register": source.text_register}}
-    return CurationFacts(str(report["hash"]), report["settings"], origins)
+    record = CurationRecord(hash=str(report["hash"]), settings=report["settings"])
+    return CurationFacts(record, origins)
 
 
 def curated_sources(recipe: Recipe) -> dict[str, Source]:

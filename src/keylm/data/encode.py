@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keylm.data.contrast import Asked, Contrast
+from keylm.data.contrast import Contrast, Occurrence
 from keylm.data.documents import Document, Fault, Record
 from keylm.data.pieces import Piece, fitting_tokens
 from keylm.data.sources import content_hash, document_bytes, is_held_out, parse, source_adapter
@@ -80,17 +80,17 @@ class Encoder:
         """Return what `records` become."""
         parts: list[Piece] = []
         result = Encoded(0)
-        read: list[tuple[int, Asked | Fault]] = []
+        read: list[tuple[int, Occurrence | Fault]] = []
         for number, record in enumerate(records):
             result.records += 1
             for item in parse(record, self._adapters[record.source or self._name]):
                 read.append((number, item if isinstance(item, Fault) else (item, content_hash(item), record.epoch)))
         made = self._made([item for _, item in read if not isinstance(item, Fault)])
-        for number, asked in read:
-            if isinstance(asked, Fault):
-                result.faults.append((number, asked))
+        for number, found in read:
+            if isinstance(found, Fault):
+                result.faults.append((number, found))
             else:
-                self._add(asked, next(made), number, result, parts)
+                self._add(found, next(made), number, result, parts)
         result.tokens = b"".join(piece.tokens.astype(np.uint16, copy=False).tobytes() for piece in parts)
         result.trained = b"".join(piece.trained.tobytes() for piece in parts)
         if any(piece.partners is not None for piece in parts):
@@ -98,9 +98,9 @@ class Encoder:
         return result
 
     def _add(
-        self, asked: Asked, made: Iterable[Piece | Fault], record: int, result: Encoded, parts: list[Piece]
+        self, occurrence: Occurrence, made: Iterable[Piece | Fault], record: int, result: Encoded, parts: list[Piece]
     ) -> None:
-        document, content, _ = asked
+        document, content, _ = occurrence
         held_out, size = is_held_out(content, self._holdout), document_bytes(document)
         for piece in made:
             if isinstance(piece, Fault):
@@ -113,12 +113,12 @@ class Encoder:
             parts.append(piece)
             size = 0
 
-    def _made(self, asked: list[Asked]) -> Iterator[Iterable[Piece | Fault]]:
+    def _made(self, documents: list[Occurrence]) -> Iterator[Iterable[Piece | Fault]]:
         """Yield what each document becomes."""
         if self._contrast is not None:
-            yield from self._contrast.pieces(asked)
+            yield from self._contrast.pieces(documents)
             return
-        for document, content, _ in asked:
+        for document, content, _ in documents:
             if document.text is not None:
                 [tokens] = self._tokenizer.encode_texts([document.text])
                 yield [text_piece(tokens, content)]

@@ -15,8 +15,8 @@ so no turn is cut; texts run on from window to window.
 """
 
 import json
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,31 +25,13 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import save_file
 
-from keylm.base.errors import KeylmError
-from keylm.base.files import atomic_path, read_json, sha256_file, sha256_json
+from keylm.base.files import atomic_path, sha256_file
+from keylm.data.manifest import ShardRecord
 from keylm.data.pieces import Partners, Piece
 from keylm.text.tokenizer import PAD, Mask, Tokens
 
-FORMAT = 3
-"""Of manifest and shards; a change of what the same documents become raises it."""
 NO_FILE = 2**32 - 1
 """Stands in `file` for padding, which came from nowhere."""
-
-
-@dataclass(frozen=True)
-class ShardRecord:
-    """What the manifest says of a shard."""
-
-    file: str
-    sha256: str
-    size: int
-    """bytes of the file"""
-    windows: int
-    tokens: int
-    trained_tokens: int
-    documents: int
-    bytes: int
-    """UTF-8 bytes of what its tokens stand for"""
 
 
 class ShardWriter:
@@ -138,7 +120,7 @@ class Window:
 class Shard:
     """A memory-mapped shard."""
 
-    def __init__(self, path: Path, context: int, files: list[str]) -> None:
+    def __init__(self, path: Path, context: int, files: Sequence[str]) -> None:
         self._context = context
         self._files = files
         self._arrays = memory_map(path)
@@ -203,79 +185,3 @@ def memory_map(path: Path) -> dict[str, npt.NDArray[Any]]:
         begin, end = (8 + length + offset for offset in entry["data_offsets"])
         arrays[name] = np.frombuffer(content[begin:end], kinds[entry["dtype"]])
     return arrays
-
-
-TOTALS = ("windows", "tokens", "trained_tokens", "documents", "bytes")
-"""What is summed over a split's shards."""
-
-
-def split_entry(records: list[ShardRecord]) -> dict[str, Any]:
-    """Return a split's manifest entry: its totals and its shards."""
-    totals = {key: sum(getattr(record, key) for record in records) for key in TOTALS}
-    return {**totals, "shards": [asdict(record) for record in records]}
-
-
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """Return `folder/manifest.json`.
-
-    Raises KeylmError where it is missing, damaged, of another format, or its own hash does not hold.
-    """
-    path = folder / "manifest.json"
-    if not path.is_file():
-        raise KeylmError(f"{path}: no such file; accepted: the shards folder of a run whose data were built")
-    return load_manifest(path, str(path), "delete it, and the build makes it again")
-
-
-def load_manifest(path: Path, name: str, mend: str) -> dict[str, Any]:
-    """Return the manifest in the file `path`, called `name` in errors, which say how to `mend` a damaged one.
-
-    Raises KeylmError as `read_manifest` does.
-    """
-    try:
-        manifest: dict[str, Any] = dict(read_json(path))
-    except (ValueError, TypeError) as error:
-        raise KeylmError(f"{name}: is damaged: {error}; {mend}") from None
-    if manifest_hash(manifest) != manifest.get("hash"):
-        raise KeylmError(
-            f"{name}: its content does not have the hash it states; it was altered after it was written; {mend}"
-        )
-    if manifest.get("format") != FORMAT:
-        raise KeylmError(
-            f"{name}: is of format {manifest.get('format')}; accepted: format {FORMAT}, which this keylm builds; "
-            "build the data anew, or use the keylm that built them"
-        )
-    flaw = _flaw(manifest)
-    if flaw:
-        raise KeylmError(f"{name}: is no manifest of this keylm's: {flaw}; {mend}")
-    return manifest
-
-
-SETTINGS = ("seed", "context", "shard_tokens", "holdout", "tokenizer_sha256", "curation", "order", "origins", "sources")
-"""What stands in a manifest beside its format and its hash."""
-
-
-def _flaw(manifest: dict[str, Any]) -> str | None:
-    """Return what a manifest lacks that its readers rely on, None where it is whole."""
-    tables: list[tuple[str, Any, Iterable[str]]] = [("it", manifest, SETTINGS)]
-    sources = manifest.get("sources")
-    for name, entry in sources.items() if isinstance(sources, dict) else ():
-        where = f"sources.{name}"
-        tables.append((where, entry, ("settings", "train", "validation", "exhausted", "files", "faults")))
-        for split in ("train", "validation"):
-            part = entry.get(split) if isinstance(entry, dict) else None
-            tables.append((f"{where}.{split}", part, (*TOTALS, "shards")))
-            records = part.get("shards") if isinstance(part, dict) else None
-            wanted = [field.name for field in fields(ShardRecord)]
-            tables += [(f"{where}.{split}.shards", record, wanted) for record in records or ()]
-    if not isinstance(sources, dict):
-        return "it has no sources"
-    for where, table, keys in tables:
-        missing = [key for key in keys if key not in table] if isinstance(table, dict) else list(keys)
-        if missing:
-            return f"{where} has no {missing[0]!r}"
-    return None
-
-
-def manifest_hash(manifest: dict[str, Any]) -> str:
-    """Return the SHA-256 of everything in a manifest but its own hash."""
-    return sha256_json({key: value for key, value in manifest.items() if key != "hash"})

@@ -6,9 +6,8 @@ was killed goes on there and leaves the same bytes as one that was not.
 
 import json
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict
 from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,23 +16,32 @@ import numpy as np
 import numpy.typing as npt
 
 from keylm.base.errors import KeylmError
-from keylm.base.files import read_table, sha256_file, sha256_json, sweep, write_json
+from keylm.base.files import sha256_file, sweep, write_json
 from keylm.base.json_lines import JsonLines
 from keylm.data.documents import Document, Fault, Record
 from keylm.data.encode import Encoded, PieceFacts
+from keylm.data.manifest import (
+    SPLITS,
+    BuildProgress,
+    BuildSettings,
+    ShardRecord,
+    SourceRecord,
+    Split,
+    SplitRecord,
+    read_progress,
+)
 from keylm.data.pieces import Piece
-from keylm.data.shards import ShardRecord, ShardWriter, split_entry
-from keylm.data.sources import Records, document_bytes, open_records, source_inputs, source_settings
+from keylm.data.provenance import DataProvenance, source_stamps
+from keylm.data.shards import ShardWriter
+from keylm.data.sources import Records, document_bytes, open_records
 from keylm.data.workers import Workers
 from keylm.recipe.load import Recipe
-from keylm.typos.model import TypoModel
 
 BATCH_BYTES = 1 << 20
 """Text that a worker encodes in one go, about."""
 BATCH_RECORDS = 4096
-SPLITS = ("train", "validation")
 
-Told = Callable[[int, str], None]
+Report = Callable[[int, str], None]
 """Called with the bytes of text read so far, and facts for a person."""
 
 
@@ -56,11 +64,12 @@ class SourceBuilder:
         recipe: Recipe,
         name: str,
         folder: Path,
-        settings: dict[str, Any],
+        provenance: DataProvenance,
+        settings: BuildSettings,
         byte_lengths: npt.NDArray[np.int64],
         workers: Workers,
     ) -> None:
-        """Take up what an earlier build of the same source with the same settings left in `folder`.
+        """Continue what an earlier build with the same provenance and settings left in `folder`.
 
         byte_lengths: int64 [vocabulary], how many bytes of text each token stands for.
         """
@@ -68,16 +77,13 @@ class SourceBuilder:
         self._source = recipe.sources[name]
         self._context = recipe.training.context
         self._capacity = max(1, recipe.data.shard_tokens // self._context) * self._context
-        self._lengths, self._settings = byte_lengths, own_settings(recipe, name)
-        self._inputs = source_stamps(recipe, name)
-        self._fingerprint = fingerprint(recipe, name, settings, self._inputs)
+        self._lengths, self._provenance = byte_lengths, provenance.sources[name]
         sweep(folder)
-        self._progress = self._saved_progress() or self._begin_anew()
-        self._files = {file: number for number, file in enumerate(self._progress["files"])}
-        self._faults = Counter(self._progress["faults"])
-        self._shards = {
-            split: [ShardRecord(**record) for record in self._progress["shards"][split]] for split in SPLITS
-        }
+        fingerprint = provenance.fingerprint(name, settings)
+        self._progress = self._saved_progress(fingerprint) or self._start_anew(fingerprint)
+        self._files = {file: number for number, file in enumerate(self._progress.files)}
+        self._faults = Counter(self._progress.faults)
+        self._shards: dict[Split, list[ShardRecord]] = {split: list(self._progress.shards[split]) for split in SPLITS}
         self._rows: Iterator[ShardRow] | None = None
         self._log: JsonLines | None = None
 
@@ -94,35 +100,40 @@ class SourceBuilder:
     @property
     def revisions(self) -> dict[str, str]:
         """The commits of the data sets on the hub that were read, by the name of their source."""
-        state = self._progress["state"] or {}
+        state = self._progress.state or {}
         found = state.get("revisions") or {self._name: state.get("revision")}
         return {name: revision for name, revision in found.items() if revision}
 
     @property
     def text_bytes(self) -> int:
         """UTF-8 bytes of the documents that are built."""
-        return int(self._progress["text_bytes"])
+        return self._progress.text_bytes
 
     def is_done(self, windows: int) -> bool:
         """Return whether `windows` windows are built, or as many as there are."""
-        return bool(self._progress["exhausted"]) or (self.windows >= windows and self.shards > 0)
+        return self._progress.exhausted or (self.windows >= windows and self.shards > 0)
 
-    def build_shard(self, tell: Told) -> None:
+    def build_shard(self, report: Report) -> None:
         """Build the next shard and record it. Raises KeylmError where the source gives nothing to train on."""
         rows = self._open()
         train, validation = ShardWriter(self._context), ShardWriter(self._context)
-        progress = {**self._progress, "exhausted": True}
+        progress = self._progress.model_copy(update={"exhausted": True})  # kept only if the shard gets done
         for row in rows:
-            if not self._add(row, train, validation, progress):
-                progress["cut"] = True
+            size = sum(facts.text_bytes for facts, _ in row.pieces)
+            if self._source.max_bytes is not None and progress.text_bytes + size > self._source.max_bytes:
+                progress.cut = True
                 break
-            progress |= {"state": row.state, "skip": row.skip}
-            tell(progress["text_bytes"] - self.text_bytes, self._facts(progress))
+            self._add(row, train, validation)
+            progress.text_bytes += size
+            progress.documents += sum(facts.text_bytes > 0 for facts, _ in row.pieces)
+            progress.state, progress.skip = row.state, row.skip
+            report(progress.text_bytes - self.text_bytes, self._facts(progress))
             if train.size >= self._capacity:
-                progress["exhausted"] = False
+                progress.exhausted = False
                 break
-        number = self.shards  # of both, so that a validation shard tells with which training shard it came
-        for split, writer in (("train", train), ("validation", validation)):
+        number = self.shards  # of both, so that a validation shard shows with which training shard it came
+        writers: tuple[tuple[Split, ShardWriter], ...] = (("train", train), ("validation", validation))
+        for split, writer in writers:
             if writer.size:
                 path = self._folder / f"{split}-{number:05d}.safetensors"
                 self._shards[split].append(writer.close(path, self._lengths))
@@ -145,31 +156,34 @@ class SourceBuilder:
             )
 
     def check_unchanged(self) -> None:
-        """Raise KeylmError where what the source reads is no more what it was when the build began.
+        """Raise KeylmError where what the source reads is no longer what it was when the provenance was computed.
 
         Its shards may then be of either, and the manifest would promise what nobody can build again.
         """
-        if source_stamps(self._recipe, self._name) != self._inputs:
+        names = self._source.typos_of or (self._name,)
+        if [source_stamps(name, self._recipe.sources[name]) for name in names] != self._provenance.stamps:
             raise KeylmError(f"sources.{self._name}: changed while it was read; build again")
 
-    def entry(self) -> dict[str, Any]:
-        """Return the source's manifest entry."""
-        return {
-            "settings": self._settings,
-            **{split: split_entry(self._shards[split]) for split in SPLITS},
-            "exhausted": self._progress["exhausted"],
-            "files": list(self._files),
-            "faults": dict(sorted(self._faults.items())),
-        }
+    def record(self) -> SourceRecord:
+        """Return what the manifest says of the source."""
+        return SourceRecord(
+            settings=self._provenance.settings,
+            train=SplitRecord.of(self._shards["train"]),
+            validation=SplitRecord.of(self._shards["validation"]),
+            exhausted=self._progress.exhausted,
+            files=list(self._files),
+            faults=dict(sorted(self._faults.items())),
+        )
 
     def summary(self) -> str:
         """Return what a person wants to know of the built source."""
-        train, validation = (split_entry(self._shards[split]) for split in SPLITS)
-        told = f", {self._faults.total()} faults {dict(sorted(self._faults.items()))}" if self._faults else ""
+        record = self.record()
+        train, validation = record.train, record.validation
+        faults = f", {self._faults.total()} faults {record.faults}" if self._faults else ""
         return (
-            f"shards  {self._name}: {train['documents']:,} documents, {train['tokens']:,} tokens"
-            f" ({train['bytes'] / max(1, train['tokens']):.2f} bytes each),"
-            f" {validation['tokens']:,} held out{told}"
+            f"shards  {self._name}: {train.documents:,} documents, {train.tokens:,} tokens"
+            f" ({train.bytes / max(1, train.tokens):.2f} bytes each),"
+            f" {validation.tokens:,} held out{faults}"
         )
 
     def _reason(self) -> str:
@@ -178,60 +192,45 @@ class SourceBuilder:
         if held_out and not self.windows:
             return f": evaluation.holdout keeps all of its {held_out} documents for validation"
         sources = self._recipe.sources
-        limits = {self._name: self._source.max_bytes} if self._progress["cut"] else {}
+        limits = {self._name: self._source.max_bytes} if self._progress.cut else {}
         limits |= {name: sources[name].max_bytes for name in self._source.typos_of if sources[name].max_bytes}
         told = ", ".join(f"sources.{name}.max_bytes = {limit}" for name, limit in limits.items())
         return f": {told} ends it before its first document" if told and not self.text_bytes else ""
 
-    def _saved_progress(self) -> dict[str, Any] | None:
-        progress = read_table(self._folder / "source.json")
-        if progress.get("fingerprint") != self._fingerprint:
+    def _saved_progress(self, fingerprint: str) -> BuildProgress | None:
+        progress = read_progress(self._folder)
+        if progress is None or progress.fingerprint != fingerprint:
             return None
-        records = [record for split in SPLITS for record in progress["shards"][split]]
+        records = [record for split in SPLITS for record in progress.shards[split]]
         with ThreadPoolExecutor() as pool:  # hashing leaves Python's lock
             return progress if all(pool.map(self._is_intact, records)) else None
 
-    def _is_intact(self, record: Mapping[str, Any]) -> bool:
-        file = self._folder / record["file"]
-        same_size = file.is_file() and file.stat().st_size == record["size"]  # which asks no reading
-        return bool(same_size and sha256_file(file) == record["sha256"])
+    def _is_intact(self, record: ShardRecord) -> bool:
+        file = self._folder / record.file
+        same_size = file.is_file() and file.stat().st_size == record.size  # which needs no reading
+        return same_size and sha256_file(file) == record.sha256
 
-    def _begin_anew(self) -> dict[str, Any]:
+    def _start_anew(self, fingerprint: str) -> BuildProgress:
         self._folder.mkdir(parents=True, exist_ok=True)
         (self._folder / "source.json").unlink(missing_ok=True)
         for stale in self._folder.glob("*.safetensors"):
             stale.unlink()
-        return {
-            "fingerprint": self._fingerprint,
-            "shards": {split: [] for split in SPLITS},
-            "files": [],
-            "faults": {},
-            "faults_bytes": 0,
-            "text_bytes": 0,
-            "documents": 0,
-            "exhausted": False,
-            "cut": False,
-            "state": None,
-            "skip": 0,
-        }
+        return BuildProgress(fingerprint=fingerprint, shards={split: [] for split in SPLITS})
 
-    def _save(self, progress: dict[str, Any]) -> None:
+    def _save(self, progress: BuildProgress) -> None:
         assert self._log is not None
-        self._progress = {
-            **progress,
-            "shards": {split: [asdict(record) for record in self._shards[split]] for split in SPLITS},
-            "files": list(self._files),
-            "faults": dict(self._faults),
-            "faults_bytes": self._log.length(),
-        }
-        write_json(self._folder / "source.json", self._progress)
+        progress.shards = {split: list(self._shards[split]) for split in SPLITS}
+        progress.files, progress.faults = list(self._files), dict(self._faults)
+        progress.faults_bytes = self._log.length()
+        self._progress = progress
+        write_json(self._folder / "source.json", self._progress.model_dump())
 
     def _open(self) -> Iterator[ShardRow]:
         """Return the rows that are left, opening the source where the last recorded shard ended."""
         if self._rows is None:
-            self._log = JsonLines(self._folder / "faults.jsonl", self._progress["faults_bytes"])
-            records = open_records(self._recipe.sources, self._name, self._progress["state"])
-            self._rows = islice(self._encoded(records), self._progress["skip"], None)
+            self._log = JsonLines(self._folder / "faults.jsonl", self._progress.faults_bytes)
+            records = open_records(self._recipe.sources, self._name, self._progress.state)
+            self._rows = islice(self._encoded(records), self._progress.skip, None)
         return self._rows
 
     def _encoded(self, records: Records) -> Iterator[ShardRow]:
@@ -251,54 +250,22 @@ class SourceBuilder:
         for number in range(encoded.records):
             yield ShardRow(state, number + 1, pieces.get(number, []), faults.get(number, []))
 
-    def _add(self, row: ShardRow, train: ShardWriter, validation: ShardWriter, progress: dict[str, Any]) -> bool:
-        """Pack a record's pieces; return False where `max_bytes` ends the source before them."""
-        size = sum(facts.text_bytes for facts, _ in row.pieces)
-        if self._source.max_bytes is not None and progress["text_bytes"] + size > self._source.max_bytes:
-            return False
+    def _add(self, row: ShardRow, train: ShardWriter, validation: ShardWriter) -> None:
+        """Pack a record's pieces, and log what was rejected."""
         for fault in row.faults:
             self._count(fault)
         for facts, piece in row.pieces:
             file = self._files.setdefault(facts.file, len(self._files))
             writer = validation if facts.held_out else train
             writer.add(piece, file, facts.line, new_document=facts.text_bytes > 0)
-            progress["documents"] += facts.text_bytes > 0
-        progress["text_bytes"] += size
-        return True
 
     def _count(self, fault: Fault) -> None:
         assert self._log is not None
         self._faults[fault.kind] += 1
         self._log.write({"file": fault.file, "line": fault.line, "kind": fault.kind, "detail": fault.detail})
 
-    def _facts(self, progress: dict[str, Any]) -> str:
-        return f"{self._name}: {progress['documents']:,} documents, {progress['text_bytes'] / 1e6:,.1f} MB"
-
-
-def own_settings(recipe: Recipe, name: str) -> dict[str, Any]:
-    """Return what, beside its files and the settings of the whole build, decides what a source's shards hold."""
-    source = recipe.sources[name]
-    settings = source_settings(source)
-    if source.typos_of:
-        noise = TypoModel(recipe.typos).fingerprint()
-        origins = {origin: source_settings(recipe.sources[origin]) for origin in source.typos_of}
-        settings |= {"typos_of": origins, "noise": noise, "seed": recipe.seed}
-    return settings
-
-
-def source_stamps(recipe: Recipe, name: str) -> list[Any]:
-    """Return what tells whether a source must be read again: names, sizes and times of all that it reads.
-
-    Raises KeylmError where its files are missing.
-    """
-    names = recipe.sources[name].typos_of or (name,)
-    return [source_inputs(origin, recipe.sources[origin]) for origin in names]
-
-
-def fingerprint(recipe: Recipe, name: str, settings: Mapping[str, Any], stamps: list[Any] | None = None) -> str:
-    """Return the hash of all that a source's shards are made from; `settings` are those of the whole build."""
-    shared = {key: value for key, value in settings.items() if key != "seed"}
-    return sha256_json([shared, own_settings(recipe, name), stamps or source_stamps(recipe, name)])
+    def _facts(self, progress: BuildProgress) -> str:
+        return f"{self._name}: {progress.documents:,} documents, {progress.text_bytes / 1e6:,.1f} MB"
 
 
 def _batches(records: Records) -> Iterator[tuple[dict[str, Any], list[Record]]]:

@@ -1,4 +1,4 @@
-"""From a recipe's sources to documents: opens each origin, keeps part for validation, samples for the tokenizer.
+"""From a recipe's sources to documents: opens each origin, and keeps part of its documents for validation.
 
 Invariants: whether a document is held out depends on its content alone, so the same text never stands on both
 sides, whichever file, order or machine it comes from. A source opened at a saved state goes on exactly there.
@@ -13,20 +13,15 @@ from typing import Any, Protocol
 
 from keylm.base.console import say
 from keylm.base.errors import KeylmError
-from keylm.base.files import sha256_file
-from keylm.data.adapters import HUB_ADAPTERS, Adapter, adapter_for
+from keylm.data.adapters import Adapter, adapter_for
 from keylm.data.documents import Document, Fault, Record, parse_line, read_record
 from keylm.data.hub import HubRows
 from keylm.data.readers import FileRecords, Listing, list_source, name_within
-from keylm.recipe.load import CORPUS_FOLDER, Recipe, missing_path
+from keylm.recipe.load import CORPUS_FOLDER, Recipe, missing_path, paths_in
 from keylm.recipe.schema import EMBEDDED, Source
 
 CURATED = "curated"
 """The adapter of what data/curate/ writes: records that know which file and line they come from."""
-SAMPLE_READ = 20
-"""How many times its budget the tokenizer's sample reads of a source, at most."""
-COMPRESSED = (".zst", ".gz", ".parquet")
-"""Endings of files that hold about four times their size in text."""
 
 
 class Records(Protocol):
@@ -211,60 +206,7 @@ def source_path(source: Source) -> Path:
     return Path(source.path)
 
 
-def source_inputs(name: str, source: Source) -> list[tuple[str, int, int | str]]:
-    """Return (name, size, stamp) of what a source reads: what decides if it must be read again.
-
-    Of files, size in bytes and the time of the last change in ns (of embedded ones, whose times the installer
-    sets, the SHA-256); of a data set on the hub its name and revision as the recipe gives them.
-    """
-    if source.hub:
-        return [(f"hub:{source.hub}/{source.config or ''}/{source.split}", 0, source.revision or "")]
-    if source.typos_of:
-        return []
-    path = source_path(source)
-    return [
-        (
-            name_within(path, file),
-            file.stat().st_size,
-            sha256_file(file) if source.is_embedded else file.stat().st_mtime_ns,
-        )
-        for file in _listing(name, source).files
-    ]
-
-
-def source_settings(source: Source) -> dict[str, Any]:
-    """Return what decides, beside its origin, which documents a source gives and what of them is trained.
-
-    Raises KeylmError where it names an adapter that is not.
-    """
-    settings: dict[str, Any] = {"max_bytes": source.max_bytes, "loss": source.loss}
-    if source.typos_of:
-        return settings | {"forms": dict(source.forms), "passes": source.passes}
-    columns = list(source_adapter(source).columns)
-    return settings | {"adapter": source.adapter or HUB_ADAPTERS.get(source.hub or "", "auto"), "columns": columns}
-
-
-def source_origin(name: str, source: Source, revision: str | None = None) -> dict[str, Any]:
-    """Return what a source is, in words that are the same on every machine.
-
-    Of files name, bytes and SHA-256; of a data set on the hub its name and `revision` (else the recipe's); of a typo
-    source the names of its origins. Raises KeylmError where files are missing.
-    """
-    if source.typos_of:
-        return {"typos_of": list(source.typos_of)}
-    if source.hub:
-        given = revision or source.revision
-        return {"hub": source.hub, "config": source.config, "split": source.split, "revision": given}
-    path = source_path(source)
-    return {
-        "files": [
-            {"name": name_within(path, file), "bytes": file.stat().st_size, "sha256": sha256_file(file)}
-            for file in _listing(name, source).files
-        ]
-    }
-
-
-def _listing(name: str, source: Source) -> Listing:
+def list_files(name: str, source: Source) -> Listing:
     """Return the files of a source with a `path`. Raises KeylmError where they cannot be had."""
     try:
         return list_source(source_path(source))
@@ -279,17 +221,13 @@ def check_sources(recipe: Recipe, *, quiet: bool = False) -> None:
     because a run whose shards are there needs none of them.
     """
     for name, source in recipe.read_sources.items():
-        if source.path is not None and (others := _listing(name, source).others):
+        if source.path is not None and (others := list_files(name, source).others):
             say(_passed_over(name, source_path(source), others), quiet=quiet)
-    paths = [("typos.word_lists", path) for path in recipe.typos.word_lists]
-    if recipe.curation:
-        paths += [("curation.decontaminate", path) for path in recipe.curation.decontaminate]
-    if recipe.tokenizer.path is not None:
-        paths.append(("tokenizer.path", recipe.tokenizer.path))
-    elif recipe.training.initial_model is not None:
-        paths.append(("training.initial_model", recipe.training.initial_model))
-    for field, path in paths:
-        if why := missing_path(path, a_tokenizer=field in ("tokenizer.path", "training.initial_model")):
+    for field, path in paths_in(recipe, "text"):
+        if not field.startswith("sources.") and (why := missing_path(path)):
+            raise KeylmError(f"{field}: {why}")
+    for field, path in paths_in(recipe, "tokenizer"):
+        if path == recipe.given_tokenizer and (why := missing_path(path, a_tokenizer=True)):
             raise KeylmError(f"{field}: {why}")
 
 
@@ -298,11 +236,6 @@ def _passed_over(name: str, path: Path, others: list[Path]) -> str:
     kinds = ", ".join(sorted({file.suffix.lower() or "no ending" for file in others})[:8])
     number = "1 file is of a kind that is" if len(others) == 1 else f"{len(others)} files are of kinds that are"
     return f"sources.{name}: {number} not read ({kinds}), such as {name_within(path, others[0])}"
-
-
-def input_bytes(name: str, source: Source) -> int:
-    """Return about how many bytes of text a source's files hold; 0 where that is not known."""
-    return sum(size * (4 if file.lower().endswith(COMPRESSED) else 1) for file, size, _ in source_inputs(name, source))
 
 
 def read_source(name: str, source: Source) -> Iterator[Document | Fault]:
@@ -340,49 +273,3 @@ def content_hash(document: Document) -> int:
 def is_held_out(content: int, holdout: float) -> bool:
     """Return whether the document of this content hash belongs to validation (`holdout`: its share)."""
     return content % 1_000_000 < round(holdout * 1_000_000)
-
-
-def tokenizer_sample(recipe: Recipe, sources: Mapping[str, Source]) -> Iterator[str]:
-    """Yield text to train the tokenizer on: from each source its share of `tokenizer.sample_bytes`.
-
-    A source's share is its share of all tokens trained, typo sources left aside (where there are no others, those
-    that they are made from stand for them); held-out documents are left out.
-    Documents are drawn by their content's hash from a source's whole length, or its first SAMPLE_READ budgets.
-    """
-    every = token_shares(recipe)
-    shares = {name: share for name, share in every.items() if not sources[name].typos_of} or _origin_shares(recipe)
-    for name, share in shares.items():
-        budget = recipe.tokenizer.sample_bytes * share / sum(shares.values())
-        there = min(input_bytes(name, sources[name]), SAMPLE_READ * budget)
-        chosen = min(1.0, 1.2 * budget / there) if there else 1.0
-        for item in read_source(name, sources[name]):
-            if isinstance(item, Fault):
-                continue
-            content = content_hash(item)
-            if is_held_out(content, recipe.evaluation.holdout) or (content >> 20) % 1_000_000 >= chosen * 1_000_000:
-                continue
-            yield from document_texts(item)
-            budget -= document_bytes(item)
-            if budget <= 0:
-                break
-
-
-def _origin_shares(recipe: Recipe) -> dict[str, float]:
-    """Return the shares of the sources that typo sources are made from, each of which shares its own out evenly."""
-    shares: dict[str, float] = {}
-    for name, share in token_shares(recipe).items():
-        origins = recipe.sources[name].typos_of
-        for origin in origins:
-            shares[origin] = shares.get(origin, 0.0) + share / len(origins)
-    return shares
-
-
-def token_shares(recipe: Recipe) -> dict[str, float]:
-    """Return each used source's share of all tokens that the recipe trains on; they sum to 1."""
-    total = sum(stage.tokens for stage in recipe.stages.values())
-    shares = dict.fromkeys(recipe.used_sources, 0.0)
-    for stage in recipe.stages.values():
-        for name in shares:
-            weight = stage.weights.get(name, 0.0) / sum(stage.weights.values())
-            shares[name] += weight * stage.tokens / total
-    return shares

@@ -4,19 +4,33 @@ Invariant: whatever a window waits for, it is the same window. A shard is read o
 """
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from keylm.base.errors import KeylmError
 from keylm.base.files import sha256_file, sha256_json
-from keylm.data.shards import Shard, Window, read_manifest
+from keylm.data.manifest import SPLITS, ShardManifest, ShardRecord, Split, read_manifest
+from keylm.data.shards import Shard, Window
 
 OPEN_SHARDS = 600
 """Shards mapped at a time, a file descriptor each; systems commonly allow 1,024."""
 FIRST_HELD_OUT = "validation-00000.safetensors"
 """The shard of held-out documents that came before the first training shard was full."""
+
+
+class SourceShards(NamedTuple):
+    """The shards of a source that are known."""
+
+    train: Sequence[ShardRecord]
+    validation: Sequence[ShardRecord]
+    files: Sequence[str]
+    """names of the files that documents come from"""
+
+    def split(self, split: Split) -> Sequence[ShardRecord]:
+        """Return the shards for training or for validation."""
+        return self.train if split == "train" else self.validation
 
 
 class Supply(Protocol):
@@ -25,10 +39,10 @@ class Supply(Protocol):
     mend: str
     """what helps where one is altered, in words"""
 
-    def entry(self, source: str, shard: int) -> Mapping[str, Any]:
-        """Return a source's manifest entry as soon as it holds training shard `shard`, or the source has fewer."""
+    def shards(self, source: str, shard: int) -> SourceShards:
+        """Return a source's shards as soon as training shard `shard` is among them, or the source has fewer."""
 
-    def file(self, source: str, record: Mapping[str, Any]) -> Path:
+    def file(self, source: str, record: ShardRecord) -> Path:
         """Return the file of a shard as soon as it is there."""
 
     def expect(self, step: int) -> None:
@@ -45,24 +59,29 @@ class FinishedShards:
         self._folder = folder
         self.manifest = read_manifest(folder)
 
-    def entry(self, source: str, shard: int) -> Mapping[str, Any]:
-        """Return a source's manifest entry."""
-        found: Mapping[str, Any] = self.manifest["sources"][source]
-        return found
+    def shards(self, source: str, shard: int) -> SourceShards:
+        """Return a source's shards."""
+        return shards_of(self.manifest, source)
 
-    def file(self, source: str, record: Mapping[str, Any]) -> Path:
+    def file(self, source: str, record: ShardRecord) -> Path:
         """Return the file of a shard."""
-        return self._folder / source / str(record["file"])
+        return self._folder / source / record.file
 
     def expect(self, step: int) -> None:
         """Do nothing: all shards are there."""
 
     def records(self) -> Iterator[tuple[Path, str]]:
         """Yield (file, SHA-256) of every shard."""
-        for name, entry in self.manifest["sources"].items():
-            for split in ("train", "validation"):
-                for record in entry[split]["shards"]:
-                    yield self.file(name, record), record["sha256"]
+        for name, source in self.manifest.sources.items():
+            for split in SPLITS:
+                for record in source.split(split).shards:
+                    yield self.file(name, record), record.sha256
+
+
+def shards_of(manifest: ShardManifest, source: str) -> SourceShards:
+    """Return the shards of a source of a finished build."""
+    record = manifest.sources[source]
+    return SourceShards(record.train.shards, record.validation.shards, record.files)
 
 
 class ShardStore:
@@ -80,19 +99,18 @@ class ShardStore:
         """Return the windows of each training shard, of enough of them to hold window `number` (a `Layout`)."""
         known = self._windows.get(source, [])
         while sum(known) <= number:
-            entry = self._supply.entry(source, len(known))
-            found = [int(record["windows"]) for record in entry["train"]["shards"]]
+            found = [record.windows for record in self._supply.shards(source, len(known)).train]
             self._windows[source] = found
             if len(found) == len(known):
                 break  # the source has no more
             known = found
         return known
 
-    def window(self, source: str, shard: int, index: int, split: str = "train") -> Window:
+    def window(self, source: str, shard: int, index: int, split: Split = "train") -> Window:
         """Return window `index` of a source's shard."""
         return self._shard(source, shard, split).window(index)
 
-    def origins(self, source: str, shard: int, index: int, split: str = "train") -> list[tuple[str, int, int]]:
+    def origins(self, source: str, shard: int, index: int, split: Split = "train") -> list[tuple[str, int, int]]:
         """Return (file, line, first token in the window) of each document of a window."""
         return self._shard(source, shard, split).origins(index)
 
@@ -101,34 +119,34 @@ class ShardStore:
 
         So they are the same whether the source's other shards are there yet or not.
         """
-        shards = self._supply.entry(source, 0)["validation"]["shards"]
-        first = [record for record in shards if record["file"] == FIRST_HELD_OUT]
-        return int(first[0]["windows"]) if first else 0
+        shards = self._supply.shards(source, 0).validation
+        return next((record.windows for record in shards if record.file == FIRST_HELD_OUT), 0)
 
     def prefix_hash(self, shards: Mapping[str, int]) -> str:
         """Return the SHA-256 that names the first so many training shards of each source."""
         hashes = {}
         for source, count in shards.items():
-            records = self._supply.entry(source, count - 1)["train"]["shards"] if count else []
-            hashes[source] = [record["sha256"] for record in records[:count]]
+            records = self._supply.shards(source, count - 1).train if count else []
+            hashes[source] = [record.sha256 for record in records[:count]]
         return sha256_json(hashes)
 
     def expect(self, step: int) -> None:
         """Hear that training has come to `step`, so that what comes next can be made ready."""
         self._supply.expect(step)
 
-    def _shard(self, source: str, shard: int, split: str) -> Shard:
-        entry = self._supply.entry(source, shard if split == "train" else 0)
-        if not 0 <= shard < len(entry[split]["shards"]):
+    def _shard(self, source: str, shard: int, split: Split) -> Shard:
+        known = self._supply.shards(source, shard if split == "train" else 0)
+        records = known.split(split)
+        if not 0 <= shard < len(records):
             raise IndexError(f"{source} has no {split} shard {shard}")
-        record = entry[split]["shards"][shard]
+        record = records[shard]
         path = self._supply.file(source, record)  # may wait, so nothing is locked yet
         with self._lock:
             if path not in self._open:
-                self._map(path, record["sha256"], entry["files"])
+                self._map(path, record.sha256, known.files)
             return self._open[path]
 
-    def _map(self, path: Path, digest: str, files: list[str]) -> None:
+    def _map(self, path: Path, digest: str, files: Sequence[str]) -> None:
         """Open a shard, and close one where there are too many."""
         if self._verify:
             self._check(path, digest)
@@ -165,4 +183,4 @@ def finished_store(folder: Path, *, verify: Literal["all", "opened", "none"] = "
     if verify == "all":
         with ThreadPoolExecutor() as pool:
             list(pool.map(lambda record: check_shard(*record), supply.records()))
-    return ShardStore(supply, supply.manifest["context"], verify=verify == "opened")
+    return ShardStore(supply, supply.manifest.context, verify=verify == "opened")

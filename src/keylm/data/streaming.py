@@ -11,21 +11,21 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
 import fsspec
 
 from keylm.base.console import say
 from keylm.base.errors import KeylmError
-from keylm.base.files import atomic_path, atomic_write, read_table, sha256_file
+from keylm.base.files import atomic_path, atomic_write, sha256_file
 from keylm.data.build import build_shards, discard_stale
-from keylm.data.curated import CurationFacts
 from keylm.data.curriculum import Curriculum, fixed
-from keylm.data.shards import load_manifest, read_manifest
-from keylm.data.store import FIRST_HELD_OUT, ShardStore, check_shard, finished_store
+from keylm.data.manifest import BuildProgress, ShardManifest, ShardRecord, load_manifest, read_manifest, read_progress
+from keylm.data.provenance import DataProvenance
+from keylm.data.store import FIRST_HELD_OUT, ShardStore, SourceShards, check_shard, finished_store, shards_of
 from keylm.data.workers import exit_with
 from keylm.recipe.load import Recipe
 
@@ -37,7 +37,7 @@ FAILED = "failed.txt"
 KILLED = "the build of the shards was killed; the same command goes on from what is built"
 
 
-class Growing:
+class GrowingShards:
     """Shards that another process is building; it records each in its source's source.json."""
 
     mend = "start the same command again, which builds it anew"
@@ -45,37 +45,35 @@ class Growing:
     def __init__(self, folder: Path, build: "BackgroundBuild | None") -> None:
         """Read from `folder`; ask `build`, where this process has begun it, whether it still lives."""
         self._folder, self._build = folder, build
-        self._entries: dict[str, Mapping[str, Any]] = {}
-        self._told = False
+        self._progress: dict[str, BuildProgress] = {}
+        self._announced = False
 
-    def entry(self, source: str, shard: int) -> Mapping[str, Any]:
-        """Return a source's records as soon as shard number `shard` is among them, or the source has fewer."""
+    def shards(self, source: str, shard: int) -> SourceShards:
+        """Return a source's shards as soon as training shard `shard` is among them, or the source has fewer."""
         while not self._has(source, shard):
-            progress = read_table(self._folder / source / "source.json")
-            if progress:
-                shards = progress["shards"]
-                splits = {split: {"shards": shards[split]} for split in ("train", "validation")}
-                self._entries[source] = {**splits, "files": progress["files"], "all": progress["exhausted"]}
+            if progress := read_progress(self._folder / source):
+                self._progress[source] = progress
             if not self._has(source, shard):
                 self._wait(source, shard)
-        return self._entries[source]
+        known = self._progress[source]
+        return SourceShards(known.shards["train"], known.shards["validation"], known.files)
 
-    def file(self, source: str, record: Mapping[str, Any]) -> Path:
+    def file(self, source: str, record: ShardRecord) -> Path:
         """Return the file of a shard; it was there before it was recorded."""
-        return self._folder / source / str(record["file"])
+        return self._folder / source / record.file
 
     def expect(self, step: int) -> None:
         """Do nothing: the build knows the order."""
 
     def _has(self, source: str, shard: int) -> bool:
-        entry = self._entries.get(source)
-        shards = len(entry["train"]["shards"]) if entry else 0
-        return shards > shard or (shards > 0 and entry is not None and bool(entry["all"]))
+        known = self._progress.get(source)
+        shards = len(known.shards["train"]) if known else 0
+        return shards > shard or (shards > 0 and known is not None and known.exhausted)
 
     def _wait(self, source: str, shard: int) -> None:
-        if not self._told:
+        if not self._announced:
             say(f"train  waiting for shard {shard} of {source} to be built")
-            self._told = True
+            self._announced = True
         gone = self._build is not None and not self._build.is_alive()
         failed = self._folder / FAILED
         if failed.is_file():
@@ -85,23 +83,39 @@ class Growing:
         time.sleep(POLL_SECONDS)
 
 
+@dataclass(frozen=True)
+class PendingBuild:
+    """A build of shards that is left to do; the fields are the arguments of `build_shards`."""
+
+    recipe: Recipe
+    provenance: DataProvenance
+    tokenizer: Path
+    folder: Path
+    workers: int | None
+
+    def clear(self) -> None:
+        """Delete what an earlier build left that this one does not reuse; call it before anyone reads there."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / FAILED).unlink(missing_ok=True)
+        discard_stale(self.recipe, self.provenance, self.tokenizer, self.folder)
+
+    def run(self, *, quiet: bool) -> ShardManifest:
+        """Build the shards and return their manifest. Raises KeylmError as `build_shards` does."""
+        arguments = (self.recipe, self.provenance, self.tokenizer, self.folder)
+        return build_shards(*arguments, workers=self.workers, quiet=quiet)
+
+
 class BackgroundBuild:
     """The build of a recipe's shards in a process of its own."""
 
-    def __init__(
-        self, recipe: Recipe, tokenizer: Path, folder: Path, workers: int | None, curation: CurationFacts | None
-    ) -> None:
-        """Begin it; the arguments are those of `build_shards`."""
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / FAILED).unlink(missing_ok=True)
-        discard_stale(recipe, tokenizer, folder, curation)  # before anyone reads there
+    def __init__(self, pending: PendingBuild) -> None:
+        """Start it."""
         context = multiprocessing.get_context("spawn")
-        self._said: str | None = None
-        self._hears, says = context.Pipe(duplex=False)
-        arguments = (recipe, tokenizer, folder, workers, curation, os.getpid(), says)
-        self._process = context.Process(target=_build, args=arguments)
+        self._reason: str | None = None
+        self._reasons, sender = context.Pipe(duplex=False)
+        self._process = context.Process(target=_build, args=(pending, os.getpid(), sender))
         self._process.start()
-        says.close()
+        sender.close()
 
     def is_alive(self) -> bool:
         """Return whether it is still at work."""
@@ -121,30 +135,22 @@ class BackgroundBuild:
     def failure(self) -> str:
         """Return in words why it ended before all was built."""
         with contextlib.suppress(EOFError, OSError):  # a build that was killed says nothing
-            if self._said is None and self._hears.poll():
-                self._said = str(self._hears.recv())
-        return self._said or KILLED
+            if self._reason is None and self._reasons.poll():
+                self._reason = str(self._reasons.recv())
+        return self._reason or KILLED
 
 
-def _build(
-    recipe: Recipe,
-    tokenizer: Path,
-    folder: Path,
-    workers: int | None,
-    curation: CurationFacts | None,
-    parent: int,
-    says: Connection,
-) -> None:
-    """Build the shards; the body of the process in the background. Whatever ends it, the parent hears it in words."""
+def _build(pending: PendingBuild, parent: int, reasons: Connection) -> None:
+    """Build the shards; the body of the process in the background. Whatever ends it, the parent gets the reason."""
     exit_with(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle, which then ends this process
     try:
-        build_shards(recipe, tokenizer, folder, workers=workers, curation=curation, quiet=True)
+        pending.run(quiet=True)
     except Exception as error:
-        told = _words(error)
+        reason = _words(error)
         with contextlib.suppress(OSError):
-            says.send(told)  # first, as a full disk takes no file
-            atomic_write(folder / FAILED, told)  # for torchrun's other processes
+            reasons.send(reason)  # first, as a full disk takes no file
+            atomic_write(pending.folder / FAILED, reason)  # for torchrun's other processes
         raise SystemExit(2) from None
 
 
@@ -158,11 +164,12 @@ def _words(error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def background_build(
-    recipe: Recipe, tokenizer: Path, folder: Path, workers: int | None, curation: CurationFacts | None
-) -> Iterator[BackgroundBuild]:
-    """Build in the background while the body runs; end it where the body fails."""
-    build = BackgroundBuild(recipe, tokenizer, folder, workers, curation)
+def background_build(pending: PendingBuild | None) -> Iterator[BackgroundBuild | None]:
+    """Build in the background while the body runs, and stop where the body fails; do nothing for None."""
+    if pending is None:
+        yield None
+        return
+    build = BackgroundBuild(pending)
     try:
         yield build
         build.wait()
@@ -171,7 +178,7 @@ def background_build(
         raise
 
 
-class Fetched:
+class FetchedShards:
     """The shards of a published build, fetched in the order in which training needs them, and let go after it."""
 
     mend = "delete it, and the same command fetches it again"
@@ -185,8 +192,7 @@ class Fetched:
         self._allowed = recipe.data.cache_bytes
         self.manifest = read_manifest(folder)
         shards = {
-            name: [record["windows"] for record in entry["train"]["shards"]]
-            for name, entry in self.manifest["sources"].items()
+            name: [record.windows for record in source.train.shards] for name, source in self.manifest.sources.items()
         }
         self._curriculum = Curriculum(recipe, fixed(shards))
         self._pinned = {folder / name / FIRST_HELD_OUT for name in shards}
@@ -196,14 +202,13 @@ class Fetched:
         if fetches:
             threading.Thread(target=self._work, daemon=True).start()
 
-    def entry(self, source: str, shard: int) -> Mapping[str, Any]:
-        """Return a source's manifest entry."""
-        found: Mapping[str, Any] = self.manifest["sources"][source]
-        return found
+    def shards(self, source: str, shard: int) -> SourceShards:
+        """Return a source's shards, whether they are here or not."""
+        return shards_of(self.manifest, source)
 
-    def file(self, source: str, record: Mapping[str, Any]) -> Path:
+    def file(self, source: str, record: ShardRecord) -> Path:
         """Return the file of a shard as soon as it is fetched. Raises KeylmError where that fails."""
-        path = self._folder / source / str(record["file"])
+        path = self._folder / source / record.file
         while not path.is_file():
             if self._error is not None:
                 raise KeylmError(str(self._error))
@@ -257,30 +262,30 @@ class Fetched:
                 file.unlink()
 
     def _path(self, source: str, shard: int) -> Path:
-        return self._folder / source / str(self.manifest["sources"][source]["train"]["shards"][shard]["file"])
+        return self._folder / source / self.manifest.sources[source].train.shards[shard].file
 
     def _size(self, path: Path) -> int:
-        return int(self._record(path)["size"])
+        record = self._record(path)
+        return record.size if record else 0
 
-    def _record(self, path: Path) -> Mapping[str, Any]:
-        entry = self.manifest["sources"][path.parent.name]
-        records = [*entry["train"]["shards"], *entry["validation"]["shards"]]
-        [record] = [record for record in records if record["file"] == path.name] or [{}]
-        return dict(record)
+    def _record(self, path: Path) -> ShardRecord | None:
+        source = self.manifest.sources[path.parent.name]
+        records = (*source.train.shards, *source.validation.shards)
+        return next((record for record in records if record.file == path.name), None)
 
     def _fetch(self, path: Path) -> None:
         """Bring one shard here, unless the source has none of that name. Raises KeylmError."""
         record = self._record(path)
-        if not record or path.is_file():
+        if record is None or path.is_file():
             return
         with atomic_path(path) as temporary:
             url = f"{self._base}/{path.parent.name}/{path.name}"
             fetch(url, temporary)
             try:
-                check_shard(temporary, record["sha256"], "")
+                check_shard(temporary, record.sha256, "")
             except KeylmError:
                 raise KeylmError(
-                    _damaged(url, f"the manifest says SHA-256 {record['sha256'][:16]}…, but it has another")
+                    _damaged(url, f"the manifest says SHA-256 {record.sha256[:16]}…, but it has another")
                 ) from None
 
 
@@ -300,7 +305,7 @@ def fetch(url: str, path: Path) -> None:
             time.sleep(2**attempt)
 
 
-def fetch_manifest(base: str, folder: Path, tokenizer: Path, *, keep: bool) -> dict[str, Any]:
+def fetch_manifest(base: str, folder: Path, tokenizer: Path, *, keep: bool) -> ShardManifest:
     """Fetch the manifest and the tokenizer of a published build; `keep` those that are here, if they are sound.
 
     Raises KeylmError where they cannot be had, or are damaged there; what is damaged is not kept.
@@ -312,7 +317,7 @@ def fetch_manifest(base: str, folder: Path, tokenizer: Path, *, keep: bool) -> d
         with atomic_path(folder / "manifest.json") as temporary:
             fetch(url, temporary)
             manifest = load_manifest(temporary, f"data.shards: {url}", PUBLISHED)
-    path, url, digest = tokenizer / "tokenizer.json", f"{base}/tokenizer/tokenizer.json", manifest["tokenizer_sha256"]
+    path, url, digest = tokenizer / "tokenizer.json", f"{base}/tokenizer/tokenizer.json", manifest.tokenizer_sha256
     if not path.is_file() or sha256_file(path) != digest:
         with atomic_path(path) as temporary:
             fetch(url, temporary)
@@ -328,7 +333,7 @@ def _damaged(url: str, what: str) -> str:
     return f"data.shards: {url}: {what}; {PUBLISHED}"
 
 
-def _sound_manifest(folder: Path) -> dict[str, Any] | None:
+def _sound_manifest(folder: Path) -> ShardManifest | None:
     """Return the manifest that lies in `folder`, None where there is none that can be used."""
     try:
         return read_manifest(folder)
@@ -346,10 +351,10 @@ def open_store(
     Raises KeylmError where finished shards are not sound or were made with another tokenizer.
     """
     context, finished = recipe.training.context, folder / "manifest.json"
-    if finished.is_file() and read_manifest(folder)["tokenizer_sha256"] != sha256_file(tokenizer / "tokenizer.json"):
+    if finished.is_file() and read_manifest(folder).tokenizer_sha256 != sha256_file(tokenizer / "tokenizer.json"):
         raise KeylmError(f"{folder}: the shards were made with another tokenizer; build them again")
     if recipe.data.shards is not None:
-        return ShardStore(Fetched(recipe, folder, fetches=reads_all), context, verify=True)
+        return ShardStore(FetchedShards(recipe, folder, fetches=reads_all), context, verify=True)
     if build is not None or not finished.is_file():
-        return ShardStore(Growing(folder, build), context, verify=True)
+        return ShardStore(GrowingShards(folder, build), context, verify=True)
     return finished_store(folder, verify="all" if reads_all else "none")

@@ -21,7 +21,8 @@ from keylm.curate.decontamination import BATCH_CHARACTERS, LONGEST_NGRAM, Decont
 from keylm.curate.evaluation_items import PLAIN_NAMES
 from keylm.data.curated import curated_recipe
 from keylm.data.documents import Document
-from keylm.data.sources import document_bytes, document_texts, input_bytes, read_source, source_inputs
+from keylm.data.provenance import input_bytes, source_stamps
+from keylm.data.sources import document_bytes, document_texts, read_source
 from keylm.recipe.load import Recipe, load_recipe
 from keylm.recipe.run_folder import RunFolder
 from keylm.recipe.schema import Source
@@ -123,7 +124,7 @@ def _as_it_was(name: str, source: Source, origin: Mapping[str, Any]) -> Source |
     if source.hub:
         return source.model_copy(update={"revision": origin.get("revision", source.revision)})
     try:
-        now = [[file, size] for file, size, _ in source_inputs(name, source)]
+        now = [[file, size] for file, size, _ in source_stamps(name, source)]
     except KeylmError as error:
         return f"it cannot be read any more: {error}"
     if "files" in origin and [[file["name"], file["bytes"]] for file in origin["files"]] != now:
@@ -138,7 +139,7 @@ def _searched(
     if isinstance(where, str):
         return {"unknown": where}
     try:
-        key = sha256_json([where.model_dump(mode="json"), source_inputs(name, where)])
+        key = sha256_json([where.model_dump(mode="json"), source_stamps(name, where)])
         if known.get("key") == key:
             return dict(known)
         total = None if where.hub else input_bytes(name, where)

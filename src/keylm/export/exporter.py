@@ -25,7 +25,7 @@ from keylm.base.files import atomic_write, read_json, write_json
 from keylm.export.parity import Parity, Reference, Subject, compare, make_probe
 from keylm.export.reference import FileTokenizer, TorchModel
 from keylm.export.web import Library, find_library, write_page
-from keylm.model.folder import check_model_folder, export_folder, model_fingerprint
+from keylm.model.folder import check_model_folder, export_folder, model_fingerprint, read_config
 from keylm.report.card import Given, card_text
 from keylm.runtimes import gguf_write as gguf_file
 from keylm.runtimes import llama, onnx_files
@@ -94,9 +94,8 @@ class Exporter:
 
     def run(self) -> list[Parity]:
         """Make and check everything; write parity.json. Raises ParityFailed at the end if something failed."""
-        if set(self.wish.formats) - {"hf"} and self.config.get("model_type") != "qwen3":
-            kind = self.config.get("model_type")
-            raise KeylmError(f"{self.model}: model_type is {kind!r}; accepted for gguf, onnx and web: 'qwen3'")
+        if set(self.wish.formats) - {"hf"}:
+            read_config(self.model)  # gguf, onnx and web are written from this layout alone
         for kind in self.wish.formats:
             getattr(self, f"_{kind}")()
         self._record()

@@ -1,22 +1,25 @@
-"""A checkpoint as a model folder in the stock Qwen3 layout, which transformers opens with no custom code.
+"""The model folder, written and read: a checkpoint in the stock Qwen3 layout, which transformers opens as it is.
 
-The folder is written by transformers itself from a Qwen3ForCausalLM that took our weights, so whatever it could
-not load it could not have saved.
+Invariants: the folder is written by transformers itself from a Qwen3ForCausalLM that took our weights, so whatever it
+could not load it could not have saved; a folder is checked, read and hashed here and nowhere else.
 """
 
 import contextlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from keylm.base.errors import KeylmError
-from keylm.base.files import atomic_folder, read_json, sha256_file, sha256_json, write_json
+from keylm.base.files import atomic_folder, read_json, read_table, sha256_file, sha256_json, write_json
 from keylm.recipe.load import Recipe
+from keylm.recipe.messages import explain
 from keylm.recipe.schema import Model
 from keylm.text.tokenizer import END_OF_TEXT, IM_END, PAD, tokenizer_config
 
@@ -49,10 +52,85 @@ def check_model_folder(folder: Path) -> None:
         raise KeylmError(f"{folder}: no tokenizer in it; accepted: a model folder with tokenizer.json")
 
 
+def weights_hash(folder: Path) -> str:
+    """Return the SHA-256 that identifies a model folder's weights alone: the same training begins with the same."""
+    return _hash_of(folder.glob("*.safetensors"))
+
+
 def model_fingerprint(folder: Path) -> str:
-    """Return the SHA-256 that stands for a model folder's weights, configuration and tokenizer."""
-    files = sorted([*folder.glob("*.safetensors"), *folder.glob("*.json")])
+    """Return the SHA-256 that identifies a model folder: weights, configuration and tokenizer; measures go by it."""
+    return _hash_of([*folder.glob("*.safetensors"), *folder.glob("*.json")])
+
+
+def _hash_of(files: Iterable[Path]) -> str:
     return sha256_json({file.name: sha256_file(file) for file in files})
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """A model folder's configuration."""
+
+    shape: Model
+    vocab_size: int
+    ends: frozenset[int]
+    """tokens that end a text or a turn"""
+
+
+def read_config(folder: Path) -> DecoderConfig:
+    """Return a model folder's configuration. Raises KeylmError where it is not that of a sound Qwen3 model."""
+    entries = qwen3_entries(folder)
+    fields = {**entries, "rope_theta": entries["rope_parameters"]["rope_theta"]}
+    missing = [key for key in (*Model.model_fields, "vocab_size") if key not in fields]
+    if missing:
+        raise KeylmError(f"{folder}: config.json has no {missing[0]}; accepted: a model that keylm exported")
+    try:
+        shape = Model(**{key: fields[key] for key in Model.model_fields})
+    except ValidationError as error:
+        raise KeylmError(f"{folder}: config.json: {explain(error.errors()[0], Model)}") from None
+    return DecoderConfig(shape, fields["vocab_size"], _ends(folder, entries))
+
+
+def qwen3_entries(folder: Path) -> dict[str, Any]:
+    """Return the entries of config.json, those that Qwen3's layout may leave out with their usual values.
+
+    Raises KeylmError where the file is damaged, or of another layout.
+    """
+    try:
+        config = dict(read_json(folder / "config.json"))
+    except (OSError, ValueError, TypeError) as error:
+        raise KeylmError(f"{folder / 'config.json'}: cannot be read: {error}; accepted: a JSON object") from None
+    if config.get("model_type") != "qwen3":
+        raise KeylmError(
+            f"{folder}: config.json says model_type = {config.get('model_type')!r}; accepted: 'qwen3', the layout that "
+            "keylm exports"
+        )
+    rope = {"rope_type": "default", "rope_theta": config.get("rope_theta") or 10_000.0}
+    usual = {
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "tie_word_embeddings": False,
+        "use_sliding_window": False,
+        "rms_norm_eps": 1e-6,
+    }
+    return {**usual, **config, "rope_parameters": {**rope, **(config.get("rope_parameters") or {})}}
+
+
+def _ends(folder: Path, config: Mapping[str, Any]) -> frozenset[int]:
+    listed = read_table(folder / "generation_config.json").get("eos_token_id")
+    listed = config.get("eos_token_id") if listed is None else listed
+    return frozenset(listed if isinstance(listed, list) else [] if listed is None else [listed])
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """Return a model folder's tensors by name, as they are stored. Raises KeylmError where a file is damaged."""
+    weights: dict[str, Tensor] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(file, framework="pt") as tensors:
+                weights |= {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise KeylmError(f"{file}: cannot be read: {error}; accepted: a whole safetensors file") from None
+    return weights
 
 
 def qwen3_config(shape: Model, vocab_size: int) -> dict[str, Any]:

@@ -18,7 +18,8 @@ from keylm.base.console import console, say, seconds
 from keylm.base.errors import KeylmError
 from keylm.base.json_lines import read_rows
 from keylm.base.machine import device_name, free_memory
-from keylm.data.sources import check_sources, input_bytes, source_inputs
+from keylm.data.provenance import input_bytes, source_stamps
+from keylm.data.sources import check_sources
 from keylm.model.decoder import count_parameters
 from keylm.pipeline.plan import plan
 from keylm.pipeline.run import run
@@ -130,8 +131,8 @@ def _origin(name: str, source: Source) -> str:
         from keylm.data.hub import HubRows
 
         return f"{source.hub} at revision {HubRows(name, source).revision[:12]}"
-    files = source_inputs(name, source)
-    return f"{len(files)} file{'s' * (len(files) != 1)}, {sum(size for _, size, _ in files) / 1e6:,.1f} MB"
+    files = source_stamps(name, source)
+    return f"{len(files)} file{'s' * (len(files) != 1)}, {sum(file.size for file in files) / 1e6:,.1f} MB"
 
 
 def _disk(recipe: Recipe, run_dir: Path) -> str:

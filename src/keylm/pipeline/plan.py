@@ -16,8 +16,9 @@ from keylm.base.files import atomic_path, read_table
 from keylm.data.build import changed_sources, windows_taken
 from keylm.data.curated import curated_recipe, curated_sources, curation_facts
 from keylm.data.documents import Document
-from keylm.data.shards import read_manifest
-from keylm.data.sources import document_bytes, input_bytes, read_source, source_inputs
+from keylm.data.manifest import read_manifest
+from keylm.data.provenance import DataProvenance, input_bytes, source_stamps
+from keylm.data.sources import document_bytes, read_source
 from keylm.recipe.load import Recipe, stage_steps
 from keylm.recipe.run_folder import RunFolder, checkpoint_paths
 from keylm.recipe.schema import Source
@@ -143,11 +144,10 @@ def _counted(recipe: Recipe, folder: RunFolder) -> dict[str, int]:
     """Return the training tokens of the sources whose shards are built to the end, and would be the same again."""
     if not (folder.shards / "manifest.json").is_file() or _is_outdated(recipe, folder):
         return {}
-    sources = read_manifest(folder.shards)["sources"]
     return {
-        name: entry["train"]["tokens"]
-        for name, entry in sources.items()
-        if name in recipe.used_sources and entry["exhausted"]
+        name: source.train.tokens
+        for name, source in read_manifest(folder.shards).sources.items()
+        if name in recipe.used_sources and source.exhausted
     }
 
 
@@ -162,15 +162,17 @@ def _is_outdated(recipe: Recipe, folder: RunFolder) -> bool:
         return False
     try:
         if recipe.curation is None:
-            return bool(changed_sources(recipe, folder.tokenizer, folder.shards, None))
-        facts = curation_facts(recipe, folder.curated)
-        data = curated_recipe(recipe, folder.curated)
-        return _asks_curation(recipe, folder) or bool(changed_sources(data, folder.tokenizer, folder.shards, facts))
+            data, facts = recipe, None
+        elif _needs_curation(recipe, folder):
+            return True
+        else:
+            data, facts = curated_recipe(recipe, folder.curated), curation_facts(recipe, folder.curated)
+        return bool(changed_sources(data, DataProvenance.of(data, facts), folder.tokenizer, folder.shards))
     except KeylmError:
         return False  # without its sources nothing else can be built
 
 
-def _asks_curation(recipe: Recipe, folder: RunFolder) -> bool:
+def _needs_curation(recipe: Recipe, folder: RunFolder) -> bool:
     """Return whether the next build would curate anew: other settings, or a file that is newer than the report."""
     assert recipe.curation is not None
     report = read_table(folder.curated / "report.json")
@@ -181,7 +183,7 @@ def _asks_curation(recipe: Recipe, folder: RunFolder) -> bool:
         return True
     for name, source in curated_sources(recipe).items():
         origin = report["sources"].get(name, {}).get("origin", {})
-        inputs = source_inputs(name, source)
+        inputs = source_stamps(name, source)
         if "files" in origin and [[file["name"], file["bytes"]] for file in origin["files"]] != [
             [file, size] for file, size, _ in inputs
         ]:

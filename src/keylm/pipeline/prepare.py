@@ -3,30 +3,23 @@
 Invariant: once training on them has begun they stay as they are, whatever becomes of the sources.
 """
 
-import contextlib
 import os
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from keylm.base.console import say
 from keylm.base.errors import KeylmError
-from keylm.base.files import atomic_write, read_json, sha256_file, sha256_json, sweep, write_json
-from keylm.data.build import build_shards, changed_sources, check_published
-from keylm.data.curated import CurationFacts, Executor, curated_recipe, curated_sources, curation_facts
-from keylm.data.sources import (
-    check_sources,
-    source_inputs,
-    source_origin,
-    source_settings,
-    token_shares,
-    tokenizer_sample,
-)
+from keylm.base.files import atomic_write, read_json, sweep, write_json
+from keylm.data.build import changed_sources, check_published
+from keylm.data.curated import Executor, curated_recipe, curated_sources, curation_facts
+from keylm.data.provenance import CurationFacts, DataProvenance, source_origin
+from keylm.data.sources import check_sources
 from keylm.data.store import finished_store
-from keylm.data.streaming import BackgroundBuild, background_build, fetch_manifest
-from keylm.recipe.identity import differences
+from keylm.data.streaming import PendingBuild, fetch_manifest
+from keylm.data.tokenizer_sample import tokenizer_sample
 from keylm.recipe.load import Recipe
+from keylm.recipe.provenance import differences
 from keylm.recipe.run_folder import REFUSED, RunFolder, checkpoint_paths
 from keylm.text.tokenizer import DocumentTokenizer, tokenizer_config, train_tokenizer
 from keylm.training.initial_model import claim_initial
@@ -37,8 +30,8 @@ STAGES = ("tokenizer", "shards", "train", "export", "samples", "report")
 
 
 @dataclass(frozen=True)
-class Manner:
-    """How a run goes about its work; nothing of it changes the result."""
+class RunOptions:
+    """How a run is carried out; none of it changes the result."""
 
     until: str = STAGES[-1]
     workers: int | None = None
@@ -53,53 +46,68 @@ class Manner:
         return STAGES[: STAGES.index(self.until) + 1]
 
 
-@contextlib.contextmanager
-def prepare(recipe: Recipe, folder: RunFolder, manner: Manner) -> Iterator[BackgroundBuild | None]:
-    """Make curated sources, tokenizer and shards, as far as `manner` goes; yield the build that goes on, if any."""
+def prepare(recipe: Recipe, folder: RunFolder, options: RunOptions) -> PendingBuild | None:
+    """Make curated sources, tokenizer and shards, as far as the stages go.
+
+    Return the build that is left to run in the background of training, None where there is none. Raises KeylmError
+    where the data cannot be had, or are not those that training has begun with.
+    """
     sweep(folder.path)
     begun = bool(checkpoint_paths(folder.checkpoints) or list(folder.checkpoints.glob(f"{REFUSED}*")))
-    _claim(recipe, folder, begun=begun, quiet=manner.quiet)
+    _claim(recipe, folder, begun=begun, quiet=options.quiet)
     claim_initial(recipe, folder, begun=begun)
     built = folder.is_done("tokenizer") and folder.is_done("shards")
-    if built and begun and not _asks_shards(recipe, folder, manner):
-        yield None
-        return
+    if built and begun and not _needs_repair(recipe, folder, options):
+        return None
     if recipe.data.shards is not None:
-        manifest = fetch_manifest(recipe.data.shards, folder.shards, folder.tokenizer, keep=begun)
-        check_published(recipe, manifest)
-        _check_vocabulary(recipe, DocumentTokenizer(folder.tokenizer), recipe.data.shards)
-        _check_same_tokenizer(recipe, folder)
-        write_json(folder.tokenizer / "tokenizer_config.json", tokenizer_config(recipe.model.max_position_embeddings))
-        _check_prompts(recipe, folder)
-        yield None
-        return
-    check_sources(recipe, quiet=manner.quiet)
+        _fetch(recipe, folder, recipe.data.shards, keep=begun)
+        return None
+    check_sources(recipe, quiet=options.quiet)
     if begun:
         _check_curated(recipe, folder)
-    data, curation = _curated(recipe, folder, manner)
-    inputs = _tokenizer_inputs(data)
+    data, curation = _curated(recipe, folder, options)
+    provenance = DataProvenance.of(data, curation)
+    _prepare_tokenizer(data, folder, provenance, begun=begun, quiet=options.quiet)
+    if "shards" not in options.stages:
+        return None
+    pending = PendingBuild(data, provenance, folder.tokenizer, folder.shards, options.workers)
+    if recipe.data.stream and "train" in options.stages and not built:
+        pending.clear()
+        return pending
+    _build(pending, folder, quiet=options.quiet)
+    return None
+
+
+def _prepare_tokenizer(
+    data: Recipe, folder: RunFolder, provenance: DataProvenance, *, begun: bool, quiet: bool
+) -> None:
+    inputs = provenance.tokenizer_inputs(data)
     if begun:
-        _check_inputs(data, folder, inputs, curation)
-    folder.stage("tokenizer", inputs, [folder.tokenizer], lambda: _make_tokenizer(data, folder), quiet=manner.quiet)
+        _check_inputs(data, folder, provenance, inputs)
+    folder.stage("tokenizer", inputs, [folder.tokenizer], lambda: _make_tokenizer(data, folder), quiet=quiet)
+    _check_prompts(data, folder)
+
+
+def _build(pending: PendingBuild, folder: RunFolder, *, quiet: bool) -> None:
+    started = time.monotonic()
+    manifest = pending.run(quiet=quiet)
+    if not folder.is_done("shards", manifest.hash):
+        folder.mark_done("shards", manifest.hash, [folder.shards / "manifest.json"], time.monotonic() - started)
+
+
+def _fetch(recipe: Recipe, folder: RunFolder, shards: str, *, keep: bool) -> None:
+    """Fetch the manifest and the tokenizer of a published build, and check that they fit the recipe."""
+    manifest = fetch_manifest(shards, folder.shards, folder.tokenizer, keep=keep)
+    check_published(recipe, manifest)
+    _check_vocabulary(recipe, DocumentTokenizer(folder.tokenizer), shards)
+    _check_same_tokenizer(recipe, folder)
+    write_json(folder.tokenizer / "tokenizer_config.json", tokenizer_config(recipe.model.max_position_embeddings))
     _check_prompts(recipe, folder)
-    if "shards" not in manner.stages:
-        yield None
-    elif recipe.data.stream and "train" in manner.stages and not built:
-        with background_build(data, folder.tokenizer, folder.shards, manner.workers, curation) as build:
-            yield build
-    else:
-        started = time.monotonic()
-        manifest = build_shards(
-            data, folder.tokenizer, folder.shards, workers=manner.workers, curation=curation, quiet=manner.quiet
-        )
-        if not folder.is_done("shards", manifest["hash"]):
-            folder.mark_done("shards", manifest["hash"], [folder.shards / "manifest.json"], time.monotonic() - started)
-        yield None
 
 
-def _asks_shards(recipe: Recipe, folder: RunFolder, manner: Manner) -> bool:
-    """Return whether a build is what is wanted and one of its shards is lost or altered: then it is built again."""
-    if manner.until != "shards" or recipe.data.shards is not None:
+def _needs_repair(recipe: Recipe, folder: RunFolder, options: RunOptions) -> bool:
+    """Return whether a build is requested and one of its shards is lost or altered: then it is built again."""
+    if options.until != "shards" or recipe.data.shards is not None:
         return False
     try:
         finished_store(folder.shards, verify="all")
@@ -118,17 +126,17 @@ def _check_curated(recipe: Recipe, folder: RunFolder) -> None:
             raise _other_data(folder, f"sources.{name}: its files")
 
 
-def _check_inputs(data: Recipe, folder: RunFolder, inputs: str, curation: CurationFacts | None) -> None:
-    """Raise KeylmError where tokenizer and shards would be made of other data than training has begun with.
+def _check_inputs(data: Recipe, folder: RunFolder, provenance: DataProvenance, tokenizer_inputs: str) -> None:
+    """Raise KeylmError where tokenizer and shards would be made from other data than training has begun with.
 
     Training would refuse them too, but only when those it has begun with were gone.
     """
     if (folder.tokenizer / "tokenizer.json").is_file():
-        changed = changed_sources(data, folder.tokenizer, folder.shards, curation)
+        changed = changed_sources(data, provenance, folder.tokenizer, folder.shards)
         if changed:
             raise _other_data(folder, ", ".join(f"sources.{name}" for name in changed))
-    made = folder.done().get("tokenizer")
-    if isinstance(made, dict) and made.get("inputs") != inputs:
+    record = folder.done().get("tokenizer")
+    if record is not None and record.inputs != tokenizer_inputs:
         raise _other_data(folder, "what the tokenizer is made from")
 
 
@@ -139,16 +147,16 @@ def _other_data(folder: RunFolder, what: str) -> KeylmError:
     )
 
 
-def _curated(recipe: Recipe, folder: RunFolder, manner: Manner) -> tuple[Recipe, CurationFacts | None]:
+def _curated(recipe: Recipe, folder: RunFolder, options: RunOptions) -> tuple[Recipe, CurationFacts | None]:
     """Return the recipe with curated sources, and how they were; the recipe itself where it asks for none."""
     if recipe.curation is None:
-        idle = f"--executor {manner.executor}: the recipe has no [curation], which is all that it runs; ignored"
-        say(idle, quiet=manner.quiet or manner.executor == "local")
+        idle = f"--executor {options.executor}: the recipe has no [curation], which is all that it runs; ignored"
+        say(idle, quiet=options.quiet or options.executor == "local")
         return recipe, None
     from keylm.curate.pipeline import curate  # needs an extra
 
-    workers = manner.workers or os.cpu_count() or 1
-    curate(recipe, folder.curated, workers=workers, executor=manner.executor, quiet=manner.quiet)
+    workers = options.workers or os.cpu_count() or 1
+    curate(recipe, folder.curated, workers=workers, executor=options.executor, quiet=options.quiet)
     return curated_recipe(recipe, folder.curated), curation_facts(recipe, folder.curated)
 
 
@@ -192,20 +200,6 @@ def _check_prompts(recipe: Recipe, folder: RunFolder) -> None:
                     f"evaluation.{field}: {text[:40]!r}… has {len(tokens)} tokens; accepted: fewer than the context "
                     f"of {context} less {CHAT_MARKS}"
                 )
-
-
-def _tokenizer_inputs(recipe: Recipe) -> str:
-    """Return the hash of all that the tokenizer's folder is made from."""
-    shape = [recipe.tokenizer.vocab_size, recipe.model.max_position_embeddings]
-    if recipe.given_tokenizer is not None:
-        return sha256_json([*shape, sha256_file(Path(recipe.given_tokenizer) / "tokenizer.json")])
-    texts = {name: source for name, source in recipe.used_sources.items() if not source.typos_of}
-    sources = {
-        name: [str(source.path), source_settings(source) | {"loss": ""}, source_inputs(name, source)]
-        for name, source in (texts or recipe.read_sources).items()  # as in tokenizer_sample
-    }
-    shares = token_shares(recipe)
-    return sha256_json([*shape, recipe.tokenizer.sample_bytes, sources, shares, recipe.evaluation.holdout])
 
 
 def _make_tokenizer(recipe: Recipe, folder: RunFolder) -> None:

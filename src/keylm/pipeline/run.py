@@ -18,25 +18,25 @@ import torch
 import keylm
 from keylm.base.console import errors, say
 from keylm.base.errors import KeylmError
-from keylm.base.files import sha256_file, sha256_json, write_json
+from keylm.base.files import sha256_file, write_json
 from keylm.base.json_lines import read_rows
 from keylm.base.machine import device_name
 from keylm.data.curated import Executor
 from keylm.data.curriculum import Curriculum
-from keylm.data.shards import read_manifest
-from keylm.data.streaming import BackgroundBuild
+from keylm.data.manifest import read_manifest
+from keylm.data.streaming import BackgroundBuild, background_build
 from keylm.model.decoder import count_parameters
 from keylm.model.folder import export_model
-from keylm.pipeline.prepare import STAGES, Manner, prepare
-from keylm.recipe.identity import identity_hash
+from keylm.pipeline.prepare import STAGES, RunOptions, prepare
 from keylm.recipe.load import Recipe, stage_steps
+from keylm.recipe.provenance import TrainingProvenance, export_inputs, report_inputs, sample_inputs
 from keylm.recipe.run_folder import RunFolder, checkpoint_path
+from keylm.recipe.run_records import RunSummary
 from keylm.report.run_report import write_report
 from keylm.runtimes.generation import Generator, Sampling
 from keylm.training.benchmarks import draw_items
 from keylm.training.checkpoint import DamagedCheckpoint, read_checkpoint
 from keylm.training.distributed import Ranks, join
-from keylm.training.initial_model import initial_hash
 from keylm.training.loop import Trainer
 
 
@@ -52,24 +52,24 @@ def run(
 ) -> RunFolder:
     """Bring the run at `path` through all stages up to `until` and return its folder.
 
-    `workers` and `executor` are for the data (see `Manner`); `fresh` puts an earlier run at `path` aside first.
+    `workers` and `executor` are for the data (see `RunOptions`); `fresh` puts an earlier run at `path` aside first.
     Raises KeylmError; Interrupted and TrainingDiverged from training.
     """
-    folder, manner = RunFolder(path), Manner(until, workers, executor, quiet)
+    folder, options = RunFolder(path), RunOptions(until, workers, executor, quiet)
+    trains = "train" in options.stages
     # Only training needs the device: data can be built on another machine.
-    device = recipe.training.device if "train" in manner.stages else "cpu"
-    with join(device) as ranks, contextlib.ExitStack() as held:
+    with join(recipe.training.device if trains else "cpu") as ranks, contextlib.ExitStack() as held:
         if fresh:
             ranks.lead(lambda: put_aside(folder, quiet=quiet))
         ranks.lead(lambda: held.enter_context(folder.locked()))
-        if "train" in manner.stages:
-            ranks.lead(lambda: draw_items(recipe, quiet=True))  # what they lack is told before hours of data
-        builds: list[BackgroundBuild | None] = []
-        ranks.lead(lambda: builds.append(held.enter_context(prepare(recipe, folder, manner))))
-        if "train" in manner.stages:
-            _train(recipe, folder, ranks, builds[0] if builds else None, quiet=quiet)
-        if ranks.leads:
-            _finish(recipe, folder, ranks, manner.stages, quiet=quiet)
+        if trains:
+            ranks.lead(lambda: draw_items(recipe, quiet=True))  # anything missing is reported before hours of data
+        pending = ranks.lead(lambda: prepare(recipe, folder, options))
+        with background_build(pending if ranks.leads else None) as build:
+            if trains:
+                _train(recipe, folder, ranks, build, quiet=quiet)
+            if ranks.leads:
+                _finish(recipe, folder, ranks, options.stages, quiet=quiet)
     return folder
 
 
@@ -94,7 +94,7 @@ def _train(recipe: Recipe, folder: RunFolder, ranks: Ranks, build: BackgroundBui
             build.wait()
         spent = sum(row["seconds"] for row in read_rows(folder.timing))
         folder.mark_done("train", _train_inputs(recipe, folder), [folder.metrics, last], spent)
-        write_json(folder.summary, _summary(recipe, folder, ranks))
+        write_json(folder.summary, _summary(recipe, folder, ranks).model_dump())
 
 
 def _is_trained(recipe: Recipe, folder: RunFolder, last: Path) -> bool:
@@ -102,8 +102,7 @@ def _is_trained(recipe: Recipe, folder: RunFolder, last: Path) -> bool:
 
 
 def _train_inputs(recipe: Recipe, folder: RunFolder) -> str:
-    initial = [initial_hash(folder)] if recipe.training.initial_model else []
-    return sha256_json([identity_hash(recipe), read_manifest(folder.shards)["hash"], *initial])
+    return TrainingProvenance.of(recipe, folder).inputs(read_manifest(folder.shards).hash)
 
 
 def _finish(recipe: Recipe, folder: RunFolder, ranks: Ranks, wanted: tuple[str, ...], *, quiet: bool) -> None:
@@ -113,13 +112,13 @@ def _finish(recipe: Recipe, folder: RunFolder, ranks: Ranks, wanted: tuple[str, 
     evaluation = recipe.evaluation
     if "samples" in wanted:
         models = [sha256_file(file) for file in sorted(folder.path.glob("model*/*.safetensors"))]
-        inputs = sha256_json([models, evaluation.prompts, evaluation.chats, evaluation.sample_tokens])
+        inputs = sample_inputs(models, evaluation)
         folder.stage("samples", inputs, [folder.samples], lambda: _sample(recipe, folder, ranks.device), quiet=quiet)
     if "report" in wanted:
         if not folder.summary.is_file():
-            write_json(folder.summary, _summary(recipe, folder, ranks))
+            write_json(folder.summary, _summary(recipe, folder, ranks).model_dump())
         shown = [folder.metrics, folder.samples, folder.summary, folder.shards / "manifest.json", folder.recipe]
-        inputs = sha256_json([keylm.__version__, *map(sha256_file, shown)])
+        inputs = report_inputs(keylm.__version__, map(sha256_file, shown))
         folder.stage("report", inputs, [folder.report], lambda: write_report(folder.path), quiet=quiet)
 
 
@@ -144,7 +143,7 @@ def _export_all(recipe: Recipe, folder: RunFolder, *, quiet: bool) -> None:
                 raise KeylmError(f"stage {stage} has no sound checkpoint to export: {damage}") from None
             errors.print(f"no {target.name}: its checkpoint is not sound: {damage}", markup=False)
             continue
-        inputs = sha256_json([checkpoint.state["sha256"], tokenizer, recipe.model.model_dump(), target.name])
+        inputs = export_inputs(checkpoint.state["sha256"], tokenizer, recipe.model, target.name)
 
         def work(target: Path = target, weights: Callable[[], Any] = checkpoint.model) -> None:
             export_model(recipe, weights(), folder.tokenizer, target)
@@ -177,19 +176,19 @@ def _sample(recipe: Recipe, folder: RunFolder, device: torch.device) -> None:
     write_json(folder.samples, rows)
 
 
-def _summary(recipe: Recipe, folder: RunFolder, ranks: Ranks) -> dict[str, Any]:
+def _summary(recipe: Recipe, folder: RunFolder, ranks: Ranks) -> RunSummary:
     """Return the facts of a finished training that no other file holds."""
     device = ranks.device
-    return {
-        "keylm": keylm.__version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "device": device.type,
-        "device_name": device_name(device),
-        "world_size": ranks.world_size,
-        "parameters": count_parameters(recipe.model, recipe.tokenizer.vocab_size),
-        "command": " ".join(["keylm", *sys.argv[1:]]),
-        "date": datetime.date.today().isoformat(),
-        "tokens_seen": sum(stage_steps(recipe).values()) * recipe.training.batch_tokens,
-        "manifest": read_manifest(folder.shards)["hash"],
-    }
+    return RunSummary(
+        keylm=keylm.__version__,
+        torch=str(torch.__version__),
+        python=platform.python_version(),
+        device=device.type,
+        device_name=device_name(device),
+        world_size=ranks.world_size,
+        parameters=count_parameters(recipe.model, recipe.tokenizer.vocab_size),
+        command=" ".join(["keylm", *sys.argv[1:]]),
+        date=datetime.date.today().isoformat(),
+        tokens_seen=sum(stage_steps(recipe).values()) * recipe.training.batch_tokens,
+        manifest=read_manifest(folder.shards).hash,
+    )

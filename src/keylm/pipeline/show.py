@@ -2,13 +2,14 @@
 
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 from keylm.base.console import console, say
 from keylm.base.errors import KeylmError
-from keylm.data.build import check_published, order
+from keylm.data.build import check_published
 from keylm.data.curriculum import Curriculum
-from keylm.data.shards import Window, read_manifest
+from keylm.data.manifest import ShardManifest, read_manifest
+from keylm.data.provenance import window_order
+from keylm.data.shards import Window
 from keylm.data.store import finished_store
 from keylm.recipe.load import Recipe
 from keylm.recipe.run_folder import RunFolder
@@ -42,16 +43,17 @@ def show_batch(run_dir: Path, step: int, windows: int, characters: int) -> None:
         say(f"… and {len(picks) - windows} more windows (--windows {len(picks)} shows all)")
 
 
-def _check_order(recipe: Recipe, manifest: dict[str, Any]) -> None:
+def _check_order(recipe: Recipe, manifest: ShardManifest) -> None:
     """Raise KeylmError where the shards are those of another recipe than the one in the run folder."""
     if recipe.data.shards is not None:
         check_published(recipe, manifest)
         return
-    ours = {"seed": recipe.seed, "context": recipe.training.context, "order": order(recipe)}
+    ours = {"seed": recipe.seed, "context": recipe.training.context, "order": window_order(recipe).model_dump()}
+    theirs = manifest.model_dump(include=set(ours))
     for what, value in ours.items():
-        if manifest[what] != value:
+        if theirs[what] != value:
             raise KeylmError(
-                f"{what}: the shards were built with {manifest[what]!r}, the recipe says {value!r}; "
+                f"{what}: the shards were built with {theirs[what]!r}, the recipe says {value!r}; "
                 "`keylm data build` builds those of the recipe"
             )
 

@@ -8,15 +8,14 @@ import hashlib
 import os
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from keylm.base.console import say
 from keylm.base.errors import KeylmError
-from keylm.data.build import build_shards, data_settings, order, windows_taken
-from keylm.data.curated import CurationFacts, curated_recipe, curation_facts
+from keylm.data.build import build_shards, windows_taken
+from keylm.data.curated import curated_recipe, curation_facts
 from keylm.data.curriculum import Batch, BatchLoader, Curriculum
-from keylm.data.shards import read_manifest
-from keylm.data.sources import source_origin
+from keylm.data.manifest import SPLITS, Settings, ShardManifest, read_manifest
+from keylm.data.provenance import CurationFacts, DataProvenance, build_settings, source_origin, window_order
 from keylm.data.store import finished_store
 from keylm.recipe.load import Recipe
 from keylm.recipe.run_folder import RunFolder
@@ -41,7 +40,7 @@ def verify(
     curriculum = Curriculum(recipe)
     if step is not None and step >= curriculum.total_steps:
         raise KeylmError(f"--step: got {step}; accepted: 0 to {curriculum.total_steps - 1}")
-    if (recipe.curation is None) != (manifest["curation"] is None):
+    if (recipe.curation is None) != (manifest.curation is None):
         which = ("the manifest", "the recipe") if recipe.curation is None else ("the recipe", "the manifest")
         raise KeylmError(f"curation: {which[0]} has it, {which[1]} has not")
     _same_settings(recipe, folder, manifest)
@@ -53,7 +52,8 @@ def verify(
         shards = Path(scratch) / "shards"
         curated = folder.curated if from_curated else Path(scratch) / "curated"
         data, facts = _curated(recipe, curated, manifest, workers, anew=not from_curated, quiet=quiet)
-        build_shards(data, folder.tokenizer, shards, workers=workers, windows=wanted, curation=facts, quiet=quiet)
+        provenance = DataProvenance.of(data, facts)
+        build_shards(data, provenance, folder.tokenizer, shards, workers=workers, windows=wanted, quiet=quiet)
         compared = _same_shards(read_manifest(shards), manifest)
         source = f"the curated files in {curated}" if facts and from_curated else "the sources"
         doubt = "; how those came of the sources was not looked at" if facts and from_curated else ""
@@ -65,7 +65,7 @@ def verify(
 
 
 def _curated(
-    recipe: Recipe, folder: Path, manifest: dict[str, Any], workers: int | None, *, anew: bool, quiet: bool
+    recipe: Recipe, folder: Path, manifest: ShardManifest, workers: int | None, *, anew: bool, quiet: bool
 ) -> tuple[Recipe, CurationFacts | None]:
     """Return the recipe over the curated sources in `folder`, which are made there where they shall be `anew`.
 
@@ -78,31 +78,32 @@ def _curated(
 
         curate(recipe, folder, workers=workers or os.cpu_count() or 1, quiet=quiet)
     facts = curation_facts(recipe, folder)
-    for what, ours in (("settings", facts.settings), ("hash", facts.hash)):
-        if ours != manifest["curation"].get(what):
-            raise KeylmError(f"curation: its {what} is {ours}, the manifest's {manifest['curation'].get(what)}")
+    theirs = manifest.curation.model_dump() if manifest.curation else {}
+    for what, ours in facts.record:
+        if ours != theirs.get(what):
+            raise KeylmError(f"curation: its {what} is {ours}, the manifest's {theirs.get(what)}")
     return curated_recipe(recipe, folder), facts
 
 
-def _pinned(recipe: Recipe, manifest: dict[str, Any]) -> Recipe:
+def _pinned(recipe: Recipe, manifest: ShardManifest) -> Recipe:
     """Return the recipe with data sets on the hub at the commit that the manifest names: a branch moves on."""
     pinned = {
-        name: source.model_copy(update={"revision": manifest["origins"].get(name, {}).get("revision")})
+        name: source.model_copy(update={"revision": manifest.origins.get(name, {}).get("revision")})
         for name, source in recipe.read_sources.items()
         if source.hub and source.revision is None
     }
     return recipe.model_copy(update={"sources": {**recipe.sources, **pinned}})
 
 
-def _same_files(recipe: Recipe, manifest: dict[str, Any]) -> None:
+def _same_files(recipe: Recipe, manifest: ShardManifest) -> None:
     """Raise KeylmError where a source's files are not those of the manifest, before hours are spent on them."""
     for name, source in recipe.read_sources.items():
         if source.path is not None:
             _same_origin(name, source_origin(name, source), manifest)
 
 
-def _same_origin(name: str, ours: dict[str, Any], manifest: dict[str, Any]) -> None:
-    promised = manifest["origins"].get(name, {})
+def _same_origin(name: str, ours: Settings, manifest: ShardManifest) -> None:
+    promised = manifest.origins.get(name, {})
     if any(value != promised.get(key) for key, value in ours.items()):
         raise KeylmError(f"sources.{name}: its origin is {ours}, the manifest's {promised or 'missing'}")
 
@@ -116,32 +117,32 @@ def batch_hash(batch: Batch) -> str:
     return digest.hexdigest()
 
 
-def _same_settings(recipe: Recipe, folder: RunFolder, manifest: dict[str, Any]) -> None:
-    ours = {**data_settings(recipe, folder.tokenizer, None), "order": order(recipe)}
+def _same_settings(recipe: Recipe, folder: RunFolder, manifest: ShardManifest) -> None:
+    settings = build_settings(recipe, folder.tokenizer, None).model_dump(exclude={"curation"})
+    ours = {**settings, "order": window_order(recipe).model_dump()}
+    theirs = manifest.model_dump(include=set(ours))
     for what, value in ours.items():
-        if what != "curation" and manifest.get(what) != value:
-            raise KeylmError(f"{what}: the manifest says {manifest.get(what)!r}, recipe and tokenizer here {value!r}")
+        if theirs[what] != value:
+            raise KeylmError(f"{what}: the manifest says {theirs[what]!r}, recipe and tokenizer here {value!r}")
 
 
-def _same_shards(rebuilt: dict[str, Any], manifest: dict[str, Any]) -> int:
+def _same_shards(rebuilt: ShardManifest, manifest: ShardManifest) -> int:
     """Return how many shards were compared; raise KeylmError at the first that differs."""
     compared = 0
-    for name, origin in rebuilt["origins"].items():
+    for name, origin in rebuilt.origins.items():
         _same_origin(name, origin, manifest)
-    for name, entry in rebuilt["sources"].items():
-        promised = manifest["sources"].get(name)
+    for name, source in rebuilt.sources.items():
+        promised = manifest.sources.get(name)
         if promised is None:
             raise KeylmError(f"sources.{name}: the manifest has no such source")
-        if entry["settings"] != promised["settings"]:
-            raise KeylmError(
-                f"sources.{name}: its settings is {entry['settings']}, the manifest's {promised['settings']}"
-            )
-        for split in ("train", "validation"):
-            ours, theirs = entry[split]["shards"], promised[split]["shards"]
-            if len(ours) > len(theirs) or (entry["exhausted"] and len(ours) < len(theirs)):
+        if source.settings != promised.settings:
+            raise KeylmError(f"sources.{name}: its settings is {source.settings}, the manifest's {promised.settings}")
+        for split in SPLITS:
+            ours, theirs = source.split(split).shards, promised.split(split).shards
+            if len(ours) > len(theirs) or (source.exhausted and len(ours) < len(theirs)):
                 raise KeylmError(f"sources.{name}: gives {len(ours)} {split} shards, the manifest says {len(theirs)}")
             for record, other in zip(ours, theirs, strict=False):
                 if record != other:
-                    raise KeylmError(f"sources.{name}: {record['file']} is {record}, the manifest says {other}")
+                    raise KeylmError(f"sources.{name}: {record.file} is {record}, the manifest says {other}")
                 compared += 1
     return compared

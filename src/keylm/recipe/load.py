@@ -15,6 +15,8 @@ import tomli_w
 from pydantic import Field, ValidationError, model_validator
 
 from keylm.base.errors import KeylmError
+from keylm.recipe.fields import Name, PathText, Section
+from keylm.recipe.marks import FREE, IsPath, Location, map_texts, marked
 from keylm.recipe.messages import explain, near
 from keylm.recipe.schema import (
     EMBEDDED,
@@ -24,10 +26,7 @@ from keylm.recipe.schema import (
     Data,
     Evaluation,
     Model,
-    Name,
     Optimizer,
-    PathText,
-    Section,
     Source,
     Stage,
     Tokenizer,
@@ -35,25 +34,23 @@ from keylm.recipe.schema import (
     Typos,
 )
 
-FOLDERS = (["data", "shards"], ["training", "initial_model"])
-"""Fields that hold paths, beside all that are called `path`."""
 CORPUS_FOLDER = Path(__file__).parents[1] / "corpus"
 
 
 class Recipe(Section):
     """A whole model: shape, tokenizer, sources, stages, optimizer, checkpoints, evaluation, seed."""
 
-    name: Name
+    name: Annotated[Name, FREE]
     """what the run and its folder are called: letters, digits, _ and -"""
-    description: str = ""
+    description: Annotated[str, FREE] = ""
     """a sentence for the report"""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """of the first weights, the data's order, the noise and the samples"""
     model: Model
     tokenizer: Tokenizer = Tokenizer()
-    paths: dict[Name, PathText] = Field(default_factory=dict)
+    paths: Annotated[dict[Name, PathText], IsPath("folder"), FREE] = Field(default_factory=dict)
     """folders that other paths may begin with, as `{name}/…`"""
-    licences: Literal["all", "open"] = "all"
+    licences: Annotated[Literal["all", "open"], FREE] = "all"
     """"open": sources whose `licence` is "unstated" get no weight, the others keep their proportions"""
     data: Data = Data()
     typos: Typos = Typos()
@@ -62,7 +59,7 @@ class Recipe(Section):
     stages: dict[Name, Stage]
     training: Training
     optimizer: Optimizer = Optimizer()
-    checkpoints: Checkpoints = Checkpoints()
+    checkpoints: Annotated[Checkpoints, FREE] = Checkpoints()
     evaluation: Evaluation = Evaluation()
 
     @model_validator(mode="after")
@@ -114,6 +111,21 @@ class Recipe(Section):
     def to_toml(self) -> str:
         """Return the resolved recipe as TOML."""
         return tomli_w.dumps(self.to_data())
+
+
+PATHS = marked(Recipe, IsPath)
+"""The fields that hold paths."""
+
+
+def _paths_to(*kinds: str) -> list[Location]:
+    return [location for location, mark in PATHS.items() if mark.to in kinds]
+
+
+def paths_in(recipe: Recipe, kind: str) -> list[tuple[str, str]]:
+    """Return (field, path) of each path to a `kind` of thing (see `IsPath`) that the recipe names."""
+    found: list[tuple[str, str]] = []
+    map_texts(recipe.to_data(), _paths_to(kind), lambda text, field: found.append((field, text)))
+    return found
 
 
 def load_recipe(path: Path | str, overrides: list[str] | None = None) -> Recipe:
@@ -192,20 +204,17 @@ def _apply(data: dict[str, Any], override: str) -> None:
         value = parsed["value"] if len(parsed) == 1 else text
     except ValueError:
         value = text
-    if isinstance(value, dict) and "path" in value:
-        value["path"] = _from_here(value["path"])
     table: Any = data
     for part in parts[:-1]:
         table = table.setdefault(part, {})
         if not isinstance(table, dict):
             raise KeylmError(f"--set {override!r}: {part!r} is a value, not a table")
-    is_path = parts[-1] == "path" or parts[0] == "paths" or parts in FOLDERS
-    table[parts[-1]] = _from_here(value) if is_path else value
+    table[parts[-1]] = map_texts(value, PATHS, _from_here, tuple(parts))
 
 
-def _from_here(path: object) -> object:
+def _from_here(path: str, _: str) -> str:
     """Return a path of the command line as the user means it: from the working folder, not from the recipe's."""
-    if not isinstance(path, str) or not path or path.startswith((EMBEDDED, "{")) or "://" in path:
+    if not path or path.startswith((EMBEDDED, "{")) or "://" in path:
         return path
     try:
         return str(Path.cwd() / Path(path).expanduser())
@@ -242,26 +251,16 @@ def _resolve_paths(recipe: Recipe, file: Path) -> Recipe:
     """Return the recipe with paths made absolute (relative ones count from the recipe's folder)."""
     data = recipe.to_data()
     folders = {name: _absolute(path, file, f"paths.{name}") for name, path in recipe.paths.items()}
-    data["paths"] = folders
 
     def absolute(text: str, field: str) -> str:
         return _absolute(_fill(text, folders, f"{file}: {field}"), file, field)
 
-    for name, source in data["sources"].items():
-        if "path" in source:
-            source["path"] = absolute(source["path"], f"sources.{name}.path")
-    shards = recipe.data.shards
-    if shards is not None and "://" not in shards:
-        data["data"]["shards"] = absolute(shards, "data.shards")
-    data["typos"]["word_lists"] = [absolute(text, "typos.word_lists") for text in recipe.typos.word_lists]
-    if recipe.curation:
-        found = [absolute(text, "curation.decontaminate") for text in recipe.curation.decontaminate]
-        data["curation"]["decontaminate"] = found
-    if "path" in data["tokenizer"]:
-        data["tokenizer"]["path"] = absolute(data["tokenizer"]["path"], "tokenizer.path")
-    if recipe.training.initial_model is not None:
-        data["training"]["initial_model"] = absolute(recipe.training.initial_model, "training.initial_model")
-    return parse_recipe(data, str(file))
+    def local(text: str, field: str) -> str:
+        return text if "://" in text else absolute(text, field)
+
+    data = map_texts(data, _paths_to("text", "tokenizer"), absolute)
+    data = map_texts(data, _paths_to("build"), local)
+    return parse_recipe({**data, "paths": folders}, str(file))
 
 
 def _fill(text: str, folders: Mapping[str, str], where: str) -> str:

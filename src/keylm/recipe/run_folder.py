@@ -6,12 +6,12 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from keylm.base.console import say, seconds
 from keylm.base.errors import KeylmError
 from keylm.base.files import read_table, sha256_file, write_json
 from keylm.recipe.load import Recipe, parse_recipe, read_toml
+from keylm.recipe.run_records import InitialModelRecord, StageRecord, read_record, record_of
 
 try:
     import fcntl
@@ -88,6 +88,11 @@ class RunFolder:
         return self.path / "summary.json"
 
     @property
+    def stages(self) -> Path:
+        """The record of each finished stage (JSON)."""
+        return self.path / "stages.json"
+
+    @property
     def report(self) -> Path:
         """The page that shows all of it."""
         return self.path / "report.html"
@@ -98,23 +103,29 @@ class RunFolder:
             raise KeylmError(f"{self.path}: no recipe.toml in it; accepted: a run folder such as runs/nano")
         return parse_recipe(read_toml(self.recipe), str(self.recipe))
 
-    def done(self) -> dict[str, Any]:
-        """Return, for each finished stage, the hash of its inputs, its outputs' hashes and the seconds it took."""
-        return read_table(self.path / "stages.json")
+    def initial_weights(self) -> str | None:
+        """Return the recorded SHA-256 of the weights that training began with, None where none is recorded."""
+        record = read_record(InitialModelRecord, self.initial)
+        return record.sha256 if record else None
+
+    def done(self) -> dict[str, StageRecord]:
+        """Return the record of each finished stage; one that is damaged counts as not finished."""
+        found = {name: record_of(StageRecord, value) for name, value in read_table(self.stages).items()}
+        return {name: record for name, record in found.items() if record is not None}
 
     def is_done(self, stage: str, inputs: str | None = None) -> bool:
         """Return whether `stage` was finished, with exactly these inputs if given, and its outputs are intact."""
-        entry = self.done().get(stage)
-        if not isinstance(entry, dict) or inputs not in (None, entry.get("inputs")):
+        record = self.done().get(stage)
+        if record is None or inputs not in (None, record.inputs):
             return False
-        return all(_hash(self.path / name) == digest for name, digest in entry["outputs"].items())
+        return all(_hash(self.path / name) == digest for name, digest in record.outputs.items())
 
     def mark_done(self, stage: str, inputs: str, outputs: list[Path], seconds: float) -> None:
         """Record that `stage` is finished; `outputs` are files and folders of this run."""
         files = [file for output in outputs for file in ([output] if output.is_file() else sorted(output.iterdir()))]
         hashes = {file.relative_to(self.path).as_posix(): _hash(file) for file in files}
-        entry = {"inputs": inputs, "outputs": hashes, "seconds": round(seconds, 2)}
-        write_json(self.path / "stages.json", {**self.done(), stage: entry})
+        record = StageRecord(inputs=inputs, outputs=hashes, seconds=round(seconds, 2))
+        write_json(self.stages, {name: done.model_dump() for name, done in {**self.done(), stage: record}.items()})
 
     def stage(
         self, name: str, inputs: str, outputs: list[Path], work: Callable[[], object], *, quiet: bool = False

@@ -2,7 +2,21 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
+
+from keylm.recipe.fields import (
+    Beta,
+    Decay,
+    Dimension,
+    PathText,
+    PositiveFloat,
+    PositiveInt,
+    Rate,
+    Section,
+    Share,
+    Weight,
+)
+from keylm.recipe.marks import FREE, IsPath
 
 EMBEDDED = "embedded:"
 PIECE_BYTES = 1 << 20
@@ -16,27 +30,9 @@ UNSTATED = "unstated"
 MOST_WINDOWS = 1 << 16
 """Windows in a batch, at most; the largest published runs use a few thousand."""
 
-PositiveInt = Annotated[int, Field(gt=0, lt=2**53)]
-Dimension = Annotated[int, Field(gt=0, le=1 << 20)]
-PositiveFloat = Annotated[float, Field(gt=0)]
-Weight = Annotated[float, Field(ge=0, le=1e6)]
-Rate = Annotated[float, Field(gt=0, le=1e3)]
-Decay = Annotated[float, Field(ge=0, le=1e3)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Beta = Annotated[float, Field(ge=0, lt=1)]
-PathText = Annotated[str, Field(min_length=1)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=80)]
-
-
 Register = Literal["formal", "casual", "conversational", "structured", "synthetic"]
-Form = Literal["masked", "correction", "continuation", "pair"]
+Form = Literal["masked", "correction", "pair"]
 """How a typo source shows noise: see data/contrast.py."""
-
-
-class Section(BaseModel):
-    """A table of the recipe: frozen, no unknown keys, no silent conversions."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Model(Section):
@@ -80,7 +76,7 @@ class Tokenizer(Section):
     """tokens, special ones and bytes included"""
     sample_bytes: PositiveInt = 70_000_000
     """text that it is trained on, of each source its share of all tokens that the stages train on"""
-    path: PathText | None = None
+    path: Annotated[PathText | None, IsPath("tokenizer")] = None
     """folder of a finished tokenizer, which is taken instead"""
 
 
@@ -91,7 +87,7 @@ def _masked_only() -> dict[Form, float]:
 class Source(Section):
     """One body of text: files (`path`), a data set on the hub (`hub`), or typos made from other sources."""
 
-    path: PathText | None = None
+    path: Annotated[PathText | None, IsPath()] = None
     """a file or folder of .jsonl(.zst, .gz), .parquet or .txt; `embedded:NAME` comes with keylm"""
     hub: str | None = None
     """a data set's name, OWNER/NAME"""
@@ -148,11 +144,11 @@ class Data(Section):
 
     shard_tokens: Annotated[int, Field(ge=1, le=1 << 28)] = 1 << 24
     """tokens in a shard, within which windows are shuffled"""
-    stream: bool = False
+    stream: Annotated[bool, FREE] = False
     """begin training while later shards are being built"""
-    shards: PathText | None = None
+    shards: Annotated[PathText | None, IsPath("build"), FREE] = None
     """a published build, a folder or address, whose shards are fetched instead of built"""
-    cache_bytes: PositiveInt = 20_000_000_000
+    cache_bytes: Annotated[PositiveInt, FREE] = 20_000_000_000
     """fetched shards that are kept on disk"""
 
     @model_validator(mode="after")
@@ -167,7 +163,7 @@ class Typos(Section):
 
     highest_rate: Annotated[float, Field(gt=0, le=0.5)] = 0.2
     """share of a document's words that are mistyped, at most; each document draws its own"""
-    word_lists: tuple[PathText, ...] = ()
+    word_lists: Annotated[tuple[PathText, ...], IsPath()] = ()
     """files of known misspellings, which are used beside the fitted noise"""
 
 
@@ -214,7 +210,7 @@ class Curation(Section):
     """more find more that is less alike"""
     minhash_hashes: Annotated[int, Field(ge=1, le=50)] = 8
     """in a bucket; more find only what is more alike"""
-    decontaminate: tuple[PathText, ...] = ()
+    decontaminate: Annotated[tuple[PathText, ...], IsPath()] = ()
     """files or folders of evaluation items; documents that hold one go (docs/decontamination.md)"""
 
     @field_validator("filters")
@@ -287,9 +283,9 @@ class Training(Section):
     """tokens in an optimizer step, on all processes together; a multiple of context"""
     context: Dimension
     """tokens in a window; at most model.max_position_embeddings"""
-    initial_model: PathText | None = None
+    initial_model: Annotated[PathText | None, IsPath("tokenizer")] = None
     """a model folder to begin with"""
-    micro_batch_windows: Dimension = 8
+    micro_batch_windows: Annotated[Dimension, FREE] = 8
     """windows that are computed at once; decides memory and speed, not the result"""
     clip_norm: PositiveFloat = 1.0
     """largest norm of the gradient"""
@@ -299,17 +295,17 @@ class Training(Section):
     """weight of the loss between clean and noisy twins, in typo sources of the form `pair`"""
     document_masks: bool = True
     """whether packed documents are hidden from each other"""
-    attention: Literal["auto", "masked"] = "auto"
+    attention: Annotated[Literal["auto", "masked"], FREE] = "auto"
     """auto: variable-length kernels on a GPU in 16 bits; masked: the plain way everywhere"""
-    deterministic: bool = False
+    deterministic: Annotated[bool, FREE] = False
     """same bits in every run on a GPU too, somewhat slower"""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """what is computed in; auto: bf16 on an NVIDIA GPU, else fp32. Weights and optimizer stay fp32"""
-    compile: bool = False
+    compile: Annotated[bool, FREE] = False
     """through torch.compile: faster on a GPU, half a minute to start"""
-    parallel: Literal["ddp", "fsdp"] = "ddp"
+    parallel: Annotated[Literal["ddp", "fsdp"], FREE] = "ddp"
     """what several processes share: see above"""
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    device: Annotated[Literal["auto", "cpu", "cuda", "mps"], FREE] = "auto"
     """where to compute; auto: an NVIDIA GPU, else Apple's, else the CPU"""
 
     @model_validator(mode="after")
@@ -406,17 +402,17 @@ class Evaluation(Section):
     """held-out windows that are measured of each source"""
     holdout: Annotated[float, Field(gt=0, lt=0.5)] = 0.005
     """share of the documents that are held out, chosen by their content"""
-    benchmarks: tuple[Benchmark, ...] = ()
+    benchmarks: Annotated[tuple[Benchmark, ...], FREE] = ()
     """benchmarks to measure in training: pip install 'keylm[eval]'"""
-    benchmark_items: PositiveInt = 200
+    benchmark_items: Annotated[PositiveInt, FREE] = 200
     """items of each"""
-    benchmarks_every_steps: Annotated[int, Field(ge=0, lt=2**53)] = 0
+    benchmarks_every_steps: Annotated[int, Field(ge=0, lt=2**53), FREE] = 0
     """0: at stage ends only"""
-    prompts: tuple[str, ...] = ("Once upon a time",)
+    prompts: Annotated[tuple[str, ...], FREE] = ("Once upon a time",)
     """texts that the report continues"""
-    chats: tuple[str, ...] = ()
+    chats: Annotated[tuple[str, ...], FREE] = ()
     """questions that the report has answered"""
-    sample_tokens: PositiveInt = 80
+    sample_tokens: Annotated[PositiveInt, FREE] = 80
     """tokens of each of these, at most"""
 
     @model_validator(mode="after")

@@ -13,34 +13,21 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from keylm.base.errors import KeylmError
-from keylm.base.files import read_json
 from keylm.model.decoder import rope
-from keylm.model.folder import check_model_folder
+from keylm.model.folder import DecoderConfig, check_model_folder, read_config, read_weights
 from keylm.recipe.schema import Model as Shape
 
 Precision = Literal["fp32", "int8"]
 Product = Callable[[Tensor], Tensor]
 """x [rows, in] to x @ weight.T [rows, out]."""
-
-
-@dataclass(frozen=True)
-class DecoderConfig:
-    """A model folder's configuration."""
-
-    shape: Shape
-    vocab_size: int
-    ends: frozenset[int]
-    """Tokens that end a text or a turn."""
 
 
 @dataclass(frozen=True)
@@ -185,35 +172,11 @@ class CachedDecoder:
         return _normed(hidden, self._norm, eps)
 
 
-def load_facts(folder: Path) -> DecoderConfig:
-    """Read a model folder's configuration. Raises KeylmError where it is no Qwen3 model's."""
-    try:
-        config = read_json(folder / "config.json")
-    except ValueError as error:
-        raise KeylmError(f"{folder / 'config.json'}: is not JSON: {error}") from None
-    if config.get("model_type") != "qwen3":
-        raise KeylmError(
-            f"{folder}: model_type is {config.get('model_type')!r}; accepted: 'qwen3', the layout that keylm exports"
-        )
-    theta = (config.get("rope_parameters") or {}).get("rope_theta") or config.get("rope_theta", 10_000.0)
-    try:
-        shape = Shape(rope_theta=theta, **{name: config[name] for name in Shape.model_fields if name != "rope_theta"})
-        return DecoderConfig(shape, config["vocab_size"], _ends(folder, config))
-    except (ValueError, KeyError) as error:
-        raise KeylmError(f"{folder}: cannot be opened: {type(error).__name__}: {error}") from None
-
-
 def load_weights(folder: Path) -> Weights:
     """Read a model folder. Raises KeylmError where it holds no Qwen3 model, or a damaged one."""
     check_model_folder(folder)
-    facts = load_facts(folder)
-    tensors: dict[str, Tensor] = {}
-    try:
-        for file in sorted(folder.glob("*.safetensors")):
-            tensors |= {name: tensor.float() for name, tensor in load_file(file).items()}
-    except (OSError, SafetensorError) as error:
-        raise KeylmError(f"{folder}: cannot be opened: {type(error).__name__}: {error}") from None
-    return with_tensors(facts, tensors, folder)
+    facts = read_config(folder)
+    return with_tensors(facts, {name: tensor.float() for name, tensor in read_weights(folder).items()}, folder)
 
 
 def with_tensors(facts: DecoderConfig, tensors: dict[str, Tensor], place: Path) -> Weights:
@@ -289,10 +252,3 @@ def _check_tensors(tensors: Mapping[str, Tensor], facts: DecoderConfig) -> None:
             raise ValueError(f"{name} {found}, it should have {tuple(tensor.shape)}")
     if extra := set(tensors) - set(expected):
         raise ValueError(f"{sorted(extra)[0]} is no tensor of this layout")
-
-
-def _ends(folder: Path, config: Mapping[str, Any]) -> frozenset[int]:
-    file = folder / "generation_config.json"
-    listed = read_json(file).get("eos_token_id") if file.is_file() else None
-    listed = config.get("eos_token_id") if listed is None else listed
-    return frozenset(listed if isinstance(listed, list) else [] if listed is None else [listed])

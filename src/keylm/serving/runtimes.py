@@ -22,8 +22,8 @@ import torch
 import keylm
 from keylm.base.errors import KeylmError
 from keylm.base.files import atomic_folder, sha256_file
-from keylm.model.folder import check_model_folder, model_fingerprint
-from keylm.runtimes.cached_decoder import CachedDecoder, DecoderConfig, Weights, load_facts, load_weights, with_tensors
+from keylm.model.folder import DecoderConfig, check_model_folder, model_fingerprint, read_config
+from keylm.runtimes.cached_decoder import CachedDecoder, Weights, load_weights, with_tensors
 from keylm.serving.slots import LlamaSlots, Slots, TorchSlots
 
 Runtime = Literal["auto", "torch", "llama.cpp"]
@@ -51,7 +51,7 @@ class ModelSource:
             self._file.unpack(scratch)
         else:
             check_model_folder(place)
-        self.facts: DecoderConfig = load_facts(self.folder)
+        self.facts: DecoderConfig = read_config(self.folder)
 
     @cached_property
     def weights(self) -> Weights:

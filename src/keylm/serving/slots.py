@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from keylm.base.errors import KeylmError
-from keylm.runtimes.cached_decoder import CachedDecoder, DecoderConfig
+from keylm.model.folder import DecoderConfig
+from keylm.runtimes.cached_decoder import CachedDecoder
 from keylm.runtimes.llama import LlamaModel, Place
 
 GAP = 2

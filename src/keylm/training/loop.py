@@ -26,15 +26,15 @@ from keylm.data.curriculum import BatchLoader, Curriculum
 from keylm.data.streaming import BackgroundBuild, open_store
 from keylm.model.decoder import Decoder, count_parameters, initialise
 from keylm.model.fused import can_fuse
-from keylm.recipe.identity import identity_hash
 from keylm.recipe.load import Recipe
+from keylm.recipe.provenance import TrainingProvenance
 from keylm.recipe.run_folder import RunFolder, checkpoint_paths
 from keylm.text.tokenizer import DocumentTokenizer
 from keylm.training.benchmarks import draw_items, measure, pack_items
 from keylm.training.checkpoint import Checkpoint, latest_checkpoint, prune, save_checkpoint, save_sharded_checkpoint
 from keylm.training.distributed import Ranks, check_share
 from keylm.training.feeding import Ahead, Feed, MicroBatch, feed, suited
-from keylm.training.initial_model import initial_hash, load_initial
+from keylm.training.initial_model import load_initial
 from keylm.training.objective import Objective
 from keylm.training.optimizer import Optimizers
 from keylm.training.schedule import multiplier
@@ -64,6 +64,7 @@ class Trainer:
         self._quiet = quiet or not ranks.leads
         self._settings = suited(recipe.training, recipe.model.head_dim, ranks.device)
         self._sharded = ranks.world_size > 1 and self._settings.parallel == "fsdp"
+        self._provenance = TrainingProvenance.of(recipe, folder)
         self._signals = StopSignals()
         self._may_prune = False
         compute_deterministically(self._settings.deterministic)
@@ -195,8 +196,7 @@ class Trainer:
         They are its recipe's, its shards' so far and, where there is one, its initial model's.
         """
         shards = self._store.prefix_hash(self._curriculum.shards_begun(step))
-        initial = initial_hash(self._folder) if self._recipe.training.initial_model else None
-        return {"recipe": identity_hash(self._recipe), "shards": shards} | ({"initial": initial} if initial else {})
+        return self._provenance.of_checkpoint(shards)
 
     def _open_logs(self, state: dict[str, Any]) -> None:
         if self._ranks.leads:

@@ -33,12 +33,11 @@ from keylm.base.files import (
 )
 from keylm.data.documents import Fault
 from keylm.data.readers import source_files
-from keylm.model.folder import SHARD_SIZE, check_model_folder
+from keylm.model.folder import SHARD_SIZE, check_model_folder, weights_hash
 from keylm.pipeline.run import put_aside
 from keylm.recipe.run_folder import RunFolder
 from keylm.runtimes.generation import Generator, Message, Sampling, rows_at_once
 from keylm.training.distributed import choose_device
-from keylm.training.initial_model import weights_hash
 from keylm.tuning.pairs import Asked, Search, make_pairs, read_asked, read_pairs
 from keylm.tuning.preference_settings import Preference, Tools
 

@@ -14,15 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from keylm.base.console import is_leader, say
-from keylm.base.errors import KeylmError
 from keylm.base.files import atomic_write
-from keylm.data.shards import read_manifest
-from keylm.model.folder import check_model_folder
+from keylm.data.manifest import read_manifest
+from keylm.model.folder import check_model_folder, read_config
 from keylm.pipeline.run import put_aside, run
 from keylm.recipe.load import Recipe, resolve_recipe
 from keylm.recipe.run_folder import RunFolder, checkpoint_paths
 from keylm.recipe.schema import EMBEDDED, PATTERN_WINDOWS
-from keylm.training.initial_model import model_config
 
 STAGE = "sft"
 MUON_RATE = 0.02
@@ -33,16 +31,6 @@ FEWEST_STEPS = 200
 """Where the data are little, batches get smaller until there are so many steps."""
 ALL = 1 << 45
 """Tokens that no source has: all shards are built."""
-SHAPE = (
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "head_dim",
-    "intermediate_size",
-    "max_position_embeddings",
-    "rms_norm_eps",
-)
 CHATS = (
     "Hello! Who are you?",
     "What is the capital of France?",
@@ -93,12 +81,12 @@ def sft(
             folder.recipe.unlink(missing_ok=True)  # a counted one of an earlier start, which is no change to tell of
         run(whole, path, until="shards", workers=workers, quiet=quiet)
     manifest = read_manifest(folder.shards)
-    windows = {name: entry["train"]["windows"] for name, entry in manifest["sources"].items()}
-    recipe = _resolved(with_windows(draft, windows, manifest["context"], tuning), folder, overrides)
+    windows = {name: source.train.windows for name, source in manifest.sources.items()}
+    recipe = _resolved(with_windows(draft, windows, manifest.context, tuning), folder, overrides)
     stage = recipe.stages[STAGE]
     say(
         f"sft  {stage.tokens:,} tokens in steps of {recipe.training.batch_tokens:,}; an epoch of all data has "
-        f"{sum(windows.values()) * manifest['context']:,}",
+        f"{sum(windows.values()) * manifest.context:,}",
         quiet=quiet,
     )
     if is_leader() and not begun:
@@ -117,17 +105,13 @@ def sft_recipe(model: Path, data: Sequence[str], name: str, tuning: Tuning) -> d
     Raises KeylmError where `model` is no model folder in the Qwen3 layout.
     """
     check_model_folder(model)
-    config = model_config(model)
-    missing = [key for key in (*SHAPE, "vocab_size") if key not in config]
-    if missing:
-        raise KeylmError(f"{model}: config.json lacks {missing[0]}; accepted: a model that keylm exported")
-    shape = {key: config[key] for key in SHAPE}
-    context = min(int(config["max_position_embeddings"]), 2048)
+    config = read_config(model)
+    context = min(config.shape.max_position_embeddings, 2048)
     return {
         "name": re.sub(r"[^A-Za-z0-9_-]", "-", name).lstrip("-_")[:80] or STAGE,
         "description": f"{model.parent.name if model.name == 'model' else model.name}, tuned on conversations.",
-        "model": {**shape, "rope_theta": float(config["rope_parameters"]["rope_theta"])},
-        "tokenizer": {"vocab_size": config["vocab_size"]},
+        "model": config.shape.model_dump(),
+        "tokenizer": {"vocab_size": config.vocab_size},
         "sources": _sources(data),
         "training": {"initial_model": str(model.absolute()), "context": context},
         "optimizer": {"muon_learning_rate": MUON_RATE},

@@ -1,0 +1,206 @@
+"""What decides a recipe's tokenizer and shards: computed once, handed on, recorded in the manifest and in run folders.
+
+Invariants: whatever changes a document, its noise, its tokens or its place in a shard changes a hash here; where,
+when and by how many workers the data are built does not. Hashes are the same on every machine, but for the times of
+files, which decide only whether a source is read again.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from pydantic import JsonValue
+
+from keylm.base.files import sha256_file, sha256_json
+from keylm.data.adapters import HUB_ADAPTERS
+from keylm.data.manifest import FORMAT, BuildSettings, CurationRecord, Settings, StageOrder, WindowOrder
+from keylm.data.readers import name_within
+from keylm.data.sources import list_files, source_adapter, source_path
+from keylm.recipe.load import Recipe, stage_steps
+from keylm.recipe.schema import Source
+from keylm.recipe.shares import sample_shares, token_shares
+from keylm.typos.model import TypoModel
+
+COMPRESSED = (".zst", ".gz", ".parquet")
+"""Endings of files that hold about four times their size in text."""
+
+
+class FileStamp(NamedTuple):
+    """What shows whether a file must be read again."""
+
+    name: str
+    size: int
+    """bytes"""
+    stamp: int | str
+    """time of the last change in ns; of embedded files, whose times the installer sets, the SHA-256"""
+
+
+@dataclass(frozen=True)
+class CurationFacts:
+    """What of a finished curation decides the shards; the same wherever it was done."""
+
+    record: CurationRecord
+    origins: Mapping[str, Settings]
+    """what each curated source was read from and how, before it was curated"""
+
+
+@dataclass(frozen=True)
+class SourceProvenance:
+    """What decides a source's shards, besides the settings of the whole build."""
+
+    settings: Settings
+    """as in the manifest"""
+    stamps: list[list[FileStamp]]
+    """of each source that it reads: one, or those that a typo source is made from"""
+
+
+@dataclass(frozen=True)
+class DataProvenance:
+    """What decides the tokenizer and the shards of a recipe, as its sources were when this was computed."""
+
+    stamps: Mapping[str, list[FileStamp]]
+    """by source that is read"""
+    sources: Mapping[str, SourceProvenance]
+    """by used source"""
+    curation: CurationFacts | None
+
+    @classmethod
+    def of(cls, recipe: Recipe, curation: CurationFacts | None = None) -> "DataProvenance":
+        """Return what decides the data of `recipe`, which reads the curated files where there is a `curation`.
+
+        Raises KeylmError where a source's files are missing or a word list cannot be read.
+        """
+        stamps = {name: source_stamps(name, source) for name, source in recipe.read_sources.items()}
+        noise = TypoModel(recipe.typos).fingerprint() if any(s.typos_of for s in recipe.used_sources.values()) else ""
+        sources = {
+            name: SourceProvenance(
+                _own_settings(recipe, name, noise), [stamps[one] for one in source.typos_of or [name]]
+            )
+            for name, source in recipe.used_sources.items()
+        }
+        return cls(stamps, sources, curation)
+
+    def tokenizer_inputs(self, recipe: Recipe) -> str:
+        """Return the hash of everything that the tokenizer's folder is made from."""
+        shape = [recipe.tokenizer.vocab_size, recipe.model.max_position_embeddings]
+        if recipe.given_tokenizer is not None:
+            return sha256_json([*shape, sha256_file(Path(recipe.given_tokenizer) / "tokenizer.json")])
+        sampled = {name: recipe.sources[name] for name in sample_shares(recipe)}
+        sources = {
+            name: [str(source.path), source_settings(source) | {"loss": ""}, self.stamps[name]]
+            for name, source in sampled.items()
+        }
+        sample = [recipe.tokenizer.sample_bytes, sources, token_shares(recipe), recipe.evaluation.holdout]
+        return sha256_json([*shape, *sample])
+
+    def settings(self, recipe: Recipe, tokenizer: Path) -> BuildSettings:
+        """Return what, besides the sources, decides the shards built with the tokenizer in this folder."""
+        return build_settings(recipe, tokenizer, self.curation.record if self.curation else None)
+
+    def fingerprint(self, name: str, settings: BuildSettings) -> str:
+        """Return the hash of everything that decides the shards of the source `name`."""
+        shared = settings.model_dump(exclude={"seed"})  # only noise depends on it: it is among a typo source's settings
+        source = self.sources[name]
+        return sha256_json([shared, source.settings, source.stamps])
+
+
+def build_settings(recipe: Recipe, tokenizer: Path, curation: CurationRecord | None) -> BuildSettings:
+    """Return what, besides the sources, decides the shards built with the tokenizer in this folder."""
+    return BuildSettings(
+        format=FORMAT,
+        seed=recipe.seed,
+        context=recipe.training.context,
+        shard_tokens=recipe.data.shard_tokens,
+        holdout=recipe.evaluation.holdout,
+        tokenizer_sha256=sha256_file(tokenizer / "tokenizer.json"),
+        curation=curation,
+    )
+
+
+def window_order(recipe: Recipe) -> WindowOrder:
+    """Return what, besides the shards, decides which window is where in the run."""
+    steps = stage_steps(recipe)
+    return WindowOrder(
+        batch_windows=recipe.training.batch_windows,
+        sources=list(recipe.used_sources),
+        stages=[
+            StageOrder(name=name, steps=steps[name], weights=dict(stage.weights))
+            for name, stage in recipe.stages.items()
+        ],
+    )
+
+
+def curation_inputs(settings: Mapping[str, object], sources: Mapping[str, Source]) -> str:
+    """Return the hash of what decides a curation: its settings, and the sources with their files' stamps."""
+    inputs = {name: [source.model_dump(mode="json"), source_stamps(name, source)] for name, source in sources.items()}
+    return sha256_json([settings, inputs])
+
+
+def source_stamps(name: str, source: Source) -> list[FileStamp]:
+    """Return what shows whether a source must be read again, file by file.
+
+    Of a data set on the hub that is its name, with the revision in the recipe as its stamp; a typo source has no files
+    of its own. Raises KeylmError where files are missing.
+    """
+    if source.hub:
+        return [FileStamp(f"hub:{source.hub}/{source.config or ''}/{source.split}", 0, source.revision or "")]
+    if source.typos_of:
+        return []
+    path = source_path(source)
+    return [
+        FileStamp(
+            name_within(path, file),
+            file.stat().st_size,
+            sha256_file(file) if source.is_embedded else file.stat().st_mtime_ns,
+        )
+        for file in list_files(name, source).files
+    ]
+
+
+def input_bytes(name: str, source: Source) -> int:
+    """Return about how many bytes of text a source's files hold; 0 where that is not known."""
+    return sum(file.size * (4 if file.name.lower().endswith(COMPRESSED) else 1) for file in source_stamps(name, source))
+
+
+def source_settings(source: Source) -> Settings:
+    """Return what decides, besides its origin, which documents a source gives and which of their tokens are trained on.
+
+    Raises KeylmError where it names an unknown adapter.
+    """
+    limits: Settings = {"max_bytes": source.max_bytes, "loss": source.loss}
+    if source.typos_of:
+        forms: Settings = dict(source.forms.items())
+        return {**limits, "forms": forms, "passes": source.passes}
+    columns: list[JsonValue] = [*source_adapter(source).columns]
+    return {**limits, "adapter": source.adapter or HUB_ADAPTERS.get(source.hub or "", "auto"), "columns": columns}
+
+
+def source_origin(name: str, source: Source, revision: str | None = None) -> Settings:
+    """Return what a source is, in terms that are the same on every machine.
+
+    Of files name, bytes and SHA-256; of a data set on the hub its name and `revision` (else the recipe's); of a typo
+    source the names of its origins. Raises KeylmError where files are missing.
+    """
+    if source.typos_of:
+        return {"typos_of": list(source.typos_of)}
+    if source.hub:
+        commit = revision or source.revision
+        return {"hub": source.hub, "config": source.config, "split": source.split, "revision": commit}
+    path = source_path(source)
+    return {
+        "files": [
+            {"name": name_within(path, file), "bytes": file.stat().st_size, "sha256": sha256_file(file)}
+            for file in list_files(name, source).files
+        ]
+    }
+
+
+def _own_settings(recipe: Recipe, name: str, noise: str) -> Settings:
+    """Return what decides a source's shards besides its files; `noise` is the typo model's fingerprint."""
+    source = recipe.sources[name]
+    settings = source_settings(source)
+    if source.typos_of:
+        origins: Settings = {origin: source_settings(recipe.sources[origin]) for origin in source.typos_of}
+        settings |= {"typos_of": origins, "noise": noise, "seed": recipe.seed}
+    return settings
