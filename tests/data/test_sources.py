@@ -1,7 +1,6 @@
 """Sources give the same records from any state on, keep to their limits, and say what is missing."""
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,9 @@ import pytest
 from conftest import chat, tiny_recipe, write_jsonl
 
 from keylm.base.errors import KeylmError
-from keylm.base.files import sha256_file
 from keylm.data import sources as module
 from keylm.data.documents import Document, Fault, Record
-from keylm.data.provenance import source_origin, source_settings, source_stamps
+from keylm.data.provenance import source_origin, source_stamps
 from keylm.data.readers import source_files
 from keylm.data.sources import (
     Records,
@@ -24,7 +22,6 @@ from keylm.data.sources import (
     read_source,
     source_adapter,
 )
-from keylm.data.tokenizer_sample import tokenizer_sample
 from keylm.recipe.load import Recipe, load_recipe
 from keylm.recipe.schema import Source
 
@@ -176,14 +173,6 @@ def test_a_grouped_source_goes_on_exactly_behind_every_record(tmp_path: Path) ->
     assert len(records) == 9
 
 
-def test_the_tokenizer_of_typo_sources_alone_is_trained_on_their_origins(tmp_path: Path) -> None:
-    recipe = tiny_recipe(tmp_path, [TYPOS, *ONLY_TYPOS])
-    sample = set(tokenizer_sample(recipe, recipe.sources))
-    for name in ("notes", "chat"):
-        texts = [d.text or d.messages[0]["content"] for d in read_source(name, recipe.sources[name])]  # type: ignore[union-attr]
-        assert len(sample.intersection(texts)) > len(texts) / 2, name
-
-
 def missing(recipe: Recipe) -> str:
     with pytest.raises(KeylmError) as caught:
         check_sources(recipe)
@@ -252,38 +241,6 @@ def test_files_of_other_kinds_are_named_in_one_line(tmp_path: Path, capsys: pyte
     assert capsys.readouterr().out == told
     check_sources(recipe, quiet=True)
     assert capsys.readouterr().out == ""
-
-
-def test_an_origin_is_the_same_on_every_machine(tmp_path: Path) -> None:
-    for number, place in enumerate(("here", "there")):
-        (tmp_path / place / "deep").mkdir(parents=True)
-        for name in ("b.jsonl", "deep/a.jsonl"):
-            file = write_jsonl(tmp_path / place / name, [{"text": name}])
-            os.utime(file, (number, number))
-    here, there = (source_origin("s", Source(path=str(tmp_path / place))) for place in ("here", "there"))
-    assert here == there
-    file = tmp_path / "here" / "b.jsonl"
-    assert here["files"][0] == {"name": "b.jsonl", "bytes": file.stat().st_size, "sha256": sha256_file(file)}
-    assert source_origin("s", Source(path=str(file)))["files"] == here["files"][:1]
-    hub = Source(hub="our/web", config="late", revision="main")
-    assert source_origin("s", hub) == {"hub": "our/web", "config": "late", "split": "train", "revision": "main"}
-    assert source_origin("s", hub, "5ca1")["revision"] == "5ca1"
-    assert source_origin("s", Source(typos_of=("a", "b"))) == {"typos_of": ["a", "b"]}
-
-
-@pytest.mark.parametrize(
-    "change",
-    [{"max_bytes": 5}, {"loss": "assistant"}, {"adapter": "wikipedia"}, {"hub": "OpenAssistant/oasst2", "path": None}],
-)
-def test_the_settings_tell_what_decides_which_documents_come_out(change: dict[str, Any]) -> None:
-    source = Source(path="a.jsonl")
-    assert source_settings(source) == source_settings(source.model_copy(update={"licence": "MIT", "path": "b.jsonl"}))
-    assert source_settings(source.model_copy(update=change)) != source_settings(source)
-
-
-def test_the_settings_of_a_typo_source_are_its_forms_and_passes() -> None:
-    settings = source_settings(Source(typos_of=("a",), passes=3))
-    assert (settings["passes"], settings["forms"]) == (3, {"masked": 1.0})
 
 
 def test_a_conversation_counts_by_its_turns(tmp_path: Path) -> None:

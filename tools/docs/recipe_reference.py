@@ -18,6 +18,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from keylm.recipe.load import Recipe
+from keylm.recipe.marks import IsFree, IsPath
 from keylm.recipe.schema import Curation
 
 ROOT = Path(__file__).parents[2]
@@ -35,7 +36,11 @@ run folder.
 Paths count from the recipe's folder (on the command line, from where you are) and may begin with a folder of `[paths]`:
 `path = "{corpus}/tales.jsonl"`. [recipes/nano.toml](../recipes/nano.toml) is a small complete recipe;
 [data](data.md), [curation](curation.md) and [more GPUs](more_gpus.md) say more about their parts.
+
+A run can be resumed with other values of the fields marked *free*; with other values of any other field it is another
+run. Fields marked *path* hold one.
 """
+FREE_TABLE = "All of it is *free*."
 DECORATION = {"int": "integer", "float": "number", "str": "text", "bool": "true or false"}
 
 
@@ -46,7 +51,8 @@ def reference() -> str:
         section, repeated = _section(field.annotation)
         if section is not None:
             title = f"{name}.NAME" if repeated else name
-            parts.append(_table(title, section, f"## [{title}]\n\n{_docstring(section)}\n"))
+            free = f"\n\n{FREE_TABLE}" if _has(field, IsFree) else ""
+            parts.append(_table(title, section, f"## [{title}]\n\n{_docstring(section)}{free}\n"))
     return "\n".join(parts)
 
 
@@ -59,9 +65,19 @@ def _table(title: str, section: type[BaseModel], head: str) -> str:
             said = notes.get(name)
             if said is None:
                 raise SystemExit(f"{section.__name__}.{name} has no docstring; accepted: one below the field")
-            cells = [f"`{field.alias or name}`", _type(field), _default(section, name, field), said]
+            cells = [f"`{field.alias or name}`", _type(field), _default(section, name, field), said + _marks(field)]
             rows.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
     return f"{head}\n" + "\n".join(rows) + "\n"
+
+
+def _marks(field: FieldInfo) -> str:
+    """Return what a field's marks add to its description."""
+    marks = [("path", IsPath), ("free", IsFree)]
+    return "".join(f"; *{words}*" for words, mark in marks if _has(field, mark))
+
+
+def _has(field: FieldInfo, mark: type) -> bool:
+    return any(isinstance(found, mark) for found in field.metadata)
 
 
 def _section(annotation: Any) -> tuple[type[BaseModel] | None, bool]:

@@ -1,0 +1,102 @@
+"""A model folder is checked, read and hashed in one place, and what is wrong with it is one clear error."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import random_qwen3
+from safetensors.torch import load_file, save_file
+
+from keylm.base.errors import KeylmError
+from keylm.base.files import read_json, write_json
+from keylm.model.folder import model_fingerprint, read_config, read_weights, weights_hash
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("saved")
+    random_qwen3(1, 50).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def model(saved: Path, tmp_path: Path) -> Path:
+    """Return a copy that a test may damage."""
+    return Path(shutil.copytree(saved, tmp_path / "model"))
+
+
+def change_config(model: Path, **change: Any) -> None:
+    config = {**read_json(model / "config.json"), **change}
+    write_json(model / "config.json", {key: value for key, value in config.items() if value is not None})
+
+
+def test_the_configuration_is_read_with_its_shape_and_ends(model: Path) -> None:
+    write_json(model / "generation_config.json", {"eos_token_id": [0, 2]})
+    config = read_config(model)
+    assert (config.shape.hidden_size, config.shape.num_hidden_layers, config.vocab_size) == (16, 2, 50)
+    assert config.ends == {0, 2}
+    (model / "generation_config.json").unlink()
+    change_config(model, eos_token_id=3)
+    assert read_config(model).ends == {3}
+
+
+def test_older_folders_name_their_rope_theta_alone(model: Path) -> None:
+    change_config(model, rope_parameters=None, rope_theta=5000.0)
+    assert read_config(model).shape.rope_theta == 5000.0
+    change_config(model, rope_theta=None, rms_norm_eps=None)
+    assert (read_config(model).shape.rope_theta, read_config(model).shape.rms_norm_eps) == (10_000.0, 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"model_type": "llama"}, r"model_type = 'llama'; accepted: 'qwen3'"),
+        ({"hidden_size": None}, r"config\.json has no hidden_size; accepted: a model that keylm exported"),
+        ({"vocab_size": None}, r"config\.json has no vocab_size"),
+        ({"num_key_value_heads": 0}, r"config\.json: num_key_value_heads: got 0; accepted: greater than 0"),
+        ({"head_dim": 7}, r"config\.json: .*head_dim = 7 must be even"),
+    ],
+)
+def test_a_configuration_that_does_not_fit_is_told(change: dict[str, Any], told: str, model: Path) -> None:
+    change_config(model, **change)
+    with pytest.raises(KeylmError, match=told):
+        read_config(model)
+
+
+@pytest.mark.parametrize("content", ["", "{", "3"])
+def test_a_damaged_configuration_is_told(content: str, model: Path) -> None:
+    (model / "config.json").write_text(content)
+    with pytest.raises(KeylmError, match=r"config\.json: cannot be read: .*; accepted: a JSON object"):
+        read_config(model)
+
+
+def test_weights_are_read_as_they_are_stored_from_all_files(model: Path) -> None:
+    whole = load_file(model / "model.safetensors")
+    found = read_weights(model)
+    assert found.keys() == whole.keys()
+    assert all(torch.equal(found[name], value) for name, value in whole.items())
+    first, *others = sorted(whole)
+    save_file({first: whole[first]}, model / "a.safetensors")
+    save_file({name: whole[name] for name in others}, model / "model.safetensors")
+    assert read_weights(model).keys() == whole.keys()
+
+
+def test_damaged_weights_are_told_with_their_file(model: Path) -> None:
+    file = model / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-10])
+    with pytest.raises(KeylmError, match=r"model\.safetensors: cannot be read: .*a whole safetensors file"):
+        read_weights(model)
+
+
+def test_the_weights_hash_is_of_the_weights_alone_and_the_fingerprint_of_everything(model: Path) -> None:
+    before = weights_hash(model), model_fingerprint(model)
+    assert before[0] != before[1]
+    (model / "README.md").write_text("a card")
+    assert (weights_hash(model), model_fingerprint(model)) == before
+    write_json(model / "generation_config.json", json.loads('{"temperature": 0.3}'))
+    assert (weights_hash(model), model_fingerprint(model) != before[1]) == (before[0], True)
+    save_file({"a": torch.zeros(1)}, model / "more.safetensors")
+    assert weights_hash(model) != before[0]

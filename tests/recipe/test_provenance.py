@@ -1,0 +1,52 @@
+"""What decides a training makes another run, and nothing else does."""
+
+from pathlib import Path
+
+from conftest import tiny_recipe
+
+from keylm.base.files import sha256_json, write_json
+from keylm.recipe.provenance import TrainingProvenance, differences, identity, identity_hash
+from keylm.recipe.run_folder import RunFolder
+
+
+def test_what_decides_nothing_makes_no_other_run(tmp_path: Path):
+    plain = identity_hash(tiny_recipe(tmp_path))
+    for same in (
+        *("training.parallel=fsdp", "training.micro_batch_windows=2", "optimizer.matrix_learning_rate=0.1"),
+        *('evaluation.benchmarks=["piqa"]', "evaluation.benchmark_items=9", "evaluation.benchmarks_every_steps=9"),
+    ):
+        assert identity_hash(tiny_recipe(tmp_path, [same])) == plain, same
+    adamw = tiny_recipe(tmp_path, ["optimizer.matrices=adamw"])
+    assert "optimizer.matrices was None, is 'adamw'" in differences(tiny_recipe(tmp_path), adamw)
+    assert identity_hash(tiny_recipe(tmp_path, ["optimizer.matrices=adamw", "optimizer.matrix_learning_rate=0.1"])) != (
+        identity_hash(adamw)
+    )
+
+
+def test_orders_count_which_tables_do_not_show(tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path)
+    turned = recipe.model_copy(update={"sources": dict(reversed(recipe.sources.items()))})
+    assert differences(recipe, turned) == [
+        "order of sources was ['tales', 'notes', 'chat'], is ['chat', 'notes', 'tales']"
+    ]
+    turned = recipe.model_copy(update={"stages": dict(reversed(recipe.stages.items()))})
+    assert identity_hash(turned) != identity_hash(recipe)
+
+
+def test_an_initial_model_counts_by_its_weights_not_by_its_path(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    one, two = (tiny_recipe(tmp_path, [f"training.initial_model={name}"]) for name in ("one", "two"))
+    assert identity(one) == identity(two) != identity(tiny_recipe(tmp_path))
+    write_json(folder.initial, {"path": "one", "sha256": "ab"})
+    first = TrainingProvenance.of(one, folder)
+    assert first == TrainingProvenance.of(two, folder)
+    assert first.of_checkpoint("s") == {"recipe": identity_hash(one), "shards": "s", "initial": "ab"}
+    write_json(folder.initial, {"path": "one", "sha256": "cd"})
+    assert TrainingProvenance.of(one, folder).inputs("m") != first.inputs("m")
+
+
+def test_a_training_from_drawn_weights_is_decided_by_recipe_and_shards(tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path)
+    found = TrainingProvenance.of(recipe, RunFolder(tmp_path / "run"))
+    assert found.of_checkpoint("s") == {"recipe": identity_hash(recipe), "shards": "s"}
+    assert found.inputs("m") == sha256_json([identity_hash(recipe), "m"])
