@@ -43,7 +43,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
         (["run", "."], "is a folder; accepted: a recipe's TOML file"),
         (["run", "RECIPE", "--until", "lunch"], "--until: got 'lunch'; accepted: tokenizer, shards"),
         (["run", "RECIPE", "--set", "tokenizer.vocab_size=60000"], "tokenizer.vocab_size: got 60000"),
-        (["run", "RECIPE", "--set", 'sources.tales={typos_of=["tales"]}'], "which is made of typos itself"),
+        (["run", "RECIPE", "--set", 'sources.tales={typos_of=["tales"]}'], "which is a typo source itself"),
         (["data", "verify", "nowhere"], "no recipe.toml in it; accepted: a run folder"),
         (["data", "plan", "RECIPE", "--plot", "plan.bmp"], "accepted: a name that ends in .svg, .png or .pdf"),
         (["generate", "nowhere", "Hello"], "nowhere: no config.json in it; accepted: a model folder"),

@@ -310,7 +310,7 @@ def test_a_full_disk_is_one_clear_error(
         sys, "argv", ["keylm", "data", "build", str(tmp_path / "recipe.toml"), "--run-dir", str(tmp_path / "run")]
     )
     with pytest.raises(SystemExit) as ended:
-        cli.main()
+        cli()
     assert ended.value.code == 2
     told = capsys.readouterr().err
     assert told.strip() == "error: No space left on device (nothing half-written was left)"

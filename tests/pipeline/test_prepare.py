@@ -105,7 +105,7 @@ def test_before_training_a_recipe_can_be_corrected_and_gives_what_it_gives_in_a_
     run(tiny_recipe(tmp_path), tmp_path / "run", until="shards", quiet=True)
     recipe = as_it_lies(tmp_path, correction)
     folder = run(recipe, tmp_path / "run", until="shards")
-    assert "the recipe is another one than before: " in capsys.readouterr().out
+    assert "the recipe has changed since the last start: " in capsys.readouterr().out
     assert folder.saved_recipe() == recipe
     anew = run(recipe, tmp_path / "anew", until="shards", quiet=True)
     assert read_manifest(folder.shards) == read_manifest(anew.shards)

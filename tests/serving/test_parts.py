@@ -56,7 +56,7 @@ def test_model_folders_that_do_not_serve_are_refused(model_folder, tmp_path):
         load_weights(tmp_path)
     (tmp_path / "config.json").write_bytes((model_folder / "config.json").read_bytes())
     (tmp_path / "model.safetensors").write_bytes((model_folder / "model.safetensors").read_bytes()[:-100])
-    with pytest.raises(KeylmError, match="cannot be opened"):
+    with pytest.raises(KeylmError, match="cannot be read"):
         load_weights(tmp_path)
 
 

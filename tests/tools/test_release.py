@@ -208,7 +208,7 @@ def test_models_are_compared_on_the_same_held_out_text(scripts, there: Path, tmp
 
     refused("--windows: got 0", windows=0)
     refused("--stage dance: accepted: pretrain", stage="dance")
-    refused("num_hidden_layers = 2, the recipe asks 3", set=["model.num_hidden_layers=3"])
+    refused("num_hidden_layers = 2, the recipe says 3", set=["model.num_hidden_layers=3"])
     refused("training.device: got", set=["training.device='mars'"])
     (folder.model / "tokenizer.json").write_text("{}")
     refused("another tokenizer than that of")

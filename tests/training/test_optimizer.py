@@ -8,7 +8,8 @@ import torch
 
 from keylm.base.errors import KeylmError
 from keylm.model.decoder import Decoder, initialise
-from keylm.recipe.schema import Model, Optimizer, Stage
+from keylm.recipe.schema import Model, Optimizer
+from keylm.recipe.stage import Stage
 from keylm.training.optimizer import NEWTON_SCHULZ, Muon, Optimizers, orthogonalise
 from keylm.training.schedule import multiplier
 

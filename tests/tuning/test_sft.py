@@ -110,9 +110,9 @@ def test_a_killed_tuning_goes_on_to_the_same_weights(base: Path, tmp_path: Path)
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"hidden_size": 64}, r"has model\.hidden_size = 64, the recipe asks 32; accepted: the same of both"),
-        ({"vocab_size": 401}, r"has tokenizer\.vocab_size = 401, the recipe asks 400"),
-        ({"tie_word_embeddings": True}, r"has tie_word_embeddings = True, the recipe asks False"),
+        ({"hidden_size": 64}, r"has model\.hidden_size = 64, the recipe says 32; accepted: the same of both"),
+        ({"vocab_size": 401}, r"has tokenizer\.vocab_size = 401, the recipe says 400"),
+        ({"tie_word_embeddings": True}, r"has tie_word_embeddings = True, the recipe says False"),
         ({"model_type": "llama"}, r"model_type = 'llama'; accepted: 'qwen3'"),
     ],
 )

@@ -26,7 +26,7 @@ PAGE = ROOT / "docs" / "recipe_reference.md"
 SOURCE = ROOT / "src" / "keylm"
 INTRODUCTION = """# The recipe
 
-<!-- Written by tools/docs/recipe_reference.py from src/keylm/recipe/load.py and schema.py; change those. -->
+<!-- Written by tools/docs/recipe_reference.py from src/keylm/recipe/{load,schema,stage}.py; change those. -->
 
 A recipe is a TOML file with everything that determines a model. Unknown fields, values of another type and values
 out of range are refused, with the field and what is accepted. Fields without a default must be given. Any field can be

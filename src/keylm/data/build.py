@@ -79,7 +79,7 @@ def changed_sources(recipe: Recipe, provenance: DataProvenance, tokenizer_folder
 
 
 def discard_stale(recipe: Recipe, provenance: DataProvenance, tokenizer_folder: Path, folder: Path) -> None:
-    """Delete the shards in `folder` that the next build would not reuse, and the manifest, which it writes anew."""
+    """Delete the shards in `folder` that the next build would not reuse, and the manifest, which it rewrites."""
     (folder / "manifest.json").unlink(missing_ok=True)
     with Workers(recipe, tokenizer_folder, 1) as nobody:
         _builders(recipe, provenance, tokenizer_folder, folder, nobody)

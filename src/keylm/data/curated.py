@@ -1,4 +1,4 @@
-"""Where curated sources lie, for whoever reads them; what curates them is curate/, which needs datatrove."""
+"""Where curated sources are, for their readers; they are written by curate/, which needs datatrove."""
 
 from pathlib import Path
 from typing import Literal
@@ -25,7 +25,7 @@ def curation_facts(recipe: Recipe, folder: Path) -> CurationFacts:
         raise KeylmError(f"{folder}: no finished curation; accepted: a folder in which the build has curated")
     origins = {}
     for name, source in curated_sources(recipe).items():
-        # A report from before it named origins has none; then it is asked now.
+        # Reports of older versions name no origins: then they are computed now.
         origin = report["sources"].get(name, {}).get("origin") or source_origin(name, source)
         origins[name] = {**origin, "settings": {**source_settings(source), "register": source.text_register}}
     record = CurationRecord(hash=str(report["hash"]), settings=report["settings"])

@@ -1,6 +1,6 @@
 """The curriculum is arithmetic: `batch(step)` is a pure function of (manifest, stages, seed, step).
 
-How a window of the run is found, without having looked at any window before it:
+How a window of the run is found, without visiting any window before it:
 1. the step's place in the run gives the stage and the window's number in it;
 2. a fixed pattern of 1,000 places per stage gives its source. The pattern holds each source in exact proportion
    and spreads it evenly; as it repeats, every run of 1,000 consecutive windows holds the exact proportions;
@@ -8,7 +8,7 @@ How a window of the run is found, without having looked at any window before it:
    earlier stages gave) numbers the window within its source;
 4. that number, divided by the source's windows, gives epoch and place. In the first epoch the source's shards come
    in the order in which they are built, in later ones in a seeded order; the place gives the shard;
-5. the place within the shard goes through a seeded permutation, a Feistel network that can be asked at any index
+5. the place within the shard goes through a seeded permutation, a Feistel network that can be evaluated at any index
    (Black & Rogaway, "Ciphers with Arbitrary Finite Domains", CT-RSA 2002).
 
 So resuming is a number, the world size does not change the batches, anyone with the manifest can recompute any
@@ -31,7 +31,7 @@ import numpy.typing as npt
 from keylm.data.shards import Window
 from keylm.data.store import ShardStore
 from keylm.recipe.load import Recipe, stage_steps
-from keylm.recipe.schema import PATTERN_WINDOWS, Stage
+from keylm.recipe.stage import PATTERN_WINDOWS, Stage
 
 FEISTEL_ROUNDS = 6
 
@@ -52,7 +52,7 @@ def unbuilt(source: str, number: int) -> Sequence[int]:
 
 @dataclass(frozen=True)
 class Pick:
-    """Which window stands at a place of the run."""
+    """Which window is at a position of the run."""
 
     source: str
     epoch: int
@@ -74,14 +74,14 @@ class Batch:
     sources: npt.NDArray[np.int64]
     """int64 [windows]: index into `Curriculum.sources`"""
     partners: npt.NDArray[np.int64] | None = None
-    """int64 [windows, context]: the position whose prediction this one's is drawn to, -1: none; None: none at all"""
+    """int64 [windows, context]: position whose prediction this one is pulled towards, -1: none; None: no pairs"""
 
 
 class Curriculum:
     """The order of all windows of a run."""
 
     def __init__(self, recipe: Recipe, layout: Layout = unbuilt) -> None:
-        """Plan `recipe` over the shards of `layout`; without one, all but where a window lies can be asked."""
+        """Plan `recipe` over the shards of `layout`; without one, everything but the place of a window is known."""
         self.sources = list(recipe.used_sources)
         self.batch_windows = recipe.training.batch_windows
         self._seed = recipe.seed

@@ -26,7 +26,7 @@ class Document:
 
 @dataclass(frozen=True)
 class Fault:
-    """A line that gave no document, or that was changed on the way (`kind` says which), and where it stands."""
+    """A line that gave no document, or was changed on the way (`kind` says which), and where it is."""
 
     file: str
     line: int
@@ -36,7 +36,7 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What stands at one place of a file: a line of JSON, a row, or what a reader has made of it already."""
+    """One entry of a file: a line of JSON, a row, or what a reader has already parsed it to."""
 
     file: str
     line: int
@@ -91,7 +91,7 @@ def split_text(text: str, file: str, line: int) -> Iterator[Document | Fault]:
 
 
 def piece_end(text: str, start: int) -> int:
-    """Return where the piece from `start` ends: at most PIECE_BYTES on, behind the last good break."""
+    """Return where the piece from `start` ends: at most PIECE_BYTES on, after the last good break."""
     piece = text[start : start + PIECE_BYTES]
     size = len(piece.encode())
     if size > PIECE_BYTES:

@@ -140,8 +140,8 @@ class Encoder:
 def text_piece(tokens: Tokens, content: int) -> Piece:
     """Return a text that ends in `<|endoftext|>`; every other one, by its hash, begins with it too.
 
-    So the model knows both a prompt that starts with it (as evaluation harnesses give to an empty context)
-    and one that does not (as everybody else does).
+    So the model knows both a prompt that starts with it (as evaluation harnesses use for an empty context)
+    and one that does not (as everyone else does).
     """
     opening = [END_OF_TEXT] * (content >> 40 & 1)
     tokens = np.concatenate([opening, tokens, [END_OF_TEXT]]).astype(np.uint16)

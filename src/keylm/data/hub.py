@@ -1,7 +1,7 @@
 """Rows of a data set on the Hugging Face hub, streamed: nothing is kept on disk but a few small files about it.
 
 Invariant: the rows of a split come once each and in order at one fixed revision, however often the connection breaks
-and however often the process is killed and goes on from `HubRows.state()`.
+and however often the process is killed and resumed from `HubRows.state()`.
 """
 
 import importlib
@@ -27,12 +27,12 @@ FIRST_TRIES = 3
 LONGEST_WAIT = 120.0
 """Seconds between two attempts at most, unless the hub asks for more."""
 TOLD_WAIT = 10.0
-"""Seconds from which on we tell of waits inside huggingface_hub, which repeats a single request by itself."""
+"""Waits inside huggingface_hub (which retries single requests itself) are reported from so many seconds on."""
 SHA = re.compile(r"[0-9a-f]{40}")
 
 
 class HubRows:
-    """The rows of a recipe's hub source, from the start or from a `state` on; each iteration goes on with the next.
+    """The rows of a recipe's hub source, from the start or from a `state` on; each iteration continues with the next.
 
     `revision` is the commit, 40 hexadecimal digits. Raises KeylmError where the data set cannot be had.
     """
@@ -91,7 +91,7 @@ class HubRows:
         }
 
     def _reached_position(self) -> dict[str, Any] | None:
-        """Return where datasets' stream stands (it knows only once it has begun), None for the start."""
+        """Return the position of the datasets stream (known only once it has started), None for the start."""
         return (self._stream.state_dict() if self._stream is not None else None) or self._position
 
     def _unbroken(self, skipped: int) -> Iterator[Mapping[str, Any]]:
@@ -245,7 +245,7 @@ def hub_size(source: Source) -> tuple[int, int] | None:
 
 @cache
 def _libraries() -> tuple[Any, Any]:
-    """Return the modules datasets and huggingface_hub, imported late as that is slow, and told to be quiet.
+    """Return the modules datasets and huggingface_hub, imported late because that is slow, and silenced.
 
     Raises KeylmError where they are not installed.
     """
@@ -310,7 +310,7 @@ def _retry_after(error: BaseException) -> float:
 
 
 PASSING = ("NetworkError", "TimeoutException", "ProtocolError", "ConnectionError", "TimeoutError", "EOFError")
-"""Classes of errors, here and in the HTTP libraries, that a new attempt may mend."""
+"""Classes of errors, here and in the HTTP libraries, that a new attempt may fix."""
 
 
 def _passes(error: BaseException, status: int | None) -> bool:

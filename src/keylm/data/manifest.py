@@ -157,7 +157,7 @@ class BuildProgress(_Record):
 
 
 def read_progress(folder: Path) -> BuildProgress | None:
-    """Return the progress of the source in `folder`, None where it is missing or damaged: it is then built anew."""
+    """Return the progress of the source in `folder`, None where it is missing or damaged: it is then rebuilt."""
     try:
         return BuildProgress.model_validate(read_table(folder / "source.json"))
     except ValidationError:

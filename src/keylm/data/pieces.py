@@ -1,4 +1,4 @@
-"""A piece: tokens that are packed together, with what training must know of each.
+"""A piece: tokens that are packed together, with what training must know about each.
 
 Invariant: all arrays of a piece have one entry a token.
 """
@@ -22,11 +22,11 @@ class Piece:
     trained: Mask
     """whether each token carries loss when it is the next one"""
     starts: tuple[int, ...] = (0,)
-    """where its documents begin: those of one piece do not see each other either"""
+    """where its documents begin; documents of one piece do not attend to each other"""
     whole: bool = False
-    """whether it must lie in one window (it is then no longer than one)"""
+    """whether it must fit in one window (it is then no longer than one)"""
     partners: Partners | None = None
-    """how many tokens back the position stands whose next-word distribution this one's should have; 0: none"""
+    """how many tokens back the position is whose next-word distribution this one should match; 0: none"""
 
     def partner_bytes(self) -> bytes:
         """Return `partners` as bytes, zeros where it has none."""

@@ -1,7 +1,7 @@
 """Readers: .jsonl(.zst|.gz), .parquet and .txt(.zst|.gz) files to records, one by one in constant memory.
 
-Invariants: nothing in a file can stop the reading. A damaged archive gives what stood before the damage, and a
-fault; the next file goes on. A reader that is opened at the state of an earlier one goes on exactly there.
+Invariants: nothing in a file can stop the reading. A damaged archive gives what precedes the damage, and a
+fault; then the next file is read. A reader opened at the state of an earlier one resumes exactly there.
 """
 
 import codecs
@@ -38,7 +38,7 @@ DAMAGE = (OSError, EOFError, UnicodeDecodeError, zlib.error, zstandard.ZstdError
 
 
 class Listing(NamedTuple):
-    """What lies at a source's path, in a fixed order."""
+    """The files at a source's path, in a fixed order."""
 
     files: list[Path]
     """those that are read; at least one"""
@@ -55,9 +55,9 @@ def source_files(path: Path) -> list[Path]:
 
 
 def list_source(path: Path) -> Listing:
-    """Return what lies at `path`: itself, or all files below it by name; linked folders are followed, each once.
+    """Return the files at `path`: itself, or all files below it by name; linked folders are followed, each once.
 
-    Raises KeylmError where nothing can be read, a folder cannot be looked into, or a link leads nowhere: text that
+    Raises KeylmError where nothing can be read, a folder cannot be listed, or a link is broken: text that
     is missing in silence would be missed by nobody.
     """
     try:
@@ -71,7 +71,7 @@ def list_source(path: Path) -> Listing:
 
 
 def _files_below(top: Path) -> Iterator[Path]:
-    """Yield the files below a folder. Raises OSError with the name of what cannot be looked at."""
+    """Yield the files below a folder. Raises OSError with the name of what cannot be read."""
     seen: set[str] = set()  # so that links in a circle end, and no text is read twice
     tops = [top]
     for start in tops:  # links are followed last: what is there by its own name keeps it
@@ -92,7 +92,7 @@ def _raise(error: OSError) -> None:
 
 
 def _why_not(path: Path, error: OSError) -> str:
-    """Return what is said of a source at `path` in which something cannot be looked at."""
+    """Return the error message for a source at `path` in which something cannot be read."""
     where = Path(error.filename or path)
     if where == path and error.errno == errno.ENOENT:
         return f"{path} does not exist; accepted: a file or folder"
@@ -115,7 +115,7 @@ class FileRecords:
         self._file, self._given = (int(state["file"]), int(state["records"])) if state else (0, 0)
 
     def state(self) -> dict[str, Any]:
-        """Return where the next record stands: a file's number, and how many of its records are given."""
+        """Return the position of the next record: a file's number, and how many of its records were yielded."""
         return {"file": self._file, "records": self._given}
 
     def __iter__(self) -> Iterator[Record]:
@@ -131,12 +131,12 @@ class FileRecords:
                     raise  # the system's trouble, not the file's: it may pass, and must not be taken for the data
                 name = name_within(self._path, file)
                 faults = [Record(name, 0, Fault(name, 0, "unreadable_file", ascii(str(error))[:200]))]
-            # Before the fault is given, as the file ends with it: who goes on behind it goes on in the next one.
+            # Before the fault is yielded, as the file ends with it: reading resumes after it in the next one.
             self._file, self._given = self._file + 1, 0
             yield from faults
 
     def _records(self, file: Path, skip: int) -> Iterator[Record]:
-        """Return a file's records behind the first `skip`."""
+        """Return a file's records after the first `skip`."""
         name = name_within(self._path, file)
         if _format(file) == ".parquet":
             return _read_parquet(file, name, self._columns, skip)  # which need not read what it skips
@@ -161,7 +161,7 @@ def _read_jsonl(file: Path, name: str) -> Iterator[Record]:
 
 
 def _read_parquet(file: Path, name: str, wanted: Sequence[str], skip: int) -> Iterator[Record]:
-    """Yield a parquet file's rows behind the first `skip`; a row's number stands for the line."""
+    """Yield a parquet file's rows after the first `skip`; a row's number is its line."""
     with pq.ParquetFile(file) as table:
         columns = [column for column in table.schema_arrow.names if column in wanted or not wanted]
         if not columns:
@@ -244,7 +244,7 @@ def _text_lines(file: Path, name: str) -> Iterator[tuple[int, str, bool] | Fault
                 yield Fault(name, line, "invalid_utf8", "replaced by U+FFFD")
                 lenient.setstate(before)
                 text = lenient.decode(raw, final=not raw)
-                strict.setstate(lenient.getstate())  # a character that goes on in the next chunk is whole
+                strict.setstate(lenient.getstate())  # a character that continues in the next chunk is whole
             yield line, text, not raw
             if not raw:
                 return

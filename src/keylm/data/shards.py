@@ -1,14 +1,14 @@
 """Shards: tokens of one source on disk, cut into windows of the training context.
 
 A shard is one safetensors file with
-    tokens      uint16 [windows * context]   documents one after the other, `<|pad|>` where nothing stands
+    tokens      uint16 [windows * context]   documents one after the other, `<|pad|>` elsewhere
     trained     uint8  [windows * context/8] a bit a token: does it carry loss when it is the next token?
     starts      uint32 [documents]           where each document begins; the first is 0
     file, line  uint32 [documents]           where each document came from (file: index into the manifest's list)
-    partners    uint16 [windows * context]   only with typo pairs: how many tokens back the position stands whose
-                                             next-word distribution this one's is drawn to; 0: none
+    partners    uint16 [windows * context]   only with typo pairs: how many tokens back the position is whose
+                                             next-word distribution this one is pulled towards
 
-Invariants: a shard appears under its name complete; its SHA-256 stands in the manifest; the same documents and
+Invariants: a shard appears under its name complete; its SHA-256 is in the manifest; the same documents and
 tokenizer give the same bytes. Memory is bounded by one shard, whatever the corpus's size. A shard begins with a
 document and ends with one, so each can be built and read alone. A conversation never crosses the edge of a window,
 so no turn is cut; texts run on from window to window.
@@ -31,7 +31,7 @@ from keylm.data.pieces import Partners, Piece
 from keylm.text.tokenizer import PAD, Mask, Tokens
 
 NO_FILE = 2**32 - 1
-"""Stands in `file` for padding, which came from nowhere."""
+"""In `file`: padding, which has no origin."""
 
 
 class ShardWriter:
@@ -140,10 +140,10 @@ class Shard:
         documents = np.zeros(len(tokens), dtype=np.int32)
         documents[starts[(starts > 0) & (starts < len(tokens))]] = 1
         documents = np.cumsum(documents, dtype=np.int32)
-        # A token is learnt only from what stands before it in its own document.
-        learnt = trained[1:] & (documents[1:] == documents[:-1])
+        # A token is predicted only from what precedes it in its own document.
+        targets = trained[1:] & (documents[1:] == documents[:-1])
         labels = np.full(self._context, -100, dtype=np.int64)
-        labels[: len(learnt)] = np.where(learnt, tokens[1:].astype(np.int64), -100)
+        labels[: len(targets)] = np.where(targets, tokens[1:].astype(np.int64), -100)
         return Window(tokens[: self._context], labels, documents[: self._context], self._partners(begin, end))
 
     def _partners(self, begin: int, end: int) -> npt.NDArray[np.int64] | None:

@@ -1,7 +1,7 @@
 """One source's shards: read, encoded by the workers, packed, and recorded shard by shard.
 
 Invariants: `source.json` names only shards that are complete on disk, and where the next one begins; a build that
-was killed goes on there and leaves the same bytes as one that was not.
+was killed resumes there and leaves the same bytes as one that was not.
 """
 
 import json
@@ -46,7 +46,7 @@ Report = Callable[[int, str], None]
 
 
 class ShardRow(NamedTuple):
-    """One record when it is encoded, and where the one behind it stands."""
+    """One encoded record, and the position of the next one."""
 
     state: dict[str, Any]
     """the reader's, at the beginning of the batch"""
@@ -140,7 +140,7 @@ class SourceBuilder:
         self._save(progress)
 
     def finish(self) -> None:
-        """Let go of the source."""
+        """Close the source."""
         self._rows = None
         if self._log:
             self._log.close()
@@ -187,15 +187,15 @@ class SourceBuilder:
         )
 
     def _reason(self) -> str:
-        """Return what, beside faults, may have left nothing to train on."""
+        """Return what, besides faults, may have left nothing to train on."""
         held_out = sum(record.documents for record in self._shards["validation"])
         if held_out and not self.windows:
             return f": evaluation.holdout keeps all of its {held_out} documents for validation"
         sources = self._recipe.sources
         limits = {self._name: self._source.max_bytes} if self._progress.cut else {}
         limits |= {name: sources[name].max_bytes for name in self._source.typos_of if sources[name].max_bytes}
-        told = ", ".join(f"sources.{name}.max_bytes = {limit}" for name, limit in limits.items())
-        return f": {told} ends it before its first document" if told and not self.text_bytes else ""
+        cause = ", ".join(f"sources.{name}.max_bytes = {limit}" for name, limit in limits.items())
+        return f": {cause} ends it before its first document" if cause and not self.text_bytes else ""
 
     def _saved_progress(self, fingerprint: str) -> BuildProgress | None:
         progress = read_progress(self._folder)

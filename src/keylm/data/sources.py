@@ -1,7 +1,7 @@
 """From a recipe's sources to documents: opens each origin, and keeps part of its documents for validation.
 
-Invariants: whether a document is held out depends on its content alone, so the same text never stands on both
-sides, whichever file, order or machine it comes from. A source opened at a saved state goes on exactly there.
+Invariants: whether a document is held out depends on its content alone, so the same text is never on both
+sides, whichever file, order or machine it comes from. A source opened at a saved state resumes exactly there.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from keylm.recipe.load import CORPUS_FOLDER, Recipe, missing_path, paths_in
 from keylm.recipe.schema import EMBEDDED, Source
 
 CURATED = "curated"
-"""The adapter of what data/curate/ writes: records that know which file and line they come from."""
+"""The adapter for what curate/ writes: records that know which file and line they come from."""
 
 
 class Records(Protocol):
@@ -31,7 +31,7 @@ class Records(Protocol):
         """Yield record after record."""
 
     def state(self) -> dict[str, Any]:
-        """Return where the next record stands, as plain values."""
+        """Return the position of the next record, as plain values."""
 
 
 def open_records(sources: Mapping[str, Source], name: str, state: Mapping[str, Any] | None = None) -> Records:
@@ -48,7 +48,7 @@ def open_records(sources: Mapping[str, Source], name: str, state: Mapping[str, A
 
 
 def source_adapter(source: Source) -> Adapter:
-    """Return what turns a source's rows into documents. Raises KeylmError where it names one that is not."""
+    """Return what turns a source's rows into documents. Raises KeylmError where it names an unknown adapter."""
     if source.adapter == CURATED:
         return Adapter(documents=_curated, columns=())
     return adapter_for(source.hub, source.adapter)
@@ -89,7 +89,7 @@ class HubRecords:
         return self._rows.revision
 
     def state(self) -> dict[str, Any]:
-        """Return where the next row stands, the revision included."""
+        """Return the position of the next row, the revision included."""
         return self._rows.state()
 
 
@@ -151,7 +151,7 @@ class LimitedRecords:
             yield record
 
     def state(self) -> dict[str, Any]:
-        """Return where the next record stands, and the bytes of text before it (0 where nothing limits them)."""
+        """Return the position of the next record, and the bytes of text before it (0 where nothing limits them)."""
         return {"taken": self._taken, "inner": self.inner.state()}
 
 
@@ -192,7 +192,7 @@ class MixedRecords:
                 self._open = {name: LimitedRecords(self._sources, name, None) for name in self._names}
 
     def state(self) -> dict[str, Any]:
-        """Return where each source stands, whose turn it is, the pass, and the commits that are read."""
+        """Return each source's position, whose turn it is, the pass, and the commits that are read."""
         states = {name: records.state() for name, records in self._open.items() if name not in self._spent}
         turns = {"epoch": self._epoch, "turn": self._turn, "spent": sorted(self._spent)}
         return {**turns, "states": states, "revisions": dict(self._revisions)}
@@ -215,10 +215,10 @@ def list_files(name: str, source: Source) -> Listing:
 
 
 def check_sources(recipe: Recipe, *, quiet: bool = False) -> None:
-    """Look after every path that a build reads, and say what of the sources' folders is passed over.
+    """Check every path that a build reads, and report which files in the sources' folders are skipped.
 
-    Raises KeylmError for the first one that is missing or cannot be read. This is apart from loading the recipe,
-    because a run whose shards are there needs none of them.
+    Raises KeylmError for the first one that is missing or cannot be read. This is separate from loading the recipe,
+    because a run whose shards are built needs none of them.
     """
     for name, source in recipe.read_sources.items():
         if source.path is not None and (others := list_files(name, source).others):
@@ -232,7 +232,7 @@ def check_sources(recipe: Recipe, *, quiet: bool = False) -> None:
 
 
 def _passed_over(name: str, path: Path, others: list[Path]) -> str:
-    """Return what is said of a source's files that no reader takes."""
+    """Return the remark about a source's files that no reader accepts."""
     kinds = ", ".join(sorted({file.suffix.lower() or "no ending" for file in others})[:8])
     number = "1 file is of a kind that is" if len(others) == 1 else f"{len(others)} files are of kinds that are"
     return f"sources.{name}: {number} not read ({kinds}), such as {name_within(path, others[0])}"

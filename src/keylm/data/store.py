@@ -1,4 +1,4 @@
-"""The store: any window of any source, from shards that lie here, are still being built, or are fetched.
+"""The store: any window of any source, from shards that are finished, still being built, or fetched.
 
 Invariant: whatever a window waits for, it is the same window. A shard is read only if its SHA-256 is the recorded one.
 """
@@ -36,8 +36,8 @@ class SourceShards(NamedTuple):
 class Supply(Protocol):
     """Where shards come from."""
 
-    mend: str
-    """what helps where one is altered, in words"""
+    fix: str
+    """how to fix an altered one, in words"""
 
     def shards(self, source: str, shard: int) -> SourceShards:
         """Return a source's shards as soon as training shard `shard` is among them, or the source has fewer."""
@@ -46,13 +46,13 @@ class Supply(Protocol):
         """Return the file of a shard as soon as it is there."""
 
     def expect(self, step: int) -> None:
-        """Hear that training has come to `step`."""
+        """Note that training has reached `step`."""
 
 
 class FinishedShards:
-    """Shards that all lie in one folder."""
+    """Shards that are all in one folder."""
 
-    mend = "put the shard back, have `keylm data build` make it again, or start anew with --fresh"
+    fix = "put the shard back, have `keylm data build` make it again, or start anew with --fresh"
 
     def __init__(self, folder: Path) -> None:
         """Read `folder/manifest.json`. Raises KeylmError."""
@@ -131,7 +131,7 @@ class ShardStore:
         return sha256_json(hashes)
 
     def expect(self, step: int) -> None:
-        """Hear that training has come to `step`, so that what comes next can be made ready."""
+        """Note that training has reached `step`, so that what comes next can be prepared."""
         self._supply.expect(step)
 
     def _shard(self, source: str, shard: int, split: Split) -> Shard:
@@ -161,23 +161,23 @@ class ShardStore:
         facts = path.stat() if path.is_file() else None
         stamp = (facts.st_size, facts.st_mtime_ns) if facts else (0, 0)
         if facts is None or self._sound.get(path) != stamp:
-            check_shard(path, digest, self._supply.mend)
+            check_shard(path, digest, self._supply.fix)
             self._sound[path] = stamp
 
 
-def check_shard(path: Path, digest: str, mend: str = FinishedShards.mend) -> None:
-    """Raise KeylmError, with how to `mend` it, unless the file at `path` is there and has this SHA-256."""
+def check_shard(path: Path, digest: str, fix: str = FinishedShards.fix) -> None:
+    """Raise KeylmError, with how to `fix` it, unless the file at `path` exists with this SHA-256."""
     found = sha256_file(path) if path.is_file() else None
     if found != digest:
         state = f"its SHA-256 is {found[:16]}…" if found else "it is missing"
-        raise KeylmError(f"{path}: the manifest says SHA-256 {digest[:16]}…, but {state}; {mend}")
+        raise KeylmError(f"{path}: the manifest says SHA-256 {digest[:16]}…, but {state}; {fix}")
 
 
 def finished_store(folder: Path, *, verify: Literal["all", "opened", "none"] = "all") -> ShardStore:
     """Return the store of the shards that `folder/manifest.json` lists.
 
     Raises KeylmError where one is missing or its SHA-256 is not the manifest's: at once for "all", when it is first
-    read from for "opened", never for "none" (another process has looked).
+    read from for "opened", never for "none" (another process has checked).
     """
     supply = FinishedShards(folder)
     if verify == "all":

@@ -1,4 +1,4 @@
-"""Training that begins before all shards are there: they are still being built, or fetched as they are needed.
+"""Training that begins before all shards exist: they are still being built, or fetched as they are needed.
 
 Invariants: a batch is the same as with all shards present; the disk holds no more fetched shards than the recipe
 allows, but for those in use; a build in the background ends with the process that began it.
@@ -33,17 +33,17 @@ POLL_SECONDS = 0.1
 TRIES = 5
 """Attempts to fetch a shard, with 1, 2, 4 … seconds between them."""
 FAILED = "failed.txt"
-"""What the build in the background could not do, in words."""
+"""Why the background build failed, in words."""
 KILLED = "the build of the shards was killed; the same command goes on from what is built"
 
 
 class GrowingShards:
     """Shards that another process is building; it records each in its source's source.json."""
 
-    mend = "start the same command again, which builds it anew"
+    fix = "start the same command again, which builds it anew"
 
     def __init__(self, folder: Path, build: "BackgroundBuild | None") -> None:
-        """Read from `folder`; ask `build`, where this process has begun it, whether it still lives."""
+        """Read from `folder`; `build` is the one that this process started, if it did."""
         self._folder, self._build = folder, build
         self._progress: dict[str, BuildProgress] = {}
         self._announced = False
@@ -179,9 +179,9 @@ def background_build(pending: PendingBuild | None) -> Iterator[BackgroundBuild |
 
 
 class FetchedShards:
-    """The shards of a published build, fetched in the order in which training needs them, and let go after it."""
+    """The shards of a published build, fetched in the order in which training needs them, and deleted after use."""
 
-    mend = "delete it, and the same command fetches it again"
+    fix = "delete it, and the same command fetches it again"
 
     def __init__(self, recipe: Recipe, folder: Path, *, fetches: bool = True) -> None:
         """Keep shards of `recipe.data.shards` in `folder`, which holds their manifest.
@@ -203,7 +203,7 @@ class FetchedShards:
             threading.Thread(target=self._work, daemon=True).start()
 
     def shards(self, source: str, shard: int) -> SourceShards:
-        """Return a source's shards, whether they are here or not."""
+        """Return a source's shards, whether they are fetched or not."""
         return shards_of(self.manifest, source)
 
     def file(self, source: str, record: ShardRecord) -> Path:
@@ -216,7 +216,7 @@ class FetchedShards:
         return path
 
     def expect(self, step: int) -> None:
-        """Hear that training has come to `step`: what lies behind it may go, what comes may be fetched."""
+        """Note that training has reached `step`: shards used up may go, those to come may be fetched."""
         with self._changed:
             self._step = step
             self._changed.notify()
@@ -237,7 +237,7 @@ class FetchedShards:
                 with self._changed:
                     if self._step == step:
                         self._changed.wait(timeout=1.0)
-        except BaseException as error:  # told to whoever waits for a shard
+        except BaseException as error:  # raised again where a shard is waited for
             self._error = error
 
     def _wanted(self, step: int) -> list[Path]:
@@ -274,7 +274,7 @@ class FetchedShards:
         return next((record for record in records if record.file == path.name), None)
 
     def _fetch(self, path: Path) -> None:
-        """Bring one shard here, unless the source has none of that name. Raises KeylmError."""
+        """Fetch one shard, unless the source has none of that name. Raises KeylmError."""
         record = self._record(path)
         if record is None or path.is_file():
             return
@@ -306,7 +306,7 @@ def fetch(url: str, path: Path) -> None:
 
 
 def fetch_manifest(base: str, folder: Path, tokenizer: Path, *, keep: bool) -> ShardManifest:
-    """Fetch the manifest and the tokenizer of a published build; `keep` those that are here, if they are sound.
+    """Fetch the manifest and the tokenizer of a published build; `keep` those already fetched, if they are sound.
 
     Raises KeylmError where they cannot be had, or are damaged there; what is damaged is not kept.
     """
@@ -334,7 +334,7 @@ def _damaged(url: str, what: str) -> str:
 
 
 def _sound_manifest(folder: Path) -> ShardManifest | None:
-    """Return the manifest that lies in `folder`, None where there is none that can be used."""
+    """Return the manifest in `folder`, None where there is none that can be used."""
     try:
         return read_manifest(folder)
     except KeylmError:
@@ -346,8 +346,8 @@ def open_store(
 ) -> ShardStore:
     """Return the store that training reads from: `folder`'s finished, growing or fetched shards.
 
-    `reads_all` is true in one process a machine, which looks the shards through (or fetches them) for the others.
-    Shards that are not all there yet are looked through one by one, as they are opened, in each process.
+    `reads_all` is true in one process a machine, which verifies the shards (or fetches them) for the others.
+    Shards that are not complete yet are verified one by one, as they are opened, in each process.
     Raises KeylmError where finished shards are not sound or were made with another tokenizer.
     """
     context, finished = recipe.training.context, folder / "manifest.json"

@@ -26,7 +26,7 @@ _encoders: "Encoders | None" = None
 
 
 class Encoders:
-    """The encoders of a recipe's sources, each made when it is first needed."""
+    """The encoders of a recipe's sources, each created when it is first needed."""
 
     def __init__(self, recipe: Recipe, tokenizer_folder: Path) -> None:
         self._recipe, self._tokenizer_folder = recipe, tokenizer_folder

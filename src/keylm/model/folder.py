@@ -27,7 +27,7 @@ SHARD_SIZE = "45MB"
 """Largest weight file: below what common file hosts and git servers accept."""
 
 SAMPLING = {"do_sample": True, "temperature": 0.7, "top_p": 0.9, "repetition_penalty": 1.1}
-"""What a model folder tells others to draw with, in transformers' names; runtimes/generation.py's defaults."""
+"""The sampling that a model folder recommends, in transformers' names; the defaults of runtimes/generation.py."""
 
 
 def silence_transformers() -> None:
@@ -168,7 +168,7 @@ def export_model(recipe: Recipe, weights: dict[str, Tensor], tokenizer: Path, fo
 
 @contextlib.contextmanager
 def opening(folder: Path) -> Iterator[None]:
-    """Let transformers read a model folder without its remarks. Raises KeylmError where there is none, or it cannot."""
+    """Let transformers read a model folder quietly. Raises KeylmError where there is none, or it cannot be opened."""
     check_model_folder(folder)
     silence_transformers()
     try:
@@ -181,7 +181,7 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jin
 
 
 def export_folder(source: Path, folder: Path, card: str | None = None) -> None:
-    """Write a model folder anew for the hub: bf16, in shards of SHARD_SIZE, with its tokenizer and `card` (README.md).
+    """Rewrite a model folder for the hub: bf16, in shards of SHARD_SIZE, with its tokenizer and `card` (README.md).
 
     Whole or not at all. Raises KeylmError where transformers cannot open `source`.
     """

@@ -27,7 +27,7 @@ from keylm.text.tokenizer import DocumentTokenizer
 MOST_EPOCHS = 4.0
 """Beyond about four epochs repeated text is worth less and less (Muennighoff et al., arXiv 2305.16264)."""
 BYTES_PER_TOKEN = 4.0
-"""Of English text under a vocabulary of 12,000, about; taken where no tokenizer is there to ask."""
+"""Of English text under a vocabulary of 12,000, about; assumed where there is no tokenizer yet."""
 SAMPLE_BYTES = 1_000_000
 
 
@@ -173,10 +173,10 @@ def _is_outdated(recipe: Recipe, folder: RunFolder) -> bool:
 
 
 def _needs_curation(recipe: Recipe, folder: RunFolder) -> bool:
-    """Return whether the next build would curate anew: other settings, or a file that is newer than the report."""
+    """Return whether the next build would curate again: other settings, or a file newer than the report."""
     assert recipe.curation is not None
     report = read_table(folder.curated / "report.json")
-    made = (folder.curated / "report.json").stat().st_mtime_ns
+    finished = (folder.curated / "report.json").stat().st_mtime_ns
     wanted = recipe.curation.model_dump(mode="json", exclude={"decontaminate"})
     known = report["settings"]["curation"]
     if any(known.get(key) != value for key, value in wanted.items()):
@@ -188,7 +188,7 @@ def _needs_curation(recipe: Recipe, folder: RunFolder) -> bool:
             [file, size] for file, size, _ in inputs
         ]:
             return True
-        if any(isinstance(stamp, int) and stamp > made for _, _, stamp in inputs):
+        if any(isinstance(stamp, int) and stamp > finished for _, _, stamp in inputs):
             return True
     return False
 
@@ -217,15 +217,15 @@ def _sampled(name: str, source: Source, tokenizer: DocumentTokenizer | None) -> 
 
         size = hub_size(source)
         return None if size is None else int(size[1] / BYTES_PER_TOKEN)
-    there = input_bytes(name, source)
+    size = input_bytes(name, source)
     if tokenizer is None:
-        return int(there / BYTES_PER_TOKEN)
+        return int(size / BYTES_PER_TOKEN)
     sampled = source.model_copy(update={"max_bytes": SAMPLE_BYTES})
     documents = [item for item in read_source(name, sampled) if isinstance(item, Document)]
     texts = [document.text or "\n".join(turn["content"] for turn in document.messages) for document in documents]
     tokens = sum(len(ids) for ids in tokenizer.encode_texts(texts))
     size_read = sum(map(document_bytes, documents))
-    return int(there * tokens / size_read) if size_read else 0
+    return int(size * tokens / size_read) if size_read else 0
 
 
 def _tokenizer(recipe: Recipe, folder: RunFolder) -> DocumentTokenizer | None:

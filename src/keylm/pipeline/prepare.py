@@ -1,6 +1,6 @@
-"""What training reads, made before it: curated sources, tokenizer, shards.
+"""Prepares what training reads: curated sources, tokenizer, shards.
 
-Invariant: once training on them has begun they stay as they are, whatever becomes of the sources.
+Invariant: once training on them has begun they stay as they are, whatever happens to the sources.
 """
 
 import os
@@ -117,7 +117,7 @@ def _needs_repair(recipe: Recipe, folder: RunFolder, options: RunOptions) -> boo
 
 
 def _check_curated(recipe: Recipe, folder: RunFolder) -> None:
-    """Raise KeylmError where curated sources are no more those that training has begun with."""
+    """Raise KeylmError where curated sources are no longer those that training has begun with."""
     if recipe.curation is None or not (folder.curated / "report.json").is_file():
         return
     known = curation_facts(recipe, folder.curated).origins
@@ -148,7 +148,7 @@ def _other_data(folder: RunFolder, what: str) -> KeylmError:
 
 
 def _curated(recipe: Recipe, folder: RunFolder, options: RunOptions) -> tuple[Recipe, CurationFacts | None]:
-    """Return the recipe with curated sources, and how they were; the recipe itself where it asks for none."""
+    """Return the recipe over the curated sources, and the curation's facts; `recipe` itself without [curation]."""
     if recipe.curation is None:
         idle = f"--executor {options.executor}: the recipe has no [curation], which is all that it runs; ignored"
         say(idle, quiet=options.quiet or options.executor == "local")
@@ -164,12 +164,12 @@ def _claim(recipe: Recipe, folder: RunFolder, *, begun: bool, quiet: bool) -> No
     """Save the resolved recipe in the run folder.
 
     Raises KeylmError where training has `begun` with another one. Before, a recipe may be corrected: each stage
-    looks at its own inputs, and what they change is made again.
+    compares its own inputs, and is done again where they changed.
     """
     if folder.recipe.is_file():
         changed = _changes(recipe, folder, begun=begun)
         if changed and not begun and not folder.model.exists():
-            say(f"the recipe is another one than before: {'; '.join(changed[:5])}", quiet=quiet)
+            say(f"the recipe has changed since the last start: {'; '.join(changed[:5])}", quiet=quiet)
         elif changed:
             raise KeylmError(
                 f"{folder.path}: was begun with another recipe: {'; '.join(changed[:5])}; accepted: the same recipe, "
@@ -181,7 +181,7 @@ def _claim(recipe: Recipe, folder: RunFolder, *, begun: bool, quiet: bool) -> No
 
 
 def _changes(recipe: Recipe, folder: RunFolder, *, begun: bool) -> list[str]:
-    """Return what differs from the saved recipe. Raises KeylmError where that is unsound and training has `begun`."""
+    """Return what differs from the saved recipe. Raises KeylmError where that is invalid and training has `begun`."""
     try:
         return differences(folder.saved_recipe(), recipe)
     except KeylmError:
@@ -191,7 +191,7 @@ def _changes(recipe: Recipe, folder: RunFolder, *, begun: bool) -> list[str]:
 
 
 def _check_prompts(recipe: Recipe, folder: RunFolder) -> None:
-    """Raise KeylmError where a prompt will not fit into the context, before anything is trained."""
+    """Raise KeylmError where a prompt does not fit into the context, before anything is trained."""
     tokenizer, context = DocumentTokenizer(folder.tokenizer), recipe.model.max_position_embeddings
     for field, texts in (("prompts", recipe.evaluation.prompts), ("chats", recipe.evaluation.chats)):
         for text, tokens in zip(texts, tokenizer.encode_texts(texts), strict=True):

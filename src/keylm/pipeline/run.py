@@ -74,17 +74,17 @@ def run(
 
 
 def put_aside(folder: RunFolder, *, quiet: bool = False) -> None:
-    """Rename an earlier run's folder. Raises KeylmError where another process is at work in it."""
+    """Rename an earlier run's folder. Raises KeylmError where another process is using it."""
     if not folder.path.exists():
         return
-    with folder.locked():  # the lock goes with the folder: who waits for it by its old name begins anew
+    with folder.locked():  # the lock moves with the folder: a process waiting for it under the old name starts over
         aside = folder.path.with_name(f"{folder.path.name}.old-{time.strftime('%Y%m%d-%H%M%S')}")
         folder.path.rename(aside)
     say(f"the earlier run is now {aside}", quiet=quiet)
 
 
 def _train(recipe: Recipe, folder: RunFolder, ranks: Ranks, build: BackgroundBuild | None, *, quiet: bool) -> None:
-    """Train, unless the run's last checkpoint is there and sound."""
+    """Train, unless the run's last checkpoint exists and is sound."""
     last = checkpoint_path(folder.checkpoints, sum(stage_steps(recipe).values())) / "state.json"
     if ranks.lead(lambda: build is None and _is_trained(recipe, folder, last)):
         return
@@ -106,7 +106,7 @@ def _train_inputs(recipe: Recipe, folder: RunFolder) -> str:
 
 
 def _finish(recipe: Recipe, folder: RunFolder, ranks: Ranks, wanted: tuple[str, ...], *, quiet: bool) -> None:
-    """Make what users open: models, samples, report."""
+    """Write what users open: models, samples, report."""
     if "export" in wanted:
         _export_all(recipe, folder, quiet=quiet)
     evaluation = recipe.evaluation
@@ -156,7 +156,7 @@ def _model_folder(recipe: Recipe, folder: RunFolder, stage: str) -> Path:
 
 
 def _sample(recipe: Recipe, folder: RunFolder, device: torch.device) -> None:
-    """Write what each stage's model makes of the prompts, and the last one of the chats."""
+    """Write each stage's model's continuations of the prompts, and the last one's answers to the chats."""
     rows: list[dict[str, Any]] = []
     prompts, questions = recipe.evaluation.prompts, recipe.evaluation.chats
     sampling = Sampling(max_new_tokens=recipe.evaluation.sample_tokens, seed=recipe.seed % 2**32)
@@ -168,9 +168,9 @@ def _sample(recipe: Recipe, folder: RunFolder, device: torch.device) -> None:
         texts = generator.completions(prompts, sampling)
         for prompt, text in zip(prompts, texts, strict=True):
             rows.append({"stage": stage, "prompt": prompt, "text": text, "messages": None})
-        asked = [{"role": "user", "content": question} for question in questions] if path == folder.model else []
-        answers = generator.answers([[turn] for turn in asked], sampling)
-        for turn, answer in zip(asked, answers, strict=True):
+        turns = [{"role": "user", "content": question} for question in questions] if path == folder.model else []
+        answers = generator.answers([[turn] for turn in turns], sampling)
+        for turn, answer in zip(turns, answers, strict=True):
             messages = [turn, {"role": "assistant", "content": answer}]
             rows.append({"stage": stage, "prompt": None, "text": None, "messages": messages})
     write_json(folder.samples, rows)

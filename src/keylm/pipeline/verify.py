@@ -1,7 +1,7 @@
-"""`keylm data verify`: proves that a manifest and its sources give the batches that it promises.
+"""`keylm data verify`: proves that a manifest's sources give the batches it promises.
 
-Invariant: what is proved was recomputed from the sources here; no shard of the manifest's own is trusted, and no
-curated file but where that is asked for.
+Invariant: what is proved was recomputed from the sources here; none of the manifest's shards is trusted, and no
+curated file unless requested.
 """
 
 import hashlib
@@ -30,11 +30,11 @@ def verify(
     from_curated: bool = False,
     quiet: bool = False,
 ) -> str:
-    """Build the shards anew from the sources and compare; return the SHA-256 of batch `step` (the last by default).
+    """Rebuild the shards from the sources and compare; return the SHA-256 of batch `step` (the last by default).
 
-    With a `step` only what the batches up to it read is built; what a recipe curates is curated anew, all of it, or,
-    with `from_curated`, taken as it lies in the run folder. `folder` holds the manifest (shards/manifest.json) and
-    the tokenizer; the shards themselves need not be there. Raises KeylmError naming the first thing that differs.
+    With a `step` only what the batches up to it read is built; what a recipe curates is curated again, all of it, or,
+    with `from_curated`, read from the run folder. `folder` holds the manifest (shards/manifest.json) and
+    the tokenizer; the shards themselves need not exist. Raises KeylmError naming the first thing that differs.
     """
     manifest = read_manifest(folder.shards)
     curriculum = Curriculum(recipe)
@@ -67,7 +67,7 @@ def verify(
 def _curated(
     recipe: Recipe, folder: Path, manifest: ShardManifest, workers: int | None, *, anew: bool, quiet: bool
 ) -> tuple[Recipe, CurationFacts | None]:
-    """Return the recipe over the curated sources in `folder`, which are made there where they shall be `anew`.
+    """Return the recipe over the curated sources in `folder`, which are curated again if `anew`.
 
     Raises KeylmError where they are not those of the manifest.
     """

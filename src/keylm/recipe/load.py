@@ -28,11 +28,11 @@ from keylm.recipe.schema import (
     Model,
     Optimizer,
     Source,
-    Stage,
     Tokenizer,
     Training,
     Typos,
 )
+from keylm.recipe.stage import Stage
 
 CORPUS_FOLDER = Path(__file__).parents[1] / "corpus"
 
@@ -73,7 +73,7 @@ class Recipe(Section):
             for source in origin.typos_of:
                 self._known(source, f"sources.{source_name}.typos_of")
                 if self.sources[source].typos_of:
-                    raise ValueError(f"sources.{source_name}.typos_of names {source!r}, which is made of typos itself")
+                    raise ValueError(f"sources.{source_name}.typos_of names {source!r}, which is a typo source itself")
         if self.training.context > self.model.max_position_embeddings:
             raise ValueError(
                 f"training.context = {self.training.context} is over "
@@ -223,7 +223,7 @@ def _from_here(path: str, _: str) -> str:
 
 
 def _licensed(recipe: Recipe, where: str) -> Recipe:
-    """Return the recipe without the sources of no stated licence, where it asks for that: they get no weight.
+    """Return the recipe with no weight on sources without a stated licence, where `licences` asks for that.
 
     Raises KeylmError where a stage has no other source.
     """
@@ -276,7 +276,7 @@ def _fill(text: str, folders: Mapping[str, str], where: str) -> str:
 def _absolute(text: str, recipe_file: Path, field: str) -> str:
     """Return the path that `text` means; `embedded:` names stay as they are, so that recipes stay portable.
 
-    Whether something is there is seen when it is read (data/sources.py): a trained model needs its sources no more.
+    Whether anything exists there is checked when it is read (data/sources.py): a trained model needs no sources.
     """
     if text.startswith(EMBEDDED):
         if not (CORPUS_FOLDER / text.removeprefix(EMBEDDED)).is_file():
@@ -290,7 +290,7 @@ def _absolute(text: str, recipe_file: Path, field: str) -> str:
 
 
 def missing_path(path: str, *, a_tokenizer: bool = False) -> str | None:
-    """Return what is wrong where there is nothing at a resolved recipe's `path` (or no tokenizer), else None."""
+    """Return what is wrong if a resolved recipe's `path` does not exist (or is not a tokenizer), else None."""
     if path.startswith(EMBEDDED):
         return None  # comes with the package
     try:

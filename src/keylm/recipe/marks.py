@@ -1,6 +1,6 @@
 """What a recipe field says about itself beside its type: that it holds a path, that a run may change it.
 
-Invariant: a mark is written once, at the field; whoever treats such fields differently asks for the marked ones here.
+Invariant: a mark is written once, at the field; code that treats such fields differently looks them up here.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 Mark = TypeVar("Mark")
 Location = tuple[str, ...]
-"""A field's keys from the root down; `*` stands for any name in a table of tables or values."""
+"""A field's keys from the root down; `*` matches any name in a table of tables or values."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What is said of a recipe that is not sound: field, value, what is accepted."""
+"""Error messages about an invalid recipe: field, value, what is accepted."""
 
 import difflib
 import json

@@ -31,7 +31,7 @@ class TrainingProvenance:
     recipe: str
     """SHA-256 of the recipe's identity"""
     initial: str | None
-    """SHA-256 of the weights that it begins with, None where they are drawn from the seed"""
+    """SHA-256 of the weights that it begins with, None where they are initialised from the seed"""
 
     @classmethod
     def of(cls, recipe: Recipe, folder: RunFolder) -> Self:

@@ -1,4 +1,4 @@
-"""What lies where in a run folder, and which stages are done with which inputs."""
+"""The layout of a run folder, and which stages are done with which inputs."""
 
 import contextlib
 import os
@@ -74,7 +74,7 @@ class RunFolder:
         return self.path / "model"
 
     def stage_model(self, stage: str) -> Path:
-        """The model as it stood at the end of a stage that is not the last."""
+        """The model at the end of a stage other than the last."""
         return self.path / f"model-{stage}"
 
     @property
@@ -177,7 +177,7 @@ def _hash(file: Path) -> str:
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
-    """Return where the checkpoint of `step` lies in the folder of checkpoints."""
+    """Return the path of the checkpoint of `step` in the folder of checkpoints."""
     return folder / f"{PREFIX}{step:08d}"
 
 

@@ -21,8 +21,6 @@ from keylm.recipe.marks import FREE, IsPath
 EMBEDDED = "embedded:"
 PIECE_BYTES = 1 << 20
 """Longest document, in UTF-8 bytes; longer texts are cut."""
-PATTERN_WINDOWS = 1000
-"""The mixture is exact in every run of this many consecutive windows (see data/curriculum.py)."""
 
 UNSTATED = "unstated"
 """The licence of a source that states none."""
@@ -85,7 +83,7 @@ def _masked_only() -> dict[Form, float]:
 
 
 class Source(Section):
-    """One body of text: files (`path`), a data set on the hub (`hub`), or typos made from other sources."""
+    """One body of text: files (`path`), a data set on the hub (`hub`), or other sources with typos (`typos_of`)."""
 
     path: Annotated[PathText | None, IsPath()] = None
     """a file or folder of .jsonl(.zst, .gz), .parquet or .txt; `embedded:NAME` comes with keylm"""
@@ -110,7 +108,7 @@ class Source(Section):
     licence: str = UNSTATED
     """named in reports and the model card; the recipe's `licences` may leave out those that state none"""
     loss: Literal["all", "assistant"] = "all"
-    """what is learnt: all tokens, or the assistant's turns alone"""
+    """which tokens carry loss: all, or only those of the assistant's turns"""
     max_bytes: PositiveInt | None = None
     """text that is read of it, at most: its beginning"""
     curate: bool = True
@@ -176,7 +174,7 @@ DEFAULT_FILTERS: dict[Register, tuple[QualityFilter, ...]] = {
     "structured": ("gopher_quality",),
     "synthetic": ("gopher_quality", "gopher_repetition", "fineweb"),
 }
-"""The reasons stand in docs/curation.md."""
+"""The reasons are in docs/curation.md."""
 
 
 class Curation(Section):
@@ -201,9 +199,9 @@ class Curation(Section):
     mask_pii: bool = True
     """replace e-mail addresses, public IP addresses and phone numbers by examples"""
     exact_duplicates: bool = True
-    """drop documents that stood before, in any source"""
+    """drop documents that occurred before, in any source"""
     near_duplicates: bool = True
-    """drop documents that are alike to one before, by MinHash"""
+    """drop documents that resemble an earlier one, by MinHash"""
     minhash_words: Annotated[int, Field(ge=1, le=50)] = 5
     """words in an n-gram"""
     minhash_buckets: Annotated[int, Field(ge=1, le=200)] = 14
@@ -232,47 +230,11 @@ class Curation(Section):
         return self
 
 
-class Stage(Section):
-    """A stretch of training with its own mixture and learning-rate course.
-
-    The rate climbs over the first `warmup` share of the stage's steps to `peak` times the optimizer's rates,
-    stays, and falls linearly to `final` times `peak` over the last `decay` share.
-    """
-
-    tokens: PositiveInt
-    """how long it is; rounded up to whole steps"""
-    weights: dict[str, Weight]
-    """share of each source; they need not sum to 1, and each is 0 or at least a thousandth of the sum"""
-    peak: Rate = 1.0
-    """factor on the optimizer's learning rates"""
-    final: Share = 0.0
-    """share of the peak that is left at the end"""
-    warmup: Share = 0.0
-    """share of the steps in which the rate rises"""
-    decay: Share = 0.0
-    """share of the steps in which it falls"""
-
-    @model_validator(mode="after")
-    def _sound(self) -> Self:
-        total = sum(self.weights.values())
-        if total <= 0:
-            raise ValueError("weights sum to 0; at least one source needs a positive weight")
-        for name, weight in self.weights.items():
-            if 0 < weight < total / PATTERN_WINDOWS:
-                raise ValueError(
-                    f"weights.{name} = {weight} is under 1/{PATTERN_WINDOWS} of the stage; "
-                    f"give it at least {total / PATTERN_WINDOWS:g} or 0"
-                )
-        if self.warmup + self.decay > 1:
-            raise ValueError(f"warmup + decay = {self.warmup + self.decay:g}; together at most 1")
-        return self
-
-
 class Training(Section):
     """The loop: where the weights start, how many tokens a step has and how they are computed.
 
     `initial_model` is a model folder whose weights training begins with, and whose tokenizer is taken unless
-    `tokenizer.path` names another; without one the weights are drawn from the seed.
+    `tokenizer.path` names another; without one the weights are initialised from the seed.
 
     `parallel` says what several processes (torchrun) share: with "ddp" each has the whole model and optimizer, with
     "fsdp" its rows of every parameter and of the optimizer's state, for models that do not fit otherwise. One process
@@ -392,7 +354,7 @@ Benchmark = Literal["hellaswag", "arc_easy", "piqa"]
 class Evaluation(Section):
     """Validation and benchmarks during training, and the prompts whose continuations the report shows.
 
-    Of each of `benchmarks` the same `benchmark_items` are asked every time: at the end of each stage and, unless
+    The same `benchmark_items` of each of `benchmarks` are scored every time: at the end of each stage and, unless
     it is 0, every `benchmarks_every_steps` steps.
     """
 

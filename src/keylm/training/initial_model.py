@@ -1,8 +1,8 @@
-"""Training that begins with a finished model instead of drawn weights: instruction tuning, going on with other data.
+"""Training that begins with a finished model instead of fresh weights: instruction tuning, continued pretraining.
 
 Invariant: which model a run began with is known by the content of its weights, recorded in the run folder before
-training and carried by every checkpoint; so the folder may move, and once training has begun may go, but a model that
-was altered or exchanged meanwhile is refused. Weights become fp32 master weights whatever they are stored as.
+training and carried by every checkpoint. So the folder may move, and may be deleted once training has begun, but a
+model that was altered or replaced in the meantime is refused. Weights become fp32 master weights whatever their dtype.
 """
 
 from pathlib import Path
@@ -51,7 +51,7 @@ def check_shape(recipe: Recipe) -> None:
             section = "tokenizer" if key == "vocab_size" else "model"
             field = f"{section}.{key}" if key in ("vocab_size", *type(recipe.model).model_fields) else key
             raise KeylmError(
-                f"training.initial_model: {path} has {field} = {config.get(key)!r}, the recipe asks {value!r}; "
+                f"training.initial_model: {path} has {field} = {config.get(key)!r}, the recipe says {value!r}; "
                 "accepted: the same of both"
             )
 
@@ -59,17 +59,17 @@ def check_shape(recipe: Recipe) -> None:
 def load_initial(model: Decoder, recipe: Recipe, folder: RunFolder) -> None:
     """Fill `model` (on the CPU, fp32) with the weights of the recipe's initial model.
 
-    Raises KeylmError where they are not all there, or are not those that the run folder names.
+    Raises KeylmError where some are missing, or they are not those that the run folder names.
     """
     path = Path(str(recipe.training.initial_model))
     check_model_folder(path)
     if weights_hash(path) != folder.initial_weights():
-        raise KeylmError(f"training.initial_model: {path} changed after it was looked at; start the command again")
+        raise KeylmError(f"training.initial_model: {path} changed after it was checked; start the command again")
     fill(model, path)
 
 
 def fill(model: Decoder, path: Path) -> None:
-    """Fill `model` (on the CPU, fp32) with a model folder's weights. Raises KeylmError where they are not all there."""
+    """Fill `model` (on the CPU, fp32) with a model folder's weights. Raises KeylmError where some are missing."""
     weights = read_weights(path)
     wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     got = {name: tuple(value.shape) for name, value in weights.items()}

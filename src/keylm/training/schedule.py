@@ -1,6 +1,6 @@
 """Learning-rate multipliers: warm-up, stable, decay within each stage, as a pure function of the step."""
 
-from keylm.recipe.schema import Stage
+from keylm.recipe.stage import Stage
 
 
 def multiplier(stage: Stage, step: int, steps: int) -> float:

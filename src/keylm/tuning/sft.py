@@ -20,7 +20,8 @@ from keylm.model.folder import check_model_folder, read_config
 from keylm.pipeline.run import put_aside, run
 from keylm.recipe.load import Recipe, resolve_recipe
 from keylm.recipe.run_folder import RunFolder, checkpoint_paths
-from keylm.recipe.schema import EMBEDDED, PATTERN_WINDOWS
+from keylm.recipe.schema import EMBEDDED
+from keylm.recipe.stage import PATTERN_WINDOWS
 
 STAGE = "sft"
 MUON_RATE = 0.02
