@@ -217,15 +217,15 @@ def _sampled(name: str, source: Source, tokenizer: DocumentTokenizer | None) -> 
 
         size = hub_size(source)
         return None if size is None else int(size[1] / BYTES_PER_TOKEN)
-    size = input_bytes(name, source)
+    available = input_bytes(name, source)
     if tokenizer is None:
-        return int(size / BYTES_PER_TOKEN)
+        return int(available / BYTES_PER_TOKEN)
     sampled = source.model_copy(update={"max_bytes": SAMPLE_BYTES})
     documents = [item for item in read_source(name, sampled) if isinstance(item, Document)]
     texts = [document.text or "\n".join(turn["content"] for turn in document.messages) for document in documents]
     tokens = sum(len(ids) for ids in tokenizer.encode_texts(texts))
     size_read = sum(map(document_bytes, documents))
-    return int(size * tokens / size_read) if size_read else 0
+    return int(available * tokens / size_read) if size_read else 0
 
 
 def _tokenizer(recipe: Recipe, folder: RunFolder) -> DocumentTokenizer | None:
