@@ -79,9 +79,10 @@ def _curated(
         curate(recipe, folder, workers=workers or os.cpu_count() or 1, quiet=quiet)
     facts = curation_facts(recipe, folder)
     theirs = manifest.curation.model_dump() if manifest.curation else {}
-    for what, ours in facts.record:
-        if ours != theirs.get(what):
-            raise KeylmError(f"curation: its {what} is {ours}, the manifest's {theirs.get(what)}")
+    ours = facts.record.model_dump()
+    for what in ("settings", "hash"):
+        if ours[what] != theirs.get(what):
+            raise KeylmError(f"curation: its {what} is {ours[what]}, the manifest's {theirs.get(what)}")
     return curated_recipe(recipe, folder), facts
 
 
