@@ -1,5 +1,7 @@
+import importlib
 import json
 import types
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from keylm.evaluation.typing import evaluate_typing
 from keylm.evaluation.typing_items import TypingItem, TypingSet, embedded_set
 from keylm.evaluation.typing_jobs import done_jobs, jobs_of
 from keylm.evaluation.typing_robustness import KINDS, measure_cost, measure_tokens, split
+from keylm.languages.language import ENGLISH
 from keylm.model.folder import model_fingerprint
 from keylm.text.tokenizer import train_tokenizer
 
@@ -86,6 +89,38 @@ def test_all_measures_come_with_intervals_and_can_be_written_as_json(result, bri
     }
     assert result["latency"]["threads"] == 1
     assert 0 < result["latency"]["p50_ms"] <= result["latency"]["p95_ms"]
+
+
+@pytest.mark.parametrize(
+    "constant",
+    [
+        "keyboard.corrector.CANDIDATES",
+        "keyboard.edit_model.SMOOTHING",
+        "keyboard.lexicon.DISTANCE",
+        "keyboard.search.ROUNDS",
+        "evaluation.keystrokes.SHOWN",
+        "evaluation.statistics.DRAWS",
+        "evaluation.touch.BIAS",
+        "evaluation.typing_items.SEED",
+        "evaluation.typing_robustness.MISTYPED",
+        "typos.keys.LEAST_SHARE",
+    ],
+)
+def test_constants_that_decide_figures_are_in_the_fingerprint(constant, monkeypatch):
+    before = typing_evaluation.typing_fingerprint()
+    name = f"keylm.{constant}"
+    monkeypatch.setattr(name, vars(importlib.import_module(name.rpartition(".")[0]))[name.rpartition(".")[2]] + 1)
+    assert typing_evaluation.typing_fingerprint() != before
+
+
+def test_the_language_is_in_the_fingerprint_and_the_latency_is_not(result, monkeypatch):
+    before = typing_evaluation.typing_fingerprint()
+    assert result["fingerprint"] == before
+    monkeypatch.setattr("keylm.evaluation.keystrokes.TIMED", 1)
+    assert typing_evaluation.typing_fingerprint() == before
+    channel = replace(ENGLISH.channel, mistyped=0.06)
+    monkeypatch.setattr(typing_evaluation, "ENGLISH", replace(ENGLISH, channel=channel))
+    assert typing_evaluation.typing_fingerprint() != before
 
 
 def test_the_same_again_gives_the_same_figures(folder, result, brief_sets):

@@ -6,8 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from keylm.base.constants import constants_of, plain
-from keylm.languages.language import ENGLISH
+from keylm.base.constants import constants_of
 from keylm.recipe.schema import Typos
 from keylm.typos.model import UNDECISIVE, TypoModel
 
@@ -54,10 +53,3 @@ def test_what_decides_no_noise_is_left_out(monkeypatch: pytest.MonkeyPatch):
 
 def test_settings_are_in_the_fingerprint():
     assert TypoModel(Typos(highest_rate=0.1)).fingerprint() != MODEL.fingerprint()
-
-
-def test_a_constant_without_a_plain_form_is_an_error_not_a_gap():
-    with pytest.raises(TypeError, match="constant of type object"):
-        plain(object())
-    assert plain(ENGLISH.words) == plain(ENGLISH.words)
-    assert plain({"b": (1, 2.5)}) == [["b", [1, 2.5]]]

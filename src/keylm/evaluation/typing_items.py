@@ -1,15 +1,15 @@
-"""The frozen test sets of the typing evaluation: where they come from, and the proof that they are the same.
+"""The frozen test sets of the typing evaluation: their origin, and the check that they are unchanged.
 
 - `embedded`: passages of the prose in the package's own corpus (public domain and CC0, corpus/PROVENANCE.md) that a
   recipe with `evaluation.holdout` of 0.05 or more, as nano, keeps from training; each also as a thumb-typist would
   have typed it (touch.py).
 - `git_fixes`: sentences with a typo that a person made and another fixed, from the histories of documentation; only
   the half that the typo statistics were not fitted to, and no repository whose text is also a training source.
-- `casual`: passages of chats, comments and reviews that keylm-75m-hour (holdout 0.01) keeps from training. Typed as
-  they stand: only predicting is measured on them.
+- `casual`: passages of chats, comments and reviews that keylm-75m-hour (holdout 0.01) keeps from training. Used as
+  they are: only prediction is measured on them.
 
-The last two are read from a corpus folder and are not part of the package. Invariant: `load_sets` gives the items
-whose hashes stand in typing_sets/sets.json, to the character, or an error.
+The last two are read from a corpus folder and are not part of the package. Invariant: `load_sets` returns exactly the
+items whose hashes are in typing_sets/sets.json, or raises an error.
 """
 
 import hashlib
@@ -55,7 +55,7 @@ LICENCES = {
     "casual": "CC BY, CC BY-SA, MIT, Apache-2.0, some unstated",
 }
 _MASKED = re.compile(r"@\w|\d+\.\d+\.\d+\.\d+|\d{3}[ .-]\d{4}|\+\d")
-"""What curation may replace in a document (addresses, phone numbers), so that its hash would be another."""
+"""What curation may mask in a document (addresses, phone numbers), which changes its hash."""
 _QUOTES = str.maketrans("‘’“”", "''\"\"")
 _BEGINNING = re.compile(r"(?<=[.!?] )[A-Z]|(?<=\n)\w")
 
@@ -105,7 +105,7 @@ def load_sets(corpus: Path | None = None) -> dict[str, TypingSet]:
         if found.digest != wanted["hash"]:
             origin = "the package's corpus" if found.name == "embedded" else corpus
             raise KeylmError(
-                f"{origin}: the typing set {found.name!r} made of it has hash {found.digest[:16]}… and "
+                f"{origin}: the typing set {found.name!r} built from it has hash {found.digest[:16]}… and "
                 f"{found.documents} documents; accepted: {wanted['hash'][:16]}… with {wanted['documents']}, as frozen "
                 "(docs/typing.md says from what)"
             )
@@ -113,7 +113,7 @@ def load_sets(corpus: Path | None = None) -> dict[str, TypingSet]:
 
 
 def record(sets: Sequence[TypingSet]) -> dict[str, Any]:
-    """Return what sets.json holds of sets, for freezing them anew."""
+    """Return the contents of sets.json for sets, to freeze them again."""
     return {
         found.name: {
             "documents": found.documents,
@@ -127,7 +127,7 @@ def record(sets: Sequence[TypingSet]) -> dict[str, Any]:
 
 
 def embedded_set(noise: float = 1.0) -> TypingSet:
-    """Return the packaged set; `noise` scales how unsteadily it is typed (1 is what is frozen)."""
+    """Return the packaged set; `noise` scales how unsteadily it is typed (the frozen set has 1)."""
     found = []
     for name in EMBEDDED:
         source = Source(path=f"embedded:{name}.jsonl.zst", register="formal", licence=LICENCES["embedded"])
@@ -147,7 +147,7 @@ def git_fixes_set(corpus: Path) -> TypingSet:
         if row["repo"] not in TRAINED_ON and not hashlib.sha256(row["clean"].encode()).digest()[0] & 1
     ]
     pairs = sorted({(_order(row["clean"]), row["clean"], row["noisy"]) for row in rows})
-    # A sentence that was mended twice stands there twice; its later typo would meet the same context.
+    # A sentence that was fixed twice is in the file twice; its second typo would have the same context.
     pairs = list({key: (key, clean, noisy) for key, clean, noisy in pairs}.values())[:PAIRS]
     items = (TypingItem(number, clean, noisy) for number, (_, clean, noisy) in enumerate(pairs))
     return TypingSet("git_fixes", tuple(TypingItem(i.document, _plain(i.clean), _plain(i.typed)) for i in items))
@@ -166,7 +166,7 @@ def casual_set(corpus: Path) -> TypingSet:
 
 
 def _held_out(name: str, source: Source, holdout: float) -> Iterator[str]:
-    """Yield the texts of a source's long enough documents that `holdout` keeps for validation."""
+    """Yield the texts of a source's sufficiently long documents that `holdout` keeps for validation."""
     for item in read_source(name, source):
         if isinstance(item, Document) and is_held_out(content_hash(item), holdout):
             text = "\n".join(document_texts(item))
@@ -192,7 +192,7 @@ def _plain(text: str) -> str:
 
 
 def _order(text: str) -> str:
-    """Return what texts are ordered by: as good as chance, and the same everywhere."""
+    """Return the sort key of a text: pseudorandom, and the same everywhere."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 

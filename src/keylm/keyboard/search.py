@@ -140,9 +140,9 @@ class Suggester:
         cls, continuations: Any, tokens: WordTokens, tokenizer: Any, longest: int, *, width: int, rounds: int
     ) -> "Suggester":
         """Return a suggester over anything with Continuations' methods; `longest`: tokens of its context."""
-        made = cls.__new__(cls)
-        made._set_up(continuations, tokens, tokenizer, longest, width, rounds)
-        return made
+        suggester = cls.__new__(cls)
+        suggester._set_up(continuations, tokens, tokenizer, longest, width, rounds)
+        return suggester
 
     def _set_up(
         self, continuations: Any, tokens: WordTokens, tokenizer: Any, longest: int, width: int, rounds: int
@@ -157,7 +157,7 @@ class Suggester:
         self._start = [] if start is None else [start]
 
     def read(self, text: str) -> None:
-        """Read a text ahead whose prefixes will be asked for: the same answers at less cost, but no live typing."""
+        """Read a text ahead whose prefixes will be requested: the same answers at less cost, but no live typing."""
         ids = [*self._start, *self._tokenizer(text, add_special_tokens=False)["input_ids"]]
         if 0 < len(ids) <= self._context:
             self._continuations.read(ids)

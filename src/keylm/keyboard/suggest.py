@@ -51,7 +51,7 @@ class TreeContinuations:
         self._expected: list[tuple[int, ...]] = []
 
     def announce(self, path: tuple[int, ...]) -> None:
-        """Announce that a path will be asked for soon: it is read together with the next ones."""
+        """Announce a path that will be requested soon: it is read together with the next ones."""
         self._expected = [path]
 
     def read(self, ids: list[int]) -> None:

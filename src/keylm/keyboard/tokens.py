@@ -63,6 +63,6 @@ def word_tokens(model: Any, tokenizer: Any) -> WordTokens:
     if len(tokenizer) > size:
         raise KeylmError(
             f"the tokenizer has {len(tokenizer):,} entries, the embedding {size:,}; accepted: a tokenizer and a model "
-            "that were made for each other"
+            "that belong together"
         )
     return WordTokens(tokenizer.convert_ids_to_tokens(list(range(len(tokenizer)))), size)

@@ -1,5 +1,5 @@
-// How likely a person is to type one word for another: keyboard/edit_model.py and typos/kinds.py, on the same tables and
-// with the same results, for errors at one place of lower-case words. A test compares the two.
+// How likely a person is to type one word for another, as keyboard/edit_model.py and typos/kinds.py compute it: the same
+// tables and results, for errors at one place of lower-case words. A test compares the two.
 
 const RATED = 5; // letters of the words that channel.mistyped is the error rate of
 

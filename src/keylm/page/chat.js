@@ -51,15 +51,15 @@ export class Chat {
   }
 
   async #send(text = byId("message").value) {
-    const asked = text.trim();
-    if (!asked || this.#running) return;
+    const message = text.trim();
+    if (!message || this.#running) return;
     const settings = chosen();
     if (!settings) return;
     byId("message").value = "";
     grow();
     byId("welcome").hidden = true;
-    this.#turns.push({ role: "user", content: asked });
-    bubble("user", asked);
+    this.#turns.push({ role: "user", content: message });
+    bubble("user", message);
     byId("speed").textContent = "";
     await this.#answer(settings);
   }

@@ -29,9 +29,9 @@ export class Local {
   }
 
   async #load() {
-    const asked = new URLSearchParams(location.search);
+    const query = new URLSearchParams(location.search);
     const listed = await (await fetch(this.#models)).json();
-    const model = listed.find(({ name }) => name === asked.get("model")) ?? listed[0];
+    const model = listed.find(({ name }) => name === query.get("model")) ?? listed[0];
     const absolute = (address) => new URL(address, document.baseURI).href;
     this.#worker = new Worker(new URL("worker.js", import.meta.url), { type: "module" });
     this.#worker.addEventListener("message", ({ data }) => this.#waiting.get(data.id)?.(data));
@@ -43,7 +43,7 @@ export class Local {
       model,
       models: absolute("models/"),
       library: absolute(this.#library),
-      device: asked.get("device"),
+      device: query.get("device"),
     };
     for await (const event of this.#ask("open", settings)) {
       if (event.loaded !== undefined) this.#progress(event);

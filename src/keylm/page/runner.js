@@ -90,7 +90,7 @@ export class Tree {
     this.#known = new Map([["", { past: this.#text.past, row: 0, expected: row }]]);
   }
 
-  /** Return the next token's log-probabilities after paths of one length, whose prefixes were asked for before. */
+  /** Return the next token's log-probabilities after paths of one length, whose prefixes were requested before. */
   async expect(paths) {
     const missing = paths.filter((path) => !this.#known.has(path.join()));
     if (missing.length) {

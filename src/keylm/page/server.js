@@ -15,7 +15,7 @@ export class ApiError extends Error {
 export class Server {
   #name = "";
   #context = Infinity;
-  #asked = null;
+  #dialog = null;
 
   /** Return the model's name and context, and where it runs. Throws ApiError. */
   async open() {
@@ -27,8 +27,8 @@ export class Server {
   /** Yield {text} as it is written, then {reason, tokens}. Throws ApiError; AbortError where `signal` fires. */
   async *chat(messages, settings, signal) {
     const longest = Math.min(settings.max_tokens ?? Infinity, this.#context >> 1); // room for the question
-    const asked = { ...settings, max_tokens: longest, stream: true, stream_options: { include_usage: true } };
-    const body = { model: this.#name, messages, ...asked };
+    const options = { ...settings, max_tokens: longest, stream: true, stream_options: { include_usage: true } };
+    const body = { model: this.#name, messages, ...options };
     for await (const event of events(await this.#answer(body, signal))) {
       if (event.error) throw new ApiError(200, event.error);
       const [choice] = event.choices;
@@ -76,7 +76,7 @@ export class Server {
   /** Wait for a key other than `refused`; concurrent calls wait for the same dialog. */
   #askForKey(refused) {
     if (sessionStorage.getItem(KEY) !== refused) return Promise.resolve();
-    this.#asked ??= new Promise((resolve) => {
+    this.#dialog ??= new Promise((resolve) => {
       const dialog = byId("key-dialog");
       if (refused) byId("key-why").textContent = "That key was not accepted.";
       byId("api-key").value = "";
@@ -85,14 +85,14 @@ export class Server {
         "submit",
         () => {
           sessionStorage.setItem(KEY, byId("api-key").value.trim());
-          this.#asked = null;
+          this.#dialog = null;
           resolve();
         },
         { once: true },
       );
       dialog.showModal();
     });
-    return this.#asked;
+    return this.#dialog;
   }
 }
 

@@ -71,15 +71,15 @@ export class Typing {
     this.keys += 1;
     if (TAKES_A_SPACE.has(character) && this.#spaced === this.before) this.before = this.before.slice(0, -1);
     const word = this.partial;
-    const asked = this.before;
+    const question = this.before;
     this.before += character;
     if (!word || !ENDS_A_WORD.has(character)) {
       if (!this.#language.part.test(character)) this.hidden = false;
       return;
     }
     this.hidden = false;
-    const ended = { asked, word };
-    if (this.#answers.has(asked)) this.#correct(ended, this.#answers.get(asked));
+    const ended = { question, word };
+    if (this.#answers.has(question)) this.#correct(ended, this.#answers.get(question));
     else if (this.autocorrect && !this.#kept.has(word.toLowerCase())) this.#ended.push(ended);
   }
 
@@ -96,7 +96,7 @@ export class Typing {
     if (!this.before) return;
     this.keys += 1;
     this.before = [...this.before].slice(0, -1).join("");
-    this.#ended = this.#ended.filter(({ asked }) => this.before.startsWith(asked) && this.before !== asked);
+    this.#ended = this.#ended.filter(({ question }) => this.before.startsWith(question) && this.before !== question);
   }
 
   /** Replace the typed letters by an accepted word, with a space after it. */
@@ -141,7 +141,7 @@ export class Typing {
 
   /** The text to ask about next; null where there is none. */
   question() {
-    if (this.#ended.length) return this.#ended[0].asked;
+    if (this.#ended.length) return this.#ended[0].question;
     return this.#answers.has(this.before) ? null : this.before;
   }
 
@@ -150,8 +150,8 @@ export class Typing {
     this.#answers.delete(text);
     this.#answers.set(text, answer);
     if (this.#answers.size > 50) this.#answers.delete(this.#answers.keys().next().value);
-    const late = this.#ended.filter(({ asked }) => asked === text);
-    this.#ended = this.#ended.filter(({ asked }) => asked !== text);
+    const late = this.#ended.filter(({ question }) => question === text);
+    this.#ended = this.#ended.filter(({ question }) => question !== text);
     for (const ended of late) this.#correct(ended, answer);
   }
 
@@ -161,16 +161,16 @@ export class Typing {
   }
 
   /** Correct a word whose end has been typed, if it is still there. */
-  #correct({ asked, word }, answer) {
+  #correct({ question, word }, answer) {
     const correction = this.#wanted(word, answer);
-    if (!correction || !this.before.startsWith(asked) || this.before === asked) return;
+    if (!correction || !this.before.startsWith(question) || this.before === question) return;
     const restored = this.before;
-    this.before = asked.slice(0, asked.length - word.length) + correction + this.before.slice(asked.length);
+    this.before = question.slice(0, question.length - word.length) + correction + this.before.slice(question.length);
     this.#ended = this.#ended.map((later) => ({
       ...later,
-      asked: later.asked.startsWith(asked)
-        ? asked.slice(0, asked.length - word.length) + correction + later.asked.slice(asked.length)
-        : later.asked,
+      question: later.question.startsWith(question)
+        ? question.slice(0, question.length - word.length) + correction + later.question.slice(question.length)
+        : later.question,
     }));
     this.corrected += 1;
     this.#undo = { before: this.before, restored, word, corrected: true };

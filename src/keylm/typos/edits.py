@@ -14,7 +14,7 @@ from keylm.typos.words import Ints, PlainWords
 
 
 class Edit(NamedTuple):
-    """One error: noisy text [start:end] stands for clean text [clean_start:clean_end], in characters."""
+    """One error: noisy text [start:end] replaces clean text [clean_start:clean_end], in characters."""
 
     start: int
     end: int
@@ -23,7 +23,7 @@ class Edit(NamedTuple):
     kind: str
 
 
-# A tuple made directly: the generated __new__ of a named tuple costs twice as much.
+# A tuple built directly: the generated __new__ of a named tuple costs twice as much.
 _edit = partial(tuple.__new__, Edit)
 
 

@@ -70,7 +70,7 @@ class Splices(NamedTuple):
 
 
 def strings_of(language: Language) -> tuple[str, ...]:
-    """Return what `Splices.new` stands for: up to two characters by first + 128 * second (0 is none), then endings."""
+    """Return the strings of `Splices.new`: up to two characters by first + 128 * second (0 is none), then endings."""
     pairs = (chr(first) * (first > 0) + chr(second) * (second > 0) for second in range(128) for first in range(128))
     return (*(pair.replace(CURLED, "’") for pair in pairs), *language.endings)
 
