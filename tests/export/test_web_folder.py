@@ -28,7 +28,7 @@ from keylm.export.reference import TorchModel
 from keylm.export.web import CDN, RUNTIMES, TRANSFORMERS_JS, Library, find_library, write_page
 from keylm.model.folder import export_model
 from keylm.page import PAGE, page_files
-from keylm.page.language import language_json
+from keylm.page.language import language_script
 from keylm.runtimes import onnx_files
 
 pytestmark = pytest.mark.skipif(not all(map(find_spec, ("onnx", "onnxruntime"))), reason="needs the export extra")
@@ -71,9 +71,9 @@ def test_the_page_names_the_library_it_takes(project: Path, tmp_path: Path):
         library = find_library(folder)
         write_page(web, library)
         assert {file.name for file in (web / "transformers.js").iterdir()} == {file.name for file in library.files}
-    names = {file.name for file in page_files()} | {"language.json", "transformers.js"}
+    names = {file.name for file in page_files()} | {"language_table.js", "transformers.js"}
     assert {file.name for file in web.iterdir()} == names
-    assert (web / "language.json").read_bytes() == language_json()
+    assert (web / "language_table.js").read_bytes() == language_script()
     assert 'name="keylm-transformers" content="transformers.js/"' in (web / "index.html").read_text()
     write_page(web, None)
     text = (web / "index.html").read_text()
@@ -252,7 +252,7 @@ CORRECT = """async ([probabilities, typed, ids]) => {
   const load = (name) => import(new URL(name, document.baseURI).href);
   const { NearWords, correct } = await load("correct.js");
   const { Channel } = await load("channel.js");
-  const language = await (await load("language.js")).loadLanguage();
+  const { LANGUAGE: language } = await load("language.js");
   const spelling = [[5, " time"], [6, " team"], [7, " Tim"], [8, " item"], [9, " there"], [12, " their"], [13, "tim"]];
   const tokens = { ends: [0], spelling };
   const near = new NearWords(tokens, language, new Channel(language.mistakes));

@@ -1,6 +1,5 @@
 """A language's folder: one place for the layout, read whole or rejected."""
 
-import json
 import random
 import shutil
 from dataclasses import fields, is_dataclass, replace
@@ -13,7 +12,7 @@ from keylm.base.errors import KeylmError
 from keylm.evaluation.touch import Typist
 from keylm.keyboard.edit_model import EditModel
 from keylm.languages.language import ENGLISH, Language, confusion_table, load_language
-from keylm.page.language import language_json
+from keylm.page.language import language_table
 from keylm.recipe.schema import Typos
 from keylm.typos.model import TypoModel
 
@@ -38,7 +37,7 @@ def test_a_copy_is_the_same_language(copy: Path):
     found = load_language(copy)
     assert found.digest == ENGLISH.digest
     assert TypoModel(Typos(), found).fingerprint() == TypoModel(Typos()).fingerprint()
-    assert language_json(found) == language_json()
+    assert language_table(found) == language_table()
 
 
 def test_two_keys_exchanged_in_the_layouts_file_change_everything_that_types(copy: Path):
@@ -51,8 +50,8 @@ def test_two_keys_exchanged_in_the_layouts_file_change_everything_that_types(cop
     ours, theirs = EditModel(), EditModel(swapped)
     assert theirs.log_probability("wery", "pery") > ours.log_probability("wery", "pery")  # p lies beside w now
     assert theirs.log_probability("lart", "part") < ours.log_probability("lart", "part")
-    assert json.loads(language_json(swapped))["layout"]["rows"][0] == "pwertyuioq"
-    assert json.loads(language_json(swapped))["mistakes"]["neighbours"]["w"] == "aeps"
+    assert language_table(swapped)["layout"]["rows"][0] == "pwertyuioq"
+    assert language_table(swapped)["mistakes"]["neighbours"]["w"] == "aeps"
 
 
 def leaves(value: Any, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:

@@ -17,7 +17,7 @@ from keylm.export.web import write_page
 from keylm.keyboard.edit_model import EditModel
 from keylm.languages.language import ENGLISH
 from keylm.page import page_files
-from keylm.page.language import language_json
+from keylm.page.language import language_table
 from keylm.recipe.schema import Typos
 from keylm.typos.kinds import classify
 from keylm.typos.model import TypoModel
@@ -46,8 +46,8 @@ CASES = [
 PROGRAM = """
 import { readFileSync } from "node:fs";
 import { Channel } from "./channel.js";
-const { mistakes } = JSON.parse(readFileSync("language.json", "utf8"));
-const channel = new Channel(mistakes);
+import { LANGUAGE } from "./language.js";
+const channel = new Channel(LANGUAGE.mistakes);
 const pairs = JSON.parse(readFileSync("pairs.json", "utf8"));
 const found = pairs.map(([typed, meant]) => {
   const kind = typed === meant ? "none" : channel.classify(typed, meant)?.kind ?? null;
@@ -112,7 +112,7 @@ def test_thousands_of_pairs_have_pythons_kind_and_probability(tmp_path: Path):
 def test_the_page_has_no_layout_pattern_or_rate_of_its_own():
     scripts = {file.name: file.read_text(encoding="utf-8") for file in page_files() if file.suffix == ".js"}
     assert "language.js" in scripts
-    table: dict[str, Any] = json.loads(language_json())
+    table: dict[str, Any] = language_table()
     rows = [*table["layout"]["rows"], *table["layout"]["signs"]]
     for name, text in scripts.items():
         assert not re.search(r"a-z|A-Z|aeiou", text), name
@@ -121,7 +121,7 @@ def test_the_page_has_no_layout_pattern_or_rate_of_its_own():
 
 
 def test_the_language_has_what_the_page_reads():
-    table = json.loads(language_json())
+    table = language_table()
     assert table["layout"]["rows"] == ["qwertyuiop", "asdfghjkl", "zxcvbnm"]
     for letter in ENGLISH.words.letters:
         assert 0.5 < sum(table["mistakes"]["wrong_taps"][letter].values()) <= 1 + 1e-9

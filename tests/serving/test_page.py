@@ -72,7 +72,7 @@ def test_the_pages_files_are_open_and_keep_to_themselves(with_rules):
         ("/", "text/html"),
         ("/app.js", "text/javascript"),
         ("/style.css", "text/css"),
-        ("/language.json", "application/json"),
+        ("/language_table.js", "text/javascript"),
     ):
         with urllib.request.urlopen(address + path, timeout=30) as answer:
             assert answer.headers["content-type"].startswith(kind)
@@ -214,8 +214,8 @@ def test_pasting_and_moving_save_nothing(opened, address):
     found = page.evaluate(
         """async () => {
           const { Typing } = await import("/typing.js");
-          const { loadLanguage } = await import("/language.js");
-          const typing = Object.assign(new Typing(await loadLanguage()), { autocorrect: false });
+          const { LANGUAGE } = await import("/language.js");
+          const typing = Object.assign(new Typing(LANGUAGE), { autocorrect: false });
           typing.edit("pasted text", 11);
           const pasted = [typing.keys, typing.saved];
           typing.move(typing.text, 6);

@@ -1,7 +1,7 @@
 """The page of `keylm serve` as a folder for any static host; the model runs in the visitor's browser.
 
     web/index.html, *.js, *.css    the page; index.html names models.json as the list of models
-    web/language.json              the keyboard's layout, words and error rates (page/language.py)
+    web/language_table.js          the keyboard's layout, words and error rates (page/language.py)
     web/transformers.js/           a copy of the library, where one was given; otherwise the page loads it from a CDN
     web/models.json, models/NAME/  written by exporter.py
 
@@ -16,7 +16,7 @@ from typing import Any
 from keylm.base.errors import KeylmError
 from keylm.base.files import atomic_write, read_json
 from keylm.page import PAGE_POLICY, page_files
-from keylm.page.language import LANGUAGE_FILE, language_json
+from keylm.page.language import LANGUAGE_FILE, language_script
 
 TRANSFORMERS_JS = "4.3.1"
 CDN = f"https://cdn.jsdelivr.net/npm/@huggingface/transformers@{TRANSFORMERS_JS}/dist/"
@@ -78,7 +78,7 @@ def write_page(web: Path, library: Library | None) -> None:
     }
     head = [f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">']
     head += [f'<meta name="{name}" content="{value}">' for name, value in settings.items()]
-    atomic_write(web / LANGUAGE_FILE, language_json())
+    atomic_write(web / LANGUAGE_FILE, language_script())
     for file in page_files():
         text = file.read_text(encoding="utf-8")
         if file.name == "index.html":

@@ -13,5 +13,5 @@ PAGE_POLICY = (
 
 
 def page_files() -> list[Path]:
-    """Return the page's static files, in alphabetical order; language.json is not among them (see language.py)."""
+    """Return the page's static files, in alphabetical order; language_table.js is not among them (see language.py)."""
     return [file for file in sorted(PAGE.iterdir()) if file.suffix in PAGE_TYPES]

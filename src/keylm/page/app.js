@@ -2,7 +2,7 @@
 
 import { Chat } from "./chat.js";
 import { Keyboard } from "./keyboard.js";
-import { loadLanguage } from "./language.js";
+import { LANGUAGE } from "./language.js";
 import { Local } from "./local.js";
 import { Server } from "./server.js";
 import { byId, make, said } from "./dom.js";
@@ -56,10 +56,10 @@ function tabs(views) {
 }
 
 async function start() {
+  const source = backend();
+  const views = { chat: new Chat(source), keyboard: new Keyboard(source, LANGUAGE) };
+  tabs(views);
   try {
-    const source = backend();
-    const views = { chat: new Chat(source), keyboard: new Keyboard(source, await loadLanguage()) };
-    tabs(views);
     const { name, context, place } = await source.open();
     document.title = `${name} · keylm`;
     byId("where").replaceChildren(name, make("span", {}, ` · ${place}`));

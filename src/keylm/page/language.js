@@ -1,7 +1,9 @@
-// A language as the page knows it: language.json, which page/language.py builds from the language's folder.
+// The language of the page: language_table.js, which page/language.py builds from the language's folder.
+
+import table from "./language_table.js";
 
 export class Language {
-  /** `table`: the contents of language.json. */
+  /** Takes the contents of language_table.js. */
   constructor({ words, layout, mistakes }) {
     const { apostrophe, letter, word, unfinished, part, piece, inner } = words;
     this.layout = layout; // {rows: letters, signs: rows of the second board, beside_space: two keys}
@@ -21,9 +23,4 @@ export class Language {
   }
 }
 
-/** Fetch the language from beside the page's scripts. */
-export async function loadLanguage() {
-  const answer = await fetch(new URL("language.json", import.meta.url));
-  if (!answer.ok) throw new Error(`language.json: status ${answer.status}`);
-  return new Language(await answer.json());
-}
+export const LANGUAGE = new Language(table);

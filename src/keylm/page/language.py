@@ -1,8 +1,8 @@
-"""A language as the page reads it: language.json, served by `keylm serve` and exported with the web folder.
+"""A language as the page reads it: language_table.js, served by `keylm serve` and exported with the web folder.
 
 Invariant: the page has no layout, word pattern or rate of its own; everything comes from the language's folder or from
 the modules that Python itself computes with. Probabilities of taps are computed here, as JavaScript has no error
-function.
+function. The table is a module, not JSON to fetch, so that the page works from its first key on.
 """
 
 import json
@@ -14,13 +14,19 @@ from keylm.languages.language import ENGLISH, Language
 from keylm.typos.keys import keys_of
 from keylm.typos.kinds import POSITIONS, STEM
 
-LANGUAGE_FILE = "language.json"
+LANGUAGE_FILE = "language_table.js"
 
 
-def language_json(language: Language = ENGLISH) -> bytes:
-    """Return language.json, which page/language.js reads."""
+def language_script(language: Language = ENGLISH) -> bytes:
+    """Return language_table.js, which page/language.js imports."""
+    table = json.dumps(language_table(language), ensure_ascii=False, separators=(",", ":"))
+    return f"export default {table};\n".encode()
+
+
+def language_table(language: Language = ENGLISH) -> dict[str, Any]:
+    """Return the page's table of a language, ready for JSON."""
     words, layout = language.words, language.layout
-    table = {
+    return {
         "code": language.code,
         "words": {
             "apostrophe": words.apostrophe,
@@ -29,7 +35,6 @@ def language_json(language: Language = ENGLISH) -> bytes:
         "layout": {"rows": [row.keys for row in layout.rows], **asdict(layout.page)},
         "mistakes": _mistakes(language),
     }
-    return json.dumps(table, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def _mistakes(language: Language) -> dict[str, Any]:

@@ -4,7 +4,7 @@
 import { Reading, Tree, sample } from "./runner.js";
 import { Channel } from "./channel.js";
 import { NearWords, correct } from "./correct.js";
-import { loadLanguage } from "./language.js";
+import { LANGUAGE } from "./language.js";
 import { WordTokens, search } from "./words.js";
 
 const CONTEXT = 128; // tokens before the cursor that the model attends to, at most; at least half of them
@@ -52,16 +52,14 @@ async function* open({ model, models, library, device: wanted }) {
     ...Object.entries(vocabulary.model.vocab),
     ...vocabulary.added_tokens.map(({ content, id }) => [content, id]),
   ];
-  const language = await loadLanguage();
-  const words = new WordTokens(tokens, language);
+  const words = new WordTokens(tokens, LANGUAGE);
   session = {
     tokenizer,
     context: chatting.config.max_position_embeddings,
     ends: endsOf(chatting, new Map(tokens)),
     start: new Map(tokens).get("<|endoftext|>") ?? 0,
-    language,
     words,
-    near: new NearWords(words, language, new Channel(language.mistakes)),
+    near: new NearWords(words, LANGUAGE, new Channel(LANGUAGE.mistakes)),
     chat: new Reading(chatting, transformers.Tensor),
     typing: null,
     openTyping: async () =>
@@ -149,9 +147,9 @@ async function* chat({ messages, settings }) {
 /** Yield what a keyboard shows after `text`, whose last letters are the word being typed. */
 async function* suggest({ text }) {
   const begun = performance.now();
-  const partial = session.language.partial(text);
+  const partial = LANGUAGE.partial(text);
   const before = text.slice(0, text.length - partial.length);
-  const inOther = !partial && session.language.other.test(text); // a number, or a word of another language
+  const inOther = !partial && LANGUAGE.other.test(text); // a number, or a word of another language
   const { words, correction } = inOther ? { words: [], correction: null } : await wordsAfter(before, partial);
   const suggestions = words.map(([word, value]) => ({ word, probability: Math.exp(value) }));
   yield { partial, suggestions, correction, milliseconds: performance.now() - begun };
@@ -159,7 +157,7 @@ async function* suggest({ text }) {
 
 async function wordsAfter(before, partial) {
   session.typing ??= await session.openTyping();
-  const { typing, words, near, language } = session;
+  const { typing, words, near } = session;
   const space = before.endsWith(" ") ? " " : "";
   const context = Math.min(CONTEXT, session.context - LONGEST);
   const half = context >> 1;
@@ -168,7 +166,7 @@ async function wordsAfter(before, partial) {
   await typing.move(ids.slice(Math.max(0, Math.ceil((ids.length - context) / half)) * half));
   const expect = (paths) => typing.expect(paths);
   const found = await search(expect, words, space + partial, 3);
-  const plain = space && language.plain.test(partial);
+  const plain = space && LANGUAGE.plain.test(partial);
   const correction = plain
     ? await correct(expect, words, near, partial, encode(space + partial).slice(0, LONGEST))
     : null;

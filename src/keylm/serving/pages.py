@@ -12,7 +12,7 @@ from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
 from keylm.page import PAGE_POLICY, PAGE_TYPES, page_files
-from keylm.page.language import LANGUAGE_FILE, language_json
+from keylm.page.language import LANGUAGE_FILE, language_script
 
 HEADERS = {
     "Content-Security-Policy": f"{PAGE_POLICY}; frame-ancestors 'none'",
@@ -44,9 +44,9 @@ def _file(file: Path) -> Handler:
 
 
 def _language() -> Handler:
-    content = language_json()
+    content = language_script()
 
     async def respond(request: Request) -> Response:
-        return Response(content, headers=HEADERS, media_type="application/json")
+        return Response(content, headers=HEADERS, media_type=PAGE_TYPES[".js"])
 
     return respond
