@@ -16,9 +16,9 @@ from conftest import chat, tiny_recipe, write_jsonl
 from support.programs import wait_for
 
 from keylm.base.errors import KeylmError
+from keylm.base.files import read_json
 from keylm.curate import pipeline
 from keylm.curate.pipeline import curate
-from keylm.curate.report import curation_hash
 from keylm.data.curated import curated_sources
 from keylm.recipe.load import Recipe, parse_recipe
 
@@ -117,7 +117,7 @@ def test_good_documents_pass_unchanged_and_know_their_origin(tmp_path: Path) -> 
     ]
     assert records(tmp_path, "talks") == [{**talk, "origin": ["talks.jsonl", 1]}]
     assert report["sources"]["book"]["kept"] == {"documents": 5, "bytes": sum(map(len, good))}
-    assert curation_hash(tmp_path / "curated") == report["hash"]
+    assert read_json(tmp_path / "curated/report.json")["hash"] == report["hash"]
     assert not (tmp_path / "curated" / ".work").exists()
 
 
@@ -357,8 +357,7 @@ def test_a_second_process_in_the_same_folder_is_refused(tmp_path: Path) -> None:
 def test_ray_gives_the_same_bytes(tmp_path: Path) -> None:
     import ray
 
-    settings: Any = {"minhash_buckets": 2, "minhash_hashes": 2}
-    recipe = mixed(tmp_path, **settings)
+    recipe = mixed(tmp_path)
     local = curate(recipe, tmp_path / "local", workers=1, quiet=True)
     try:
         ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")

@@ -12,7 +12,7 @@ import pytest
 import zstandard
 
 from keylm.base.errors import KeylmError
-from keylm.curate.decontamination import Decontaminator, frequent_ngrams
+from keylm.curate.decontamination import Decontaminator
 from keylm.curate.evaluation_items import EvaluationItem, read_items
 from keylm.curate.evaluation_words import hash_words, word_spans
 
@@ -271,18 +271,6 @@ def test_a_verdict_does_not_depend_on_the_texts_beside_it(decontaminator, evalua
     texts += ["", "—", "Which part of a lighthouse keeper's", "lamp bends light into a narrow beam?"]
     assert decontaminator.check_many(texts) == [decontaminator.check(text) for text in texts]
     assert not any(decontaminator.check(text).hit for text in texts[-4:])
-
-
-def test_frequent_ngrams_can_be_ignored(decontaminator):
-    stock = "do otters ever sleep on their backs while floating"
-    texts = [f"{ordinary(seed, 50)} {stock} {ordinary(seed + 1, 50)}" for seed in range(12)]
-    assert not frequent_ngrams(texts, decontaminator, limit=12)
-    frequent = frequent_ngrams(texts, decontaminator, limit=11)
-    assert len(frequent) == 1
-    ignoring = decontaminator.ignoring(frequent)
-    assert decontaminator.check(texts[0]).hit
-    assert not ignoring.check(texts[0]).hit
-    assert ignoring.fingerprint() != decontaminator.fingerprint()
 
 
 def test_the_index_is_saved_pickled_and_cached_without_a_word_of_the_items(decontaminator, evaluation, tmp_path):

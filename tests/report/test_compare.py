@@ -10,7 +10,7 @@ import pytest
 from support.fake_evaluation import TYPING, outcomes, record, records, typing_row, write_evaluation
 
 from keylm.base.errors import KeylmError
-from keylm.evaluation.paired import bootstrap, holm, mcnemar
+from keylm.evaluation.statistics import bootstrap, holm, mcnemar
 from keylm.report.compare import as_text, compare, write_comparison
 
 RECIPE = 'name = "{name}"\n[sources.tales]\nlicence = "CC0-1.0"\n[training]\nbatch_tokens = {batch}\n'

@@ -21,16 +21,18 @@ from keylm.base.errors import KeylmError
 from keylm.base.json_lines import read_rows
 from keylm.model.folder import export_model
 from keylm.pipeline.run import run
+from keylm.recipe.benchmarks import TRAINING
 from keylm.recipe.load import Recipe
 from keylm.recipe.run_folder import RunFolder, checkpoint_paths
-from keylm.training.benchmarks import TASKS, ChoiceItem, draw_items, measure, pack_items
+from keylm.training.benchmarks import ChoiceItem, choice_item, draw_items, measure, pack_items
 from keylm.training.checkpoint import read_checkpoint
 from keylm.training.distributed import Ranks
 from keylm.training.loop import Trainer
 
 CPU = Ranks(0, 1, torch.device("cpu"))
 SHARED = Path(__file__).parents[3] / "shared" / "eval" / "data"
-NAMES = list(TASKS)
+NAMES = list(TRAINING)
+SPLITS = {"arc_easy": "test", "hellaswag": "validation", "piqa": "validation"}
 STEPS, HALF = 12, 8
 SETTINGS = [
     *("model.max_position_embeddings=128", "training.context=128", "training.batch_tokens=512"),
@@ -74,7 +76,7 @@ def records(rng: random.Random, count: int) -> dict[str, list[dict[str, Any]]]:
 def write_items(folder: Path, made: dict[str, list[dict[str, Any]]]) -> Path:
     for name, some in made.items():
         (folder / name).mkdir(parents=True)
-        write_jsonl(folder / name / f"{TASKS[name].split}.jsonl", some)
+        write_jsonl(folder / name / f"{SPLITS[name]}.jsonl", some)
     return folder
 
 
@@ -111,8 +113,8 @@ def harness_tasks(items: Path, scratch: Path) -> dict[str, Any]:
     from lm_eval.tasks import TaskManager
 
     theirs = Path(lm_eval.__file__).parent / "tasks"
-    for name, file in zip(NAMES, ("hellaswag/hellaswag", "arc/arc_easy", "piqa/piqa"), strict=True):
-        files = {TASKS[name].split: str(next((items / name).glob(f"{TASKS[name].split}.jsonl")))}
+    for name, file in zip(NAMES, ("arc/arc_easy", "hellaswag/hellaswag", "piqa/piqa"), strict=True):
+        files = {SPLITS[name]: str(next((items / name).glob(f"{SPLITS[name]}.jsonl")))}
         if name == "arc_easy":
             files["validation"] = files["test"]  # it wants one, and does not ask it
         config = {
@@ -166,7 +168,7 @@ def test_prompts_choices_and_answers_are_the_harness_s(source: str, tmp_path: Pa
 
 
 def first_records(name: str, count: int) -> list[dict[str, Any]]:
-    with (SHARED / name / f"{TASKS[name].split}.jsonl").open(encoding="utf-8") as lines:
+    with (SHARED / name / f"{SPLITS[name]}.jsonl").open(encoding="utf-8") as lines:
         return [json.loads(line) for _, line in zip(range(count), lines, strict=False)]
 
 
@@ -280,7 +282,7 @@ def test_the_items_are_a_fixed_draw(tmp_path: Path) -> None:
     for name in NAMES:
         assert few[name] == many[name][:7]
         assert len(many[name]) == 30
-        assert few[name] != [TASKS[name].item(record) for record in records(random.Random(1), 30)[name][:7]]
+        assert few[name] != [choice_item(record, TRAINING[name]) for record in records(random.Random(1), 30)[name][:7]]
 
 
 def test_packed_files_and_a_folder_data_are_found(tmp_path: Path) -> None:
@@ -288,8 +290,8 @@ def test_packed_files_and_a_folder_data_are_found(tmp_path: Path) -> None:
     other = tmp_path / "other" / "data"
     for name in NAMES:
         (other / name).mkdir(parents=True)
-        lines = (items / name / f"{TASKS[name].split}.jsonl").read_bytes()
-        (other / name / f"{TASKS[name].split}.jsonl.gz").write_bytes(gzip.compress(lines))
+        lines = (items / name / f"{SPLITS[name]}.jsonl").read_bytes()
+        (other / name / f"{SPLITS[name]}.jsonl.gz").write_bytes(gzip.compress(lines))
     assert drawn(tmp_path, tmp_path / "other") == drawn(tmp_path, items)
 
 
@@ -340,8 +342,9 @@ READ_HUB = """
 import sys
 from pathlib import Path
 from conftest import tiny_recipe
-from keylm.training.benchmarks import TASKS, draw_items
-print(draw_items(tiny_recipe(Path(sys.argv[1]), [f"evaluation.benchmarks={list(TASKS)}"]), quiet=True))
+from keylm.recipe.benchmarks import TRAINING
+from keylm.training.benchmarks import draw_items
+print(draw_items(tiny_recipe(Path(sys.argv[1]), [f"evaluation.benchmarks={list(TRAINING)}"]), quiet=True))
 """
 
 
@@ -350,7 +353,9 @@ def test_from_the_hub_come_the_same_items(tmp_path: Path) -> None:
     made = records(random.Random(1), 6)
     items = write_items(tmp_path / "items", made)
     with FakeHub() as fake:
-        for name, task in TASKS.items():
+        for name, row in TRAINING.items():
+            task = row.training
+            assert task
             fake.repos[task.hub] = split_on_hub(
                 {"data/items.jsonl.gz": json_lines(made[name])}, task.split, task.config
             )

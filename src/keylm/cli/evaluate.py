@@ -156,16 +156,16 @@ def show_instructions(folder: "EvaluationFolder") -> None:
 
 def show(figures: "Sequence[Figure]", folder: "EvaluationFolder") -> None:
     """Print the table with published figures beside."""
-    from keylm.evaluation.results import references
+    from keylm.recipe.benchmarks import published_models
 
     if not figures:
         return
-    published = {row["model"]: row["figures"] for row in references()}
+    published = {row["model"]: row["figures"] for row in published_models()}
     heads = ["per cent", "here", "chance", "items", *BESIDE]
     lines = []
     for figure in figures:
         floor = "" if figure.line.floor is None else f"{100 * figure.line.floor:.0f}"
-        beside = [published[name].get(figure.line.reference or "") for name in BESIDE.values()]
+        beside = [published[name].get(figure.line.title) for name in BESIDE.values()]
         cells = ["" if value is None else f"{value:.1f}" for value in beside]
         lines.append([figure.line.title, str(figure), floor, f"{figure.n:,}", *cells])
     widths = [max(map(len, column)) + 2 for column in zip(heads, *lines, strict=True)]

@@ -16,10 +16,8 @@ Step 3 also counts words that stand up to MAX_SHIFT places away in runs of SHIFT
 out does not hide what follows it.
 """
 
-import hashlib
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -79,8 +77,6 @@ class Match:
     """share of the item's words, or of its question's if that is greater, that are there"""
     answer_leaks: bool
     """whether the right answer stands in the match or within ANSWER_CHARACTERS of it"""
-    ngrams: tuple[int, ...] = field(default=(), repr=False)
-    """keys of the n-grams that text and item share, for `frequent_ngrams`"""
 
     def __str__(self) -> str:
         how = f"{self.words}-gram" if self.how == "ngram" else f"{self.how} {self.share:.2f}"
@@ -116,9 +112,9 @@ class Verdict:
 class Decontaminator:
     """Finds evaluation items in training texts; can be pickled, so that worker processes get it ready-made."""
 
-    def __init__(self, index: EvaluationIndex, ignored: Iterable[int] = ()) -> None:
-        """Look for the items of `index`; n-grams whose keys are `ignored` are proof of nothing."""
-        self._index, self._ignored = index, frozenset(ignored)
+    def __init__(self, index: EvaluationIndex) -> None:
+        """Look for the items of `index`."""
+        self._index = index
         self._names = [facts["name"] for facts in index.facts["sets"]]
 
     @classmethod
@@ -145,17 +141,13 @@ class Decontaminator:
         return cls(index)
 
     def save(self, path: Path) -> None:
-        """Write the index (not the ignored n-grams) to `path`, as numpy arrays of numbers."""
+        """Write the index to `path`, as numpy arrays of numbers."""
         self._index.save(path)
 
     @classmethod
     def load(cls, path: Path) -> "Decontaminator":
         """Return what `save` wrote; raises KeylmError where the file is damaged or of another version."""
         return cls(EvaluationIndex.load(path))
-
-    def ignoring(self, ngrams: Iterable[int]) -> "Decontaminator":
-        """Return a decontaminator to which `ngrams` (from `frequent_ngrams`) are proof of nothing."""
-        return Decontaminator(self._index, self._ignored | frozenset(ngrams))
 
     @property
     def sets(self) -> dict[str, int]:
@@ -171,8 +163,8 @@ class Decontaminator:
         return {facts["name"]: facts["matchable"] for facts in self._index.facts["sets"]}
 
     def fingerprint(self) -> str:
-        """Return the SHA-256 of the items, the settings and the ignored n-grams, in hexadecimal."""
-        return sha256_json([self._index.facts["fingerprint"], sorted(self._ignored)])
+        """Return the SHA-256 of the items and the settings, in hexadecimal."""
+        return str(self._index.facts["fingerprint"])
 
     def check(self, text: str) -> Verdict:
         """Return which items `text` holds."""
@@ -230,9 +222,6 @@ class Decontaminator:
         parts = [there, there[:stem]] if stem >= MATCHABLE_WORDS else [there]
         best = max(parts, key=lambda part: float(part.mean()))
         share, longest = float(best.mean()), max((last - first for first, last in _runs(straight)), default=0)
-        keys = _run_keys(words, straight, min(ngram, len(best)))
-        if keys and self._ignored.issuperset(keys) and (share < 1.0 or len(best) <= LONGEST_NGRAM):
-            return None
         if share == 1.0:
             how: Literal["whole", "ngram", "fuzzy"] = "whole"
         elif ngram <= longest >= LONGEST_NGRAM:
@@ -253,7 +242,6 @@ class Decontaminator:
             last=start + int(places[-1]),
             words=longest if how == "ngram" else int(there.sum()),
             share=share,
-            keys=keys,
             answer=start + answer if answer >= 0 else -1,
         )
 
@@ -275,7 +263,6 @@ class Decontaminator:
             words=alignment.words,
             share=alignment.share,
             answer_leaks=self._answer_leaks(text, spans, start, end, item, alignment.answer),
-            ngrams=alignment.keys,
         )
 
     def _answer_leaks(self, text: str, spans: list[tuple[int, int]], start: int, end: int, item: int, at: int) -> bool:
@@ -302,26 +289,12 @@ class _Alignment:
     """words of the text"""
     words: int
     share: float
-    keys: tuple[int, ...]
     answer: int
     """the word of the text at which the answer would stand, or -1"""
 
     @property
     def rank(self) -> tuple[float, int]:
         return self.share, self.words
-
-
-def frequent_ngrams(texts: Iterable[str], decontaminator: Decontaminator, limit: int = 10) -> frozenset[int]:
-    """Return the keys of n-grams of evaluation items that more than `limit` of the `texts` hold.
-
-    GPT-3 took those for boiler-plate (Brown et al. 2020, appendix C). That needs a pass over the corpus before the
-    one that filters: what is frequent is not known at the first text.
-    """
-    counts: Counter[int] = Counter()
-    for batch in _batches(texts):
-        for verdict in decontaminator.check_many(batch):
-            counts.update({key for match in verdict.matches for key in match.ngrams})
-    return frozenset(key for key, count in counts.items() if count > limit)
 
 
 def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
@@ -370,12 +343,3 @@ def _runs(same: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
     """Return the runs of true values: first place and the place behind the last."""
     edges = np.flatnonzero(np.diff(same, prepend=False, append=False))
     return [(int(first), int(last)) for first, last in zip(edges[0::2], edges[1::2], strict=True)]
-
-
-def _run_keys(words: Row, same: npt.NDArray[np.bool_], size: int) -> tuple[int, ...]:
-    """Return keys of all runs of `size` words that are in the text."""
-    return tuple(
-        int.from_bytes(hashlib.blake2b(words[n : n + size].tobytes(), digest_size=8).digest(), "little")
-        for first, last in _runs(same)
-        for n in range(first, last - size + 1)
-    )

@@ -3,17 +3,12 @@
 Invariant: every line of every file named becomes an item or stops the reading with its file and line; an item that
 was skipped in silence would be one that no training text is checked against.
 
-The kind of benchmark is told from a record's fields, so it does not matter what a user's copy is called:
-- HellaSwag: `ctx` and the right one of `endings`, without WikiHow's marks such as "[step]";
-- PIQA: `goal` and the right one of `sol1`, `sol2`;
-- WinoGrande: `sentence` with the right option in place of "_";
-- BLiMP: `sentence_good` (`sentence_bad` differs from it in a word or two);
-- BoolQ: `question` alone. Its `passage` is an ordinary paragraph of Wikipedia, which says nothing of the question;
-- IFEval: `prompt`, which has no right answer;
-- SciQ: `question` and `correct_answer`;
-- MMLU, ARC, OpenBookQA, CommonsenseQA: the question and the right one of `choices`;
-- LAMBADA: `text`, of which the last word is the answer;
-- other sets: `question` or `prompt`, with `answer` if it is a string.
+A record's fields decide how it is read, so it does not matter what a user's copy is called: as the row of
+recipe/benchmarks.toml says whose `known_by` field it has (HellaSwag, PIQA, WinoGrande, BLiMP, SciQ, BoolQ), else in one
+of the common forms:
+- a question and the right one of `choices` (MMLU, ARC, OpenBookQA, CommonsenseQA);
+- `question` or `prompt`, with `answer` if it is a string (IFEval);
+- `text`, of which the last word is the answer (LAMBADA).
 """
 
 import gzip
@@ -27,11 +22,13 @@ from typing import IO, Any
 
 from keylm.base.errors import KeylmError
 from keylm.data.readers import DAMAGE, ZstdReader
+from keylm.recipe.benchmarks import BENCHMARKS, ItemFields, titles
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 PLAIN_NAMES = {"test", "tests", "validation", "valid", "val", "dev", "train", "data", "eval", "questions", "main"}
 """Names of files and folders that say which split they are and not which set."""
-WIKIHOW_MARK = re.compile(r"\[\w+\]")
+WIKIHOW_MARK = re.compile(r"\[.*?\]")
+"""As in lm_eval's task hellaswag; of 50,210 texts of its validation split, 12 have other words in brackets."""
 
 
 @dataclass(frozen=True)
@@ -121,30 +118,16 @@ def _read_line(line: str, file: Path, number: int) -> EvaluationItem:
         return _item(json.loads(line))
     except (ValueError, LookupError, TypeError, AttributeError):
         raise KeylmError(
-            f"{file}, line {number}: not an evaluation item; accepted: records of ARC, BLiMP, BoolQ, CommonsenseQA, "
-            "HellaSwag, IFEval, LAMBADA, MMLU, OpenBookQA, PIQA, SciQ and WinoGrande, or with `question`, `prompt` "
-            "or `text`"
+            f"{file}, line {number}: not an evaluation item; accepted: records of {titles()}, or with `question`, "
+            "`prompt` or `text`"
         ) from None
 
 
 def _item(record: Mapping[str, Any]) -> EvaluationItem:
     """Return what a record asks; raises ValueError, LookupError, TypeError or AttributeError for anything else."""
-    if "sentence_good" in record:
-        return _checked(record["sentence_good"])
-    if "endings" in record:
-        context = WIKIHOW_MARK.sub(" ", record["ctx"])
-        return _checked(context, [WIKIHOW_MARK.sub(" ", ending) for ending in record["endings"]], record["label"])
-    if "goal" in record:
-        return _checked(record["goal"], [record["sol1"], record["sol2"]], record["label"])
-    if "option1" in record:
-        before, _, after = record["sentence"].partition("_")
-        gold = {"1": 0, "2": 1}.get(str(record["answer"]))
-        return EvaluationItem(before, (record["option1"], record["option2"]), gold, after, inside=True)
-    if "passage" in record:
-        return _checked(record["question"])
-    if "correct_answer" in record:
-        wrong = [record[name] for name in ("distractor1", "distractor2", "distractor3") if record.get(name)]
-        return _checked(record["question"], [record["correct_answer"], *wrong], 0)
+    for known_by, fields in _OWN_FIELDS.items():
+        if known_by in record:
+            return read_item(record, fields)
     if "choices" in record or isinstance(record.get("question"), Mapping):
         return _multiple_choice(record)
     if "question" in record or "prompt" in record:
@@ -155,29 +138,72 @@ def _item(record: Mapping[str, Any]) -> EvaluationItem:
     return EvaluationItem(before, (last,), 0, inside=True)
 
 
+_OWN_FIELDS = {row.item.known_by: row.item for row in BENCHMARKS.values() if row.item and row.item.known_by}
+
+
+def read_item(record: Mapping[str, Any], fields: ItemFields) -> EvaluationItem:
+    """Return the item of a record that has `fields`; raises what `_item` raises where it does not."""
+    stem = record[fields.stem]
+    choices, gold = read_choices(record, fields)
+    if fields.blank:
+        before, _, after = stem.partition(fields.blank)
+        return EvaluationItem(before, tuple(choices), gold, after, inside=True)
+    return _checked(without_marks(stem) if fields.marks else stem, choices, gold)
+
+
+def read_choices(record: Mapping[str, Any], fields: ItemFields) -> tuple[list[str], int | None]:
+    """Return a record's choices and the index of the right one, None where it is withheld; raises what `_item` does."""
+    if isinstance(fields.gold, int):
+        plain = [record[name] for place, name in enumerate(fields.choices) if not place or record.get(name)]
+    elif len(fields.choices) == 1:
+        plain = _labelled(record[fields.choices[0]])
+    else:
+        plain = [record[name] for name in fields.choices]
+    gold = record[fields.gold] if isinstance(fields.gold, str) else fields.gold
+    texts = [choice if isinstance(choice, str) else choice["text"] for choice in plain]
+    if any(text is not choice for text, choice in zip(texts, plain, strict=True)):
+        gold = [choice["label"] for choice in plain].index(gold) if gold else None
+    texts = [without_marks(text) for text in texts] if fields.marks else texts
+    return texts, _index(gold, fields.gold_from, len(texts))
+
+
+def _labelled(choices: Any) -> list[Any]:
+    """Return a field of choices as a list of strings, or of {"text", "label"}."""
+    if isinstance(choices, Mapping):
+        return [{"text": text, "label": label} for text, label in zip(choices["text"], choices["label"], strict=True)]
+    return list(choices)
+
+
+def without_marks(text: str) -> str:
+    """Return a text of HellaSwag without WikiHow's marks such as "[step]", exactly as the harness removes them."""
+    return WIKIHOW_MARK.sub("", text.strip().replace(" [title]", ". ")).replace("  ", " ")
+
+
 def _multiple_choice(record: Mapping[str, Any]) -> EvaluationItem:
     """Return the item of a record whose choices are strings, {"text", "label"} lists, or {"text", "label"} pairs."""
-    question = record.get("question", record.get("question_stem"))
-    stem = question["stem"] if isinstance(question, Mapping) else question
-    choices = question["choices"] if isinstance(question, Mapping) else record["choices"]
-    if isinstance(choices, Mapping):
-        choices = [
-            {"text": text, "label": label} for text, label in zip(choices["text"], choices["label"], strict=True)
-        ]
-    if all(isinstance(choice, str) for choice in choices):
-        return _checked(stem, choices, record.get("answer"))
-    labels = [choice["label"] for choice in choices]
-    key = record.get("answerKey")
-    return _checked(stem, [choice["text"] for choice in choices], labels.index(key) if key else None)
+    stem = record.get("question", record.get("question_stem"))
+    if isinstance(stem, Mapping):
+        record, stem = {**record, "choices": stem["choices"]}, stem["stem"]
+    plain = all(isinstance(choice, str) for choice in _labelled(record["choices"]))
+    gold = "answer" if plain else "answerKey"
+    return _checked(stem, *read_choices(record, _COMMON[gold if gold in record else None]))
 
 
-def _checked(stem: str, choices: Sequence[str] = (), gold: object = None) -> EvaluationItem:
-    """Return an item of `stem` and `choices`; `gold` is an index, a letter, or nothing."""
+_COMMON = {gold: ItemFields(stem="question", choices=("choices",), gold=gold) for gold in ("answer", "answerKey", None)}
+
+
+def _checked(stem: object, choices: Sequence[str] = (), gold: int | None = None) -> EvaluationItem:
+    """Return an item of `stem` and `choices`. Raises ValueError where they are no texts."""
     if not isinstance(stem, str) or not stem.strip() or not all(isinstance(choice, str) for choice in choices):
         raise ValueError
-    if gold is None or gold in ("", -1, "-1"):  # the labels of test splits that are kept back
-        return EvaluationItem(stem, tuple(choices))
-    index = "ABCDEFGHIJ".index(gold) if isinstance(gold, str) and gold.isalpha() else int(str(gold))
-    if not 0 <= index < len(choices):
+    return EvaluationItem(stem, tuple(choices), gold)
+
+
+def _index(gold: object, first: int, count: int) -> int | None:
+    """Return the index that `gold` stands for: a number that counts from `first`, a letter, or nothing."""
+    if gold is None or gold in ("", -1, "-1"):  # the labels of test splits that are withheld
+        return None
+    index = "ABCDEFGHIJ".index(gold) if isinstance(gold, str) and gold.isalpha() else int(str(gold)) - first
+    if not 0 <= index < count:
         raise ValueError
-    return EvaluationItem(stem, tuple(choices), index)
+    return index

@@ -40,6 +40,7 @@ GOPHER_WORDS = 50
 """Gopher drops shorter documents first: its shares of repeated n-grams mean nothing for a few words."""
 CHECKED_TOGETHER = 64
 """Documents that are looked through for evaluation items in one go; short ones are cheaper so."""
+_SENTENCE_END = re.compile(r"[.!?…]+[\"'”’)\]]*(?=\s|$)")
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 """Multiplier of the n-grams' rolling hash: odd, so that no word is lost modulo 2 ** 64."""
 
@@ -53,8 +54,6 @@ class WordCounts(WordTokenizer):
     letter" drops ordinary dialogue; it is a large dependency besides.
     """
 
-    _END = re.compile(r"[.!?…]+[\"'”’)\]]*(?=\s|$)")
-
     def __eq__(self, other: object) -> bool:
         return isinstance(other, WordCounts)
 
@@ -67,7 +66,7 @@ class WordCounts(WordTokenizer):
 
     def span_tokenize(self, text: str) -> list[tuple[int, int]]:
         """Return where each sentence begins and ends; together they cover the text."""
-        ends = [match.end() for match in self._END.finditer(text)]
+        ends = [match.end() for match in _SENTENCE_END.finditer(text)]
         if not ends or ends[-1] < len(text):
             ends.append(len(text))
         return list(zip([0, *ends[:-1]], ends, strict=True))

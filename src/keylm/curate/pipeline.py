@@ -265,14 +265,14 @@ def _near_stages(curation: Curation, ranks: int, work: Path) -> list["CurationSt
     from datatrove.pipeline.dedup import MinhashDedupBuckets, MinhashDedupCluster
 
     from keylm.curate.executors import CurationStage
-    from keylm.curate.steps import KeepFirst, minhash_config, signature
+    from keylm.curate.steps import KeepFirst, Signature, minhash_config
 
-    config = minhash_config(curation)
+    config = minhash_config()
     signatures, buckets, clusters = (str(work / name) for name in ("signatures", "buckets", "clusters"))
     pairs = MinhashDedupBuckets(signatures, buckets, config=config, lines_to_buffer=4096)
     cluster = MinhashDedupCluster(buckets, clusters, config=config, save_cluster_id=True, lines_to_buffer=4096)
     return [
-        CurationStage("signatures", [*_without_exact(curation, work), signature(work / "signatures", curation)], ranks),
+        CurationStage("signatures", [*_without_exact(curation, work), Signature(work / "signatures", config)], ranks),
         CurationStage("buckets", [pairs], config.num_buckets),
         CurationStage("clusters", [cluster], 1),
         CurationStage("firsts", [KeepFirst(work / "clusters", work / "near", ranks)], 1),

@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from keylm.base.console import say
-from keylm.base.errors import KeylmError
-from keylm.base.files import atomic_path, read_json, read_table, sha256_file, sha256_json
+from keylm.base.files import atomic_path, read_json, sha256_file, sha256_json
 from keylm.curate.decontamination import Decontaminator
 from keylm.curate.tally import Tally
 from keylm.recipe.schema import Curation, Source
 
 FORMAT = 2
 """Counts up when the same settings come to mean something else."""
+MINHASH = {"minhash_words": 5, "minhash_buckets": 14, "minhash_hashes": 8}
+"""Words in an n-gram, buckets, and hashes in each: near-duplicates are alike above about (1 / 14) ** (1 / 8) = 0.72."""
 SUSPICIOUS = 0.5
 """A source that loses more than this share of its bytes or documents to the filters is pointed out."""
 REPORT = "report.json"
@@ -28,7 +29,7 @@ DUPLICATE_STEPS = ("exact_duplicates", "near_duplicates")
 
 def settings_of(curation: Curation) -> dict[str, Any]:
     """Return what the outcome depends on besides the sources: no path of this machine, but what lies there."""
-    plain = curation.model_dump(mode="json")
+    plain = {**curation.model_dump(mode="json"), **MINHASH}
     plain["decontaminate"] = [_content(Path(path)) for path in curation.decontaminate]
     return {
         "format": FORMAT,
@@ -83,14 +84,6 @@ def report_hash(report: dict[str, Any]) -> str:
     """Return the SHA-256 of the settings, of what every source was and of its output files, in hexadecimal."""
     files = {name: [entry["origin"], entry["files"]] for name, entry in report["sources"].items()}
     return sha256_json([report["settings"], files])
-
-
-def curation_hash(folder: Path) -> str:
-    """Return the hash of what is curated in `folder`. Raises KeylmError where that is not done."""
-    report = read_table(folder / REPORT)
-    if "hash" not in report:
-        raise KeylmError(f"{folder}: no finished curation; accepted: a folder in which curate() has finished")
-    return str(report["hash"])
 
 
 def _steps(tallies: Path, ranks: Sequence[int]) -> dict[str, Tally]:

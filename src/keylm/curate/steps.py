@@ -27,6 +27,7 @@ from datatrove.utils.text import TextNormConfig, simplify_text
 from keylm.base.files import write_json
 from keylm.curate.filters import WORDS, quality_filters
 from keylm.curate.reading import Unit, joined, stored_hashes
+from keylm.curate.report import MINHASH
 from keylm.curate.tally import Tally
 from keylm.data.documents import Document as Read
 from keylm.data.sources import content_hash
@@ -39,6 +40,12 @@ MOST_WORDS = 300_000
 _ODD, _HALF = np.uint64(0x9E3779B97F4A7C15), np.uint64(32)
 EMAIL, ADDRESS, PHONE = "email@example.com", "192.0.2.1", "555-0100"
 """What stands in place of what was masked: names and numbers reserved for examples (RFC 2606, RFC 5737, NANPA)."""
+
+_PHONE_END = re.compile(r"\d{3}[ .-]\d{4}")
+_INTERNATIONAL_PHONE = re.compile(
+    r"(?<![\w.+-])\+\d{1,3}[ .-]?(?:\(\d{1,4}\)[ .-]?)?\d{2,4}(?:[ .-]?\d{2,4}){2,3}(?![\w-])"
+)
+_AMERICAN_PHONE = re.compile(r"(?<![\w.+/-])(?:1[ .-])?(?:\(\d{3}\) ?\d{3}[ .-]|\d{3}([.-])\d{3}\1)\d{4}(?![\w-])")
 
 
 class Counted(PipelineStep):
@@ -112,11 +119,6 @@ class MaskPii(PIIFormatter):
     """
 
     name = "mask_pii"
-    _ENDING = re.compile(r"\d{3}[ .-]\d{4}")
-    _INTERNATIONAL = re.compile(
-        r"(?<![\w.+-])\+\d{1,3}[ .-]?(?:\(\d{1,4}\)[ .-]?)?\d{2,4}(?:[ .-]?\d{2,4}){2,3}(?![\w-])"
-    )
-    _AMERICAN = re.compile(r"(?<![\w.+/-])(?:1[ .-])?(?:\(\d{3}\) ?\d{3}[ .-]|\d{3}([.-])\d{3}\1)\d{4}(?![\w-])")
 
     def __init__(self, tallies: Path) -> None:
         super().__init__(email_replacement=(EMAIL,), ip_replacement=(ADDRESS,))
@@ -129,8 +131,8 @@ class MaskPii(PIIFormatter):
         if text.count(".") > 2:
             text = self.ip_replacer.replace(text)
         if "+" in text:
-            text = self._INTERNATIONAL.sub(PHONE, text)
-        return self._AMERICAN.sub(PHONE, text) if self._ENDING.search(text) else text
+            text = _INTERNATIONAL_PHONE.sub(PHONE, text)
+        return _AMERICAN_PHONE.sub(PHONE, text) if _PHONE_END.search(text) else text
 
     def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         """Yield every document, masked in its text and in each message."""
@@ -268,19 +270,14 @@ class Signature(MinhashDedupSignature):
         return [np.min(bucket, axis=0).tolist() for bucket in zip(*minima, strict=True)]
 
 
-def minhash_config(curation: Curation) -> MinhashConfig:
+def minhash_config() -> MinhashConfig:
     """Return datatrove's settings; its default hash would need xxhash below 4, and is not used here (see Signature)."""
     return MinhashConfig(
-        n_grams=curation.minhash_words,
-        num_buckets=curation.minhash_buckets,
-        hashes_per_bucket=curation.minhash_hashes,
+        n_grams=MINHASH["minhash_words"],
+        num_buckets=MINHASH["minhash_buckets"],
+        hashes_per_bucket=MINHASH["minhash_hashes"],
         hash_config=HashConfig(precision=64, hash_fc="sha1"),
     )
-
-
-def signature(folder: Path, curation: Curation) -> Signature:
-    """Return the step that writes signatures to `folder`."""
-    return Signature(folder, minhash_config(curation))
 
 
 def clean_writer(folder: Path) -> JsonlWriter:

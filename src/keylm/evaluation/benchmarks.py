@@ -19,34 +19,30 @@ from typing import Any, Literal
 from keylm.base.console import errors, say, seconds
 from keylm.base.errors import KeylmError
 from keylm.base.files import read_table, write_json
-from keylm.evaluation import robustness
+from keylm.evaluation.prompt_noise import RATES, noises
 from keylm.evaluation.results import EvaluationFolder, Record
 from keylm.evaluation.task_files import TaskFiles, harness_folders, prepare
 from keylm.model.folder import check_model_folder, model_fingerprint, silence_transformers
+from keylm.recipe.benchmarks import BENCHMARKS, MISTYPED
 from keylm.runtimes.generation import rows_at_once
 
+
+def _suite(suite: str) -> tuple[str, ...]:
+    """Return a suite's benchmarks, slow ones last."""
+    rows = {name: row for name, row in BENCHMARKS.items() if row.suite == suite and not row.stands_in_for}
+    return tuple(sorted(rows, key=lambda name: rows[name].slow))
+
+
 SUITES = {
-    "card": (
-        "arc_easy",
-        "arc_challenge",
-        "openbookqa",
-        "piqa",
-        "winogrande",
-        "hellaswag",
-        "mmlu",
-        "ifeval",
-    ),
-    "extras": ("sciq", "commonsense_qa", "boolq", "lambada_openai", "blimp"),
-    "robustness": (*robustness.BENCHMARKS, *robustness.noises()),
-    **{
-        f"robustness_{rate}": tuple(name for name, noise in robustness.noises().items() if noise.rate == rate)
-        for rate in robustness.RATES
-    },
+    "card": _suite("card"),
+    "extras": _suite("extras"),
+    "robustness": (*MISTYPED, *noises()),
+    **{f"robustness_{rate}": tuple(name for name, noise in noises().items() if noise.rate == rate) for rate in RATES},
 }
-"""The card's rows, quick ones first; what is of interest beside them; the same prompts with typing errors, also by the
-share of words that have one, for a part of it or for several GPUs."""
-STAND_INS = {"sciq": "sciq_validation"}
-"""Measured where the first's items are not on this machine; named apart, as it is another split."""
+"""The rows of a model card; further benchmarks; prompts with typing errors, also by error rate, for a part of them or
+for several GPUs."""
+STAND_INS = {row.stands_in_for: name for name, row in BENCHMARKS.items() if row.stands_in_for}
+"""Measured where the first's items are not on this machine; named separately, as it is another split."""
 HUB = "from the hub"
 Chat = Literal["ifeval", "all", "none"]
 Scoring = Literal["fast", "harness"]

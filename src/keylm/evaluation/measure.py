@@ -8,6 +8,7 @@ from keylm.base.console import say
 from keylm.base.errors import KeylmError
 from keylm.base.files import read_table, write_json
 from keylm.evaluation import benchmarks, robustness
+from keylm.evaluation.prompt_noise import noises
 from keylm.evaluation.results import EvaluationFolder, Record, write_rows
 from keylm.recipe.run_folder import RunFolder
 
@@ -93,11 +94,11 @@ def _instructions(
 
 def robustness_points(found: dict[str, Record]) -> list[dict[str, Any]]:
     """Return the accuracies under typing errors (rate 0: clean) that benchmarks' records have."""
-    noises = robustness.noises()
-    mistyped = {noise.benchmark for name, noise in noises.items() if name in found}
+    tasks = noises()
+    mistyped = {noise.benchmark for name, noise in tasks.items() if name in found}
     points = []
     for name, record in found.items():
-        noise = noises.get(name)
+        noise = tasks.get(name)
         if noise is None and name not in mistyped:
             continue
         benchmark, rate, seed = (noise.benchmark, noise.rate, noise.seed) if noise else (name, 0, 0)
@@ -113,7 +114,7 @@ def robustness_record(points: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return what robustness.json holds: the points, and each benchmark's curve by its main metric."""
     found = robustness.curves(points)
     low, high = found["interval"] or (None, None)
-    rows = [row for row in found["curves"] if row["metric"] == robustness.BENCHMARKS[row["benchmark"]].metric]
+    rows = [row for row in found["curves"] if row["metric"] == robustness.main_metric(row["benchmark"])]
     return {
         "points": list(points),
         "curves": [_curve(row) for row in rows],

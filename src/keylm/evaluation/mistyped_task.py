@@ -1,4 +1,4 @@
-"""What the task files beside this name: the installed harness's own task, its prompts mistyped."""
+"""What the task files of prompt_noise.py name: the installed harness's own task, its prompts mistyped."""
 
 import importlib
 from collections.abc import Callable, Mapping
@@ -11,16 +11,17 @@ import yaml
 from lm_eval.api.task import ConfigurableTask
 
 from keylm.base.errors import KeylmError
-from keylm.evaluation.robustness import BENCHMARKS, Noise
+from keylm.evaluation.prompt_noise import Noise
+from keylm.recipe.benchmarks import MISTYPED
 
 _STRUCTURE = ("class", "typos", "tag", "group", "include", "task_list")
-"""Keys of a task file that are no fields of a task."""
+"""Keys of a task file that are not fields of a task."""
 
 
 class TypoTask(ConfigurableTask):  # type: ignore[misc]
     """A clean task of the harness with a `Noise` over its prompts.
 
-    Few-shot examples, where they are asked for, are mistyped like the question.
+    Few-shot examples, where requested, are mistyped like the question.
     """
 
     def __init__(self, config: Mapping[str, Any] | None = None) -> None:
@@ -28,9 +29,9 @@ class TypoTask(ConfigurableTask):  # type: ignore[misc]
 
 
 class Processing:
-    """The harness's processing of a benchmark's items, then the noise; its text is what results say of it.
+    """The harness's processing of a benchmark's items, then the noise; results record its `repr`.
 
-    No dataclass: lm_eval would write its fields into the results, and with them where a function lay in memory.
+    Not a dataclass: lm_eval would write its fields into the results, with the functions' memory addresses.
     """
 
     def __init__(self, first: Callable[[Any], Any] | None, noise: Noise) -> None:
@@ -46,14 +47,14 @@ class Processing:
 
 
 def mistyped_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a task's whole config: the harness's, with what `config` has of its own, and the noise of its `typos`.
+    """Return a task's complete config: the harness's, overridden by `config`, and the noise of its `typos`.
 
     Raises KeylmError where `typos` does not say which benchmark, rate and seed.
     """
-    asked = config.get("typos")
-    if not isinstance(asked, Mapping) or set(asked) != {"benchmark", "rate", "seed"}:
-        raise KeylmError(f"task {config.get('task')}: typos = {asked!r}; accepted: benchmark, rate and seed")
-    noise = Noise(**asked)
+    given = config.get("typos")
+    if not isinstance(given, Mapping) or set(given) != {"benchmark", "rate", "seed"}:
+        raise KeylmError(f"task {config.get('task')}: typos = {given!r}; accepted: benchmark, rate and seed")
+    noise = Noise(**given)
     own = {key: value for key, value in config.items() if key not in _STRUCTURE}
     whole = {**official_config(noise.benchmark), **own}
     metadata = [part.get("metadata") or {} for part in (official_config(noise.benchmark), config)]
@@ -64,10 +65,10 @@ def mistyped_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def official_config(benchmark: str) -> dict[str, Any]:
     """Return the installed harness's config of a benchmark, its functions imported."""
-    file = Path(lm_eval.__file__).parent / "tasks" / BENCHMARKS[benchmark].file
+    file = Path(lm_eval.__file__).parent / "tasks" / MISTYPED[benchmark].harness
 
     class Loader(yaml.SafeLoader):  # type: ignore[misc]
-        """Imports what `!function` names from beside the harness's file."""
+        """Imports what `!function` names from the folder of the harness's file."""
 
     Loader.add_constructor("!function", partial(_function, f"lm_eval.tasks.{file.parent.name}"))
     config: dict[str, Any] = yaml.load(file.read_text(encoding="utf-8"), Loader=Loader)

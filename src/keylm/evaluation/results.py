@@ -11,23 +11,18 @@ item]}, "harness", "task_hashes", "seconds", "command", "settings"}; values are 
 is what it was measured with and what decides whether it counts as finished.
 """
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from keylm.base.files import read_table, write_json
+from keylm.evaluation.statistics import bootstrap_error
+from keylm.recipe.benchmarks import BENCHMARKS
 
 Record = dict[str, Any]
 """A finished benchmark, as in its file."""
-IFEVAL = ("prompt_level_strict_acc", "inst_level_strict_acc", "prompt_level_loose_acc", "inst_level_loose_acc")
-DRAWS = 1000
-"""Bootstrap samples."""
 
 
 class EvaluationFolder:
@@ -63,37 +58,30 @@ def default_folder(model: str, limit: int | None = None) -> Path:
 
 @dataclass(frozen=True)
 class ResultLine:
-    """A line of the table: the mean of metrics of one or more benchmarks."""
+    """A line of the results table: the mean of metrics of one or more benchmarks."""
 
     title: str
+    """also the name of its published figures"""
     parts: tuple[tuple[str, str], ...]
     """(benchmark, metric)"""
     floor: float | None = None
-    """What guessing gets."""
-    reference: str | None = None
-    """The figure's name in reference.json."""
+    """the share right by guessing"""
 
 
-CARD = (
-    ResultLine("MMLU acc", (("mmlu", "acc"),), 0.25, "mmlu_acc"),
-    ResultLine("ARC avg acc_norm", (("arc_easy", "acc_norm"), ("arc_challenge", "acc_norm")), 0.25, "arc_avg_acc_norm"),
-    ResultLine("HellaSwag acc_norm", (("hellaswag", "acc_norm"),), 0.25, "hellaswag_acc_norm"),
-    ResultLine("PIQA acc", (("piqa", "acc"),), 0.5, "piqa"),
-    ResultLine("WinoGrande acc", (("winogrande", "acc"),), 0.5, "winogrande_acc"),
-    ResultLine("OpenBookQA acc", (("openbookqa", "acc"),), 0.25, "openbookqa"),
-    ResultLine("OpenBookQA acc_norm", (("openbookqa", "acc_norm"),), 0.25),
-    ResultLine("IFEval mean of four", tuple(("ifeval", metric) for metric in IFEVAL), None, "ifeval_4avg"),
-)
-"""The seven rows of KeyLM-75M's card; OpenBookQA's other metric stands beside, as the card does not say which it is."""
-EXTRAS = (
-    ResultLine("BLiMP acc", (("blimp", "acc"),), 0.5),
-    ResultLine("LAMBADA acc", (("lambada_openai", "acc"),)),
-    ResultLine("LAMBADA perplexity", (("lambada_openai", "perplexity"),)),
-    ResultLine("SciQ acc", (("sciq", "acc"),), 0.25),
-    ResultLine("SciQ validation acc", (("sciq_validation", "acc"),), 0.25),
-    ResultLine("BoolQ acc", (("boolq", "acc"),), 0.5),
-    ResultLine("CommonsenseQA acc", (("commonsense_qa", "acc"),), 0.2),
-)
+def suite_lines(suite: str) -> tuple[ResultLine, ...]:
+    """Return the lines of a suite's benchmarks, in the order of their table."""
+    lines: dict[str, ResultLine] = {}
+    for name, row in BENCHMARKS.items():
+        if row.suite == suite:
+            parts = tuple((name, metric) for metric in row.metrics)
+            before = lines[row.main_line].parts if row.main_line in lines else ()
+            lines[row.main_line] = ResultLine(row.main_line, (*before, *parts), row.chance)
+            for metric in row.also:
+                lines[f"{row.title} {metric}"] = ResultLine(f"{row.title} {metric}", ((name, metric),), row.chance)
+    return tuple(lines.values())
+
+
+CARD, EXTRAS = suite_lines("card"), suite_lines("extras")
 
 
 @dataclass(frozen=True)
@@ -132,34 +120,13 @@ def table(benchmarks: Mapping[str, Record], lines: Sequence[ResultLine] = CARD +
 def _stderr(line: ResultLine, parts: Sequence[Mapping[str, Any]], records: Sequence[Record]) -> float | None:
     """Return the standard error of the mean of a line's parts.
 
-    Different benchmarks are independent; metrics of the same one are not, and are drawn together by bootstrap.
+    Different benchmarks are independent; metrics of the same one are not: their items are drawn together by bootstrap.
     """
     if len(records) == len(parts):
         errors = [part["stderr"] for part in parts]
         return None if None in errors else math.hypot(*errors) / len(errors)
     items = records[0].get("items", {})
     return bootstrap_error([items[metric] for _, metric in line.parts]) if items else None
-
-
-def bootstrap_error(items: Sequence[Sequence[float | Sequence[float]]], seed: int = 0) -> float:
-    """Return the standard error of the mean of several metrics' means, items drawn anew together.
-
-    Each metric has one entry an item: a number, or a list of numbers that all count (instructions of a prompt).
-    """
-    sums = np.array([[float(np.sum(entry)) for entry in metric] for metric in items])
-    sizes = np.array([[np.size(entry) for entry in metric] for metric in items], dtype=np.float64)
-    generator = np.random.default_rng(seed)
-    means = []
-    for _ in range(DRAWS):
-        drawn = generator.integers(0, sums.shape[1], sums.shape[1])
-        means.append(float((sums[:, drawn].sum(1) / sizes[:, drawn].sum(1)).mean()))
-    return float(np.std(means, ddof=1))
-
-
-def references() -> list[dict[str, Any]]:
-    """Return published zero-shot figures in per cent, each row with its source; protocols differ by up to a point."""
-    text = files("keylm.evaluation").joinpath("reference.json").read_text(encoding="utf-8")
-    return list(json.loads(text))
 
 
 def write_rows(folder: EvaluationFolder, model: str) -> None:

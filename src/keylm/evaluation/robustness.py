@@ -1,199 +1,25 @@
-r"""Accuracy under typing errors: lm_eval tasks whose prompts are mistyped, and what is read off their results.
+"""Accuracy under typing errors: retention by error rate, and the area under its curve.
 
-    lm_eval --include_path $(python -c "import keylm.evaluation.robustness as r; print(r.TASKS)") \
-        --model hf --model_args pretrained=MODEL --tasks hellaswag_typos_10_1
-
-BENCHMARK_typos_RATE_SEED: RATE per cent of the prompt's words are mistyped by data/typos.py. Everything else is the
-installed harness's own: data, prompt, choices, metrics.
-
-Invariants: an item's noise depends on its benchmark, its clean text, the rate and the seed alone, not on its place, its
-file or the platform; choices and the words that the harness puts around a question are never touched.
+prompt_noise.py has the tasks that the accuracies come from; docs/robustness.md has the definitions.
 """
 
 import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from itertools import pairwise, product
-from pathlib import Path
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import yaml
 
 from keylm.base.errors import KeylmError
-from keylm.base.files import atomic_write
-from keylm.recipe.schema import Typos
-from keylm.typos.model import VERSION, TypoModel
+from keylm.evaluation.statistics import DRAWS, Values, middle_95
+from keylm.recipe.benchmarks import MISTYPED
 
-TASKS = Path(__file__).parent / "tasks"
-"""Folder of the task files, for lm_eval's --include_path."""
-TASK_CLASS = "keylm.evaluation.mistyped_task.TypoTask"
-RATES = (5, 10, 20)
-"""Per cent of words."""
-SEEDS = (1, 2, 3)
 HIGHEST_RATE = 20
-"""Where the area under the curve ends."""
+"""Per cent of words: where the area under the curve ends."""
 CLEAR_ERRORS = 3
-"""Standard errors by which a clean accuracy must exceed chance; below, what is kept of it is a share of noise."""
-DRAWS = 2000
-
-
-@dataclass(frozen=True)
-class Benchmark:
-    """A multiple-choice task of the harness, and where its prompt stands."""
-
-    file: str
-    """in lm_eval/tasks"""
-    field: str
-    """of a processed item: what is asked, without the harness's words around it"""
-    chance: float
-    metric: str
-    """the one that counts for the mean over benchmarks"""
-
-
-BENCHMARKS = {
-    "hellaswag": Benchmark("hellaswag/hellaswag.yaml", "query", 0.25, "acc_norm"),
-    "piqa": Benchmark("piqa/piqa.yaml", "goal", 0.5, "acc"),
-    "arc_easy": Benchmark("arc/arc_easy.yaml", "question", 0.25, "acc_norm"),
-}
-
-
-@dataclass(frozen=True)
-class Noise:
-    """Mistypes the prompts of a benchmark: a `process_docs` for lm_eval once the harness's own has run."""
-
-    benchmark: str
-    rate: int
-    """per cent of words"""
-    seed: int
-
-    def __post_init__(self) -> None:
-        if self.benchmark not in BENCHMARKS:
-            raise KeylmError(f"typos: benchmark {self.benchmark!r} is not known; accepted: {', '.join(BENCHMARKS)}")
-        if not isinstance(self.rate, int) or not 0 < self.rate <= 50:
-            raise KeylmError(f"typos: rate = {self.rate!r} is not accepted; accepted: 1 … 50 (per cent of words)")
-        if not isinstance(self.seed, int):
-            raise KeylmError(f"typos: seed = {self.seed!r} is not accepted; accepted: a whole number")
-
-    @property
-    def task(self) -> str:
-        """The task's name."""
-        return f"{self.benchmark}_typos_{self.rate}_{self.seed}"
-
-    def __call__(self, docs: Any) -> Any:
-        """Return a datasets.Dataset with its prompts mistyped, and two more columns.
-
-        `words` and `words_mistyped` count the words of the clean prompt.
-        """
-        field = BENCHMARKS[self.benchmark].field
-        mistyped, counts = self.mistype(list(docs[field]))
-        words, changed = [list(column) for column in zip(*counts, strict=True)] if counts else ([], [])
-        columns = {field: mistyped, "words": words, "words_mistyped": changed}
-        docs = docs.remove_columns([name for name in columns if name in docs.column_names])
-        for name, column in columns.items():
-            docs = docs.add_column(name, column)
-        return docs
-
-    def mistype(self, texts: Sequence[str]) -> tuple[list[str], list[tuple[int, int]]]:
-        """Return the texts mistyped, and for each how many words it has and how many of them were mistyped."""
-        identities = [self._identity(text) for text in texts]
-        epochs = [0] * len(texts)
-        made = _model().corrupt_many(texts, self.seed, identities, epochs, self.rate / 100) if texts else []
-        counts = [
-            (len(text.split()), sum(len(text[edit.clean_start : edit.clean_end].split()) for edit in noisy.edits))
-            for text, noisy in zip(texts, made, strict=True)
-        ]
-        return [noisy.text for noisy in made], counts
-
-    def facts(self) -> dict[str, Any]:
-        """Return what decides the noise, for the results that lm_eval writes."""
-        return {**asdict(self), "version": VERSION, "typo_model": _model().fingerprint()}
-
-    def _identity(self, text: str) -> int:
-        """Return 64 bits that stand for an item: the same at every rate, so higher ones mostly add to lower ones."""
-        digest = hashlib.blake2b(f"{self.benchmark}\0{text}".encode(), digest_size=8).digest()
-        return int.from_bytes(digest, "little")
-
-
-def _model() -> TypoModel:
-    """Return the typo engine as the package has it: without word lists, which would differ between machines."""
-    return TypoModel(Typos())
-
-
-def noises() -> dict[str, Noise]:
-    """Return the 27 tasks by name; the clean tasks beside them are the harness's own, named like the benchmarks."""
-    made = [Noise(*parts) for parts in product(BENCHMARKS, RATES, SEEDS)]
-    return {noise.task: noise for noise in made}
-
-
-def measured_noise(docs: Any) -> dict[str, Any]:
-    """Return how much of a task's items was mistyped: {"items", "words", "mistyped", "rate", "mean_item_rate"}.
-
-    `docs` are a task's items (`task.eval_docs`): a datasets.Dataset, or dicts. `rate` is the share of all words,
-    `mean_item_rate` the mean of the items' shares; None where there are no words. Raises KeylmError for items that were
-    not mistyped by a `Noise`.
-    """
-    if hasattr(docs, "select_columns") and {"words", "words_mistyped"} <= set(docs.column_names):
-        docs = docs.select_columns(["words", "words_mistyped"])  # the others take most of the time
-    try:
-        counts = [(int(doc["words"]), int(doc["words_mistyped"])) for doc in docs]
-    except KeyError:
-        raise KeylmError(
-            "typos: the items do not say what was mistyped; accepted: those of a BENCHMARK_typos task"
-        ) from None
-    shares = [wrong / word for word, wrong in counts if word]
-    words, mistyped = sum(word for word, _ in counts), sum(wrong for _, wrong in counts)
-    return {
-        "items": len(counts),
-        "words": words,
-        "mistyped": mistyped,
-        "rate": mistyped / words if words else None,
-        "mean_item_rate": math.fsum(shares) / len(shares) if shares else None,
-    }
-
-
-def robustness_configs(base: Mapping[str, Mapping[str, Any]] | None = None) -> dict[str, dict[str, Any]]:
-    """Return lm_eval's configs of the typo tasks by name, derived from those of the clean tasks.
-
-    `base` has the config of each benchmark that is to be mistyped, at least what differs from the harness's: nothing
-    for the data on the hub, or where the same items lie on disk (`dataset_path`, `dataset_kwargs`, …). Prompts are the
-    same either way. What is left out comes from the installed harness, so that an `include` of its file is dropped.
-    lm_eval takes such a config in the place of a task's name. Raises KeylmError where `base` has no benchmark that can
-    be mistyped.
-    """
-    from keylm.evaluation.mistyped_task import TypoTask
-
-    return {name: {**config, "class": TypoTask} for name, config in _plain_configs(base).items()}
-
-
-def write_tasks(folder: Path, base: Mapping[str, Mapping[str, Any]] | None = None) -> list[Path]:
-    """Write a task file for each of `robustness_configs(base)`; `folder` then is an --include_path for lm_eval."""
-    paths = []
-    for name, config in _plain_configs(base).items():
-        text = yaml.safe_dump(config, sort_keys=False) + f"class: !function {TASK_CLASS}\n"
-        atomic_write(folder / f"{name}.yaml", text)
-        paths.append(folder / f"{name}.yaml")
-    return paths
-
-
-def _plain_configs(base: Mapping[str, Mapping[str, Any]] | None) -> dict[str, dict[str, Any]]:
-    """Return the configs without the class, which cannot be imported without lm_eval."""
-    given: Mapping[str, Mapping[str, Any]] = {name: {} for name in BENCHMARKS} if base is None else base
-    if not any(name in BENCHMARKS for name in given):
-        raise KeylmError(f"typos: no benchmark among {', '.join(given) or 'none'}; accepted: {', '.join(BENCHMARKS)}")
-    configs = {}
-    for name, noise in noises().items():
-        if noise.benchmark in given:
-            kept = {key: value for key, value in given[noise.benchmark].items() if key not in ("include", "tag")}
-            tags = ["typos", f"{noise.benchmark}_typos"]
-            configs[name] = {**kept, "task": name, "tag": tags, "typos": asdict(noise)}
-    return configs
-
-
+"""Standard errors by which clean accuracy must exceed chance; below, retention is mostly noise."""
 Point = Mapping[str, Any]
-Values = npt.NDArray[np.float64]
 
 
 def curves(points: Iterable[Point]) -> dict[str, Any]:
@@ -215,20 +41,25 @@ def curves(points: Iterable[Point]) -> dict[str, Any]:
         _check(point)
         grouped.setdefault((point["benchmark"], point["metric"]), []).append(point)
     rows, drawn = [], {}
-    for key in sorted(grouped, key=lambda key: (list(BENCHMARKS).index(key[0]), key[1])):
+    for key in sorted(grouped, key=lambda key: (list(MISTYPED).index(key[0]), key[1])):
         row = _row(*key, grouped[key])
         if row["area"] is not None:
             drawn[key] = _drawn(row, grouped[key])
             row["interval"] = _interval(drawn[key])
         rows.append(row)
-    main = [row for row in rows if row["metric"] == BENCHMARKS[row["benchmark"]].metric]
+    main = [row for row in rows if row["metric"] == main_metric(row["benchmark"])]
     return {"curves": rows, **_mean_area(main, drawn)}
+
+
+def main_metric(benchmark: str) -> str:
+    """Return the metric that counts for the mean over benchmarks."""
+    return MISTYPED[benchmark].metrics[0]
 
 
 def _check(point: Point) -> None:
     benchmark, rate, value, stderr = (point.get(key) for key in ("benchmark", "rate", "value", "stderr"))
-    if benchmark not in BENCHMARKS or not isinstance(point.get("metric"), str):
-        known = ", ".join(BENCHMARKS)
+    if benchmark not in MISTYPED or not isinstance(point.get("metric"), str):
+        known = ", ".join(MISTYPED)
         raise KeylmError(f"robustness: no curve for {dict(point)}; accepted: a metric of one of {known}")
     for name, number, highest in (("rate", rate, 100), ("value", value, 1), ("stderr", stderr, 1)):
         absent = number is None and name == "stderr"
@@ -237,7 +68,7 @@ def _check(point: Point) -> None:
 
 
 def _row(benchmark: str, metric: str, points: Sequence[Point]) -> dict[str, Any]:
-    chance = BENCHMARKS[benchmark].chance
+    chance = float(MISTYPED[benchmark].chance or 0)
     rates = [_at_rate(rate, points) for rate in sorted({point["rate"] for point in points})]
     reason = _undefined(rates, chance)
     for at in rates:
@@ -307,14 +138,13 @@ def _drawn(row: Mapping[str, Any], points: Sequence[Point]) -> Values | None:
 
 
 def _interval(drawn: Values | None) -> list[float] | None:
-    """Return the bounds of the middle 95 %."""
-    return None if drawn is None else [float(bound) for bound in np.nanpercentile(drawn, [2.5, 97.5])]
+    return None if drawn is None else list(middle_95(drawn))
 
 
 def _mean_area(rows: Sequence[Mapping[str, Any]], drawn: Mapping[tuple[str, str], Values | None]) -> dict[str, Any]:
     """Return the mean of the rows that have an area; different benchmarks are independent."""
     counted = [row for row in rows if row["area"] is not None]
-    missing = [name for name in BENCHMARKS if name not in [row["benchmark"] for row in rows]]
+    missing = [name for name in MISTYPED if name not in [row["benchmark"] for row in rows]]
     reasons = [f"{row['benchmark']}: {row['reason']}" for row in rows if row["reason"]]
     reasons += [f"{name}: no accuracies" for name in missing]
     draws = [found for row in counted if (found := drawn[row["benchmark"], row["metric"]]) is not None]

@@ -1,13 +1,13 @@
 """Where a benchmark's items come from: the harness's own data sets on the hub, or files on this machine.
 
 Prompts, choices, metrics and versions are always those of the installed lm_eval: for items on disk each of its task
-files is included by one that changes nothing but the place of the data. A folder of items has `data/` with JSON lines
-in the data sets' own columns (`data/hellaswag/validation.jsonl`, …) and may have `nltk_data/`, which IFEval needs.
+files is included by one that changes only the path of the data. A folder of items has `data/` with JSON lines in the
+data sets' own columns (the files that recipe/benchmarks.toml names) and may have `nltk_data/`, which IFEval needs.
 """
 
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,39 +16,8 @@ import yaml
 
 from keylm.base.errors import KeylmError
 from keylm.base.files import sha256_file, sha256_json
-from keylm.evaluation.robustness import BENCHMARKS, TASKS, noises, write_tasks
-
-SPLITS: dict[str, dict[str, str]] = {
-    "arc_easy": {"test": "arc_easy/test.jsonl", "validation": "arc_easy/validation.jsonl"},
-    "arc_challenge": {"test": "arc_challenge/test.jsonl", "validation": "arc_challenge/validation.jsonl"},
-    "hellaswag": {"validation": "hellaswag/validation.jsonl"},
-    "piqa": {"validation": "piqa/validation.jsonl"},
-    "winogrande": {"validation": "winogrande/validation.jsonl"},
-    "openbookqa": {"test": "openbookqa/test.jsonl", "validation": "openbookqa/validation.jsonl"},
-    "ifeval": {"train": "ifeval/train.jsonl"},
-    "lambada_openai": {"test": "lambada_openai/test.jsonl"},
-    "boolq": {"validation": "boolq/validation.jsonl"},
-    "commonsense_qa": {"validation": "commonsense_qa/validation.jsonl"},
-    "sciq": {"test": "sciq/test.jsonl"},
-    "sciq_validation": {"validation": "sciq/validation.jsonl"},
-}
-"""Files of each split that is read without examples; what is missing there costs its benchmark."""
-HARNESS_FILES = {
-    **{name: benchmark.file for name, benchmark in BENCHMARKS.items()},
-    "arc_challenge": "arc/arc_challenge.yaml",
-    "winogrande": "winogrande/default.yaml",
-    "openbookqa": "openbookqa/openbookqa.yaml",
-    "ifeval": "ifeval/ifeval.yaml",
-    "lambada_openai": "lambada/lambada_openai.yaml",
-    "boolq": "super_glue/boolq/default.yaml",
-    "commonsense_qa": "commonsense_qa/default.yaml",
-    "sciq": "sciq/sciq.yaml",
-    "sciq_validation": "sciq/sciq.yaml",
-}
-GROUPS = {"mmlu": "mmlu/default", "blimp": "blimp"}
-"""Benchmarks of many parts, and the harness's folder that has a file for each and for the groups."""
-NO_EXAMPLES = {"training_split": None}
-"""Splits that only few-shot prompts are drawn from need not be there."""
+from keylm.evaluation.prompt_noise import noises, write_tasks
+from keylm.recipe.benchmarks import BENCHMARKS, MISTYPED, PARTS, BenchmarkSpec
 
 
 class _TaskText(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML is untyped
@@ -60,50 +29,52 @@ _TaskText.add_constructor("!function", lambda loader, node: loader.construct_sca
 
 @dataclass(frozen=True)
 class TaskFiles:
-    """A folder of task files for lm_eval, and what its items are known by."""
+    """Folders of task files for lm_eval, and the hashes of their items."""
 
     folders: tuple[Path, ...]
     alone: bool
-    """Whether the harness's own tasks are left out, whose names these have."""
+    """whether the harness's own tasks, which have the same names, are left out"""
     hashes: dict[str, str]
-    """SHA-256 of each benchmark's items, where they lie on this machine."""
+    """SHA-256 of each benchmark's items, where they are on this machine"""
 
 
 def prepare(tasks_path: Path | None, scratch: Path) -> TaskFiles:
-    """Return the task files to use: the harness's (None), a user's, or ones for items on disk, written to `scratch`.
+    """Return the task files to use: the harness's (None), a user's, or ones for items on disk.
 
-    The tasks with mistyped prompts (robustness.py) are always among them. Raises KeylmError where `tasks_path` holds
-    neither task files nor items.
+    What is generated is written to `scratch`, always with the tasks whose prompts are mistyped (prompt_noise.py).
+    Raises KeylmError where `tasks_path` has neither task files nor items.
     """
-    if tasks_path is None:
-        return TaskFiles((TASKS,), alone=False, hashes={})
-    if (tasks_path / "data").is_dir():
+    if tasks_path and (tasks_path / "data").is_dir():
         for variable in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):
             os.environ[variable] = "1"
         if (tasks_path / "nltk_data").is_dir():
             os.environ["NLTK_DATA"] = str((tasks_path / "nltk_data").absolute())
         return TaskFiles((scratch,), alone=True, hashes=write_task_files(tasks_path / "data", scratch))
-    if tasks_path.is_dir() and next(tasks_path.rglob("*.yaml"), None):
-        return TaskFiles((TASKS, tasks_path), alone=False, hashes={})
-    raise KeylmError(
-        f"--tasks-path {tasks_path}: neither task files nor items in it; accepted: a folder with lm_eval's *.yaml, or "
-        "with data/hellaswag/validation.jsonl and the like"
-    )
+    if tasks_path and not (tasks_path.is_dir() and next(tasks_path.rglob("*.yaml"), None)):
+        raise KeylmError(
+            f"--tasks-path {tasks_path}: neither task files nor items in it; accepted: a folder with lm_eval's *.yaml, "
+            "or with data/hellaswag/validation.jsonl and the like"
+        )
+    write_tasks(scratch)
+    return TaskFiles((scratch, tasks_path) if tasks_path else (scratch,), alone=False, hashes={})
 
 
 def write_task_files(data: Path, out: Path) -> dict[str, str]:
-    """Write a task file for every benchmark whose items are in `data`; return their hashes by name."""
+    """Write a task file for every benchmark whose items are in `data`; return the hashes of the items by name."""
     hashes, clean = {}, {}
     out.mkdir(parents=True, exist_ok=True)
-    for name, configs in [*_single(data), *_parted(data)]:
+    for name, row in BENCHMARKS.items():
+        configs = _configs(name, row, data)
+        if not configs:
+            continue
         clean[name] = configs.get(name, {})
         for task, config in configs.items():
             (out / f"{task}.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
         used = sorted({file for config in configs.values() for file in config["dataset_kwargs"]["data_files"].values()})
         hashes[name] = sha256_json([sha256_file(Path(file)) for file in used])
-        for file in sorted(_harness(GROUPS[name]).glob("_*.yaml")) if name in GROUPS else ():
+        for file in sorted(_harness(row.harness).glob("_*.yaml")) if row.has_parts else ():
             shutil.copy(file, out / file.name)
-    mistyped = {name: config for name, config in clean.items() if name in BENCHMARKS}
+    mistyped = {name: config for name, config in clean.items() if name in MISTYPED}
     if mistyped:
         write_tasks(out, mistyped)
     for name, noise in noises().items():
@@ -112,36 +83,29 @@ def write_task_files(data: Path, out: Path) -> dict[str, str]:
     return hashes
 
 
-def _single(data: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    for name, splits in SPLITS.items():
-        files = {split: str(data / file) for split, file in splits.items() if (data / file).is_file()}
-        if set(files) == set(splits):
-            left_out = {"test_split": None} if name == "sciq_validation" else {}
-            extra = {} if name in ("ifeval", "lambada_openai") else NO_EXAMPLES
-            yield name, {name: _config(name, HARNESS_FILES[name], files) | extra | left_out}
+def _configs(name: str, row: BenchmarkSpec, data: Path) -> dict[str, dict[str, Any]]:
+    """Return the configs of a benchmark's tasks by name: none where its items are not all in `data`."""
+    if not row.has_parts:
+        files = _files(row, data)
+        return {name: _config(name, row.harness, files) | dict.fromkeys(row.without)} if files else {}
+    configs = {}
+    for file in sorted(_harness(row.harness).glob("[!_]*.yaml")):
+        official = yaml.load(file.read_text(encoding="utf-8"), Loader=_TaskText)  # a safe loader
+        part = official.get("dataset_name")
+        files = _files(row, data, part) if part else {}
+        if files:
+            configs[official["task"]] = _config(official["task"], f"{row.harness}/{file.name}", files)
+    return configs
 
 
-def _parted(data: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    for name, folder in GROUPS.items():
-        configs = {}
-        for file in sorted(_harness(folder).glob("[!_]*.yaml")):
-            official = yaml.load(file.read_text(encoding="utf-8"), Loader=_TaskText)  # a safe loader
-            part = official.get("dataset_name")
-            found = _part_files(data, name, part) if part else None
-            if found:
-                configs[official["task"]] = _config(official["task"], f"{folder}/{file.name}", found)
-        if configs:
-            yield name, configs
-
-
-def _part_files(data: Path, name: str, part: str) -> dict[str, str] | None:
-    """Return the files of one part of a benchmark by split; None where one is missing."""
-    if name == "mmlu":
-        files = {"test": data / f"mmlu/test/{part}.jsonl", "dev": data / f"mmlu/dev/{part}.jsonl"}
-    else:
-        packed = data / f"{name}/{part}.jsonl.gz"
-        files = {"train": packed if packed.exists() else packed.with_suffix("")}
-    return {split: str(file) for split, file in files.items()} if all(map(Path.is_file, files.values())) else None
+def _files(row: BenchmarkSpec, data: Path, part: str = "") -> dict[str, str]:
+    """Return the files of a benchmark, or of one of its parts, by split; none where one is missing."""
+    found = {}
+    for split, file in row.files.items():
+        plain = data / file.replace(PARTS, part)
+        packed = plain.with_name(f"{plain.name}.gz")
+        found[split] = packed if packed.is_file() else plain
+    return {split: str(file) for split, file in found.items()} if all(map(Path.is_file, found.values())) else {}
 
 
 def _config(task: str, harness_file: str, files: dict[str, str]) -> dict[str, Any]:
@@ -157,12 +121,13 @@ def _config(task: str, harness_file: str, files: dict[str, str]) -> dict[str, An
 def harness_folders(names: Iterable[str]) -> list[Path] | None:
     """Return the folders of the harness that have these tasks; None where one is not known to be in any.
 
-    To read all of its folders takes it over ten seconds.
+    Reading all of its folders takes over ten seconds.
     """
     folders = []
     for name in names:
-        if name in HARNESS_FILES or name in GROUPS:
-            folders.append(_harness(HARNESS_FILES[name]).parent if name in HARNESS_FILES else _harness(GROUPS[name]))
+        if name in BENCHMARKS:
+            place = _harness(BENCHMARKS[name].harness)
+            folders.append(place if BENCHMARKS[name].has_parts else place.parent)
         elif name not in noises():
             return None
     return folders

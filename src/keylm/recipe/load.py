@@ -148,8 +148,17 @@ def resolve_recipe(data: dict[str, Any], file: Path, overrides: list[str] | None
     return _resolve_paths(_licensed(parse_recipe(data, str(file)), str(file)), file)
 
 
+def _without_minhash(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Drop three former fields that resolved recipes of earlier runs spell out, at the values that are fixed now."""
+    fixed, curation = {"minhash_words": 5, "minhash_buckets": 14, "minhash_hashes": 8}, data.get("curation")
+    if not isinstance(curation, dict):
+        return data
+    return {**data, "curation": {key: value for key, value in curation.items() if fixed.get(key) != value}}
+
+
 def parse_recipe(data: Mapping[str, Any], where: str) -> Recipe:
     """Validate plain values; `where` is named in errors. Raises KeylmError."""
+    data = _without_minhash(data)
     try:
         # JSON mode: TOML arrays become tuples, and no string becomes a number. A date, which JSON has not and no
         # field takes, goes in as a list, so that it is refused.

@@ -1,6 +1,6 @@
 """The tables of a recipe, each a frozen type that says what it accepts."""
 
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -17,6 +17,8 @@ from keylm.recipe.fields import (
     Weight,
 )
 from keylm.recipe.marks import FREE, IsPath
+
+from keylm.recipe.benchmarks import TRAINING
 
 EMBEDDED = "embedded:"
 PIECE_BYTES = 1 << 20
@@ -181,8 +183,8 @@ class Curation(Section):
     """What is filtered, masked and de-duplicated before documents become shards; see curate/pipeline.py.
 
     `filters` names the quality filters of each register; a register that is left out has the default ones.
-    Near-duplicates are found by MinHash: word n-grams of `minhash_words`, `minhash_buckets` times `minhash_hashes`
-    hashes; documents count as the same above a similarity of about (1 / buckets) ** (1 / hashes), by default 0.72.
+    Near-duplicates are found by MinHash over 5-grams of words, in 14 buckets of 8 hashes: documents count as the same
+    above a similarity of about (1 / 14) ** (1 / 8) = 0.72.
     Texts come to the filters in pieces of PIECE_BYTES, so that a higher `maximum_characters` would never act.
     """
 
@@ -202,12 +204,6 @@ class Curation(Section):
     """drop documents that occurred before, in any source"""
     near_duplicates: bool = True
     """drop documents that resemble an earlier one, by MinHash"""
-    minhash_words: Annotated[int, Field(ge=1, le=50)] = 5
-    """words in an n-gram"""
-    minhash_buckets: Annotated[int, Field(ge=1, le=200)] = 14
-    """more find more that is less alike"""
-    minhash_hashes: Annotated[int, Field(ge=1, le=50)] = 8
-    """in a bucket; more find only what is more alike"""
     decontaminate: Annotated[tuple[PathText, ...], IsPath()] = ()
     """files or folders of evaluation items; documents that hold one go (docs/decontamination.md)"""
 
@@ -347,8 +343,11 @@ class Checkpoints(Section):
     """how many stay, beside those of stage ends"""
 
 
-Benchmark = Literal["hellaswag", "arc_easy", "piqa"]
-"""What can be measured while training goes on; see evaluation/in_training.py."""
+if TYPE_CHECKING:
+    Benchmark = str
+else:
+    Benchmark = Literal[tuple(TRAINING)]
+    """What can be measured during training; see training/benchmarks.py."""
 
 
 class Evaluation(Section):

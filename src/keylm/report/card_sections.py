@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from keylm.evaluation.results import references
+from keylm.recipe.benchmarks import published_models
 from keylm.recipe.schema import EMBEDDED, UNSTATED
 from keylm.report.card_facts import CardFacts
 from keylm.report.cost import cost_of
@@ -101,14 +101,14 @@ def _use(facts: CardFacts) -> str:
 def _measured(facts: CardFacts) -> str:
     if not facts.figures:
         return "Not measured."
-    published = {row["model"]: row for row in references() if row["figures"]}
+    published = {row["model"]: row for row in published_models() if row["figures"]}
     beside = [name for name in BESIDE if name in published]
     rows = []
     for figure in facts.figures:
         scale, (low, high) = 100 if figure.is_share else 1, interval_of(figure)
         interval = f"{scale * low:.1f}–{scale * high:.1f}" if math.isfinite(low) else "not known"
         floor = "" if figure.line.floor is None else f"{100 * figure.line.floor:.0f}"
-        others = [published[name]["figures"].get(figure.line.reference or "") for name in beside]
+        others = [published[name]["figures"].get(figure.line.title) for name in beside]
         cells = ["" if value is None else f"{value:.1f}" for value in others]
         rows.append([figure.line.title, f"{scale * figure.value:.1f}", interval, floor, f"{figure.n:,}", *cells])
     heads = ["zero-shot, per cent", "this model", "95 %", "chance", "items", *beside]

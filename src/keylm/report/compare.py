@@ -14,8 +14,8 @@ from markupsafe import Markup
 
 from keylm.base.errors import KeylmError
 from keylm.base.files import atomic_write
-from keylm.evaluation.paired import holm
 from keylm.evaluation.results import Figure, Record, ResultLine
+from keylm.evaluation.statistics import holm
 from keylm.report import page
 from keylm.report.compare_items import Difference, difference
 from keylm.report.drawing import NARROW, WIDE

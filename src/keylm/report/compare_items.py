@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from keylm.evaluation.paired import Values, bootstrap, entry_sums, is_binary, mcnemar, perplexity
 from keylm.evaluation.results import Figure, Record, ResultLine
+from keylm.evaluation.statistics import Values, bootstrap, entry_sums, is_binary, mcnemar, perplexity
 
 MCNEMAR, BOOTSTRAP = "McNemar’s exact test", "paired bootstrap"
 

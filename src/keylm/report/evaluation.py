@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 
 from markupsafe import Markup
 
-from keylm.evaluation.results import CARD, EXTRAS, EvaluationFolder, Figure, Record, ResultLine, references, table
+from keylm.evaluation.results import CARD, EXTRAS, EvaluationFolder, Figure, Record, ResultLine, table
+from keylm.recipe.benchmarks import published_models
 from keylm.report.drawing import ACCENT, NARROW, WIDE, source_colour
 from keylm.report.intervals import Dot, DotPlot, Measure, interval_chart, shape
 from keylm.report.page import DASH, Chart, Key
@@ -145,15 +146,17 @@ def benchmarks_of(records: Mapping[str, Record]) -> Benchmarks | None:
     figures = figures_of(records)
     if not figures:
         return None
-    published = {row["model"]: row for row in references() if row["figures"]}
+    published = {row["model"]: row for row in published_models() if row["figures"]}
     beside = [name for name in BESIDE if name in published]
     rows = tuple(_benchmark_row(figure, [published[name]["figures"] for name in beside]) for figure in figures)
-    lines = tuple(figure.line for figure in figures if figure.line.reference)
+    lines = tuple(
+        figure.line for figure in figures if any(figure.line.title in row["figures"] for row in published.values())
+    )
     return Benchmarks(
         rows=rows,
         chart=_benchmark_chart(figures, {name: published[name]["figures"] for name in beside}),
         sources=tuple((name, str(published[name]["source"])) for name in beside),
-        published=tuple(row for row in published.values() if any(line.reference in row["figures"] for line in lines)),
+        published=tuple(row for row in published.values() if any(line.title in row["figures"] for line in lines)),
         lines=lines,
         harness=", ".join(sorted({str(record.get("harness", "version not recorded")) for record in records.values()})),
         limit=_limit_note(records),
@@ -164,7 +167,7 @@ def benchmarks_of(records: Mapping[str, Record]) -> Benchmarks | None:
 def _benchmark_row(figure: Figure, beside: Sequence[Mapping[str, float]]) -> BenchmarkRow:
     scale, (low, high) = 100 if figure.is_share else 1, interval_of(figure)
     line = figure.line
-    published = [figures.get(line.reference or "") for figures in beside]
+    published = [figures.get(line.title) for figures in beside]
     return BenchmarkRow(
         title=line.title,
         value=f"{scale * figure.value:.1f}",
@@ -183,7 +186,7 @@ def _benchmark_chart(figures: Sequence[Figure], beside: Mapping[str, Mapping[str
         low, high = interval_of(figure)
         dots = [Dot(ACCENT, 100 * figure.value, 100 * low, 100 * high, strong=True)]
         for index, (name, published) in enumerate(beside.items()):
-            value = published.get(figure.line.reference or "")
+            value = published.get(figure.line.title)
             if value is not None:
                 seen.add(name)
                 dots.append(Dot(source_colour(index + 1), value, marker=shape(index + 1)[0]))

@@ -13,7 +13,7 @@ import numpy as np
 from markupsafe import Markup
 
 from keylm.base.files import atomic_write
-from keylm.evaluation.results import CARD, EXTRAS
+from keylm.recipe.benchmarks import BENCHMARKS
 from keylm.report import charts, drawing, page
 from keylm.report.charts import Bar, CurveLine, Part, Plot, Span
 from keylm.report.cost import cost_of
@@ -29,8 +29,8 @@ REGISTERS = ("formal", "casual", "conversational", "structured", "synthetic")
 MOST_LABELLED = 14
 """Lines that have room for their names at their ends; where there are more, all names stand below."""
 
-MAIN = {name: (metric, line.floor) for line in reversed(CARD + EXTRAS) for name, metric in line.parts}
-"""(metric that counts, what guessing gets) by benchmark."""
+MAIN = {name: (row.metrics[0], row.chance) for name, row in BENCHMARKS.items()}
+"""(main metric, share right by guessing) by benchmark."""
 
 
 def write_report(run: Path) -> Path:

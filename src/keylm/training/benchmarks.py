@@ -1,19 +1,20 @@
 """Multiple-choice benchmarks measured on the model that is being trained.
 
-Prompts, choices and their encoding are those of lm-evaluation-harness 0.4.13 without examples (its tasks hellaswag,
-arc_easy and piqa, its HFLM), and so are the figures, but for two things: only the first items of a fixed permutation
-are asked, and the context is that of training. Each prompt with one choice is a document; documents are packed into
-windows and go through the model as those of validation do, whatever its kernels, precision and number of processes.
+Prompts, choices and their encoding are those of lm-evaluation-harness 0.4.13 without examples (its tasks of the same
+names, its HFLM), and so are the figures, with two exceptions: only the first items of a fixed permutation are used, and
+the context is that of training. Each prompt with one choice is a document; documents are packed into windows and go
+through the model like those of validation, whatever its kernels, precision and number of processes. Which benchmarks
+can be measured, and how a record becomes a prompt with choices: recipe/benchmarks.toml.
 
 Invariant: the items and their windows depend on recipe, files and tokenizer alone, so all measurements of a run, and
-of runs with the same tokenizer, compare; nothing is drawn at random, so training goes on as if there were none.
+of runs with the same tokenizer, compare; nothing is random, so training continues as if there were no benchmarks.
 Cost: one forward pass over each prompt and choice: with 12,020 entries in the tokenizer, 200 items of HellaSwag fill
-36 windows of 2,048 tokens, of ARC-easy 15, of PIQA 9 (measured).
+36 windows of 2,048 tokens, of ARC-Easy 15, of PIQA 9 (measured).
 """
 
 import json
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import string
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,11 +26,12 @@ from tokenizers import Tokenizer
 
 from keylm.base.console import say
 from keylm.base.errors import KeylmError
-from keylm.curate.evaluation_items import SUFFIXES, open_lines
+from keylm.curate.evaluation_items import SUFFIXES, open_lines, read_choices, without_marks
 from keylm.data.curriculum import permute
 from keylm.data.hub import HubRows
 from keylm.data.readers import DAMAGE
 from keylm.data.shards import Window
+from keylm.recipe.benchmarks import TRAINING, BenchmarkSpec, InTraining
 from keylm.recipe.load import Recipe
 from keylm.recipe.schema import Benchmark, Source, Training
 from keylm.training.distributed import Ranks
@@ -44,7 +46,7 @@ Results = dict[str, dict[str, float]]
 
 @dataclass(frozen=True)
 class ChoiceItem:
-    """A question: which of `choices` is the likeliest behind `prompt` and a space."""
+    """A question: which of `choices` is the most likely after `prompt` and a space."""
 
     prompt: str
     choices: tuple[str, ...]
@@ -52,64 +54,40 @@ class ChoiceItem:
     """index into `choices`"""
 
 
-@dataclass(frozen=True)
-class ChoiceTask:
-    """Where a benchmark's items are, and how a record becomes one."""
+class _Prompt(string.Formatter):
+    """Format strings with one more conversion, `!c`: a field capitalised as the harness does."""
 
-    hub: str
-    config: str | None
-    split: str
-    """the one that the harness measures on"""
-    columns: tuple[str, ...]
-    item: Callable[[Record], ChoiceItem]
+    def convert_field(self, value: Any, conversion: Any) -> Any:
+        """Return a field's value, converted."""
+        return value.capitalize() if conversion == "c" else super().convert_field(value, conversion)
 
-
-def _hellaswag(record: Record) -> ChoiceItem:
-    context = f"{record['ctx_a']} {record['ctx_b'].capitalize()}"
-    choices = tuple(_without_marks(ending) for ending in record["endings"])
-    return ChoiceItem(_without_marks(f"{record['activity_label']}: {context}"), choices, int(record["label"]))
+    def fields(self, text: str) -> list[str]:
+        """Return the names of the fields in a format string."""
+        return [field for _, field, _, _ in self.parse(text) if field]
 
 
-def _without_marks(text: str) -> str:
-    """Return a text of HellaSwag without what WikiHow's pages left in it; spaces at its ends are as in the harness."""
-    return re.sub(r"\[.*?\]", "", text.strip().replace(" [title]", ". ")).replace("  ", " ")
-
-
-def _arc(record: Record) -> ChoiceItem:
-    choices = record["choices"]
-    gold = choices["label"].index(record["answerKey"])
-    return ChoiceItem(f"Question: {record['question']}\nAnswer:", tuple(choices["text"]), gold)
-
-
-def _piqa(record: Record) -> ChoiceItem:
-    choices = record["sol1"], record["sol2"]
-    return ChoiceItem(f"Question: {record['goal']}\nAnswer:", choices, int(record["label"]))
-
-
-TASKS: dict[Benchmark, ChoiceTask] = {
-    "hellaswag": ChoiceTask(
-        "Rowan/hellaswag",
-        None,
-        "validation",
-        ("activity_label", "ctx_a", "ctx_b", "endings", "label"),
-        _hellaswag,
-    ),
-    "arc_easy": ChoiceTask("allenai/ai2_arc", "ARC-Easy", "test", ("question", "choices", "answerKey"), _arc),
-    "piqa": ChoiceTask("baber/piqa", None, "validation", ("goal", "sol1", "sol2", "label"), _piqa),
-}
+def choice_item(record: Record, row: BenchmarkSpec) -> ChoiceItem:
+    """Return the item of a benchmark's record; raises LookupError, ValueError, … for a record of another form."""
+    assert row.item
+    assert row.training
+    prompt = _Prompt().vformat(row.training.prompt, (), record)
+    choices, gold = read_choices(record, row.item)
+    if gold is None or not all(isinstance(choice, str) for choice in choices):
+        raise ValueError
+    return ChoiceItem(without_marks(prompt) if row.item.marks else prompt, tuple(choices), gold)
 
 
 def draw_items(recipe: Recipe, *, quiet: bool = False) -> dict[str, list[ChoiceItem]]:
-    """Return the items that are asked of each of the recipe's benchmarks.
+    """Return the items of each of the recipe's benchmarks.
 
-    They come from NAME/SPLIT.jsonl (or .jsonl.gz, .jsonl.zst) below `paths.evaluation` or its folder data, else from
-    the hub. Raises KeylmError where they are at neither place, and for a record that is none.
+    They come from NAME/SPLIT.jsonl (or .jsonl.gz, .jsonl.zst) in `paths.evaluation` or its folder data, else from the
+    hub. Raises KeylmError where they are in neither place, and for a record that is not an item.
     """
     return {name: _draw(name, recipe, quiet=quiet) for name in recipe.evaluation.benchmarks}
 
 
 def _draw(name: Benchmark, recipe: Recipe, *, quiet: bool) -> list[ChoiceItem]:
-    task, folder = TASKS[name], recipe.paths.get("evaluation")
+    task, folder = _settings(name), recipe.paths.get("evaluation")
     file = None if folder is None else _find(Path(folder), name, task.split)
     read = _lines(file) if file is not None else _hub_rows(name, folder, quiet=quiet)
     records = list(read)
@@ -119,14 +97,20 @@ def _draw(name: Benchmark, recipe: Recipe, *, quiet: bool) -> list[ChoiceItem]:
     return [_read(*records[permute(number, len(records), f"benchmark/{name}")], name) for number in range(count)]
 
 
+def _settings(name: Benchmark) -> InTraining:
+    task = TRAINING[name].training
+    assert task
+    return task
+
+
 def _find(folder: Path, name: str, split: str) -> Path | None:
-    """Return the file of a benchmark's split below `folder`, if there is one."""
+    """Return the file of a benchmark's split in `folder`, if there is one."""
     files = [place / name / f"{split}{suffix}" for place in (folder, folder / "data") for suffix in SUFFIXES]
     return next((file for file in files if file.is_file()), None)
 
 
 def _lines(file: Path) -> Iterator[tuple[str, Any]]:
-    """Yield (where, record) of a file of JSON lines; a record of None is no JSON."""
+    """Yield (where, record) of a file of JSON lines; record is None where a line is not JSON."""
     try:
         with open_lines(file) as stream:
             for number, line in enumerate(stream, start=1):
@@ -145,7 +129,7 @@ def _parsed(line: str) -> Any:
 
 def _hub_rows(name: Benchmark, folder: str | None, *, quiet: bool) -> Iterator[tuple[str, Any]]:
     """Yield (where, record) of a benchmark's split on the hub."""
-    task = TASKS[name]
+    task = _settings(name)
     say(f"bench  {name} is read from the hub ({task.hub})", quiet=quiet)
     try:
         for file, line, row in HubRows(name, Source(hub=task.hub, config=task.config, split=task.split)):
@@ -159,16 +143,19 @@ def _hub_rows(name: Benchmark, folder: str | None, *, quiet: bool) -> Iterator[t
 def _read(where: str, record: Any, name: Benchmark) -> ChoiceItem:
     """Return a record's item. Raises KeylmError where it is none."""
     try:
-        item = TASKS[name].item(record)
-        sound = all(isinstance(choice, str) for choice in item.choices) and 0 <= item.gold < len(item.choices)
+        return choice_item(record, TRAINING[name])
     except (AttributeError, LookupError, TypeError, ValueError):
-        sound = False
-    if not sound:
         raise KeylmError(
             f"evaluation.benchmarks: {where}: not an item of {name} with its answer; accepted: records with "
-            f"{', '.join(TASKS[name].columns)}"
-        )
-    return item
+            f"{', '.join(_columns(TRAINING[name]))}"
+        ) from None
+
+
+def _columns(row: BenchmarkSpec) -> list[str]:
+    """Return the fields that a record must have."""
+    assert row.item
+    assert row.training
+    return [*_Prompt().fields(row.training.prompt), *row.item.choices, str(row.item.gold)]
 
 
 @dataclass(frozen=True)
@@ -177,7 +164,7 @@ class PackedWindow:
 
     window: Window
     choices: npt.NDArray[np.int64]
-    """int64 [context]: which choice, counted through all items, a label belongs to; -1 where there is none"""
+    """int64 [context]: which choice, numbered over all items, a label belongs to; -1: none"""
 
 
 @dataclass(frozen=True)
@@ -213,7 +200,7 @@ def _encode(
     """Yield the ids of the prompt with each choice, int64 [at most context + 1], and how many are the choice's.
 
     As in the harness (TemplateLM._encode_pair, HFLM._loglikelihood_tokens): spaces at the prompt's end go to the
-    continuation, whose tokens are those of both together behind as many as the prompt has alone; a prompt that is too
+    continuation, whose tokens are those of both together after as many as the prompt has alone; a prompt that is too
     long loses its beginning.
     """
     before = tokenizer.encode(item.prompt.rstrip(), add_special_tokens=False).ids
@@ -222,14 +209,14 @@ def _encode(
         after = both.ids[len(before) :]
         if not (before and 0 < len(after) <= context):
             raise KeylmError(
-                f"evaluation.benchmarks: {name}: an answer has {len(after)} tokens behind a prompt of {len(before)}, "
-                f"{text[-60:]!r}; accepted: 1 to training.context = {context}, behind at least one"
+                f"evaluation.benchmarks: {name}: an answer has {len(after)} tokens after a prompt of {len(before)}, "
+                f"{text[-60:]!r}; accepted: 1 to training.context = {context}, after at least one"
             )
         yield np.array([*before, *after][-(context + 1) :], dtype=np.int64), len(after)
 
 
 def _window(rows: Sequence[Row], context: int) -> PackedWindow:
-    """Return a window of rows, each a document of its own, and so is the rest."""
+    """Return a window of rows, each a document of its own; the padding is one as well."""
     tokens = np.zeros(context, dtype=np.uint16)
     labels, choices = (np.full(context, fill, dtype=np.int64) for fill in (-100, -1))
     documents = np.full(context, len(rows), dtype=np.int32)
@@ -246,8 +233,8 @@ def _window(rows: Sequence[Row], context: int) -> PackedWindow:
 def measure(losses: TokenLosses, packed: PackedItems, settings: Training, ranks: Ranks) -> Results:
     """Return the figures of each benchmark, the same on all ranks, which share the windows among them.
 
-    Every rank works out as many micro-batches, all of one size, as in `validate`; documents never see each other,
-    however the model is trained.
+    Every rank computes the same number of micro-batches, all of one size, as in `validate`; documents are always
+    hidden from each other, whatever the recipe says.
     """
     settings, size = settings.model_copy(update={"document_masks": True}), settings.micro_batch_windows
     nats = np.zeros(sum(len(item.choices) for some in packed.items.values() for item in some))
@@ -266,12 +253,12 @@ def measure(losses: TokenLosses, packed: PackedItems, settings: Training, ranks:
 def _figures(items: Sequence[ChoiceItem], scores: Sequence[npt.NDArray[np.float64]]) -> dict[str, float]:
     """Return a benchmark's figures; scores: the log-likelihood of each choice, in nats, fp64 [choices] for each item.
 
-    acc takes the likeliest choice, acc_norm the one that is likeliest a character.
+    acc takes the most likely choice, acc_norm the one most likely per character.
     """
     right, right_by_length = 0, 0
     for item, likelihoods in zip(items, scores, strict=True):
         lengths = np.array([len(choice) for choice in item.choices])
-        with np.errstate(divide="ignore"):  # an empty choice is the least likely one a character
+        with np.errstate(divide="ignore"):  # an empty choice is the least likely per character
             by_length = likelihoods / lengths
         right += int(likelihoods.argmax()) == item.gold
         right_by_length += int(by_length.argmax()) == item.gold
