@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from keylm.recipe.benchmarks import TRAINING
 from keylm.recipe.fields import (
     Beta,
     Decay,
