@@ -24,15 +24,13 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from keylm.base.constants import constants_of
 from keylm.base.errors import KeylmError
 from keylm.base.files import sha256_json
 from keylm.curate.evaluation_index import (
     BIT_PARTS,
-    COMMON_SEED,
     LONG_SEED,
     MATCHABLE_WORDS,
-    SHORT_SEED,
-    VERSION,
     EvaluationIndex,
     Integers,
     build_index,
@@ -56,6 +54,8 @@ MAX_SHIFT, SHIFTED_RUN = 2, 3
 _BEFORE, _AFTER = LONGEST_NGRAM - LONG_SEED, LONGEST_NGRAM
 """Words of an item around a seed's first word that step 2 compares: any 13 in a row that hold the seed."""
 _PASSING_SHARE = 0.6
+_DECIDING = tuple(f"keylm.curate.{module}" for module in ("decontamination", "evaluation_index", "evaluation_words"))
+"""Modules whose constants decide a verdict."""
 
 Row = npt.NDArray[np.uint32]
 
@@ -129,7 +129,7 @@ class Decontaminator:
                 f"decontamination: ngram = {ngram} is not accepted; accepted: {MATCHABLE_WORDS} … {LONGEST_NGRAM}"
             )
         sets = read_items(paths)
-        settings = [VERSION, ngram, COMMON_SEED, SHORT_SEED, LONG_SEED, FUZZY_SHARE, PROOF_BITS, NGRAM_SHARE]
+        settings = [ngram, constants_of(*_DECIDING, apart=("BATCH_CHARACTERS", "PLACES_AT_ONCE"))]
         items = {name: [[i.stem, i.choices, i.gold, i.tail, i.inside] for i in sets[name]] for name in sets}
         fingerprint = sha256_json([settings, list(sets), items])
         kept = cache / f"evaluation-{fingerprint[:16]}.npz" if cache else None

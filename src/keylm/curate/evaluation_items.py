@@ -125,7 +125,7 @@ def _read_line(line: str, file: Path, number: int) -> EvaluationItem:
 
 def _item(record: Mapping[str, Any]) -> EvaluationItem:
     """Return what a record asks; raises ValueError, LookupError, TypeError or AttributeError for anything else."""
-    for known_by, fields in _OWN_FIELDS.items():
+    for known_by, fields in ITEM_FIELDS.items():
         if known_by in record:
             return read_item(record, fields)
     if "choices" in record or isinstance(record.get("question"), Mapping):
@@ -138,7 +138,7 @@ def _item(record: Mapping[str, Any]) -> EvaluationItem:
     return EvaluationItem(before, (last,), 0, inside=True)
 
 
-_OWN_FIELDS = {row.item.known_by: row.item for row in BENCHMARKS.values() if row.item and row.item.known_by}
+ITEM_FIELDS = {row.item.known_by: row.item for row in BENCHMARKS.values() if row.item and row.item.known_by}
 
 
 def read_item(record: Mapping[str, Any], fields: ItemFields) -> EvaluationItem:
@@ -186,10 +186,12 @@ def _multiple_choice(record: Mapping[str, Any]) -> EvaluationItem:
         record, stem = {**record, "choices": stem["choices"]}, stem["stem"]
     plain = all(isinstance(choice, str) for choice in _labelled(record["choices"]))
     gold = "answer" if plain else "answerKey"
-    return _checked(stem, *read_choices(record, _COMMON[gold if gold in record else None]))
+    return _checked(stem, *read_choices(record, COMMON_FIELDS[gold if gold in record else None]))
 
 
-_COMMON = {gold: ItemFields(stem="question", choices=("choices",), gold=gold) for gold in ("answer", "answerKey", None)}
+COMMON_FIELDS = {
+    gold: ItemFields(stem="question", choices=("choices",), gold=gold) for gold in ("answer", "answerKey", None)
+}
 
 
 def _checked(stem: object, choices: Sequence[str] = (), gold: int | None = None) -> EvaluationItem:

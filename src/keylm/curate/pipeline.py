@@ -59,7 +59,7 @@ def curate(
     curation = recipe.curation or Curation()
     sources = curated_sources(recipe)
     settings = settings_of(curation)
-    fingerprint = curation_inputs(settings, sources)
+    fingerprint = curation_fingerprint(curation, settings, sources)
     finished = read_table(folder / REPORT)
     if finished.get("fingerprint") == fingerprint and _all_there(finished, folder):
         return _usable(finished)
@@ -69,7 +69,7 @@ def curate(
         with sole_run(folder / WORK, lambda text: say(text, quiet=quiet)):
             _begin(folder, fingerprint)
             report = _curate(curation, sources, settings, folder, executor, workers, quiet=quiet)
-            if curation_inputs(settings, sources) != fingerprint:
+            if curation_fingerprint(curation, settings, sources) != fingerprint:
                 raise KeylmError(
                     "curation: a source's files changed while they were read; the same command starts anew"
                 )
@@ -85,6 +85,13 @@ def curate(
         raise
     tell_report(report, quiet=quiet)
     return _usable(report)
+
+
+def curation_fingerprint(curation: Curation, settings: dict[str, Any], sources: dict[str, Source]) -> str:
+    """Return the SHA-256 by which a finished curation is recognised: settings, rules, sizes and times of the files."""
+    from keylm.curate.rules import rules_of  # datatrove, which may be missing
+
+    return curation_inputs({**settings, "rules": rules_of(curation)}, sources)
 
 
 def _need_datatrove() -> None:
