@@ -92,7 +92,7 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def on_hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The task files over the hub's data."""
     folder = tmp_path_factory.mktemp("on_hub")
-    write_tasks(folder)
+    subprocess.run([sys.executable, "-m", "keylm.evaluation.prompt_noise", str(folder)], check=True)
     return folder
 
 

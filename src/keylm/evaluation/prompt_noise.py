@@ -1,6 +1,6 @@
 r"""lm_eval tasks whose prompts are mistyped: which there are, their noise, and their task files.
 
-    python -c "from pathlib import Path; from keylm.evaluation.prompt_noise import *; write_tasks(Path('typo_tasks'))"
+    python -m keylm.evaluation.prompt_noise typo_tasks
     lm_eval --include_path typo_tasks --model hf --model_args pretrained=MODEL --tasks hellaswag_typos_10_1
 
 BENCHMARK_typos_RATE_SEED: RATE per cent of the prompt's words are mistyped by typos/model.py. Everything else is the
@@ -11,6 +11,7 @@ its file or the platform; choices and the words that the harness puts around a q
 """
 
 import hashlib
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product, starmap
@@ -119,3 +120,7 @@ def write_tasks(folder: Path, base: Mapping[str, Mapping[str, Any]] | None = Non
             atomic_write(folder / f"{name}.yaml", text)
             paths.append(folder / f"{name}.yaml")
     return paths
+
+
+if __name__ == "__main__":
+    write_tasks(Path(sys.argv[1]))
