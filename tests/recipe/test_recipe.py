@@ -100,7 +100,7 @@ REFUSED = {
         'evaluation.benchmarks=["piqa", "mmlu"]',
         "evaluation.benchmarks.1",
         '"mmlu"',
-        "accepted: 'hellaswag', 'arc_easy' or 'piqa'",
+        "accepted: 'arc_easy', 'hellaswag' or 'piqa'",
     ),
     "benchmark twice": (
         'evaluation.benchmarks=["piqa", "piqa"]',
