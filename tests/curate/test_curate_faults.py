@@ -135,7 +135,7 @@ SLEEPER = """
 import os, sys, time
 from pathlib import Path
 from datatrove.pipeline.base import PipelineStep
-from keylm.data.curate import pipeline
+from keylm.curate import pipeline
 from keylm.recipe.load import load_recipe
 
 class Sleeper(PipelineStep):
