@@ -19,8 +19,6 @@ from keylm.recipe.fields import (
 )
 from keylm.recipe.marks import FREE, IsPath
 
-from keylm.recipe.benchmarks import TRAINING
-
 EMBEDDED = "embedded:"
 PIECE_BYTES = 1 << 20
 """Longest document, in UTF-8 bytes; longer texts are cut."""
