@@ -8,7 +8,7 @@ from support.fake_server import model_folder, prompts  # noqa: F401
 
 from keylm.base.errors import KeylmError
 from keylm.export.reference import FileTokenizer, TorchModel
-from keylm.export.stress_strings import awkward_strings
+from keylm.export.stress_strings import stress_strings
 from keylm.runtimes import gguf_write as gguf_file
 from keylm.runtimes import llama
 from keylm.runtimes.cached_decoder import load_weights
@@ -91,7 +91,7 @@ def test_a_gguf_file_is_the_model(gguf, model_folder, tmp_path, prompts):
         assert source.weights.tensors.keys() == ours.tensors.keys()
         assert all((source.weights.tensors[name] == tensor).all() for name, tensor in ours.tensors.items())
         theirs, own = FileTokenizer(source.folder), FileTokenizer(model_folder)
-        for text in awkward_strings():
+        for text in stress_strings():
             for special in (True, False):
                 assert theirs.encode(text, special=special) == own.encode(text, special=special)
     served = prepare(gguf, ServeOptions(slots=1))

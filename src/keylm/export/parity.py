@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import zstandard
 
-from keylm.export.stress_strings import awkward_strings
+from keylm.export.stress_strings import stress_strings
 from keylm.recipe.load import CORPUS_FOLDER
 
 Array = npt.NDArray[np.float32]
@@ -169,7 +169,7 @@ def make_probe(encode: Encode, context: int, share: float = 1.0) -> Probe:
     windows = [
         ids[at : at + window] for ids in (encode(text, True) for text in texts) for at in range(0, len(ids), window)
     ]
-    return Probe(prompts, [ids for ids in windows if len(ids) > 1], awkward_strings())
+    return Probe(prompts, [ids for ids in windows if len(ids) > 1], stress_strings())
 
 
 def _documents(name: str, most: int = 40) -> list[str]:
