@@ -16,9 +16,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-console = Console(highlight=False, emoji=False)
-"""Everything keylm tells goes here (standard output); errors go to `errors`."""
-errors = Console(stderr=True, highlight=False, emoji=False)
+console = Console(highlight=False, emoji=False, markup=False)
+"""Standard output. No markup is read, in tables neither: `keylm[eval]` stays as it is."""
+errors = Console(stderr=True, highlight=False, emoji=False, markup=False)
 
 LINE_SECONDS = 15.0
 """Seconds between two lines where no terminal is listening."""
@@ -36,13 +36,15 @@ class Status:
         if self._live:
             columns: list[ProgressColumn] = [
                 SpinnerColumn(),
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(bar_width=28),
             ]
             columns += [TimeElapsedColumn()]
             if total is not None:
                 columns += [TextColumn("{task.percentage:>3.0f}% left"), TimeRemainingColumn()]
-            self._progress = Progress(*columns, TextColumn("{task.fields[facts]}"), console=console, transient=True)
+            self._progress = Progress(
+                *columns, TextColumn("{task.fields[facts]}", markup=False), console=console, transient=True
+            )
             self._task = self._progress.add_task(label, total=total, completed=start, facts="")
 
     def __enter__(self) -> Self:
@@ -75,7 +77,7 @@ class Status:
 def say(text: str, *, quiet: bool = False) -> None:
     """Print one plain line (no markup is read in it)."""
     if not quiet:
-        console.print(text, markup=False, soft_wrap=True)
+        console.print(text, soft_wrap=True)
 
 
 def seconds(value: float) -> str:

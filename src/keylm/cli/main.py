@@ -15,7 +15,7 @@ from keylm.cli import data as cli_data
 from keylm.cli import evaluate as cli_eval
 from keylm.cli import release as cli_release
 from keylm.cli import serve as cli_serve
-from keylm.cli import tuning as cli_post
+from keylm.cli import tuning as cli_tuning
 from keylm.cli.options import (
     ExecutorOption,
     ModelArgument,
@@ -26,10 +26,12 @@ from keylm.cli.options import (
     TemperatureOption,
     WorkersOption,
 )
+from keylm.cli.verbs import Verbs
 from keylm.model.released import DEFAULT
 from keylm.recipe.load import load_recipe
 
 app = typer.Typer(
+    cls=Verbs,
     help="Make a small language model from scratch: one recipe from raw text to a talking model.",
     no_args_is_help=True,
     add_completion=False,
@@ -39,8 +41,8 @@ app = typer.Typer(
 app.add_typer(cli_data.app, name="data")
 app.command("eval")(cli_eval.evaluate)
 app.command()(cli_eval.compare)
-app.command()(cli_post.sft)
-app.command()(cli_post.dpo)
+app.command()(cli_tuning.sft)
+app.command()(cli_tuning.dpo)
 app.command()(cli_release.export)
 app.command()(cli_release.card)
 app.command()(cli_release.push)
@@ -151,7 +153,7 @@ def chat(
     sampling = Sampling(max_new_tokens, temperature, top_p, repetition_penalty, seed, loop_guard)
     conversation = Chat(Generator(model), sampling, system)
     say("/help lists the commands, /exit ends the chat.")
-    converse(conversation, lambda: input("> "), emit, say, lambda text: errors.print(text, markup=False))
+    converse(conversation, lambda: input("> "), emit, say, lambda text: errors.print(text))
 
 
 @app.command()
@@ -204,12 +206,10 @@ def main() -> None:
     except KeylmError as error:
         shared = isinstance(error, FailedElsewhere | Interrupted | TrainingDiverged)  # all processes raise these
         if is_leader() or not shared:
-            errors.print(
-                ("" if isinstance(error, Interrupted) else "error: ") + str(error), markup=False, soft_wrap=True
-            )
+            errors.print(("" if isinstance(error, Interrupted) else "error: ") + str(error), soft_wrap=True)
         sys.exit(error.exit_code)
     except OSError as error:
         full = " (nothing half-written was left)" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
         place = f"{error.filename}: " if error.filename else ""
-        errors.print(f"error: {place}{error.strerror or error}{full}", markup=False, soft_wrap=True)
+        errors.print(f"error: {place}{error.strerror or error}{full}", soft_wrap=True)
         sys.exit(2)

@@ -56,7 +56,7 @@ def examine(recipe: Recipe, run_dir: Path, processes: int) -> bool:
         except KeylmError as error:
             passed, result = False, f"FAILED: {error}"
         table.add_row(name, result)
-    console.print(table, markup=False)
+    console.print(table)
     say("everything is ready" if passed else "mend what FAILED, then ask the doctor again")
     return passed
 

@@ -84,7 +84,7 @@ def show_plan(recipe: Recipe, folder: RunFolder, plot: Path | None) -> None:
         amounts = [_short(share.stages[stage]) for stage in recipe.stages]
         row = [share.source, share.register, *amounts, _short(share.tokens), f"{share.tokens / total:.1%}", has, epochs]
         table.add_row(*row)
-    console.print(table, markup=False)
+    console.print(table)
     registers = {share.register: 0 for share in shares}
     for share in shares:
         registers[share.register] += share.tokens

@@ -141,7 +141,7 @@ def _export_all(recipe: Recipe, folder: RunFolder, *, quiet: bool) -> None:
         except DamagedCheckpoint as damage:
             if target == folder.model:
                 raise KeylmError(f"stage {stage} has no sound checkpoint to export: {damage}") from None
-            errors.print(f"no {target.name}: its checkpoint is not sound: {damage}", markup=False)
+            errors.print(f"no {target.name}: its checkpoint is not sound: {damage}")
             continue
         inputs = export_inputs(checkpoint.state["sha256"], tokenizer, recipe.model, target.name)
 

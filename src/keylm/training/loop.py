@@ -178,7 +178,7 @@ class Trainer:
 
     def _find_checkpoint(self) -> Checkpoint | None:
         """Return the newest sound checkpoint. Raises KeylmError where it is of another recipe or other data."""
-        checkpoint = latest_checkpoint(self._folder.checkpoints, lambda text: errors.print(text, markup=False))
+        checkpoint = latest_checkpoint(self._folder.checkpoints, lambda text: errors.print(text))
         if checkpoint is None:
             return None
         for what, ours in self._belongs_to(checkpoint.step).items():

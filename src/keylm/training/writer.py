@@ -98,4 +98,4 @@ class BackgroundWriter:
             try:
                 self.wait()
             except Exception as second:  # the first one is what the user must hear of; this one as well
-                errors.print(f"the last checkpoint was not written: {second}", markup=False)
+                errors.print(f"the last checkpoint was not written: {second}")
