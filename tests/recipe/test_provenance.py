@@ -12,15 +12,12 @@ from keylm.recipe.run_folder import RunFolder
 def test_what_decides_nothing_makes_no_other_run(tmp_path: Path):
     plain = identity_hash(tiny_recipe(tmp_path))
     for same in (
-        *("training.parallel=fsdp", "training.micro_batch_windows=2", "optimizer.matrix_learning_rate=0.1"),
+        *("training.parallel=fsdp", "training.micro_batch_windows=2"),
         *('evaluation.benchmarks=["piqa"]', "evaluation.benchmark_items=9", "evaluation.benchmarks_every_steps=9"),
     ):
         assert identity_hash(tiny_recipe(tmp_path, [same])) == plain, same
-    adamw = tiny_recipe(tmp_path, ["optimizer.matrices=adamw"])
-    assert "optimizer.matrices was None, is 'adamw'" in differences(tiny_recipe(tmp_path), adamw)
-    assert identity_hash(tiny_recipe(tmp_path, ["optimizer.matrices=adamw", "optimizer.matrix_learning_rate=0.1"])) != (
-        identity_hash(adamw)
-    )
+    faster = tiny_recipe(tmp_path, ["optimizer.muon_learning_rate=0.5"])
+    assert differences(tiny_recipe(tmp_path), faster) == ["optimizer.muon_learning_rate was 0.02, is 0.5"]
 
 
 def test_orders_count_which_tables_do_not_show(tmp_path: Path) -> None:

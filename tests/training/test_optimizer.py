@@ -132,39 +132,6 @@ def test_every_parameter_is_in_exactly_one_optimizer():
     assert all(p.ndim == 2 and p.shape[0] != 50 for group in optimizers.muon.param_groups for p in group["params"])
 
 
-def test_adamw_can_take_the_matrices_with_decoupled_weight_decay():
-    model = Decoder(SHAPE, 50)
-    initialise(model, 0)
-    settings = Optimizer(matrices="adamw", matrix_learning_rate=0.01, matrix_weight_decay=0.5)
-    optimizers = Optimizers(model, settings)
-    assert optimizers.muon is None
-    weight = model.model.layers[0].mlp.up_proj.weight
-    expected, moments = weight.detach().clone(), [torch.zeros_like(weight), torch.zeros_like(weight)]
-    for step in range(3):
-        tokens = torch.randint(0, 50, (2, 16), generator=torch.Generator().manual_seed(step))
-        torch.nn.functional.cross_entropy(model(tokens).flatten(0, 1), tokens.flatten()).backward()
-        first, second = settings.matrix_betas
-        moments[0] = first * moments[0] + (1 - first) * weight.grad
-        moments[1] = second * moments[1] + (1 - second) * weight.grad**2
-        root = (moments[1] / (1 - second ** (step + 1))).sqrt()
-        # At half the rate: the multiplier holds for the decay as well.
-        expected -= 0.005 * (0.5 * expected + moments[0] / (1 - first ** (step + 1)) / (root + settings.adam_eps))
-        optimizers.step(step, 0.5)
-    torch.testing.assert_close(weight.detach(), expected, atol=1e-6, rtol=1e-4)
-    taken = Optimizers(copy.deepcopy(model), settings)
-    taken.load_state_tensors(optimizers.state_tensors())
-    assert taken.state_tensors().keys() == optimizers.state_tensors().keys()
-
-
-def test_muons_state_is_not_taken_for_adamws():
-    model = Decoder(SHAPE, 50)
-    initialise(model, 0)
-    optimizers = Optimizers(model, Optimizer())
-    stepped(model, optimizers, range(1))
-    with pytest.raises(KeylmError, match="does not belong to this model"):
-        Optimizers(model, Optimizer(matrices="adamw")).load_state_tensors(optimizers.state_tensors())
-
-
 def test_foreign_state_is_refused():
     with pytest.raises(KeylmError, match="does not belong to this model"):
         Optimizers(Decoder(SHAPE, 50), Optimizer()).load_state_tensors({"muon/momentum/other": torch.zeros(1)})

@@ -94,7 +94,7 @@ def _checkpoint_bytes(recipe: Recipe) -> int:
     """Return the bytes of fp32 weights, and Muon's momentum or (for the two vocabulary matrices) AdamW's moments."""
     parameters = count_parameters(recipe.model, recipe.tokenizer.vocab_size)
     tables = 2 * recipe.tokenizer.vocab_size * recipe.model.hidden_size
-    return 4 * (2 * parameters + (tables if recipe.optimizer.matrices == "muon" else parameters))
+    return 4 * (2 * parameters + tables)
 
 
 def _steps(recipe: Recipe, processes: int) -> str:

@@ -162,12 +162,22 @@ def parse_recipe(data: Mapping[str, Any], where: str) -> Recipe:
     try:
         # JSON mode: TOML arrays become tuples, and no string becomes a number. A date, which JSON has not and no
         # field takes, goes in as a list, so that it is refused.
-        return Recipe.model_validate_json(json.dumps(data, default=lambda value: [str(value)]), strict=True)
+        current = _without_retired(data)
+        return Recipe.model_validate_json(json.dumps(current, default=lambda value: [str(value)]), strict=True)
     except ValidationError as error:
         lines = [explain(problem, Recipe) for problem in error.errors()]
         raise KeylmError("\n".join(f"{where}: {line}" for line in lines)) from None
     except ValueError as error:
         raise KeylmError(f"{where}: {str(error)[:200]}; accepted: valid Unicode and numbers of usual size") from None
+
+
+def _without_retired(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Drop four fields that resolved recipes of earlier runs spell out and that decided nothing with Muon."""
+    optimizer = data.get("optimizer")
+    if not isinstance(optimizer, dict) or optimizer.get("matrices") != "muon":
+        return data
+    retired = {"matrices", "matrix_learning_rate", "matrix_betas", "matrix_weight_decay"}
+    return {**data, "optimizer": {key: value for key, value in optimizer.items() if key not in retired}}
 
 
 def find_recipe(path: Path | str) -> Path:

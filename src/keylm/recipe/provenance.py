@@ -18,10 +18,6 @@ from keylm.recipe.schema import Evaluation, Model
 
 FREE_FIELDS = marked(Recipe, IsFree)
 """The fields that a run may change between two starts."""
-ADAMW_MATRICES = {
-    f"optimizer.{field}" for field in ("matrices", "matrix_learning_rate", "matrix_betas", "matrix_weight_decay")
-}
-"""The fields that decide nothing where Muon trains the matrices; older runs did not have them."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +63,6 @@ def identity(recipe: Recipe) -> dict[str, JsonValue]:
     """Return the fields that may not change within a run, with dotted keys, and the orders that count."""
     flat = _flat(recipe.to_data())
     fields = {".".join(key): value for key, value in flat.items() if not covers(FREE_FIELDS, key)}
-    if recipe.optimizer.matrices == "muon":
-        fields = {key: value for key, value in fields.items() if key not in ADAMW_MATRICES}
     if recipe.training.initial_model is not None:  # which one is decided by its content: TrainingProvenance.initial
         fields["training.initial_model"] = "given"
     # The curriculum goes by these orders, which a table of fields does not show.

@@ -294,13 +294,8 @@ class Optimizer(Section):
 
     `muon_learning_rate` is in Keller Jordan's units (an orthogonalised update of spectral norm near 1, times
     sqrt(max(1, rows/columns))), where 0.02 is usual; not in the RMS-matched units of 1.5e-3 … 3e-3.
-
-    `matrices = "adamw"` gives the blocks' matrices to AdamW too, to compare with: then the `matrix_` fields hold for
-    them (weight decay is decoupled: a step takes learning rate times decay of a weight), else the `muon_` ones.
     """
 
-    matrices: Literal["muon", "adamw"] = "muon"
-    """what trains the blocks' matrices"""
     muon_learning_rate: Rate = 0.02
     """Muon's, at a stage's peak of 1"""
     muon_momentum: Beta = 0.95
@@ -313,12 +308,6 @@ class Optimizer(Section):
     """decoupled: a step takes rate times decay of a weight"""
     muon_normalise_neurons: bool = False
     """whether the neurons of a matrix get updates of one length, so that none is worn down by the decay"""
-    matrix_learning_rate: Rate = 3e-3
-    """AdamW's for the matrices, where it trains them; likewise the next two"""
-    matrix_betas: tuple[Beta, Beta] = (0.9, 0.95)
-    """decay of the two moments"""
-    matrix_weight_decay: Decay = 0.1
-    """decoupled"""
     embedding_learning_rate: Rate = 0.245
     """AdamW's for the embedding"""
     head_learning_rate: Rate = 0.0049

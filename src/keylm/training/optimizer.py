@@ -1,4 +1,4 @@
-"""Muon (or AdamW, to compare with) for the matrices of the blocks, AdamW for the rest, as one optimizer.
+"""Muon for the matrices of the blocks, AdamW for the rest, as one optimizer.
 
 Muon (Keller Jordan et al., kellerjordan.github.io/posts/muon) takes the Nesterov momentum of a matrix's gradient
 and replaces its singular values by about one, through five Newton–Schulz steps. The learning rate is in his
@@ -108,19 +108,16 @@ class Optimizers:
         kinds: dict[str, list[nn.Parameter]] = defaultdict(list)
         for name, parameter in self._parameters.items():
             kinds[_kind(name, parameter)].append(parameter)
-        self._all: dict[str, torch.optim.Optimizer] = {}
-        self.muon: Muon | None = None
-        if settings.matrices == "muon":
-            rate, decay = settings.muon_learning_rate, settings.muon_weight_decay
-            self.muon = Muon(kinds.pop("matrix"), rate, decay, settings.muon_normalise_neurons)
-            self._all["muon"] = self.muon
+        rate, decay = settings.muon_learning_rate, settings.muon_weight_decay
+        self.muon = Muon(kinds.pop("matrix"), rate, decay, settings.muon_normalise_neurons)
         # One launch for all parameters of a group; its count of steps then lives on the GPU.
         self._fused = all(parameter.is_cuda for parameter in self._parameters.values())
-        self.adamw = self._all["adamw"] = torch.optim.AdamW(
+        self.adamw = torch.optim.AdamW(
             [{"params": parameters, **_adamw(kind, settings)} for kind, parameters in kinds.items()],
             eps=settings.adam_eps,
             fused=True if self._fused else None,
         )
+        self._all: dict[str, torch.optim.Optimizer] = {"muon": self.muon, "adamw": self.adamw}
         self._base_rates = {
             name: [group["lr"] for group in optimizer.param_groups] for name, optimizer in self._all.items()
         }
@@ -129,7 +126,7 @@ class Optimizers:
         """Apply the gradients of `step` with all learning rates times `multiplier`, and clear them."""
         ramp = min(1.0, step / max(1, self._settings.muon_momentum_steps))
         start, end = self._settings.muon_momentum_start, self._settings.muon_momentum
-        for group in self.muon.param_groups if self.muon else []:
+        for group in self.muon.param_groups:
             group["momentum"] = start + (end - start) * ramp
         for name, optimizer in self._all.items():
             for group, rate in zip(optimizer.param_groups, self._base_rates[name], strict=True):
@@ -186,12 +183,6 @@ def _kind(name: str, parameter: Tensor) -> str:
 
 def _adamw(kind: str, settings: Settings) -> dict[str, Any]:
     """Return AdamW's settings for parameters of this kind."""
-    if kind == "matrix":
-        return {
-            "lr": settings.matrix_learning_rate,
-            "betas": settings.matrix_betas,
-            "weight_decay": settings.matrix_weight_decay,
-        }
     rates = {
         "embedding": settings.embedding_learning_rate,
         "head": settings.head_learning_rate,
