@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 import typer
-from conftest import TINY, chat, sentence, tiny_recipe, write_jsonl
+from support.recipes import TINY, chat, sentence, tiny_recipe, write_jsonl
 from support.documentation import PAGES, ROOT, Block, Command, anchors, blocks, commands, defined, links, prose
 from support.programs import run as run_program
 from typer.core import TyperGroup

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import tiny_recipe
 from support.programs import run as run_program
+from support.recipes import tiny_recipe
 
 from keylm.pipeline.run import run
 from keylm.recipe.run_folder import RunFolder

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 import zstandard
-from conftest import chat, tiny_recipe, write_jsonl
 from support.programs import wait_for
+from support.recipes import chat, tiny_recipe, write_jsonl
 
 from keylm.base.errors import KeylmError
 from keylm.base.files import read_json

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import write_jsonl
 from support.programs import wait_for
+from support.recipes import write_jsonl
 from test_curate import QUICK, mixed, output_bytes, prose, recipe_of, records, run, texts
 
 pytest.importorskip("datatrove", reason="datatrove is not installed: pip install 'keylm[curate]'")

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import chat, tiny_recipe, write_jsonl
+from support.recipes import chat, tiny_recipe, write_jsonl
 
 from keylm.base.errors import KeylmError
 from keylm.data import source_builder

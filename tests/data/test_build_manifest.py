@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import tiny_recipe, write_jsonl
+from support.recipes import tiny_recipe, write_jsonl
 
 from keylm.base.errors import KeylmError
 from keylm.base.files import sha256_file

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
-from conftest import tiny_recipe
+from support.recipes import tiny_recipe
 
 from keylm.base import files
 from keylm.cli.main import main as cli

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from conftest import chat, sentence, tiny_recipe, write_jsonl
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from support.recipes import chat, sentence, tiny_recipe, write_jsonl
 
 from keylm.data.contrast import Contrast
 from keylm.data.documents import Document, Fault, Record

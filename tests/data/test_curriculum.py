@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import tiny_recipe
 from hypothesis import given
 from hypothesis import strategies as st
+from support.recipes import tiny_recipe
 
 from keylm.data.build import build_shards
 from keylm.data.curriculum import BatchLoader, Curriculum, fixed, permute, proportions

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import tiny_recipe, write_jsonl
+from support.recipes import tiny_recipe, write_jsonl
 
 from keylm.base.files import sha256_file, sha256_json
 from keylm.data.manifest import CurationRecord

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
-from conftest import chat
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.recipes import chat
 
 from keylm.base.errors import KeylmError
 from keylm.data import documents, readers

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
-from conftest import write_jsonl
+from support.recipes import write_jsonl
 
 from keylm.base.errors import KeylmError
 from keylm.data import readers

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import chat, tiny_recipe, write_jsonl
+from support.recipes import chat, tiny_recipe, write_jsonl
 
 from keylm.base.errors import KeylmError
 from keylm.data import sources as module

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import tiny_recipe, write_jsonl
 from support.programs import Program
 from support.programs import run as run_program
+from support.recipes import tiny_recipe, write_jsonl
 
 from keylm.base.errors import KeylmError
 from keylm.data import streaming

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import tiny_recipe
+from support.recipes import tiny_recipe
 
 from keylm.base.errors import KeylmError
 from keylm.base.files import write_json

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from conftest import tiny_recipe
+from support.recipes import tiny_recipe
 
 from keylm.data.sources import read_source
 from keylm.data.tokenizer_sample import tokenizer_sample

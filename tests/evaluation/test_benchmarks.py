@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import WORDS, write_jsonl
+from support.recipes import WORDS, write_jsonl
 
 from keylm.base.errors import KeylmError
 from keylm.base.files import read_json

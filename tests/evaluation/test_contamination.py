@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import tiny_recipe, write_jsonl
+from support.recipes import tiny_recipe, write_jsonl
 
 from keylm.base.errors import KeylmError
 from keylm.base.files import read_json, write_json

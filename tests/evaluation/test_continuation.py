@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from conftest import random_qwen3
+from support.shapes import random_qwen3
 
 from keylm.base.errors import KeylmError
 from keylm.evaluation.continuation import continuation_bits

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from conftest import random_qwen3
+from support.shapes import random_qwen3
 from transformers import AutoTokenizer
 
 from keylm.base.errors import KeylmError

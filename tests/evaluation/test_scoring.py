@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import sentence
 from hypothesis import given
 from hypothesis import strategies as st
+from support.recipes import sentence
 
 pytest.importorskip("lm_eval", reason="lm_eval is not installed: pip install 'keylm[eval]'")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import random_qwen3
+from support.shapes import random_qwen3
 from transformers import AutoTokenizer
 
 from keylm.base.errors import KeylmError

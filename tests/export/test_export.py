@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import random_qwen3, tiny_recipe
 from huggingface_hub import ModelCard
+from support.recipes import tiny_recipe
+from support.shapes import random_qwen3
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from keylm.base.errors import KeylmError

@@ -18,8 +18,9 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import random_qwen3, tiny_recipe
 from support.browser import DESK, PHONE, browser, opened  # noqa: F401
+from support.recipes import tiny_recipe
+from support.shapes import random_qwen3
 
 from keylm.base.errors import KeylmError
 from keylm.base.files import read_json, write_json

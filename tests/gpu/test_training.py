@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_recipe
 from support.gpu_settings import SETTINGS, STEPS
+from support.recipes import tiny_recipe
 
 from keylm.base.json_lines import read_rows
 from keylm.model.attention import NEWEST_SIZES, TORCH, attend, document_mask, newest_kernel

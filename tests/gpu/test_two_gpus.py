@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import tiny_recipe, training_command
 from support.gpu_settings import SETTINGS
+from support.recipes import tiny_recipe, training_command
 
 from keylm.base.json_lines import read_rows
 from keylm.pipeline.run import run

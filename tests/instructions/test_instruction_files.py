@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import zstandard
-from conftest import write_jsonl
+from support.recipes import write_jsonl
 from support.instruction_examples import documents
 
 from keylm.base.errors import KeylmError

@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from conftest import random_qwen3
+from support.shapes import random_qwen3
 from transformers import AutoTokenizer
 
 from keylm.base.errors import KeylmError

@@ -5,22 +5,14 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from support.shapes import shape
 from torch import Tensor
 
 from keylm.model.attention import Packing, attend, document_mask, packed_attention, packed_attention_backward
 from keylm.model.decoder import Decoder, initialise
-from keylm.recipe.schema import Model
 from keylm.training.feeding import document_begins
 
-SHAPE = Model(
-    hidden_size=32,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    head_dim=8,
-    intermediate_size=48,
-    max_position_embeddings=16,
-)
+GROUPED = shape(num_attention_heads=4, num_key_value_heads=2, head_dim=8)
 NUMBERS = np.array([[0] * 5 + [1] * 1 + [2] * 10, [0] * 16, [0] * 15 + [1]], dtype=np.int32)
 
 
@@ -94,7 +86,7 @@ def test_both_ways_give_the_model_the_same_gradients(compiled: bool, monkeypatch
         Packing(numbers=torch.from_numpy(NUMBERS)),
         Packing(begins=torch.from_numpy(document_begins(NUMBERS))),
     ):
-        model = Decoder(SHAPE, 40)
+        model = Decoder(GROUPED, 40)
         initialise(model, 1)
         for parameter in model.parameters():
             parameter.data += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2))
@@ -112,7 +104,7 @@ def test_both_ways_give_the_model_the_same_gradients(compiled: bool, monkeypatch
 @pytest.mark.parametrize(("layers", "together"), [(8, 4), (6, 3), (5, 1)])
 def test_all_groups_of_layers_share_one_compilation(layers: int, together: int, monkeypatch):
     torch._dynamo.reset()
-    model = Decoder(SHAPE.model_copy(update={"num_hidden_layers": layers}), 40)
+    model = Decoder(GROUPED.model_copy(update={"num_hidden_layers": layers}), 40)
     initialise(model, 1)
     counted, compile = torch._dynamo.testing.CompileCounter(), torch.compile
     monkeypatch.setattr(torch, "compile", lambda *a, **k: compile(*a, **k, backend=counted))

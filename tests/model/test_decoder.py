@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from support.shapes import shape
 from torch import Tensor
 
 from keylm.model.attention import Packing
@@ -9,14 +10,9 @@ from keylm.model.decoder import Decoder, count_parameters, initialise
 from keylm.model.folder import qwen3_config
 from keylm.recipe.schema import Model
 
-SMALL = Model(
-    hidden_size=48,
-    num_hidden_layers=3,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    head_dim=16,
-    intermediate_size=96,
-    max_position_embeddings=64,
+SMALL = shape(
+    **{"hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2},
+    **{"intermediate_size": 96, "max_position_embeddings": 64},
 )
 VOCAB = 200
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import random_qwen3
+from support.shapes import random_qwen3
 from safetensors.torch import load_file, save_file
 
 from keylm.base.errors import KeylmError

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from conftest import tiny_recipe
+from support.recipes import tiny_recipe
 
 from keylm.base.errors import KeylmError
 from keylm.pipeline.doctor import _data

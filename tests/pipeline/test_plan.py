@@ -4,7 +4,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from conftest import tiny_recipe
+from support.recipes import tiny_recipe
 
 from keylm.base.errors import KeylmError
 from keylm.data.build import build_shards

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import tiny_recipe
+from support.recipes import tiny_recipe
 
 from keylm.base.errors import KeylmError
 from keylm.base.files import read_json

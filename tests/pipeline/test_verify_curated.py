@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import tiny_recipe
+from support.recipes import tiny_recipe
 from typer.testing import CliRunner
 
 from keylm.base.errors import KeylmError

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 import pytest
-from conftest import tiny_recipe
+from support.recipes import tiny_recipe
 from pydantic import Field
 
 from keylm.recipe.fields import Section

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from conftest import tiny_recipe
+from support.recipes import tiny_recipe
 
 from keylm.base.files import sha256_json, write_json
 from keylm.recipe.provenance import TrainingProvenance, differences, identity, identity_hash

@@ -4,10 +4,10 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from conftest import TINY, tiny_recipe
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from support.recipes import TINY, tiny_recipe
 
 from keylm.base.errors import KeylmError
 from keylm.model.decoder import count_parameters

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import tiny_recipe
+from support.recipes import tiny_recipe
 
 from keylm.base.errors import KeylmError
 from keylm.pipeline.run import put_aside, run

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 import tomli_w
-from conftest import random_qwen3, tiny_recipe
 from huggingface_hub import ModelCard
 from support.fake_evaluation import records, write_evaluation
 from support.fake_run import fake_run
+from support.recipes import tiny_recipe
+from support.shapes import random_qwen3
 
 from keylm.base.errors import KeylmError
 from keylm.base.files import write_json

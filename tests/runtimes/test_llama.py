@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import random_qwen3, tiny_recipe
+from support.recipes import tiny_recipe
+from support.shapes import random_qwen3
 
 from keylm.base.errors import KeylmError
 from keylm.export.reference import TorchModel

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from conftest import engine_options
+from support.engines import engine_options
 from support.fake_server import model_folder, prompts  # noqa: F401
 
 from keylm.base.errors import KeylmError

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import random_qwen3
+from support.shapes import random_qwen3
 from transformers import GenerationConfig
 
 WHY = "needs Gradio: pip install 'keylm[demo]'"

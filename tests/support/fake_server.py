@@ -8,8 +8,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import random_qwen3
 from transformers import GenerationConfig
+
+from support.shapes import random_qwen3
 
 openai = pytest.importorskip("openai", reason="needs openai: pip install 'keylm[dev,serve]'")
 pytest.importorskip("uvicorn", reason="needs uvicorn: pip install 'keylm[serve]'")
@@ -72,7 +73,7 @@ def running(served):
 
 
 both_engines = pytest.mark.parametrize("engine", ["torch", "llama.cpp"], indirect=True, scope="session")
-"""For modules whose tests take a server: each is run with both (conftest.engine; by default PyTorch)."""
+"""For modules whose tests take a server: each is run with both (the fixture engine; by default PyTorch)."""
 
 
 @pytest.fixture(scope="session")

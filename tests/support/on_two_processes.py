@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from shapes import shape  # a script: its own folder is on the path
 from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
@@ -13,23 +14,13 @@ from torch.distributed.tensor import Shard, distribute_tensor
 from keylm.base.errors import FailedElsewhere, KeylmError
 from keylm.model.attention import Packing
 from keylm.model.decoder import Decoder, initialise
-from keylm.recipe.schema import Model, Optimizer
+from keylm.recipe.schema import Optimizer
 from keylm.training import checkpoint, distributed
 from keylm.training.distributed import Ranks, join
 from keylm.training.feeding import MicroBatch
 from keylm.training.objective import Objective
 from keylm.training.optimizer import Muon, Optimizers
 from keylm.training.sharding import clip_gradients, is_sharded, local, shard, synchronise
-
-SHAPE = Model(
-    hidden_size=32,
-    num_hidden_layers=2,
-    num_attention_heads=2,
-    num_key_value_heads=1,
-    head_dim=16,
-    intermediate_size=50,
-    max_position_embeddings=16,
-)
 
 
 def muon_equals_plain_muon(ranks: Ranks, folder: Path) -> None:
@@ -130,7 +121,7 @@ def spreader(ranks: Ranks) -> Callable[[Tensor], Tensor]:
 
 
 def decoder_of(vocabulary: int) -> Decoder:
-    decoder = Decoder(SHAPE, vocabulary)
+    decoder = Decoder(shape(intermediate_size=50), vocabulary)
     initialise(decoder, 3)
     for parameter in decoder.parameters():  # projections and head start at (about) zero
         parameter.data += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(parameter.numel()))

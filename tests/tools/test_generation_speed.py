@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import random_qwen3, tiny_recipe
+from support.recipes import tiny_recipe
+from support.shapes import random_qwen3
 
 from keylm.model.folder import export_model
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import zstandard
-from conftest import sentence, tiny_recipe
+from support.recipes import sentence, tiny_recipe
 
 from keylm.base.errors import KeylmError
 from keylm.data.readers import FileRecords

@@ -9,9 +9,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import tiny_recipe
 from support.fake_evaluation import records, write_evaluation
 from support.programs import Program, wait_for
+from support.recipes import tiny_recipe
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from keylm.base.errors import KeylmError

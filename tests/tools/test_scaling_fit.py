@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import tiny_recipe
+from support.recipes import tiny_recipe
 
 BUDGETS = np.array([50e6, 100e6, 200e6, 400e6])
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import IO
 
 import pytest
-from conftest import tiny_recipe
 from support.programs import run as run_program
 from support.programs import server
+from support.recipes import tiny_recipe
 
 from keylm.base.files import write_json
 from keylm.model.decoder import count_parameters

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import sentence, tiny_recipe, training_command, write_jsonl
 from support.fake_hub import FakeHub, Repo, json_lines, one_split
 from support.programs import run_ranks
+from support.recipes import sentence, tiny_recipe, training_command, write_jsonl
 
 from keylm.base.errors import KeylmError
 from keylm.base.json_lines import read_rows
@@ -341,7 +341,7 @@ def test_without_files_and_hub_the_run_stops_before_training(prepared: Path, mon
 READ_HUB = """
 import sys
 from pathlib import Path
-from conftest import tiny_recipe
+from support.recipes import tiny_recipe
 from keylm.recipe.benchmarks import TRAINING
 from keylm.training.benchmarks import draw_items
 print(draw_items(tiny_recipe(Path(sys.argv[1]), [f"evaluation.benchmarks={list(TRAINING)}"]), quiet=True))

@@ -12,17 +12,16 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import tiny_recipe, training_command
 from safetensors.torch import load_file
 from support.programs import Program, run_ranks
 from support.programs import run as run_program
+from support.recipes import tiny_recipe, training_command, with_shards
 
 from keylm.base.errors import Interrupted, KeylmError, TrainingDiverged
 from keylm.base.files import sha256_json
 from keylm.base.json_lines import read_rows
 from keylm.data.curriculum import Batch
 from keylm.model.attention import Packing
-from keylm.pipeline.run import run
 from keylm.recipe.load import Recipe
 from keylm.recipe.run_folder import RunFolder, checkpoint_paths
 from keylm.training.distributed import Ranks
@@ -42,10 +41,7 @@ SETTINGS = [
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Recipe, Path]:
     """A recipe, and a run folder with tokenizer and shards but no training yet."""
-    folder = tmp_path_factory.mktemp("loop")
-    recipe = tiny_recipe(folder, SETTINGS)
-    run(recipe, folder / "run", until="shards", quiet=True)
-    return recipe, folder
+    return with_shards(tmp_path_factory.mktemp("loop"), SETTINGS)
 
 
 @pytest.fixture(scope="module")

@@ -3,24 +3,15 @@
 import numpy as np
 import pytest
 import torch
+from support.shapes import shape
 from torch import nn
 from torch.nn import functional as F
 
 from keylm.model.attention import Packing
 from keylm.model.decoder import Decoder, initialise
-from keylm.recipe.schema import Model
 from keylm.training import objective
 from keylm.training.objective import Losses, Objective, partner_loss
 
-SHAPE = Model(
-    hidden_size=16,
-    num_hidden_layers=2,
-    num_attention_heads=2,
-    num_key_value_heads=1,
-    head_dim=8,
-    intermediate_size=24,
-    max_position_embeddings=12,
-)
 VOCABULARY, Z_LOSS, PAIR_WEIGHT = 40, 0.01, 0.5
 HEAD = nn.Identity()
 """For the partner loss: what is given are logits already."""
@@ -28,7 +19,7 @@ HEAD = nn.Identity()
 
 @pytest.fixture
 def decoder() -> Decoder:
-    model = Decoder(SHAPE, VOCABULARY)
+    model = Decoder(shape(hidden_size=16, head_dim=8, intermediate_size=24, max_position_embeddings=12), VOCABULARY)
     initialise(model, 3)
     with torch.no_grad():
         for parameter in model.parameters():  # projections and head start at (about) zero

@@ -5,23 +5,14 @@ import itertools
 
 import pytest
 import torch
+from support.shapes import SHAPE
 
 from keylm.base.errors import KeylmError
 from keylm.model.decoder import Decoder, initialise
-from keylm.recipe.schema import Model, Optimizer
+from keylm.recipe.schema import Optimizer
 from keylm.recipe.stage import Stage
 from keylm.training.optimizer import NEWTON_SCHULZ, Muon, Optimizers, orthogonalise
 from keylm.training.schedule import multiplier
-
-SHAPE = Model(
-    hidden_size=32,
-    num_hidden_layers=2,
-    num_attention_heads=2,
-    num_key_value_heads=1,
-    head_dim=16,
-    intermediate_size=48,
-    max_position_embeddings=16,
-)
 
 
 @pytest.mark.parametrize("shape", [(4, 24, 24), (3, 16, 40), (3, 40, 16)])

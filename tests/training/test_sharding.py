@@ -7,13 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import tiny_recipe, training_command
 from support.programs import run as run_program
 from support.programs import run_ranks, start_ranks
+from support.recipes import training_command, with_shards
 
 from keylm.base.errors import KeylmError
 from keylm.base.json_lines import read_rows
-from keylm.pipeline.run import run
 from keylm.recipe.load import Recipe
 from keylm.recipe.run_folder import RunFolder, checkpoint_paths
 from keylm.training.checkpoint import Checkpoint, latest_checkpoint, read_checkpoint
@@ -38,10 +37,7 @@ FSDP = "training.parallel=fsdp"
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Recipe, Path]:
     """A recipe, and a run folder with tokenizer and shards but no training yet."""
-    folder = tmp_path_factory.mktemp("sharding")
-    recipe = tiny_recipe(folder, SETTINGS)
-    run(recipe, folder / "run", until="shards", quiet=True)
-    return recipe, folder
+    return with_shards(tmp_path_factory.mktemp("sharding"), SETTINGS)
 
 
 @pytest.fixture(scope="module")

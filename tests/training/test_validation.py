@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_recipe
 from support.programs import Program
+from support.recipes import with_shards
 from torch.nn import functional as F
 
 from keylm.base.json_lines import read_rows
@@ -58,10 +58,7 @@ STEPS = 12
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Recipe, Path]:
     """A recipe with all forms of typos, and a run whose shards are built."""
-    folder = tmp_path_factory.mktemp("noisy")
-    recipe = tiny_recipe(folder, NOISE)
-    run(recipe, folder / "run", until="shards", quiet=True)
-    return recipe, folder
+    return with_shards(tmp_path_factory.mktemp("noisy"), NOISE)
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import tiny_recipe
+from support.recipes import tiny_recipe
 
 from keylm.base.errors import TrainingDiverged
 from keylm.pipeline.run import run

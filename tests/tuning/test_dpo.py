@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import write_jsonl
+from support.recipes import write_jsonl
 
 from keylm.base.errors import KeylmError
 from keylm.base.files import read_json

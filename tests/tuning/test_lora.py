@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import chat, sentence, write_jsonl
+from support.recipes import chat, sentence, write_jsonl
 
 from keylm.runtimes.generation import Generator
 

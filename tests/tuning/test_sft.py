@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import chat, tiny_recipe, write_jsonl
 from safetensors.torch import load_file, save_file
+from support.recipes import chat, tiny_recipe, write_jsonl
 
 from keylm.base.errors import KeylmError
 from keylm.base.files import read_json, sha256_file, write_json
