@@ -15,9 +15,9 @@ from keylm.pipeline.run import run
 from keylm.recipe.load import Recipe
 from keylm.recipe.run_folder import RunFolder, checkpoint_paths
 from keylm.training.distributed import Ranks
-from keylm.training.feeding import document_begins
+from keylm.training.feeding import cumulative_lengths
 from keylm.training.loop import Trainer
-from keylm.training.objective import slopes
+from keylm.training.objective import loss_and_grad
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 FAST = ["training.precision=bf16", "training.compile=true"]
@@ -93,16 +93,16 @@ def test_variable_length_kernels_give_what_the_mask_gives(name: str, head_dim: i
     if kernel is None or (name == "newest" and head_dim not in NEWEST_SIZES):
         pytest.skip("flash-attn-4 is not installed, or not for this GPU or size")
     numbers = torch.from_numpy(DOCUMENTS).to(device)
-    begins = torch.from_numpy(document_begins(DOCUMENTS)).to(device)
+    cu_seqlens = torch.from_numpy(cumulative_lengths(DOCUMENTS)).to(device)
     shapes = [(3, 512, heads, head_dim) for heads in (8, 2, 2)]
     drawn = [torch.randn(shape, device=device) for shape in shapes]
-    slope = torch.randn(shapes[0], device=device)
+    grad = torch.randn(shapes[0], device=device)
     leaves = [tensor.double().requires_grad_() for tensor in drawn]
     expected = attend(*leaves, None, document_mask(numbers))
-    expected.backward(slope.double())
-    q, k, v, slope = (tensor.bfloat16().flatten(0, 1) for tensor in (*drawn, slope))
-    out, sums = kernel.forward(q, k, v, begins, 512)
-    gradients = kernel.backward(slope, q, k, v, out, sums, begins, 512)
+    expected.backward(grad.double())
+    q, k, v, grad = (tensor.bfloat16().flatten(0, 1) for tensor in (*drawn, grad))
+    out, lse = kernel.forward(q, k, v, cu_seqlens, 512)
+    gradients = kernel.backward(grad, q, k, v, out, lse, cu_seqlens, 512)
     exact = [expected.detach(), *[leaf.grad for leaf in leaves]]
     for wanted, found in zip(exact, [out, *gradients], strict=True):
         assert (found.double().view_as(wanted) - wanted).norm() / wanted.norm() < 0.01
@@ -118,8 +118,8 @@ def test_compiled_slopes_are_the_gradients_of_the_plain_loss(columns: int):
     loss = torch.nn.functional.cross_entropy(exact, labels, ignore_index=-100, reduction="sum")
     squares = (exact.logsumexp(-1) * (labels >= 0)).square().sum()
     (loss + 0.01 * squares).backward()
-    found, found_squares, slope = torch.compile(slopes, dynamic=False)(logits, labels, 0.01, 1000)
+    found, found_squares, grad = torch.compile(loss_and_grad, dynamic=False)(logits, labels, 0.01, 1000)
     torch.testing.assert_close(found.sum().double(), loss.detach(), rtol=1e-5, atol=0)
     torch.testing.assert_close(found_squares.double(), squares.detach(), rtol=1e-5, atol=0)
-    torch.testing.assert_close(slope[:, :1000].double(), exact.grad, rtol=1e-4, atol=1e-6)
-    assert not slope[:, 1000:].any()
+    torch.testing.assert_close(grad[:, :1000].double(), exact.grad, rtol=1e-4, atol=1e-6)
+    assert not grad[:, 1000:].any()

@@ -31,14 +31,14 @@ def distance(found: Tensor, exact: Tensor) -> float:
 @pytest.mark.parametrize(("kind", "most"), KINDS)
 @pytest.mark.parametrize("shape", [(32, 128), (5, 24), (33, 300)])
 def test_swiglu_both_ways(kind: torch.dtype, most: float, shape: tuple[int, int]):
-    drawn, slope = normal(shape[0], 2 * shape[1], seed=0).to(kind), normal(*shape, seed=1).to(kind)
+    drawn, grad = normal(shape[0], 2 * shape[1], seed=0).to(kind), normal(*shape, seed=1).to(kind)
     exact = drawn.double().requires_grad_()
     gate, up = exact.chunk(2, dim=-1)
     expected = F.silu(gate) * up
-    expected.backward(slope.double())
+    expected.backward(grad.double())
     both = drawn.requires_grad_()
     found = swiglu(both)
-    found.backward(slope)
+    found.backward(grad)
     assert found.dtype == both.grad.dtype == kind
     assert distance(found, expected) < most
     assert distance(both.grad, exact.grad) < most
@@ -53,17 +53,19 @@ def test_norms_and_rotation_both_ways(kind: torch.dtype, most: float, windows: i
     for number, norm in enumerate(norms):
         norm.weight.data += 0.3 * normal(size, seed=number + 1)
     rotation = rope(length, size, 10_000.0, DEVICE)
-    slopes = [normal(tokens, count, size, seed=5).to(kind) for count in (queries, kv, kv)]
+    loss_and_grad = [normal(tokens, count, size, seed=5).to(kind) for count in (queries, kv, kv)]
 
     exact = drawn.double().requires_grad_()
     q, k, v = torch.split(exact.view(windows, length, -1, size).float(), [queries, kv, kv], dim=2)
     expected = [rotate(norms[0](q), rotation), rotate(norms[1](k), rotation), v]
-    torch.autograd.backward(expected, [slope.view_as(e).float() for slope, e in zip(slopes, expected, strict=True)])
+    torch.autograd.backward(
+        expected, [grad.view_as(e).float() for grad, e in zip(loss_and_grad, expected, strict=True)]
+    )
     wanted = [exact.grad, *[norm.weight.grad for norm in norms]]
 
     heads, weights = drawn.requires_grad_(), [norm.weight.detach().requires_grad_() for norm in norms]
     found = norm_rotate(heads, *weights, *rotation, kv, 1e-6)
-    torch.autograd.backward(found, slopes)
+    torch.autograd.backward(found, loss_and_grad)
     for ours, theirs in zip(found, expected, strict=True):
         assert ours.dtype == kind
         assert distance(ours.view_as(theirs), theirs) < most

@@ -8,7 +8,7 @@ import torch
 
 from keylm.data.curriculum import Batch
 from keylm.recipe.schema import Training
-from keylm.training.feeding import Ahead, Feed, feed
+from keylm.training.feeding import Prefetcher, Feed, feed
 
 CPU = torch.device("cpu")
 
@@ -25,7 +25,7 @@ def test_a_prepared_step_is_begun_at_once_and_made_only_once():
         ready.set()
         return nothing(step)
 
-    ahead = Ahead(work, end=3)
+    ahead = Prefetcher(work, end=3)
     assert ahead.take(0).text_bytes == 0
     ready.clear()
     ahead.prepare(1)
@@ -38,7 +38,7 @@ def test_a_prepared_step_is_begun_at_once_and_made_only_once():
 
 
 def test_another_step_than_expected_is_loaded_then():
-    ahead = Ahead(nothing, end=100)
+    ahead = Prefetcher(nothing, end=100)
     for step in (5, 6, 50, 0):
         assert ahead.take(step).text_bytes == step
         ahead.prepare(step + 1)
@@ -50,7 +50,7 @@ def test_what_fails_early_is_told_where_the_step_is_taken():
             raise KeyboardInterrupt
         return nothing(step)
 
-    ahead = Ahead(work, end=3)
+    ahead = Prefetcher(work, end=3)
     ahead.prepare(1)
     with pytest.raises(KeyboardInterrupt):
         ahead.take(1)
@@ -74,6 +74,8 @@ def test_a_feed_holds_the_batch_in_micro_batches(masks: bool):
     assert [len(part.tokens) for part in found.parts] == [2, 2, 1]
     assert torch.equal(torch.cat([part.tokens for part in found.parts]), torch.from_numpy(batch.tokens))
     assert torch.equal(torch.cat([part.labels for part in found.parts]), torch.from_numpy(labels))
-    assert all((part.packing.numbers is not None) == masks and part.packing.begins is None for part in found.parts)
+    assert all(
+        (part.packing.document_ids is not None) == masks and part.packing.cu_seqlens is None for part in found.parts
+    )
     assert found.trained.tolist() == [8, 5, 8, 8, 8]
     assert found.text_bytes == labels[labels >= 0].sum()

@@ -12,7 +12,6 @@ JRSS B 39, 1977): generate on the clean sentences, classify, scale each kind's h
 to kinds that are too frequent or too rare, and repeat.
 """
 
-import argparse
 import difflib
 import hashlib
 import json
@@ -32,6 +31,7 @@ from keylm.typos.letters import LETTER_KINDS
 from keylm.typos.lists import read_pairs
 from keylm.typos.model import LENGTH_CLASSES, TypoModel
 from keylm.typos.slips import KINDS_OF_SLIPS
+from tools.command import run_script, script_parser
 
 FIGURES = Path(__file__).parents[2] / "src/keylm/languages/en/typo_rates.json"
 WORDS = ENGLISH.words
@@ -287,7 +287,7 @@ def tables(errors: dict[str, list[Error]], sentences: dict[str, list[str]], figu
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument("--corpus", type=Path, required=True, help="folder with typo/git_fixes.jsonl.zst")
     parser.add_argument("--write", action="store_true", help="replace the packaged figures")
     arguments = parser.parse_args()
@@ -309,4 +309,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

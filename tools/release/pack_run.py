@@ -14,7 +14,6 @@ serves tools/studies/training_grid.py and tools/studies/ablation.py; `keylm data
 looks at the files that were curated, would curate anew.
 """
 
-import argparse
 import hashlib
 import io
 import os
@@ -29,6 +28,7 @@ import zstandard
 
 from keylm.base.files import atomic_path, write_json
 from keylm.recipe.run_folder import RunFolder
+from tools.command import run_script, script_parser
 
 PARTS = "parts.json"
 PART_BYTES = 50_000_000
@@ -184,7 +184,7 @@ def entry(name: str, size: int, file: Path) -> tarfile.TarInfo:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument("run", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--part-bytes", type=int, default=PART_BYTES, help="the most that a part has")
@@ -194,4 +194,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

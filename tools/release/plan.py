@@ -16,6 +16,7 @@ from typing import Any
 
 from keylm.base.errors import KeylmError
 from keylm.recipe.load import Recipe, load_recipe, parse_recipe, read_toml
+from tools.command import run_script, script_parser
 from tools.studies.processes import command
 
 PLAN = Path(__file__).with_name("plan.toml")
@@ -111,19 +112,20 @@ def preference_command(plan: Plan, model: Path, data: Path, out: Path, pairs: in
 
 def parser(description: str | None) -> argparse.ArgumentParser:
     """Return a script's parser, which knows --plan."""
-    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made = script_parser(description)
     made.add_argument("--plan", type=Path, default=PLAN)
     return made
 
 
 def run(function: Callable[[argparse.Namespace], Any], arguments: argparse.Namespace) -> None:
-    """Do what a script does and print what comes out, if anything does; an error ends it in words."""
-    try:
+    """Run a script's `function` and print its result, if there is one; a KeylmError ends it with one line."""
+
+    def main() -> None:
         result = function(arguments)
-    except KeylmError as error:
-        raise SystemExit(f"error: {error}") from None
-    if result is not None:
-        print(result)
+        if result is not None:
+            print(result)
+
+    run_script(main)
 
 
 class Clock:

@@ -6,7 +6,6 @@
 RUN, which may not be there yet, appears whole or not at all.
 """
 
-import argparse
 import io
 import tarfile
 from collections.abc import Iterator, Sequence
@@ -17,6 +16,7 @@ import zstandard
 
 from keylm.base.errors import KeylmError
 from keylm.base.files import atomic_folder, read_table, sha256_file
+from tools.command import run_script, script_parser
 
 PARTS = "parts.json"
 BLOCK = 1 << 20
@@ -90,15 +90,12 @@ def checked_parts(given: Sequence[Path]) -> list[Path]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument("parts", type=Path, nargs="+", help="the folder of the parts, or the parts")
     parser.add_argument("run", type=Path)
     arguments = parser.parse_args()
-    try:
-        unpack(arguments.parts, arguments.run)
-    except KeylmError as error:
-        raise SystemExit(f"error: {error}") from None
+    unpack(arguments.parts, arguments.run)
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

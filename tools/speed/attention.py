@@ -9,7 +9,6 @@ kernels: `flash2` comes with torch, `flash4` is the package flash-attn-4. Prints
 within documents, and the largest difference from `masked` in fp32.
 """
 
-import argparse
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +24,8 @@ from keylm.data.curriculum import BatchLoader, Curriculum
 from keylm.data.store import finished_store
 from keylm.model.attention import TORCH, Kernel, document_mask, newest_kernel
 from keylm.recipe.run_folder import RunFolder
-from keylm.training.feeding import document_begins
+from keylm.training.feeding import cumulative_lengths
+from tools.command import run_script, script_parser
 
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Queries [B, L, heads, D], keys and values [B, L, KV heads, D] to [B, L, heads, D]."""
@@ -79,20 +79,20 @@ def flex(documents: Tensor) -> Attention:
 
 def packed(documents: Tensor, kernel: Kernel | None) -> Attention:
     """Return one of keylm's variable-length kernels over the documents, one after the other."""
-    begins, length = boundaries(documents), documents.shape[1]
+    cu_seqlens, length = boundaries(documents), documents.shape[1]
     if kernel is None:
         raise RuntimeError("flash-attn-4 is not installed, or the GPU is older than Hopper")
 
     class Packed(torch.autograd.Function):
         @staticmethod
         def forward(ctx: Any, *tensors: Tensor) -> Tensor:
-            out, sums = kernel.forward(*tensors, begins, length)
-            ctx.save_for_backward(*tensors, out, sums)
+            out, lse = kernel.forward(*tensors, cu_seqlens, length)
+            ctx.save_for_backward(*tensors, out, lse)
             return out
 
         @staticmethod
-        def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, ...]:
-            return kernel.backward(slopes[0].contiguous(), *ctx.saved_tensors, begins, length)
+        def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
+            return kernel.backward(grads[0].contiguous(), *ctx.saved_tensors, cu_seqlens, length)
 
     def attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         flat = [tensor.flatten(0, 1) for tensor in (queries, keys, values)]
@@ -103,7 +103,7 @@ def packed(documents: Tensor, kernel: Kernel | None) -> Attention:
 
 def boundaries(documents: Tensor) -> Tensor:
     """Return int32 [documents + 1]: where each one begins in the flattened windows, and where the last one ends."""
-    return torch.from_numpy(document_begins(documents.cpu().numpy())).to(documents.device)
+    return torch.from_numpy(cumulative_lengths(documents.cpu().numpy())).to(documents.device)
 
 
 KERNELS = {
@@ -140,7 +140,7 @@ def milliseconds(attend: Attention, tensors: list[Tensor], device: torch.device,
 
 def main() -> None:
     """Measure from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument("run", type=Path)
     parser.add_argument("--windows", type=int, default=16)
     parser.add_argument("--kernels", nargs="+", default=list(KERNELS), choices=list(KERNELS))
@@ -174,4 +174,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

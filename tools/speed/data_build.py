@@ -7,7 +7,6 @@ thread; MB are bytes of UTF-8 text, per second of CPU time of that process and i
 every text file of the corpus with 1 and with 2 workers and tells wall-clock seconds, peak memory and manifest hash.
 """
 
-import argparse
 import json
 import os
 import platform
@@ -18,6 +17,8 @@ import tempfile
 import time
 from importlib.metadata import version
 from pathlib import Path
+
+from tools.command import run_script, script_parser
 
 RECIPE = """
 name = "benchmark"
@@ -144,7 +145,7 @@ def whole(corpus: Path, scratch: Path) -> None:
 
 def main() -> None:
     """Read the arguments and run."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = script_parser(__doc__)
     parser.add_argument("corpus", type=Path)
     parser.add_argument("--files", nargs="+", default=["formal/wikinews", "formal/openstax", "casual/energy_forum"])
     parser.add_argument("--whole", action="store_true")
@@ -159,4 +160,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

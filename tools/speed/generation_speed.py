@@ -29,6 +29,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from tools.command import run_script, script_parser
+
 RESULTS = Path(__file__).parents[2] / "results" / "generation_speed.json"
 GGUF, ONNX = ("f16", "q8_0", "q6_k", "q4_k_m", "q4_0"), ("fp32", "int8", "q4")
 OWN = ("keylm-fp32", "keylm-int8")
@@ -269,7 +271,7 @@ def show(rows: Sequence[dict[str, Any]]) -> None:
 
 def main() -> None:
     """Measure all variants, or, with --files, the one that is named, for `in_a_process`."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument("--model", type=Path, help="a model folder; by default random weights of KeyLM-75M's shape")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
@@ -300,4 +302,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -5,7 +5,6 @@
 The 75M shape. Prints the median milliseconds of each piece (CUDA events, 30 runs after 5) and what it reaches.
 """
 
-import argparse
 from collections.abc import Callable
 from typing import Any
 
@@ -13,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from keylm.training.objective import slopes
+from keylm.training.objective import loss_and_grad
 from keylm.training.optimizer import orthogonalise
+from tools.command import run_script, script_parser
 
 HIDDEN, HEADS, KV_HEADS, HEAD_DIM, INNER, LAYERS, VOCABULARY = 512, 8, 2, 64, 1280, 24, 12_020
 DEVICE = torch.device("cuda")
@@ -94,21 +94,21 @@ def optimizer() -> None:
 
 
 def softmax(rows: int) -> None:
-    """Show the head's softmax and slopes, plain and compiled, beside a copy of the logits."""
+    """Show the head's softmax and its gradient, plain and compiled, beside a copy of the logits."""
     logits, labels = random(rows, 12_032), torch.randint(0, VOCABULARY, (rows,), device=DEVICE)
-    compiled = torch.compile(slopes, dynamic=False)
+    compiled = torch.compile(loss_and_grad, dynamic=False)
     print(
-        f"slopes of {rows} rows, plain       {milliseconds(lambda: slopes(logits, labels, 1e-4, VOCABULARY)):8.3f} ms"
+        f"softmax and gradient of {rows} rows, plain    {milliseconds(lambda: loss_and_grad(logits, labels, 1e-4, VOCABULARY)):8.3f} ms"
     )
     spent = milliseconds(lambda: compiled(logits, labels, 1e-4, VOCABULARY))
-    print(f"slopes of {rows} rows, compiled    {spent:8.3f} ms")
+    print(f"softmax and gradient of {rows} rows, compiled {spent:8.3f} ms")
     copied = milliseconds(logits.clone)
     print(f"copy of those logits             {copied:8.3f} ms  {4 * logits.numel() / copied / 1e9:6.2f} TB/s")
 
 
 def swiglu(tokens: int) -> None:
     """Show SwiGLU's element-wise part forward and backward, compiled."""
-    both, slope = random(tokens, 2 * INNER).requires_grad_(), random(tokens, INNER)
+    both, grad = random(tokens, 2 * INNER).requires_grad_(), random(tokens, INNER)
 
     def gated(both: Tensor) -> Tensor:
         gate, up = both.chunk(2, dim=-1)
@@ -118,7 +118,7 @@ def swiglu(tokens: int) -> None:
 
     def work() -> None:
         both.grad = None
-        compiled(both).backward(slope)
+        compiled(both).backward(grad)
 
     spent = milliseconds(work)
     moved = 2 * tokens * INNER * (2 + 1 + 1 + 2 + 2)
@@ -127,7 +127,7 @@ def swiglu(tokens: int) -> None:
 
 def main() -> None:
     """Measure from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument("--tokens", type=int, default=32_768, help="of a micro-batch")
     arguments = parser.parse_args()
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {arguments.tokens} tokens")
@@ -139,4 +139,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -9,7 +9,6 @@ median of the repetitions, and the time to the first text. Suggestions are asked
 sentences with typos. Prints the tables and, with --json, writes the figures.
 """
 
-import argparse
 import http.client
 import json
 import os
@@ -21,6 +20,8 @@ import threading
 import time
 from pathlib import Path
 from typing import Any
+
+from tools.command import run_script, script_parser
 
 SENTENCE = (
     "Hello Anna, thank you for your mesage. I wil be there tomorow at about seven, but I don't know wether the train "
@@ -122,7 +123,7 @@ def suggestions(server: Server) -> dict[str, float]:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument("model", type=Path)
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 16])
     parser.add_argument("--tokens", type=int, default=64)
@@ -181,4 +182,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

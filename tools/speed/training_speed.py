@@ -14,7 +14,6 @@ MFU is the model's arithmetic over what a large matrix product reaches in the sa
 done, over pairs of tokens within a document; `mfu_causal` counts it over whole windows, as published figures do.
 """
 
-import argparse
 import gc
 import json
 import re
@@ -42,8 +41,9 @@ from keylm.model.folder import qwen3_config
 from keylm.recipe.load import Recipe, load_recipe
 from keylm.recipe.run_folder import RunFolder
 from keylm.training.distributed import Ranks, join
-from keylm.training.feeding import document_begins
+from keylm.training.feeding import cumulative_lengths
 from keylm.training.loop import Trainer
+from tools.command import run_script, script_parser
 
 RESULTS = Path(__file__).parents[2] / "results" / "training_speed.json"
 PRODUCT = 8192
@@ -133,7 +133,7 @@ def pairs_per_token(recipe: Recipe, run: RunFolder) -> float:
     if not recipe.training.document_masks:
         return (recipe.training.context + 1) / 2
     store = finished_store(run.shards, verify="none")
-    lengths = np.diff(document_begins(BatchLoader(Curriculum(recipe, store.layout), store).batch(0).documents))
+    lengths = np.diff(cumulative_lengths(BatchLoader(Curriculum(recipe, store.layout), store).batch(0).documents))
     return float((lengths * (lengths + 1.0) / 2).sum() / lengths.sum())
 
 
@@ -309,7 +309,7 @@ def show(rows: list[dict[str, Any]]) -> None:
 
 def main() -> None:
     """Measure from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument("run", type=Path)
     parser.add_argument("--variants", nargs="+", default=["hf-eager", "hf-compiled", "keylm"])
     parser.add_argument("--steps", type=int, default=20)
@@ -350,4 +350,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -6,7 +6,6 @@ Prints one line for each rate, and for texts of some lengths what one takes amon
 of three passes, the reading left out.
 """
 
-import argparse
 import io
 import json
 import time
@@ -16,6 +15,7 @@ import zstandard
 
 from keylm.recipe.schema import Typos
 from keylm.typos.model import TypoModel
+from tools.command import run_script, script_parser
 
 
 def read_texts(path: Path, size: int) -> list[str]:
@@ -55,7 +55,7 @@ def measure_alone(model: TypoModel, texts: list[str]) -> float:
 
 def main() -> None:
     """Measure at the documents' own rates, at three fixed ones, and for texts of three lengths."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument("file", type=Path)
     parser.add_argument("--megabytes", type=float, default=20)
     arguments = parser.parse_args()
@@ -85,4 +85,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

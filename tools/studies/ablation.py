@@ -10,7 +10,6 @@ and seed is a run folder under OUT, so a killed study goes on with the same comm
 docs/ablations.md and writes OUT/results.json.
 """
 
-import argparse
 import json
 import os
 import tomllib
@@ -31,6 +30,7 @@ from keylm.data.manifest import read_manifest
 from keylm.evaluation.continuation import continuation_bits
 from keylm.recipe.load import Recipe, load_recipe, parse_recipe
 from keylm.recipe.run_folder import RunFolder
+from tools.command import run_script, script_parser
 from tools.studies.processes import keylm
 
 BUILD_TOKENS = 10**11
@@ -246,7 +246,7 @@ def cell(value: Any) -> str:
 
 def main() -> None:
     """Run a study from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument("study", type=Path)
     parser.add_argument("--data", type=Path, required=True, help="run folder with curated sources and tokenizer")
     parser.add_argument("--items", type=Path, required=True)
@@ -275,4 +275,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -13,7 +13,6 @@ RUN is a run folder with curated sources; the passages come from documents that 
 - `hellaswag`, `arc_easy`, `arc_challenge`, `piqa`, `openbookqa`: a benchmark's question and its right answer.
 """
 
-import argparse
 import io
 import json
 import random
@@ -32,6 +31,7 @@ from keylm.data.sources import content_hash, document_texts, is_held_out, read_s
 from keylm.recipe.run_folder import RunFolder
 from keylm.recipe.schema import Typos
 from keylm.typos.model import TypoModel
+from tools.command import run_script, script_parser
 
 SEED = 20261124
 """Of the noise; no recipe's."""
@@ -127,7 +127,7 @@ def answers(folder: Path) -> Iterator[Item]:
 
 def main() -> None:
     """Write the items from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument("run", type=Path)
     parser.add_argument("items", type=Path)
     parser.add_argument("--corpus", type=Path, required=True)
@@ -140,4 +140,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -13,7 +13,6 @@ Invariant: the report depends on the files alone; which samples are shown is dra
 import argparse
 import json
 import random
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -21,11 +20,11 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
-from keylm.base.errors import KeylmError
 from keylm.curate.decontamination import Decontaminator, Match
 from keylm.curate.evaluation_index import MATCHABLE_WORDS
 from keylm.curate.evaluation_items import EvaluationItem, evaluation_files, open_lines, read_items
 from keylm.curate.evaluation_words import word_spans
+from tools.command import run_script
 
 BATCH = 256
 
@@ -213,7 +212,4 @@ def samples(findings: dict[str, Findings], most: int) -> list[str]:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except KeylmError as error:
-        sys.exit(f"contamination_report: {error}")
+    run_script(main)

@@ -26,6 +26,7 @@ from keylm.base.json_lines import read_rows
 from keylm.base.machine import device_name
 from keylm.evaluation.results import EvaluationFolder
 from keylm.recipe.load import Recipe, parse_recipe
+from tools.command import run_script, script_parser
 from tools.release.plan import PLAN, preference_command, read_plan, stage_recipe
 from tools.studies.processes import Devices, visible_gpus
 
@@ -194,7 +195,7 @@ def markdown(results: dict[str, Any]) -> str:
 
 def main() -> None:
     """Run the study."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument("--initial", type=Path, required=True, help="a model whose rate has not fallen yet")
     parser.add_argument("--data", type=Path, required=True, help="what tools/release/pack.py built")
     parser.add_argument("--out", type=Path, required=True)
@@ -213,12 +214,9 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     study = Study(arguments)
-    try:
-        study.run()
-    except KeylmError as error:
-        raise SystemExit(f"error: {error}") from None
+    study.run()
     print(markdown(json.loads((arguments.out / "results.json").read_text())))
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -18,7 +18,6 @@ through R more times, U + U · R* · (1 − exp(−R / R*)), for each source by 
 Then the prediction is also made for the same sources repeated; without it, tokens count as if all were new.
 """
 
-import argparse
 import json
 import math
 from collections import defaultdict
@@ -32,6 +31,7 @@ import numpy.typing as npt
 from keylm.base.json_lines import read_rows
 from keylm.data.manifest import load_manifest
 from keylm.recipe.load import parse_recipe, read_toml, stage_steps
+from tools.command import run_script, script_parser
 
 Floats = npt.NDArray[np.float64]
 
@@ -259,7 +259,7 @@ def span(values: Sequence[float] | None) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     """Fit from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument("files", type=Path, nargs="+", help="results.json of a grid, or metrics.jsonl of run folders")
     parser.add_argument("--only", nargs="*", help="variants or run folders to fit; by default all")
     parser.add_argument("--tokens", type=float, default=18e9, help="the length to predict")
@@ -287,4 +287,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

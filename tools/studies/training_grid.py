@@ -17,7 +17,6 @@ Bits per byte are means over sources of their validation text: the plain ones by
 (as in tools/studies/ablation.py), the weighted one over all sources with the mixture's weights.
 """
 
-import argparse
 import json
 import math
 import shutil
@@ -38,6 +37,7 @@ from keylm.data.manifest import read_manifest
 from keylm.model.decoder import count_parameters
 from keylm.recipe.load import Recipe, load_recipe, parse_recipe
 from keylm.recipe.run_folder import RunFolder
+from tools.command import run_script, script_parser
 from tools.studies.ablation import BUILD_TOKENS, Study, build, curated_data, read_study, register_bits
 from tools.studies.processes import Devices, keylm, visible_gpus
 
@@ -277,7 +277,7 @@ def run_all(grid: Grid, jobs: list[Job], devices: list[str | None], *, keep: boo
 
 def main(arguments: list[str] | None = None) -> None:
     """Run a study from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument("study", type=Path)
     parser.add_argument("--data", type=Path, required=True, help="run folder with curated sources and tokenizer")
     parser.add_argument("--out", type=Path, required=True)
@@ -300,4 +300,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

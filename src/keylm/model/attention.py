@@ -1,12 +1,12 @@
 """Causal attention that stays within documents: one function, several kernels.
 
-A window holds several documents that must not see each other. Two ways to say which token belongs where:
+A window holds several documents that must not attend to each other. There are two ways to pass their boundaries:
 
-- `numbers`, a document's number for each token: a dense mask, on any device, the reference;
-- `begins`, where each document begins in the flattened micro-batch: variable-length flash attention on a GPU in 16
-  bits, which never looks at a pair of tokens from two documents, so short documents cost little.
+- `document_ids`, the document of each token: a dense mask, on any device; the reference;
+- `cu_seqlens`, the start of each document in the flattened micro-batch: variable-length flash attention on a GPU in
+  16 bits, which computes no score between two documents, so short documents cost little.
 
-The kernel behind the second is FlashAttention 4 where the package flash-attn-4 is installed and the GPU is a Hopper or
+The second uses FlashAttention 4 where the package flash-attn-4 is installed and the GPU is a Hopper or
 later (Dao et al., github.com/Dao-AILab/flash-attention), else FlashAttention 2, which comes with torch (arXiv
 2307.08691). Shapes: B windows, L tokens each, T = B * L, n documents, D head_dim.
 """
@@ -22,33 +22,33 @@ from torch import Tensor
 from keylm.base.machine import AMPERE, compute_capability
 
 NEWEST_KERNEL = (9, 10)
-"""The capabilities that FlashAttention 4 is used on: Hopper, data-centre Blackwell."""
+"""The compute capabilities that FlashAttention 4 is used on: Hopper, data-centre Blackwell."""
 NEWEST_SIZES = (64, 128)
-"""The head dimensions that it is used for, those it was tested with here."""
+"""The head dimensions that it is used for: those tested here."""
 
 
 class Packing(NamedTuple):
     """Which tokens of a micro-batch belong together."""
 
-    numbers: Tensor | None = None
+    document_ids: Tensor | None = None
     """int32 [B, L]: the document that each token belongs to; None: each window is one"""
-    begins: Tensor | None = None
-    """int32 [n + 1]: where each document begins in the flattened windows, and their end; None: use `numbers`"""
+    cu_seqlens: Tensor | None = None
+    """int32 [n + 1]: the start of each document in the flattened windows, and their end; None: use `document_ids`"""
 
     def mask(self) -> Tensor | None:
         """Return the dense mask, bool [B, 1, L, L], or None where causal attention needs none."""
-        return None if self.numbers is None or self.begins is not None else document_mask(self.numbers)
+        return None if self.document_ids is None or self.cu_seqlens is not None else document_mask(self.document_ids)
 
 
-def attend(queries: Tensor, keys: Tensor, values: Tensor, begins: Tensor | None, mask: Tensor | None) -> Tensor:
+def attend(queries: Tensor, keys: Tensor, values: Tensor, cu_seqlens: Tensor | None, mask: Tensor | None) -> Tensor:
     """Return attention's output [B, L, heads, D].
 
-    queries [B, L, heads, D]; keys and values [B, L, KV heads, D]; `begins` as in `Packing`, in which case the tensors
-    are on a GPU in 16 bits; `mask`: bool [B, 1, L, L], True where a token may look, or None for all before it.
+    queries [B, L, heads, D]; keys and values [B, L, KV heads, D]; `cu_seqlens` as in `Packing`, in which case the tensors
+    are on a GPU in 16 bits; `mask`: bool [B, 1, L, L], True where a token may attend, or None for plain causal attention.
     """
-    if begins is not None:
+    if cu_seqlens is not None:
         flat = (tensor.flatten(0, 1) for tensor in (queries, keys, values))
-        attended, _ = packed_attention(*flat, begins, queries.shape[1])
+        attended, _ = packed_attention(*flat, cu_seqlens, queries.shape[1])
         packed: Tensor = attended.view_as(queries)
         return packed
     q, k, v = (tensor.transpose(1, 2) for tensor in (queries, keys, values))
@@ -61,14 +61,14 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, begins: Tensor | None,
     return out.transpose(1, 2)
 
 
-def document_mask(numbers: Tensor) -> Tensor:
-    """Return bool [B, 1, L, L]: a token may look at itself and what came before it in its own document."""
-    same = numbers[:, None, :, None] == numbers[:, None, None, :]
-    return same & torch.ones(same.shape[-2:], dtype=torch.bool, device=numbers.device).tril()
+def document_mask(document_ids: Tensor) -> Tensor:
+    """Return bool [B, 1, L, L]: a token attends to itself and to earlier tokens of its own document."""
+    same = document_ids[:, None, :, None] == document_ids[:, None, None, :]
+    return same & torch.ones(same.shape[-2:], dtype=torch.bool, device=document_ids.device).tril()
 
 
 class Kernel(NamedTuple):
-    """Variable-length attention, both ways; shapes as in `packed_attention` and `packed_attention_backward`."""
+    """Variable-length attention, forward and backward; shapes as in `packed_attention` and `packed_attention_backward`."""
 
     forward: Callable[[Tensor, Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor]]
     backward: Callable[..., tuple[Tensor, Tensor, Tensor]]
@@ -76,60 +76,60 @@ class Kernel(NamedTuple):
 
 @torch.library.custom_op("keylm::packed_attention", mutates_args=())
 def packed_attention(
-    queries: Tensor, keys: Tensor, values: Tensor, begins: Tensor, longest: int
+    queries: Tensor, keys: Tensor, values: Tensor, cu_seqlens: Tensor, max_seqlen: int
 ) -> tuple[Tensor, Tensor]:
-    """Return attention within documents, [T, heads, D], and its logarithms of sums of exponentials, fp32 [heads, T].
+    """Return attention within documents, [T, heads, D], and its log-sum-exp of scores (lse), fp32 [heads, T].
 
-    queries [T, heads, D]; keys and values [T, KV heads, D]; no document has more than `longest` tokens. One operation
-    to the compiler, so that it need not see into the kernels.
+    queries [T, heads, D]; keys and values [T, KV heads, D]; no document has more than `max_seqlen` tokens. One opaque
+    operation to the compiler.
     """
-    return best_kernel(queries.device, queries.shape[-1]).forward(queries, keys, values, begins, longest)
+    return best_kernel(queries.device, queries.shape[-1]).forward(queries, keys, values, cu_seqlens, max_seqlen)
 
 
 @packed_attention.register_fake
-def _(queries: Tensor, keys: Tensor, values: Tensor, begins: Tensor, longest: int) -> tuple[Tensor, Tensor]:
-    sums = queries.new_empty((queries.shape[1], queries.shape[0]), dtype=torch.float32)
-    return torch.empty_like(queries, memory_format=torch.contiguous_format), sums
+def _(queries: Tensor, keys: Tensor, values: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> tuple[Tensor, Tensor]:
+    lse = queries.new_empty((queries.shape[1], queries.shape[0]), dtype=torch.float32)
+    return torch.empty_like(queries, memory_format=torch.contiguous_format), lse
 
 
 @torch.library.custom_op("keylm::packed_attention_backward", mutates_args=())
 def packed_attention_backward(
-    slope: Tensor,
+    grad: Tensor,
     queries: Tensor,
     keys: Tensor,
     values: Tensor,
     out: Tensor,
-    sums: Tensor,
-    begins: Tensor,
-    longest: int,
+    lse: Tensor,
+    cu_seqlens: Tensor,
+    max_seqlen: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients of queries, keys and values from `slope`, that of the output [T, heads, D]."""
+    """Return the gradients of queries, keys and values from `grad`, that of the output [T, heads, D]."""
     kernel = best_kernel(queries.device, queries.shape[-1])
-    return kernel.backward(slope.contiguous(), queries, keys, values, out, sums, begins, longest)
+    return kernel.backward(grad.contiguous(), queries, keys, values, out, lse, cu_seqlens, max_seqlen)
 
 
 @packed_attention_backward.register_fake
 def _(
-    slope: Tensor,
+    grad: Tensor,
     queries: Tensor,
     keys: Tensor,
     values: Tensor,
     out: Tensor,
-    sums: Tensor,
-    begins: Tensor,
-    longest: int,
+    lse: Tensor,
+    cu_seqlens: Tensor,
+    max_seqlen: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     dq, dk, dv = (torch.empty_like(each, memory_format=torch.contiguous_format) for each in (queries, keys, values))
     return dq, dk, dv
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    queries, keys, values, begins, ctx.longest = inputs
-    ctx.save_for_backward(queries, keys, values, *output, begins)
+    queries, keys, values, cu_seqlens, ctx.max_seqlen = inputs
+    ctx.save_for_backward(queries, keys, values, *output, cu_seqlens)
 
 
-def _differentiate(ctx: Any, slope: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-    return *packed_attention_backward(slope, *ctx.saved_tensors, ctx.longest), None, None
+def _differentiate(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    return *packed_attention_backward(grad, *ctx.saved_tensors, ctx.max_seqlen), None, None
 
 
 packed_attention.register_autograd(_differentiate, setup_context=_save)
@@ -155,28 +155,32 @@ def newest_kernel(device: torch.device) -> Kernel | None:
     except ImportError:
         return None
 
-    def told(begins: Tensor, longest: int) -> dict[str, Any]:
-        """Queries and keys are the same tokens."""
-        documents = {"cu_seqlens_q": begins, "cu_seqlens_k": begins}
-        return {**documents, "max_seqlen_q": longest, "max_seqlen_k": longest, "causal": True}
+    def lengths(cu_seqlens: Tensor, max_seqlen: int) -> dict[str, Any]:
+        """Return the lengths of queries and keys, which are the same tokens."""
+        documents = {"cu_seqlens_q": cu_seqlens, "cu_seqlens_k": cu_seqlens}
+        return {**documents, "max_seqlen_q": max_seqlen, "max_seqlen_k": max_seqlen, "causal": True}
 
-    def forward(queries: Tensor, keys: Tensor, values: Tensor, begins: Tensor, longest: int) -> tuple[Tensor, Tensor]:
-        out, sums, *_ = interface._flash_attn_fwd(queries, keys, values, **told(begins, longest), return_lse=True)
-        return out, sums
+    def forward(
+        queries: Tensor, keys: Tensor, values: Tensor, cu_seqlens: Tensor, max_seqlen: int
+    ) -> tuple[Tensor, Tensor]:
+        out, lse, *_ = interface._flash_attn_fwd(
+            queries, keys, values, **lengths(cu_seqlens, max_seqlen), return_lse=True
+        )
+        return out, lse
 
     def backward(
-        slope: Tensor,
+        grad: Tensor,
         queries: Tensor,
         keys: Tensor,
         values: Tensor,
         out: Tensor,
-        sums: Tensor,
-        begins: Tensor,
-        longest: int,
+        lse: Tensor,
+        cu_seqlens: Tensor,
+        max_seqlen: int,
     ) -> tuple[Tensor, Tensor, Tensor]:
         same_bits = {"deterministic": torch.are_deterministic_algorithms_enabled()}
         dq, dk, dv, *_ = interface._flash_attn_bwd(
-            queries, keys, values, out, slope, sums, **told(begins, longest), **same_bits
+            queries, keys, values, out, grad, lse, **lengths(cu_seqlens, max_seqlen), **same_bits
         )
         return dq, dk, dv
 
@@ -184,27 +188,27 @@ def newest_kernel(device: torch.device) -> Kernel | None:
 
 
 def _torch_forward(
-    queries: Tensor, keys: Tensor, values: Tensor, begins: Tensor, longest: int
+    queries: Tensor, keys: Tensor, values: Tensor, cu_seqlens: Tensor, max_seqlen: int
 ) -> tuple[Tensor, Tensor]:
     """FlashAttention 2, without dropout, causal."""
-    out, sums, *_ = torch.ops.aten._flash_attention_forward(
-        queries, keys, values, begins, begins, longest, longest, 0.0, True, False
+    out, lse, *_ = torch.ops.aten._flash_attention_forward(
+        queries, keys, values, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen, 0.0, True, False
     )
-    return out, sums
+    return out, lse
 
 
 def _torch_backward(
-    slope: Tensor,
+    grad: Tensor,
     queries: Tensor,
     keys: Tensor,
     values: Tensor,
     out: Tensor,
-    sums: Tensor,
-    begins: Tensor,
-    longest: int,
+    lse: Tensor,
+    cu_seqlens: Tensor,
+    max_seqlen: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    seed, offset = (torch.zeros(2, dtype=torch.uint64, device=slope.device) for _ in range(2))  # of no dropout
-    tensors, lengths = (slope, queries, keys, values, out, sums), (begins, begins, longest, longest)
+    seed, offset = (torch.zeros(2, dtype=torch.uint64, device=grad.device) for _ in range(2))  # unused: no dropout
+    tensors, lengths = (grad, queries, keys, values, out, lse), (cu_seqlens, cu_seqlens, max_seqlen, max_seqlen)
     dq, dk, dv = torch.ops.aten._flash_attention_backward(*tensors, *lengths, 0.0, True, seed, offset)
     return dq, dk, dv
 

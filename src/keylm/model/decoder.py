@@ -5,8 +5,8 @@ biases, untied output head (Qwen3 technical report, arXiv 2505.09388; RoPE: arXi
 A state dict moves between this module and transformers unchanged. Shapes below: B batch, L length, H hidden,
 D head_dim, V vocabulary.
 
-Products of one input are made together: queries, keys and values by one, gate and up by another. The weights stay
-apart, as the layout wants them and as Muon takes them.
+Projections of one input are one matmul: queries, keys and values; gate and up. The weights stay separate, as the
+layout and Muon need them.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ Rotation = tuple[Tensor, Tensor]
 COMPILED_TOGETHER = 4
 """Layers in one compiled graph."""
 ALONE = Packing()
-"""Of windows that hold one document each."""
+"""For windows that hold one document each."""
 
 
 class Decoder(nn.Module):
@@ -42,14 +42,14 @@ class Decoder(nn.Module):
     def forward(self, tokens: Tensor, packing: Packing = ALONE) -> Tensor:
         """Return logits [B, L, V].
 
-        tokens: int64 [B, L]; `packing`: which of them are one document (packed documents don't see each other); by
-        default each row is one.
+        tokens: int64 [B, L]; `packing`: which of them form a document (packed documents don't attend to each other);
+        by default each row is one.
         """
         logits: Tensor = self.lm_head(self.model(tokens, packing))
         return logits
 
     def fuse(self) -> None:
-        """Use the kernels of keylm/fused.py from now on; for models that compute in bf16 where `can_fuse` says so."""
+        """Use the kernels of model/fused.py from now on; for models that compute in bf16 where `can_fuse` allows it."""
         for module in self.modules():
             if isinstance(module, Attention | FeedForward):
                 module.fused = True
@@ -64,13 +64,13 @@ class Backbone(nn.Module):
         self.layers = nn.ModuleList(Block(shape) for _ in range(shape.num_hidden_layers))
         self.norm = RMSNorm(shape.hidden_size, shape.rms_norm_eps)
         self.head_dim, self.rope_theta = shape.head_dim, shape.rope_theta
-        self._through, self._together = through, 1
+        self._run_blocks, self._together = run_blocks, 1
 
     def compile_layers(self, *, apart: bool = False) -> None:
-        """Compile the layers, COMPILED_TOGETHER at a time, or `apart`, each by itself.
+        """Compile the layers, COMPILED_TOGETHER at a time, or each separately if `apart`.
 
-        All groups share one compilation, so training starts soon; the model as one graph takes a minute longer, and was
-        not faster (LOG.md). A block by itself leaves the compiler nothing to fuse at its ends.
+        All groups share one compilation, so training starts soon; the whole model as one graph takes a minute longer and
+        was not faster (docs/LOG.md). A single block leaves the compiler nothing to fuse at its boundaries.
         """
         if apart:
             for layer in self.layers:
@@ -78,7 +78,7 @@ class Backbone(nn.Module):
             return
         layers = len(self.layers)
         self._together = next(size for size in range(min(COMPILED_TOGETHER, layers), 0, -1) if layers % size == 0)
-        self._through = torch.compile(through, dynamic=False)
+        self._run_blocks = torch.compile(run_blocks, dynamic=False)
 
     def forward(self, tokens: Tensor, packing: Packing = ALONE) -> Tensor:
         """Return hidden states [B, L, H]; the residual stream is in autocast's dtype where that is on."""
@@ -89,17 +89,17 @@ class Backbone(nn.Module):
         mask = packing.mask()
         for first in range(0, len(self.layers), self._together):
             group = tuple(self.layers[first : first + self._together])
-            hidden = self._through(group, hidden, rotation, packing.begins, mask)  # type: ignore[arg-type]
+            hidden = self._run_blocks(group, hidden, rotation, packing.cu_seqlens, mask)  # type: ignore[arg-type]
         normed: Tensor = self.norm(hidden)
         return normed
 
 
-def through(
-    layers: Sequence["Block"], hidden: Tensor, rotation: Rotation, begins: Tensor | None, mask: Tensor | None
+def run_blocks(
+    layers: Sequence["Block"], hidden: Tensor, rotation: Rotation, cu_seqlens: Tensor | None, mask: Tensor | None
 ) -> Tensor:
-    """Return the residual stream [B, L, H] behind some blocks."""
+    """Return the residual stream [B, L, H] after some blocks."""
     for layer in layers:
-        hidden = layer(hidden, rotation, begins, mask)
+        hidden = layer(hidden, rotation, cu_seqlens, mask)
     return hidden
 
 
@@ -113,9 +113,9 @@ class Block(nn.Module):
         self.input_layernorm = RMSNorm(shape.hidden_size, shape.rms_norm_eps)
         self.post_attention_layernorm = RMSNorm(shape.hidden_size, shape.rms_norm_eps)
 
-    def forward(self, hidden: Tensor, rotation: Rotation, begins: Tensor | None, mask: Tensor | None) -> Tensor:
-        """Return the residual stream [B, L, H] after this block; `begins` and `mask` as `attend` takes them."""
-        hidden = hidden + self.self_attn(self.input_layernorm(hidden), rotation, begins, mask)
+    def forward(self, hidden: Tensor, rotation: Rotation, cu_seqlens: Tensor | None, mask: Tensor | None) -> Tensor:
+        """Return the residual stream [B, L, H] after this block; `cu_seqlens` and `mask` as `attend` takes them."""
+        hidden = hidden + self.self_attn(self.input_layernorm(hidden), rotation, cu_seqlens, mask)
         after: Tensor = hidden + self.mlp(self.post_attention_layernorm(hidden))
         return after
 
@@ -138,8 +138,8 @@ class Attention(nn.Module):
         self.k_norm = RMSNorm(self.head_dim, shape.rms_norm_eps)
         self.fused = False
 
-    def forward(self, hidden: Tensor, rotation: Rotation, begins: Tensor | None, mask: Tensor | None) -> Tensor:
-        """Return attention's output [B, L, H]; `begins` and `mask` as `attend` takes them."""
+    def forward(self, hidden: Tensor, rotation: Rotation, cu_seqlens: Tensor | None, mask: Tensor | None) -> Tensor:
+        """Return attention's output [B, L, H]; `cu_seqlens` and `mask` as `attend` takes them."""
         batch, length, _ = hidden.shape
         weights = torch.cat((self.q_proj.weight, self.k_proj.weight, self.v_proj.weight))
         heads = F.linear(hidden, weights).view(batch, length, -1, self.head_dim)
@@ -150,7 +150,7 @@ class Attention(nn.Module):
         else:
             queries, keys, values = torch.split(heads, [self.heads, self.kv_heads, self.kv_heads], dim=2)
             queries, keys = rotate(self.q_norm(queries), rotation), rotate(self.k_norm(keys), rotation)
-        attended = attend(queries, keys, values, begins, mask)
+        attended = attend(queries, keys, values, cu_seqlens, mask)
         output: Tensor = self.o_proj(attended.flatten(2))
         return output
 
@@ -194,7 +194,7 @@ class RMSNorm(nn.Module):
 def rope(length: int, head_dim: int, theta: float, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return cos and signed sin, fp32 [L, 1, D], of positions 0 … L-1; the sine is negative in the first half.
 
-    Positions run on across packed documents: rotary attention depends on differences of positions alone.
+    Positions continue across packed documents: rotary attention depends only on differences of positions.
     """
     exponents = torch.arange(0, head_dim, 2, dtype=torch.float32, device=device) / head_dim
     angles = torch.outer(torch.arange(length, dtype=torch.float32, device=device), 1.0 / theta**exponents)
@@ -205,7 +205,7 @@ def rope(length: int, head_dim: int, theta: float, device: torch.device) -> tupl
 def rotate(heads: Tensor, rotation: Rotation) -> Tensor:
     """Return `heads` [B, L, heads, D] turned by `rotation`; dimension d pairs with d + D/2."""
     cos, sin = rotation
-    # The halves change places by an index alone, which compiles into the norm before it, both ways.
+    # The halves are swapped by indexing alone, which fuses with the norm before it, forward and backward.
     swapped = heads.view(*heads.shape[:-1], 2, -1).flip(-2).view(heads.shape)
     turned = heads * cos + swapped * sin
     return turned.to(heads.dtype)
@@ -218,7 +218,7 @@ def count_parameters(shape: Shape, vocab_size: int) -> int:
 
 
 def initialise(model: Decoder, seed: int) -> None:
-    """Fill every parameter from its own seeded generator, so that no order or device changes any of them.
+    """Fill every parameter from its own seeded generator, so that neither order nor device changes any of them.
 
     Output and down projections start at zero, other matrices uniform with variance 1/fan_in, the embedding
     normal, the head normal with deviation 0.001, norm weights at one.
@@ -231,7 +231,7 @@ def initialise(model: Decoder, seed: int) -> None:
         with torch.no_grad():
             parameter.copy_(_initial(name, parameter.shape, generator))
 
-    with ThreadPoolExecutor() as pool:  # a generator draws on one core alone
+    with ThreadPoolExecutor() as pool:  # a generator samples on one core
         list(pool.map(fill, model.named_parameters()))
 
 

@@ -39,7 +39,7 @@ def silence_transformers() -> None:
 
 
 def check_model_folder(folder: Path) -> None:
-    """Raise KeylmError where a folder holds no model that transformers could open, with a hint where one is near."""
+    """Raise KeylmError where a folder holds no model that transformers could open, with a hint if one is nearby."""
     if not (folder / "config.json").is_file():
         hint = f"; did you mean {folder / 'model'}?" if (folder / "model" / "config.json").is_file() else ""
         raise KeylmError(f"{folder}: no config.json in it; accepted: a model folder such as runs/nano/model{hint}")

@@ -1,8 +1,8 @@
-"""Element-wise work of a block in one pass over memory each: SwiGLU, and the norms and rotation of queries and keys.
+"""A block's element-wise operations, each in one pass over memory: SwiGLU, and the norms and rotation of queries and keys.
 
-On a GPU these are bound by memory. What a compiler makes of them reads gate, up and slope twice where both gradients
-go into one tensor, and passes over queries and keys three times backward; here everything is read and written once.
-The kernels are in fused_kernels.py; keylm/model.py has the plain formulas, which the tests compare. Shapes: T
+On a GPU these are memory-bound. Compiled code reads gate, up and gradient twice where both gradients go into one
+tensor, and passes over queries and keys three times in backward; here everything is read and written once. The kernels
+are in fused_kernels.py; the tests compare them with the plain formulas of decoder.py. Shapes: T
 tokens, D head_dim, I intermediate size; sums are fp32.
 """
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from keylm.base.machine import AMPERE, compute_capability
 
 HAS_TRITON = find_spec("triton") is not None
-"""torch for CPUs comes without."""
+"""torch for CPUs comes without it."""
 
 
 def can_fuse(device: torch.device, head_dim: int) -> bool:
@@ -53,22 +53,22 @@ def _(both: Tensor) -> Tensor:
 
 
 @torch.library.custom_op("keylm::swiglu_backward", mutates_args=())
-def swiglu_backward(slope: Tensor, both: Tensor) -> Tensor:
+def swiglu_backward(grad: Tensor, both: Tensor) -> Tensor:
     """Return the gradient of `both` from that of the output, [T, I]."""
-    tokens, inner = slope.shape
+    tokens, inner = grad.shape
     found = torch.empty_like(both, memory_format=torch.contiguous_format)
     grid = _swiglu_grid(tokens, inner)
-    kernels().swiglu_backward[grid](slope.contiguous(), both.contiguous(), found, tokens, inner, ROWS, COLUMNS)
+    kernels().swiglu_backward[grid](grad.contiguous(), both.contiguous(), found, tokens, inner, ROWS, COLUMNS)
     return found
 
 
 @swiglu_backward.register_fake
-def _(slope: Tensor, both: Tensor) -> Tensor:
+def _(grad: Tensor, both: Tensor) -> Tensor:
     return torch.empty_like(both, memory_format=torch.contiguous_format)
 
 
 swiglu.register_autograd(
-    lambda ctx, slope: swiglu_backward(slope, *ctx.saved_tensors),
+    lambda ctx, grad: swiglu_backward(grad, *ctx.saved_tensors),
     setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs),
 )
 
@@ -121,11 +121,13 @@ def norm_rotate_backward(
     """Return the gradients of `heads` and of both weights."""
     tokens, count, size = heads.shape
     found, programs = torch.empty_like(heads, memory_format=torch.contiguous_format), -(-tokens // TOKENS)
-    weights = heads.new_empty((programs, 2, size), dtype=torch.float32)  # added up in a fixed order, for the same bits
-    slopes = (dq.contiguous(), dk.contiguous(), dv.contiguous())
+    weights = heads.new_empty(
+        (programs, 2, size), dtype=torch.float32
+    )  # summed in a fixed order, for bitwise reproducibility
+    grads = (dq.contiguous(), dk.contiguous(), dv.contiguous())
     tables = (q_weight, k_weight, weights, cos, sin, tokens, len(cos), eps)
     kernels().norm_rotate_backward[(programs,)](
-        *slopes, heads.contiguous(), found, *tables, count - 2 * kv_heads, kv_heads, size, TOKENS
+        *grads, heads.contiguous(), found, *tables, count - 2 * kv_heads, kv_heads, size, TOKENS
     )
     of_queries, of_keys = weights[:, 0].sum(dim=0), weights[:, 1].sum(dim=0)
     return found, of_queries.to(q_weight.dtype), of_keys.to(k_weight.dtype)
@@ -153,8 +155,8 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
     ctx.save_for_backward(*tensors)
 
 
-def _differentiate(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
-    gradients = norm_rotate_backward(*slopes, *ctx.saved_tensors, ctx.kv_heads, ctx.eps)
+def _differentiate(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    gradients = norm_rotate_backward(*grads, *ctx.saved_tensors, ctx.kv_heads, ctx.eps)
     return *gradients, None, None, None, None
 
 

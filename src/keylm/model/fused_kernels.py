@@ -19,14 +19,14 @@ def swiglu(both, out, tokens, inner, rows: tl.constexpr, columns: tl.constexpr):
 
 
 @triton.jit
-def swiglu_backward(slope, both, found, tokens, inner, rows: tl.constexpr, columns: tl.constexpr):
-    """Write the gradient of `both`; gate, up and slope are read once for the two halves of it."""
+def swiglu_backward(grad, both, found, tokens, inner, rows: tl.constexpr, columns: tl.constexpr):
+    """Write the gradient of `both`; gate, up and gradient are read once for both halves."""
     row = (tl.program_id(0).to(tl.int64) * rows + tl.arange(0, rows))[:, None]
     column = (tl.program_id(1) * columns + tl.arange(0, columns))[None, :]
     inside = (row < tokens) & (column < inner)
     gate = tl.load(both + row * 2 * inner + column, mask=inside, other=0).to(tl.float32)
     up = tl.load(both + row * 2 * inner + inner + column, mask=inside, other=0).to(tl.float32)
-    outer = tl.load(slope + row * inner + column, mask=inside, other=0).to(tl.float32)
+    outer = tl.load(grad + row * inner + column, mask=inside, other=0).to(tl.float32)
     share = tl.sigmoid(gate)
     of_gate = outer * up * share * (1 + gate * (1 - share))
     tl.store(found + row * 2 * inner + column, of_gate, mask=inside)

@@ -8,26 +8,8 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 
-from keylm.report.drawing import (
-    CARD,
-    CHARACTER,
-    CODES,
-    GRID,
-    MUTED,
-    ON,
-    SETTINGS,
-    SMALL,
-    Array,
-    Size,
-    bare_frame,
-    draw_line,
-    draw_note,
-    draw_words,
-    page_svg,
-    round_ticks,
-    short,
-    spread,
-)
+from keylm.report import drawing
+from keylm.report.drawing import Array, Size
 
 MOST_POINTS = 600  # that one curve is thinned to
 
@@ -78,7 +60,7 @@ class Part:
     colour: str
     value: float
     texts: tuple[str, ...] = ()
-    ink: str = ON
+    ink: str = drawing.ON
 
 
 @dataclass(frozen=True)
@@ -151,15 +133,15 @@ def _window(plot: Plot, lines: Sequence[CurveLine]) -> tuple[float, float, float
     return (0.0 if plot.zero else bottom - pad), top + pad, max(float(high.max()), top)
 
 
-@matplotlib.rc_context(SETTINGS)
+@matplotlib.rc_context(drawing.SETTINGS)
 def line_chart(plot: Plot, size: Size) -> str:
     """The plot as SVG; "" if it holds no finite point."""
     lines = [line for line in plot.lines if np.isfinite(line.x + line.y).any()]
     if not lines:
         return ""
     named = [line for line in lines if line.label] if size.labels else []
-    beside = 26 + 12 * CHARACTER * max((len(line.label) for line in named), default=0) if named else 12
-    figure, axes = bare_frame(size, (40, 34, beside, 26 if plot.spans else 12))
+    beside = 26 + 12 * drawing.CHARACTER * max((len(line.label) for line in named), default=0) if named else 12
+    figure, axes = drawing.bare_frame(size, (40, 34, beside, 26 if plot.spans else 12))
     low, high, top = _window(plot, lines)
     ends = [float(np.nanmax(line.x)) for line in lines] + [span.end for span in plot.spans]
     axes.set_xlim(0, 1.004 * max(1e-9, *ends))
@@ -167,15 +149,23 @@ def line_chart(plot: Plot, size: Size) -> str:
     _scales(axes, plot, size)
     _stage_marks(axes, plot.spans, size)
     for floor in plot.floors:
-        draw_line(axes, axes.get_xlim(), [floor, floor], MUTED, 1.2, (4, 3))
-        draw_words(axes, axes.get_xlim()[1], floor + 0.045 * (high - low), f"chance {floor:.0f}", "right", MUTED, SMALL)
+        drawing.draw_line(axes, axes.get_xlim(), [floor, floor], drawing.MUTED, 1.2, (4, 3))
+        drawing.draw_words(
+            axes,
+            axes.get_xlim()[1],
+            floor + 0.045 * (high - low),
+            f"chance {floor:.0f}",
+            "right",
+            drawing.MUTED,
+            drawing.SMALL,
+        )
     for line in lines:
         _draw_curve(axes, line)
     if top > high:
         clear = max(_entry(line, high) for line in lines) / axes.get_xlim()[1]  # right of it no line is near the top
-        draw_note(axes, f"↑ starts at {top:.2f}", (clear, 1), (10, -4), "left", "top")
+        drawing.draw_note(axes, f"↑ starts at {top:.2f}", (clear, 1), (10, -4), "left", "top")
     _end_labels(axes, named, size)
-    return page_svg(figure, f"{plot.name}-{size.width:.0f}", plot.alt)
+    return drawing.page_svg(figure, f"{plot.name}-{size.width:.0f}", plot.alt)
 
 
 def _entry(line: CurveLine, high: float) -> float:
@@ -185,7 +175,7 @@ def _entry(line: CurveLine, high: float) -> float:
 
 
 def _draw_curve(axes: Axes, line: CurveLine) -> None:
-    colour = CODES[line.colour]
+    colour = drawing.CODES[line.colour]
     if line.half is not None:
         axes.fill_between(line.x, line.y - line.half, line.y + line.half, color=colour, alpha=0.16, linewidth=0)
     (drawn,) = axes.plot(line.x, line.y, color=colour, linewidth=0 if line.dots else 1 if line.faint else 2)
@@ -202,11 +192,11 @@ def _scales(axes: Axes, plot: Plot, size: Size) -> None:
         name, places = "words mistyped, per cent", sorted({float(place) for line in plot.lines for place in line.x})
         axes.set_xticks(places, [f"{place:g}" for place in places])
     else:
-        places, names = round_ticks(0, end / unit, 7 if size.labels else 4)
+        places, names = drawing.round_ticks(0, end / unit, 7 if size.labels else 4)
         axes.set_xticks([place * unit for place in places], names)
-    axes.set_yticks(*round_ticks(*axes.get_ylim(), 5))
-    axes.grid(axis="y", color=CODES[GRID], linewidth=1)
-    draw_note(axes, name, (1, 0), (0, -22), "right", "top")
+    axes.set_yticks(*drawing.round_ticks(*axes.get_ylim(), 5))
+    axes.grid(axis="y", color=drawing.CODES[drawing.GRID], linewidth=1)
+    drawing.draw_note(axes, name, (1, 0), (0, -22), "right", "top")
 
 
 def _stage_marks(axes: Axes, spans: Sequence[Span], size: Size) -> None:
@@ -215,13 +205,13 @@ def _stage_marks(axes: Axes, spans: Sequence[Span], size: Size) -> None:
         return
     width = axes.get_position().width * size.width
     pixels = width / axes.get_xlim()[1]
-    names = [short(span.name, max(24.0, width / len(spans) - 10), SMALL) for span in spans]
+    names = [drawing.short(span.name, max(24.0, width / len(spans) - 10), drawing.SMALL) for span in spans]
     centres = [(span.start + span.end) / 2 * pixels for span in spans]
-    places = spread(centres, [len(name) * SMALL * CHARACTER + 10 for name in names], 0, width)
+    places = drawing.spread(centres, [len(name) * drawing.SMALL * drawing.CHARACTER + 10 for name in names], 0, width)
     for name, place in zip(names, places, strict=True):
-        draw_note(axes, name, (place / width, 1), (0, 7), "center", "bottom")
+        drawing.draw_note(axes, name, (place / width, 1), (0, 7), "center", "bottom")
     for span in spans[:-1]:
-        draw_line(axes, [span.end] * 2, axes.get_ylim(), MUTED, 1, (2, 3))
+        drawing.draw_line(axes, [span.end] * 2, axes.get_ylim(), drawing.MUTED, 1, (2, 3))
 
 
 def _end_labels(axes: Axes, lines: Sequence[CurveLine], size: Size) -> None:
@@ -232,36 +222,36 @@ def _end_labels(axes: Axes, lines: Sequence[CurveLine], size: Size) -> None:
     ends = [np.flatnonzero(np.isfinite(line.x + line.y))[-1] for line in lines]
     heights = [float(np.clip(line.y[end], low, high)) for line, end in zip(lines, ends, strict=True)]
     points = [(float(line.x[end]), y) for line, end, y in zip(lines, ends, heights, strict=True)]
-    places = spread([(y - low) / rise for _, y in points], [16.0] * len(lines), -8, height + 8)
+    places = drawing.spread([(y - low) / rise for _, y in points], [16.0] * len(lines), -8, height + 8)
     for line, (x, y), place in zip(lines, points, places, strict=True):
         level = low + place * rise
         if right - x > 3 * step:
-            draw_line(axes, [x, right], [y, y], line.colour, 1, (1, 3))
+            drawing.draw_line(axes, [x, right], [y, y], line.colour, 1, (1, 3))
         turns = [right + 2 * step, right + 10 * step, right + 15 * step]
-        draw_line(axes, turns, [y, level, level], line.colour, 1.4)
-        draw_words(axes, right + 20 * step, level, line.label, "left")
+        drawing.draw_line(axes, turns, [y, level, level], line.colour, 1.4)
+        drawing.draw_words(axes, right + 20 * step, level, line.label, "left")
 
 
-@matplotlib.rc_context(SETTINGS)
+@matplotlib.rc_context(drawing.SETTINGS)
 def bar_chart(name: str, alt: str, bars: Sequence[Bar], width: float, full: float, mark: float = 0.0) -> str:
     """Stacked horizontal bars (`full`: the value at the right edge), a line at `mark` epochs; "" if no bars."""
     if not bars:
         return ""
     row, top, unit = 46.0, 22.0 if mark else 0.0, full / width
     size = Size(width, row * len(bars) + top + 2)
-    figure, axes = bare_frame(size, (0, 2, 0, top))
+    figure, axes = drawing.bare_frame(size, (0, 2, 0, top))
     axes.set_axis_off()
     axes.set_xlim(0, full)
     axes.set_ylim(row * len(bars), 0)
     for index, bar in enumerate(bars):
         base = index * row
-        draw_words(axes, 0, base + 11, short(bar.label, width * 0.9, 12), "left")
+        drawing.draw_words(axes, 0, base + 11, drawing.short(bar.label, width * 0.9, 12), "left")
         end = _stack(axes, bar, base + 31, unit)
-        draw_words(axes, end + 7 * unit, base + 31, bar.total, "left")
+        drawing.draw_words(axes, end + 7 * unit, base + 31, bar.total, "left")
     if mark:
-        draw_line(axes, [mark, mark], [-2, row * len(bars)], MUTED, 1.2, (4, 3))
-        draw_words(axes, mark, -11, f"{mark:g} epochs", "center", MUTED, SMALL)
-    return page_svg(figure, f"{name}-{width:.0f}", alt)
+        drawing.draw_line(axes, [mark, mark], [-2, row * len(bars)], drawing.MUTED, 1.2, (4, 3))
+        drawing.draw_words(axes, mark, -11, f"{mark:g} epochs", "center", drawing.MUTED, drawing.SMALL)
+    return drawing.page_svg(figure, f"{name}-{width:.0f}", alt)
 
 
 def _stack(axes: Axes, bar: Bar, middle: float, unit: float) -> float:
@@ -269,10 +259,12 @@ def _stack(axes: Axes, bar: Bar, middle: float, unit: float) -> float:
     end = 0.0
     for part in bar.parts:
         edge = 1.2 if part.value > 3 * unit else 0
-        drawn = axes.barh(middle, part.value, left=end, height=18, linewidth=edge, edgecolor=CODES[CARD])
-        drawn.patches[0].set_facecolor(CODES[part.colour])
+        drawn = axes.barh(
+            middle, part.value, left=end, height=18, linewidth=edge, edgecolor=drawing.CODES[drawing.CARD]
+        )
+        drawn.patches[0].set_facecolor(drawing.CODES[part.colour])
         room = part.value / unit - 8
-        text = next((text for text in part.texts if len(text) * SMALL * CHARACTER <= room), "")
-        draw_words(axes, end + part.value / 2, middle, text, "center", part.ink, SMALL)
+        text = next((text for text in part.texts if len(text) * drawing.SMALL * drawing.CHARACTER <= room), "")
+        drawing.draw_words(axes, end + part.value / 2, middle, text, "center", part.ink, drawing.SMALL)
         end += part.value
     return end

@@ -7,22 +7,8 @@ from dataclasses import dataclass
 import matplotlib
 from matplotlib.axes import Axes
 
-from keylm.report.drawing import (
-    CARD,
-    CHARACTER,
-    CODES,
-    GRID,
-    MUTED,
-    SETTINGS,
-    Size,
-    bare_frame,
-    draw_line,
-    draw_note,
-    draw_words,
-    page_svg,
-    round_ticks,
-    short,
-)
+from keylm.report import drawing
+from keylm.report.drawing import Size
 
 MARKERS = {"o": "●", "s": "■", "D": "◆", "^": "▲", "v": "▼", "P": "✚", "X": "✖", "p": "⬟"}
 """Shapes, so that colour is not all that tells two apart, and how a legend writes them."""
@@ -69,7 +55,7 @@ class DotPlot:
     zero: bool = False
 
 
-@matplotlib.rc_context(SETTINGS)
+@matplotlib.rc_context(drawing.SETTINGS)
 def interval_chart(plot: DotPlot, width: float) -> str:
     """The plot as SVG; "" if it holds no finite value. Labels stand beside the rows where `width` has room."""
     rows = [row for row in plot.rows if any(math.isfinite(dot.value) for dot in row.dots)]
@@ -78,9 +64,9 @@ def interval_chart(plot: DotPlot, width: float) -> str:
     beside = width >= 600
     tops, bottom = _tops(rows, plot.apart, 0.0 if beside else 22.0)
     size = Size(width, bottom + 36)
-    longest = 12 * CHARACTER * max(len(row.label) for row in rows)
+    longest = 12 * drawing.CHARACTER * max(len(row.label) for row in rows)
     left, right = (min(max(150.0, longest + 18), 0.42 * width), 92.0) if beside else (8.0, 8.0)
-    figure, axes = bare_frame(size, (left, 34, right, 2))
+    figure, axes = drawing.bare_frame(size, (left, 34, right, 2))
     low, high = _limits(rows, plot.zero)
     axes.set_xlim(low, high)
     axes.set_ylim(bottom, 0)
@@ -90,12 +76,12 @@ def interval_chart(plot: DotPlot, width: float) -> str:
         middle = (top + end) / 2 if beside else top + 11
         edges = (low - left * step, high + right * step) if beside else (low, high)
         ink = left - 16 if beside else width - 16 - 7 * len(row.total)
-        draw_words(axes, edges[0], middle, short(row.label, ink, 12), "left")
-        draw_words(axes, edges[1], middle, row.total, "right")
+        drawing.draw_words(axes, edges[0], middle, drawing.short(row.label, ink, 12), "left")
+        drawing.draw_words(axes, edges[1], middle, row.total, "right")
         for text in axes.texts[-2:]:
-            text.set_bbox({"facecolor": CODES[CARD], "edgecolor": "none", "pad": 1.5})
+            text.set_bbox({"facecolor": drawing.CODES[drawing.CARD], "edgecolor": "none", "pad": 1.5})
         _row(axes, row, (top + (0 if beside else 22), end), plot.apart)
-    return page_svg(figure, f"{plot.name}-{width:.0f}", plot.alt)
+    return drawing.page_svg(figure, f"{plot.name}-{width:.0f}", plot.alt)
 
 
 def _tops(rows: Sequence[Measure], apart: bool, head: float) -> tuple[list[float], float]:
@@ -118,24 +104,26 @@ def _limits(rows: Sequence[Measure], zero: bool) -> tuple[float, float]:
 
 def _axis(axes: Axes, plot: DotPlot, low: float, high: float, beside: bool) -> None:
     axes.set_yticks([])
-    places, names = round_ticks(low, high, 8 if beside else 5)
+    places, names = drawing.round_ticks(low, high, 8 if beside else 5)
     axes.set_xticks(places, [name.replace("-", "−") for name in names])
-    axes.grid(axis="x", color=CODES[GRID], linewidth=1)
+    axes.grid(axis="x", color=drawing.CODES[drawing.GRID], linewidth=1)
     if low < 0 < high:
-        draw_line(axes, [0, 0], axes.get_ylim(), MUTED, 1)
-    draw_note(axes, plot.unit, (1, 0), (0, -22), "right", "top")
+        drawing.draw_line(axes, [0, 0], axes.get_ylim(), drawing.MUTED, 1)
+    drawing.draw_note(axes, plot.unit, (1, 0), (0, -22), "right", "top")
 
 
 def _row(axes: Axes, row: Measure, span: tuple[float, float], apart: bool) -> None:
     """Draw a row's values between two heights; the strong one last, above the others."""
     top, bottom = span
     if math.isfinite(row.chance):
-        draw_line(axes, [row.chance] * 2, [top + 4, bottom - 4], MUTED, 1.4, (3, 2))
+        drawing.draw_line(axes, [row.chance] * 2, [top + 4, bottom - 4], drawing.MUTED, 1.4, (3, 2))
     for index, dot in sorted(enumerate(row.dots), key=lambda pair: pair[1].strong):
         height = top + 13.5 + 13.0 * index if apart else (top + bottom) / 2
         if math.isfinite(dot.low + dot.high):
-            bar = axes.plot([dot.low, dot.high], [height] * 2, color=CODES[dot.colour], linewidth=2.4)[0]
+            bar = axes.plot([dot.low, dot.high], [height] * 2, color=drawing.CODES[dot.colour], linewidth=2.4)[0]
             bar.set(alpha=0.55, solid_capstyle="round")
-        mark = axes.plot(dot.value, height, color=CODES[dot.colour], marker=dot.marker, linewidth=0, clip_on=False)[0]
+        mark = axes.plot(
+            dot.value, height, color=drawing.CODES[dot.colour], marker=dot.marker, linewidth=0, clip_on=False
+        )[0]
         size = (9.5 if dot.strong else 8.0) * _SIZES.get(dot.marker, 1.0)
-        mark.set(markersize=size, markeredgecolor=CODES[CARD], markeredgewidth=1, zorder=3)
+        mark.set(markersize=size, markeredgecolor=drawing.CODES[drawing.CARD], markeredgewidth=1, zorder=3)

@@ -1,9 +1,9 @@
-"""Batches, made ready one step ahead while the device computes.
+"""Batches, prepared one step ahead while the device computes.
 
-Invariant: the same batches as without; what is ready early is only earlier. A thread reads the next step's windows,
-counts what the metrics need and, for a GPU, lays all in pinned memory, so that the loop never waits for data and the
-device never waits for the host. The cost is one batch more in memory. On a CPU, which computes while it is told what to
-compute, the reading falls together with clipping, sums and the optimizer only.
+Invariant: the batches are the same as without prefetching. A thread reads the next step's windows, counts what the
+metrics need and, for a GPU, copies everything to pinned memory, so that the loop never waits for data and the device
+never waits for the host. It costs one more batch in memory. On a CPU, prefetching overlaps only with clipping,
+reductions and the optimizer step.
 """
 
 import threading
@@ -22,7 +22,7 @@ from keylm.recipe.schema import Training
 
 
 class MicroBatch(NamedTuple):
-    """The windows that go through the model at once; shapes: B windows, L tokens."""
+    """The windows of one forward pass; shapes: B windows, L tokens."""
 
     tokens: Tensor
     """int64 [B, L]"""
@@ -33,18 +33,20 @@ class MicroBatch(NamedTuple):
     """int64 [B, L] as in `Batch`, or None"""
 
     def to(self, device: torch.device) -> Self:
-        """Return it on `device`; the copy goes on while the host does."""
+        """Return it on `device`; the copy is asynchronous."""
         moved = self._with(lambda tensor: tensor.to(device, non_blocking=True))
-        if moved.packing.begins is not None and device.type == "cuda":
-            torch._dynamo.mark_dynamic(moved.packing.begins, 0)  # how many documents is no reason to compile anew
+        if moved.packing.cu_seqlens is not None and device.type == "cuda":
+            torch._dynamo.mark_dynamic(
+                moved.packing.cu_seqlens, 0
+            )  # the number of documents must not trigger recompilation
         return moved
 
     def pinned(self) -> Self:
-        """Return it in memory that a GPU copies from without the host's help."""
+        """Return it in pinned memory."""
         return self._with(lambda tensor: tensor.pin_memory())
 
     def _with(self, change: Callable[[Tensor], Tensor]) -> Self:
-        """Return it with all its tensors changed."""
+        """Return it with `change` applied to all its tensors."""
         packing = Packing(*(None if tensor is None else change(tensor) for tensor in self.packing))
         partners = None if self.partners is None else change(self.partners)
         return type(self)(change(self.tokens), change(self.labels), packing, partners)
@@ -52,7 +54,7 @@ class MicroBatch(NamedTuple):
 
 @dataclass(frozen=True)
 class Feed:
-    """A rank's share of a step: what the model takes, and what the host knows of it already."""
+    """A rank's share of a step: the model's inputs, and what the host already knows about them."""
 
     parts: list[MicroBatch]
     sources: npt.NDArray[np.int64]
@@ -60,16 +62,16 @@ class Feed:
     trained: npt.NDArray[np.int64]
     """int64 [windows]: tokens that carry a loss"""
     text_bytes: int
-    """UTF-8 bytes that those tokens stand for"""
+    """UTF-8 bytes of those tokens"""
 
 
 def suited(settings: Training, head_dim: int, device: torch.device) -> Training:
-    """Return `settings` with masked attention where no variable-length kernel takes such heads on `device`."""
+    """Return `settings` with masked attention where no variable-length kernel supports such heads on `device`."""
     return settings if has_kernel(device, head_dim) else settings.model_copy(update={"attention": "masked"})
 
 
 def packs_by_kernel(settings: Training, device: torch.device) -> bool:
-    """Return whether attention on `device` goes by where documents begin, without a mask; `settings` are `suited`."""
+    """Return whether attention on `device` takes cu_seqlens instead of a mask; `settings` are `suited`."""
     return settings.attention == "auto" and device.type == "cuda" and settings.computes_in_bf16(device.type)
 
 
@@ -81,12 +83,12 @@ def feed(batch: Batch, settings: Training, byte_lengths: npt.NDArray[np.int64], 
 
 
 def label_bytes(labels: npt.NDArray[np.int64], byte_lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Return how many UTF-8 bytes of text each label stands for, int64 like `labels`; 0 where it is -100."""
+    """Return each label's length in UTF-8 bytes of text, int64 like `labels`; 0 where it is -100."""
     return byte_lengths[np.maximum(labels, 0)] * (labels >= 0)
 
 
 def micro_batches(batch: Batch, settings: Training, device: torch.device) -> Iterator[MicroBatch]:
-    """Yield `batch` in micro-batches, still on the CPU, with the packing that `device` wants."""
+    """Yield `batch` in micro-batches, still on the CPU, with the packing that `device` needs."""
     size = settings.micro_batch_windows
     for start in range(0, len(batch.tokens), size):
         part = slice(start, start + size)
@@ -98,27 +100,27 @@ def micro_batches(batch: Batch, settings: Training, device: torch.device) -> Ite
         )
 
 
-def packing(numbers: npt.NDArray[np.int32], settings: Training, device: torch.device) -> Packing:
-    """Return what attention on `device` needs of the documents' `numbers`, int32 [B, L]."""
+def packing(document_ids: npt.NDArray[np.int32], settings: Training, device: torch.device) -> Packing:
+    """Return what attention on `device` needs of `document_ids`, int32 [B, L]."""
     if not settings.document_masks:
-        numbers = np.zeros_like(numbers)
+        document_ids = np.zeros_like(document_ids)
     if packs_by_kernel(settings, device):
-        return Packing(begins=torch.from_numpy(document_begins(numbers)))
-    return Packing(numbers=torch.from_numpy(numbers) if settings.document_masks else None)
+        return Packing(cu_seqlens=torch.from_numpy(cumulative_lengths(document_ids)))
+    return Packing(document_ids=torch.from_numpy(document_ids) if settings.document_masks else None)
 
 
-def document_begins(numbers: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
-    """Return int32 [n + 1]: where each document begins in the flattened windows, and where the last one ends.
+def cumulative_lengths(document_ids: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+    """Return cu_seqlens, int32 [n + 1]: the start of each document in the flattened windows, and the last one's end.
 
-    numbers: int32 [B, L]. No document goes from one window into the next.
+    document_ids: int32 [B, L]. No document continues from one window into the next.
     """
-    begins = np.ones(numbers.shape, dtype=bool)
-    begins[:, 1:] = numbers[:, 1:] != numbers[:, :-1]
-    return np.append(np.flatnonzero(begins), numbers.size).astype(np.int32)
+    starts = np.ones(document_ids.shape, dtype=bool)
+    starts[:, 1:] = document_ids[:, 1:] != document_ids[:, :-1]
+    return np.append(np.flatnonzero(starts), document_ids.size).astype(np.int32)
 
 
-class Ahead:
-    """Work that is begun, in a thread, before its result is asked for."""
+class Prefetcher:
+    """Work that a thread starts before its result is needed."""
 
     def __init__(self, work: Callable[[int], Feed], end: int) -> None:
         """Prepare `work(step)` for steps below `end`."""
@@ -126,7 +128,7 @@ class Ahead:
         self._step: int | None = None
 
     def take(self, step: int) -> Feed:
-        """Return `work(step)`, which raises here what it raises."""
+        """Return `work(step)`; what it raises is raised here."""
         if self._step != step:
             self._begin(step)
         self._thread.join()
@@ -136,9 +138,9 @@ class Ahead:
         return found
 
     def prepare(self, step: int) -> None:
-        """Begin `work(step)`, if there is such a step.
+        """Start `work(step)`, if there is such a step.
 
-        To be called when the device has enough to do: the thread's Python would hold up the one that feeds the device.
+        Call it when the device is busy: this thread's Python would delay the one that launches kernels.
         """
         if step < self._end:
             self._begin(step)
@@ -149,10 +151,10 @@ class Ahead:
         def work() -> None:
             try:
                 found.append(self._work(step))
-            except BaseException as error:  # told to whoever takes the step
+            except BaseException as error:  # raised by `take`
                 found.append(error)
 
-        # A daemon: who leaves does not wait for a shard that is still being fetched.
+        # A daemon: exiting does not wait for a shard that is still being fetched.
         self._step, self._found = step, found
         self._thread = threading.Thread(target=work, daemon=True)
         self._thread.start()

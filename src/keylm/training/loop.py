@@ -33,7 +33,7 @@ from keylm.text.tokenizer import DocumentTokenizer
 from keylm.training.benchmarks import draw_items, measure, pack_items
 from keylm.training.checkpoint import Checkpoint, latest_checkpoint, prune, save_checkpoint, save_sharded_checkpoint
 from keylm.training.distributed import Ranks, check_share
-from keylm.training.feeding import Ahead, Feed, MicroBatch, feed, suited
+from keylm.training.feeding import Feed, MicroBatch, Prefetcher, feed, suited
 from keylm.training.initial_model import load_initial
 from keylm.training.objective import Objective
 from keylm.training.optimizer import Optimizers
@@ -151,7 +151,7 @@ class Trainer:
             check_even(recipe.training.batch_windows, self._ranks.world_size, recipe.training.micro_batch_windows)
         self._loader = BatchLoader(self._curriculum, self._store)
         self._byte_lengths = DocumentTokenizer(folder.tokenizer).byte_lengths()
-        self._ahead = Ahead(self._load, self._curriculum.total_steps)
+        self._ahead = Prefetcher(self._load, self._curriculum.total_steps)
 
     def _load(self, step: int) -> Feed:
         """Return this rank's share of a step's batch; runs in a thread, a step ahead."""

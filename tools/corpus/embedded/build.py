@@ -14,6 +14,7 @@ from typing import Any
 
 import zstandard
 
+from tools.command import script_parser
 from tools.corpus.embedded import chat, provenance, selection
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -57,7 +58,7 @@ def make_files(corpus: Path) -> dict[str, bytes]:
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     """Return the command-line options."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser = script_parser(__doc__)
     parser.add_argument("--corpus", type=Path, default=REPOSITORY.parent / "shared" / "corpus")
     parser.add_argument("--output", type=Path, default=REPOSITORY / "src" / "keylm" / "corpus")
     parser.add_argument("--check", action="store_true", help="compare with the files, write nothing")
