@@ -27,7 +27,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from keylm.base.errors import KeylmError
 from keylm.base.files import read_json, write_json
 from keylm.cli.main import main
-from keylm.export.exporter import Exporter, ParityFailed, Wish, export
+from keylm.export.exporter import Exporter, ExportOptions, ParityFailed, export
 from keylm.export.parity import limits_of
 from keylm.export.reference import TorchModel
 from keylm.model import folder as huggingface
@@ -78,15 +78,15 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def out(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Everything exported at once."""
     folder = tmp_path_factory.mktemp("export")
-    wish = Wish(("hf", "gguf", "onnx", "web"), gguf=("f16", "bf16", "q8_0", "q4_0"), name="small")
-    export(model, folder, wish, quiet=True)
+    options = ExportOptions(("hf", "gguf", "onnx", "web"), gguf=("f16", "bf16", "q8_0", "q4_0"), name="small")
+    export(model, folder, options, quiet=True)
     return folder
 
 
 @pytest.fixture(scope="module")
 def exporter(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Exporter:
     """For checks of single files: the reference's answers are worked out once."""
-    return Exporter(model, tmp_path_factory.mktemp("altered"), Wish(name="small"), quiet=True)
+    return Exporter(model, tmp_path_factory.mktemp("altered"), ExportOptions(name="small"), quiet=True)
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def altered(exporter: Exporter) -> Iterator[Exporter]:
     shutil.rmtree(exporter.out, ignore_errors=True)
     exporter.out.mkdir()
     yield exporter
-    exporter.wish = Wish(name="small")
+    exporter.options = ExportOptions(name="small")
 
 
 def test_every_artefact_passes_and_is_recorded(out: Path):
@@ -232,8 +232,8 @@ def test_weights_go_into_shards(model: Path, tmp_path: Path, monkeypatch: pytest
     assert after.generation_config.eos_token_id == [0, 2]
 
 
-def only(exporter: Exporter, **wish: tuple[str, ...]) -> None:
-    exporter.wish = Wish(name="small", **wish)
+def only(exporter: Exporter, **options: tuple[str, ...]) -> None:
+    exporter.options = ExportOptions(name="small", **options)
 
 
 def test_an_altered_gguf_fails_loudly(altered: Exporter, monkeypatch: pytest.MonkeyPatch):
@@ -431,17 +431,17 @@ def listens(address: str) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("wish", "message"),
+    ("options", "message"),
     [
-        (Wish(("hf", "coreml")), "--to: got coreml; accepted: hf, gguf, onnx, web"),
-        (Wish(()), "--to: got nothing"),
-        (Wish(gguf=("q9",)), "--gguf-types: got q9; accepted: f32, f16"),
-        (Wish(onnx=("fp8",)), "--onnx-types: got fp8; accepted: fp32, int8, q4"),
+        (ExportOptions(("hf", "coreml")), "--to: got coreml; accepted: hf, gguf, onnx, web"),
+        (ExportOptions(()), "--to: got nothing"),
+        (ExportOptions(gguf=("q9",)), "--gguf-types: got q9; accepted: f32, f16"),
+        (ExportOptions(onnx=("fp8",)), "--onnx-types: got fp8; accepted: fp32, int8, q4"),
     ],
 )
-def test_what_cannot_be_made_is_told_first(wish: Wish, message: str, model: Path, tmp_path: Path):
+def test_what_cannot_be_made_is_told_first(options: ExportOptions, message: str, model: Path, tmp_path: Path):
     with pytest.raises(KeylmError, match=re.escape(message)):
-        export(model, tmp_path / "out", wish)
+        export(model, tmp_path / "out", options)
     assert not (tmp_path / "out").exists()
 
 
@@ -455,7 +455,7 @@ def test_other_architectures_and_tokenizers_are_refused(model: Path, tmp_path: P
     config = read_json(other / "config.json")
     write_json(other / "config.json", {**config, "model_type": "llama", "architectures": ["LlamaForCausalLM"]})
     with pytest.raises(KeylmError, match="model_type = 'llama'"):
-        export(other, tmp_path / "out", Wish(("gguf",)))
+        export(other, tmp_path / "out", ExportOptions(("gguf",)))
 
 
 def test_the_command_prints_the_table(

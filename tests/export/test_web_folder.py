@@ -24,7 +24,7 @@ from support.shapes import random_qwen3
 
 from keylm.base.errors import KeylmError
 from keylm.base.files import read_json, write_json
-from keylm.export.exporter import Wish, export
+from keylm.export.exporter import ExportOptions, export
 from keylm.export.reference import TorchModel
 from keylm.export.web import CDN, RUNTIMES, TRANSFORMERS_JS, Library, find_library, write_page
 from keylm.model.folder import export_model
@@ -89,7 +89,7 @@ def test_another_library_is_refused(project: Path, tmp_path: Path):
     with pytest.raises(KeylmError, match=r"no @huggingface/transformers; accepted: .*npm install"):
         find_library(tmp_path)
     with pytest.raises(KeylmError, match="--transformers-js is for --to web, got --to onnx"):
-        Wish(("onnx",), transformers_js=project).check()
+        ExportOptions(("onnx",), transformers_js=project).check()
     runtime = project / "node_modules" / "onnxruntime-web"
     (runtime / "dist" / "ort-wasm-simd-threaded.wasm").unlink()
     with pytest.raises(KeylmError, match=r"ort-wasm-simd-threaded\.wasm is missing"):
@@ -102,7 +102,7 @@ def test_another_library_is_refused(project: Path, tmp_path: Path):
         {"name": "@huggingface/transformers", "version": "3.0.0"},
     )
     with pytest.raises(KeylmError, match=rf"version 3\.0\.0; accepted: {re.escape(TRANSFORMERS_JS)}"):
-        export(tmp_path, tmp_path / "out", Wish(("web",), transformers_js=project))
+        export(tmp_path, tmp_path / "out", ExportOptions(("web",), transformers_js=project))
     assert not (tmp_path / "out").exists()
 
 

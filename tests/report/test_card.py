@@ -19,7 +19,7 @@ from keylm.base.files import write_json
 from keylm.evaluation.results import table
 from keylm.model.folder import export_model
 from keylm.recipe.load import read_toml
-from keylm.report.card import Given, card_text
+from keylm.report.card import CardDetails, card_text
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def sections(text: str) -> dict[str, str]:
 def test_figures_are_the_evaluations(finished: Path):
     made = records(1)
     write_evaluation(finished / "evaluation", made)
-    card = ModelCard(card_text(finished, Given(repo="me/nano")))
+    card = ModelCard(card_text(finished, CardDetails(repo="me/nano")))
     results = {(r.dataset_name, r.metric_type): r.metric_value for r in card.data.eval_results or []}
     for name, metric in (("hellaswag", "acc_norm"), ("piqa", "acc")):
         assert results[name, metric] == round(100 * made[name]["metrics"][metric]["value"], 2)
@@ -74,7 +74,7 @@ def test_stories_that_other_files_may_hold_are_called_known(finished: Path, path
     for source in recipe["sources"].values():
         source["path"] = path
     file.write_bytes(tomli_w.dumps(recipe).encode())
-    shown = sections(card_text(finished, Given()))["Typing and typing errors"]
+    shown = sections(card_text(finished, CardDetails()))["Typing and typing errors"]
     assert "| keystroke savings (embedded) | 50.0 |" in shown
     assert ("how well it knows them" in shown) == (path == "stories.jsonl")
 
@@ -101,7 +101,7 @@ def test_data_curriculum_and_cost_are_the_runs(finished: Path):
 def test_energy_is_an_estimate_with_its_assumption(finished: Path):
     rows = [json.loads(line) for line in (finished / "timing.jsonl").read_text().splitlines()]
     hours = sum(row["seconds"] for row in rows) / 3600
-    text = sections(card_text(finished, Given(watts=1000)))["Compute and energy"]
+    text = sections(card_text(finished, CardDetails(watts=1000)))["Compute and energy"]
     assert f"An estimate: {hours:.2g} kWh, from these hours and 1000 W a processor (as given by" in text
     summary = json.loads((finished / "summary.json").read_text())
     (finished / "summary.json").write_text(
@@ -149,7 +149,7 @@ def test_licence_and_exports_are_shown(finished: Path, tmp_path: Path):
     row |= {"perplexity": 12.3456, "reference_perplexity": 12.3, "tokenizer_mismatches": 0, "tokenizer_strings": 500}
     rows = [{**row, "passed": True}, {**row, "artefact": "gguf/b.gguf", "passed": False}]
     (tmp_path / "parity.json").write_text(json.dumps({"artefacts": rows}))
-    text = card_text(finished, Given(licence="apache-2.0", parity=tmp_path / "parity.json"))
+    text = card_text(finished, CardDetails(licence="apache-2.0", parity=tmp_path / "parity.json"))
     assert ModelCard(text).data.license == "apache-2.0"
     assert "| gguf/a.gguf | 1.5 | 0.01 | 1e-06 | 100.0 | 12.35 | 0 of 500 |" in text
     assert "b.gguf" not in text

@@ -14,7 +14,7 @@ from keylm.runtimes import llama
 from keylm.runtimes.cached_decoder import load_weights
 from keylm.runtimes.gguf_write import write_gguf
 from keylm.serving import runtimes
-from keylm.serving.runtimes import Wanted, make_slots, opened
+from keylm.serving.runtimes import EngineOptions, make_slots, opened
 from keylm.serving.start import ServeOptions, prepare
 
 
@@ -31,7 +31,7 @@ def made(place, *wanted):
     """Return the runtime, its precision and what was told."""
     told = []
     with opened(place) as source:
-        slots, precision = make_slots(source, Wanted(*wanted, rows=1, threads=1), told.append)
+        slots, precision = make_slots(source, EngineOptions(*wanted, rows=1, threads=1), told.append)
     slots.close()
     return slots.name, precision, told
 

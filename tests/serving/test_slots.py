@@ -5,7 +5,7 @@ import torch
 from support.fake_server import both_engines, decoder, model_folder, weights  # noqa: F401
 
 from keylm.base.errors import KeylmError
-from keylm.serving.runtimes import Wanted, make_slots, opened
+from keylm.serving.runtimes import EngineOptions, make_slots, opened
 
 pytestmark = both_engines
 
@@ -13,7 +13,7 @@ pytestmark = both_engines
 @pytest.fixture
 def slots(model_folder, engine):
     with opened(model_folder) as source:
-        made, _ = make_slots(source, Wanted(engine["engine"], engine.get("precision"), rows=6, threads=1), print)
+        made, _ = make_slots(source, EngineOptions(engine["engine"], engine.get("precision"), rows=6, threads=1), print)
     yield made
     made.close()
 

@@ -14,7 +14,7 @@ from keylm.base.files import read_json
 from keylm.base.json_lines import read_rows
 from keylm.runtimes.generation import Message
 from keylm.tuning.dpo import dpo, round_by_chance
-from keylm.tuning.pairs import Asked, Constraint, Search, make_pairs, read_asked, read_pairs
+from keylm.tuning.pairs import Constraint, PairRequest, Search, make_pairs, read_pairs, read_requests
 from keylm.tuning.preference_settings import Preference, Tools
 
 trl = pytest.importorskip("trl", reason="needs keylm[post]")
@@ -128,15 +128,15 @@ def test_lines_are_read_in_all_their_forms(tmp_path: Path):
         tmp_path / "p.jsonl",
         [{"prompt": "q", "chosen": "good", "rejected": "bad"}, {"prompt": turns, "chosen": whole, "rejected": "bad"}],
     )
-    first, second = read_asked([file])
-    assert isinstance(first, Asked)
-    assert isinstance(second, Asked)
+    first, second = read_requests([file])
+    assert isinstance(first, PairRequest)
+    assert isinstance(second, PairRequest)
     assert first.prompt == turns[1:]
     assert (second.prompt, second.chosen, second.rejected, second.line) == (turns, "good", "bad", 1)
 
 
 def test_sampling_goes_on_with_the_lines_that_are_left(tmp_path: Path):
-    asked = [Asked(n, [{"role": "user", "content": str(n)}], "yes", None, [{"word": "yes"}]) for n in range(10)]
+    asked = [PairRequest(n, [{"role": "user", "content": str(n)}], "yes", None, [{"word": "yes"}]) for n in range(10)]
     seen: list[int] = []
 
     def sample(conversations: Sequence[list[Message]], seed: int) -> list[str]:

@@ -26,7 +26,7 @@ from keylm.evaluation.measure import write_summaries
 from keylm.evaluation.results import EvaluationFolder
 from keylm.recipe.load import Recipe, parse_recipe, read_toml
 from keylm.recipe.run_folder import RunFolder
-from keylm.report.card import Given, card_text
+from keylm.report.card import CardDetails, card_text
 from keylm.report.card_sections import markdown_table
 from keylm.report.run_report import write_report
 from tools.release.plan import parser, read_plan, run
@@ -150,7 +150,7 @@ def collect(arguments: argparse.Namespace) -> Path:
     """Write the model's folder in the repository and return it. Raises KeylmError."""
     joined = join(arguments)
     target = arguments.models / arguments.name
-    given = Given(arguments.name, f"keylm/{arguments.name}", arguments.licence, parity=arguments.parity)
+    given = CardDetails(arguments.name, f"keylm/{arguments.name}", arguments.licence, parity=arguments.parity)
     card = card_text(joined, given)
     card += origins(arguments.corpus, read_toml(joined / "recipe.toml"))
     card += open_licences(arguments.open_licences)

@@ -1,1 +1,1 @@
-"""What everything stands on: errors, whole files, progress, the machine."""
+"""What every package builds on: errors, atomic files, progress, the machine."""

@@ -90,5 +90,5 @@ def seconds(value: float) -> str:
 
 
 def is_leader() -> bool:
-    """Return whether this process is the one that speaks, among torchrun's."""
+    """Return whether this process is the one of torchrun's that prints."""
     return os.environ.get("RANK", "0") == "0"

@@ -1,4 +1,4 @@
-"""Faults that the user can mend: printed as one message without a traceback."""
+"""Errors that the user can fix: printed as one message without a traceback."""
 
 
 class KeylmError(Exception):
@@ -14,7 +14,7 @@ class TrainingDiverged(KeylmError):
 
 
 class Interrupted(KeylmError):
-    """SIGTERM or Ctrl-C came; a checkpoint was written and the same command goes on from it."""
+    """SIGTERM or Ctrl-C; a checkpoint was written, and the same command resumes from it."""
 
     exit_code = 130
 

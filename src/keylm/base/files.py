@@ -1,7 +1,7 @@
-"""Whole files or none: everything keylm writes appears under its name complete, or not at all.
+"""Atomic files: everything keylm writes appears under its name complete, or not at all.
 
 Invariant: a name is visible only after its bytes were flushed to disk, so a kill -9 or a power cut leaves the
-old file or the new one, never half of one. What was left over carries `.tmp-` in its name and is swept.
+old file or the new one, never half of one. Leftovers have `.tmp-` in their names and are swept.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         _finish(temporary)
         temporary.replace(path)
         flush(path.parent)
-    except SafetensorError as error:  # what that library makes of a full disk
+    except SafetensorError as error:  # how that library reports a full disk
         raise KeylmError(f"{path}: cannot be written: {error}") from None
     finally:
         temporary.unlink(missing_ok=True)
@@ -38,10 +38,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `path`; on success flush it and put it in `path`'s place.
+    """Yield a temporary folder beside `path`; on success flush it and replace `path` with it.
 
     A new folder appears at once. Where an old one is replaced there is a moment without either, because no
-    system call swaps two folders portably; what is made this way can be made again from what lies before it.
+    system call swaps two folders portably; whatever is written this way can be rebuilt from its inputs.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f"{TEMPORARY}{os.getpid()}-{path.name}"
@@ -78,7 +78,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Return what `path` holds as JSON."""
+    """Return the content of a JSON file."""
     return json.loads(path.read_text(encoding="utf-8"))
 
 

@@ -1,7 +1,7 @@
 """What training writes down: metrics.jsonl and timing.jsonl, a JSON object a line.
 
 Invariant: metrics.jsonl holds nothing that depends on the clock, so a run that was killed and resumed leaves the
-same bytes as one that was not; wall-clock figures stand in timing.jsonl. A checkpoint remembers how long both
+same bytes as one that was not; wall-clock figures are in timing.jsonl. A checkpoint remembers how long both
 files were, and resuming cuts off what was written after it.
 
 Rows of metrics.jsonl ("step" is the batch's index, from 0; losses in nats per trained token):

@@ -1,4 +1,4 @@
-"""What the machine tells of itself."""
+"""What this machine is and can do."""
 
 import os
 import platform
@@ -9,7 +9,7 @@ import torch
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Return free bytes on `device`, or None where the system does not tell."""
+    """Return free bytes on `device`, or None where the system does not report it."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     meminfo = Path("/proc/meminfo")
@@ -25,7 +25,7 @@ def compute_deterministically(on: bool) -> None:
     A CPU does so anyway, with the same number of threads.
     """
     if on:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it before it promises anything
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with it
     if on or "torch._inductor.config" in sys.modules:
         import torch._inductor.config as compiler
 
@@ -36,7 +36,7 @@ def compute_deterministically(on: bool) -> None:
 
 
 AMPERE = 8
-"""The compute capability that bf16 and variable-length attention ask for at least."""
+"""The compute capability that bf16 and variable-length attention need at least."""
 
 
 def compute_capability(device: torch.device) -> int:

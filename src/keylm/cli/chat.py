@@ -1,8 +1,8 @@
-"""`keylm chat`: a conversation in a terminal, with what a person does beside talking.
+"""`keylm chat`: a conversation in a terminal, with commands.
 
 Invariant: nothing ends the chat but /exit, the end of input, or Ctrl-C twice at the prompt: an answer that is stopped,
-a turn that does not fit, a file that cannot be written cost what was asked and no more. The history always fits into
-the context: the oldest exchanges go first, and the user is told.
+a turn that does not fit, a file that cannot be written cost that request and nothing else. The history always fits into
+the context: the oldest exchanges are dropped first, with a notice.
 """
 
 import json
@@ -16,7 +16,7 @@ from keylm.runtimes.generation import Generator, Message, Sampling, check_unicod
 Tell = Callable[[str], None]
 HELP = """\
 /reset        forget the conversation (the system prompt stays)
-/system TEXT  begin anew with this system prompt; without TEXT: with none
+/system TEXT  start over with this system prompt; without TEXT: with none
 /save FILE    append the conversation to FILE as a line of JSON, as training reads it
 /help         this
 /exit         end (so do /quit and Ctrl-D)
@@ -47,7 +47,7 @@ class Chat:
     def say(self, text: str, emit: Tell | None = None) -> str:
         """Return the answer to `text` and remember both; `emit` gets it piece by piece.
 
-        Ctrl-C stops the answer, and what there is of it counts; with nothing said yet the question is forgotten too.
+        Ctrl-C stops the answer, and what there is of it is kept; if there is none the question is forgotten too.
         Raises KeylmError where the turn does not fit; it is forgotten then.
         """
         pieces: list[str] = []
@@ -75,7 +75,7 @@ class Chat:
         return answer
 
     def save(self, file: Path) -> None:
-        """Append the conversation to `file` as a line of JSON. Raises OSError, and KeylmError where there is none."""
+        """Append the conversation to `file` as a line of JSON. Raises OSError, and KeylmError if there is none."""
         if len(self.messages) == len(self._start):
             raise KeylmError("nothing was said yet; accepted: /save after an answer")
         line = json.dumps({"messages": self.messages}, ensure_ascii=False) + "\n"
@@ -122,7 +122,7 @@ def converse(chat: Chat, ask: Callable[[], str], emit: Tell, tell: Tell, warn: T
 
 
 def _take(chat: Chat, text: str, emit: Tell, tell: Tell) -> None:
-    """Do what one line asks: a command or a turn."""
+    """Run one line: a command or a turn."""
     command, _, rest = text.partition(" ")
     rest = rest.strip()
     if command == "/reset":

@@ -1,4 +1,4 @@
-"""`keylm data …`: build, plan, verify and look at the data of a recipe."""
+"""`keylm data …`: build, plan, verify and inspect the data of a recipe."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +10,7 @@ from keylm.base.errors import Interrupted, KeylmError
 from keylm.cli.options import ExecutorOption, QuietOption, RecipeArgument, RunDirOption, SetOption, WorkersOption
 from keylm.recipe.load import load_recipe
 
-app = typer.Typer(help="Build, plan, verify and look at data.", no_args_is_help=True)
+app = typer.Typer(help="Build, plan, verify and inspect data.", no_args_is_help=True)
 
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, such as runs/nano.")]
 
@@ -24,7 +24,7 @@ def build(
     executor: ExecutorOption = "local",
     quiet: QuietOption = False,
 ) -> None:
-    """Curate and tokenize the sources into shards, without training. Can be stopped and started at any time."""
+    """Curate and tokenize the sources into shards, without training. Can be stopped and resumed at any time."""
     from keylm.data.manifest import read_manifest
     from keylm.pipeline.run import run
 
@@ -70,14 +70,14 @@ def verify(
         str | None, typer.Option(help="A recipe whose sources to read; by default the one in the run folder.")
     ] = None,
     overrides: SetOption = None,
-    step: Annotated[int | None, typer.Option(min=0, help="Prove this batch only; by default all of them.")] = None,
+    step: Annotated[int | None, typer.Option(min=0, help="Verify this batch only; by default all of them.")] = None,
     from_curated: Annotated[
-        bool, typer.Option("--from-curated", help="Begin at the run's curated files, which is quicker but proves less.")
+        bool, typer.Option("--from-curated", help="Start from the run's curated files: faster, but proves less.")
     ] = False,
     workers: WorkersOption = None,
     quiet: QuietOption = False,
 ) -> None:
-    """Curate and build anew from the sources, compare with the manifest, and print the SHA-256 of a batch."""
+    """Rebuild from the sources, compare with the manifest, and print the SHA-256 of a batch."""
     from keylm.pipeline.verify import verify as verify_data
     from keylm.recipe.run_folder import RunFolder
 
@@ -112,18 +112,19 @@ def instructions(
         bool, typer.Option("--rejected", help="Give these a minimal violation; else the model's own are to be found.")
     ] = False,
     evaluation: Annotated[int, typer.Option(min=0, help="Held-out items of each of the three sets.")] = 200,
-    seed: Annotated[int, typer.Option(min=0, help="Another one gives other pairs.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed gives other pairs.")] = 0,
     name: Annotated[str, typer.Option(help="What the assistant calls itself.")] = "KeyLM",
     open_only: Annotated[bool, typer.Option("--open-only", help="Leave out files with no open licence.")] = False,
     decontaminate: Annotated[
-        list[Path] | None, typer.Option(help="Benchmark items, files or folders: what holds one is left out.")
+        list[Path] | None,
+        typer.Option(help="Benchmark items, files or folders; documents with one are left out."),
     ] = None,
     workers: WorkersOption = None,
     quiet: QuietOption = False,
 ) -> None:
     """Make instruction data whose constraints a program checks, from documents; see docs/instruction_data.md.
 
-    Stopped, it leaves nothing; the same command begins anew.
+    If stopped, it leaves nothing; the same command starts over.
     """
     from keylm.instructions.generator import GeneratorSettings
     from keylm.instructions.instruction_files import InstructionPlan, default_workers, print_summary, write_instructions

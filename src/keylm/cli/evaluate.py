@@ -40,7 +40,9 @@ def evaluate(
     tasks_path: Annotated[
         Path | None, typer.Option(help="A folder with items (data/…) or with lm_eval's task files; else from the hub.")
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first items of each task, to try things.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="First items of each task only, for a quick try.")
+    ] = None,
     corpus: Annotated[
         Path | None, typer.Option(help="A folder with casual/ and typo/ for typing on real errors and held-out chat.")
     ] = None,
@@ -63,9 +65,9 @@ def evaluate(
     ] = None,
     quiet: QuietOption = False,
 ) -> None:
-    """Measure a model: benchmarks through lm_eval (zero-shot), typing errors, typing; what is finished is kept.
+    """Measure a model: benchmarks through lm_eval (zero-shot), typing errors, typing; finished parts are kept.
 
-    A stopped evaluation goes on with the same command.
+    A stopped evaluation resumes with the same command.
     """
     place = str(find_model(Path(model))) if model in NAMES else model
     if quiet or not errors.is_terminal:
@@ -110,7 +112,7 @@ def compare(
 
 
 def tell_report(folder: "EvaluationFolder", *, quiet: bool) -> None:
-    """Write the report of the run that an evaluation lies in anew, and say where it is."""
+    """Rewrite the report of the run that contains an evaluation, and print its path."""
     from keylm.report.run_report import write_report
 
     if folder.path.name == "evaluation" and (folder.path.parent / "recipe.toml").is_file():
@@ -118,7 +120,7 @@ def tell_report(folder: "EvaluationFolder", *, quiet: bool) -> None:
 
 
 def show_typing(folder: "EvaluationFolder") -> None:
-    """Print the typing figures: the model's with its 95 % interval, and the other systems' beside."""
+    """Print the typing figures: the model's with its 95 % interval, and the other systems'."""
     from keylm.base.files import read_table
 
     found: dict[tuple[str, str], dict[str, str]] = {}
@@ -140,7 +142,7 @@ def show_typing(folder: "EvaluationFolder") -> None:
 
 
 def show_instructions(folder: "EvaluationFolder") -> None:
-    """Print which share of constraints the model keeps and of typos it fixes, with 95 % intervals."""
+    """Print the shares of constraints that the model keeps and of typos that it fixes, with 95 % intervals."""
     from keylm.base.files import read_table
 
     found: dict[str, Table] = {}
@@ -155,7 +157,7 @@ def show_instructions(folder: "EvaluationFolder") -> None:
 
 
 def show(figures: "Sequence[Figure]", folder: "EvaluationFolder") -> None:
-    """Print the table with published figures beside."""
+    """Print the table next to published figures."""
     from keylm.recipe.benchmarks import published_models
 
     if not figures:

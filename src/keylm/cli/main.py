@@ -1,4 +1,4 @@
-"""The verbs. Each reads its arguments and calls one importable function."""
+"""`keylm`: each verb parses its arguments and calls one importable function."""
 
 import errno
 import sys
@@ -49,9 +49,11 @@ app.command()(cli_release.push)
 app.command()(cli_serve.serve)
 
 TokensOption = Annotated[int, typer.Option(min=1, help="Most tokens to write.")]
-TopPOption = Annotated[float, typer.Option(min=0.0, max=1.0, help="Draw from the likeliest tokens of this mass.")]
+TopPOption = Annotated[
+    float, typer.Option(min=0.0, max=1.0, help="Sample from the top tokens of this total probability.")
+]
 PenaltyOption = Annotated[float, typer.Option(min=0.1, help="Above 1 discourages repetition.")]
-SeedOption = Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Draw the same text each time.")]
+SeedOption = Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Sample the same text each time.")]
 
 
 @app.command()
@@ -62,10 +64,10 @@ def run(
     until: Annotated[
         str, typer.Option(help="Last stage: tokenizer, shards, train, export, samples or report.")
     ] = "report",
-    fresh: Annotated[bool, typer.Option("--fresh", help="Put an earlier run aside and start anew.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Set an earlier run aside and start over.")] = False,
     resume: Annotated[
         bool,
-        typer.Option("--resume/--no-resume", help="Go on where the run folder stands; --no-resume refuses to."),
+        typer.Option("--resume/--no-resume", help="Resume the run in the run folder; --no-resume refuses to."),
     ] = True,
     workers: WorkersOption = None,
     executor: ExecutorOption = "local",
@@ -73,7 +75,7 @@ def run(
 ) -> None:
     """Make a model: tokenizer, shards, training, export, samples, report.
 
-    A run that was stopped goes on where it was. With several GPUs:
+    A stopped run resumes with the same command. With several GPUs:
     torchrun --nproc-per-node 2 -m keylm run RECIPE
     """
     from keylm.pipeline.prepare import STAGES
@@ -114,7 +116,7 @@ def doctor(
 @app.command()
 def generate(
     model: ModelArgument,
-    prompt: Annotated[str, typer.Argument(help="What the model goes on from; - reads standard input.")],
+    prompt: Annotated[str, typer.Argument(help="The text to continue; - reads standard input.")],
     max_new_tokens: TokensOption = 200,
     temperature: TemperatureOption = 0.7,
     top_p: TopPOption = 0.9,
@@ -142,7 +144,7 @@ def chat(
     top_p: TopPOption = 0.9,
     repetition_penalty: PenaltyOption = 1.1,
     loop_guard: Annotated[
-        int, typer.Option(min=0, help="Tokens in a row that an answer may not say twice; 0 lets it.")
+        int, typer.Option(min=0, help="Length in tokens of a run that an answer may not repeat; 0 allows all.")
     ] = 8,
     seed: SeedOption = None,
 ) -> None:
@@ -160,7 +162,7 @@ def chat(
 def report(
     run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, such as runs/nano.")],
 ) -> None:
-    """Write a run's report.html anew, also while it is still training."""
+    """Rewrite a run's report.html, also while it is still training."""
     from keylm.recipe.run_folder import RunFolder
     from keylm.report.run_report import write_report
 
@@ -175,7 +177,7 @@ def version() -> None:
 
 
 def tell_result(run_dir: Path, elapsed: float) -> None:
-    """Print one sample of a finished run, and where its model and report lie."""
+    """Print a sample of a finished run, and where its model and report are."""
     from keylm.base.files import read_json
     from keylm.recipe.run_folder import RunFolder
 
@@ -200,7 +202,7 @@ def emit(text: str) -> None:
 
 
 def main() -> None:
-    """Run the command line; faults of the user's are one message and their exit code."""
+    """Run the command line; user errors are one message and their exit code."""
     try:
         app()
     except KeylmError as error:

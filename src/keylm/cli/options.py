@@ -19,7 +19,7 @@ WorkersOption = Annotated[
     int | None, typer.Option(min=1, help="Processes that read and tokenize documents; by default one a core.")
 ]
 ExecutorOption = Annotated[
-    Literal["local", "ray", "slurm"], typer.Option(help="What runs the curation: processes here, Ray or Slurm.")
+    Literal["local", "ray", "slurm"], typer.Option(help="What runs the curation: local processes, Ray or Slurm.")
 ]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
 TemperatureOption = Annotated[float, typer.Option(min=0.0, help="0 is greedy; higher is freer.")]

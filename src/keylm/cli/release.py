@@ -1,4 +1,4 @@
-"""The verbs that bring a model to others."""
+"""`keylm export`, `card` and `push`: publish a model."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -29,7 +29,7 @@ def export(
         typer.Option(help="f32, f16, bf16, q8_0, q6_k, q5_k_m, q4_k_m, q4_0; with llama-quantize also q3_k_m, q2_k."),
     ] = "f16,bf16,q8_0,q4_0",
     onnx_types: Annotated[str, typer.Option(help="fp32, int8, q4.")] = "fp32,int8,q4",
-    name: Annotated[str | None, typer.Option(help="What GGUF files are called; by default the run's name.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the GGUF files; by default the run's.")] = None,
     threads: Annotated[int, typer.Option(min=1, help="Threads of each runtime in the parity check.")] = 1,
     transformers_js: Annotated[
         Path | None,
@@ -37,11 +37,11 @@ def export(
     ] = None,
     quiet: QuietOption = False,
 ) -> None:
-    """Write a model for other runtimes, each file compared with PyTorch before it gets its name."""
-    from keylm.export.exporter import Exporter, Wish
+    """Write a model for other runtimes; each file is compared with PyTorch before it gets its name."""
+    from keylm.export.exporter import Exporter, ExportOptions
 
-    wish = Wish(_names(to), _names(gguf_types), _names(onnx_types), name, threads, transformers_js)
-    exporter = Exporter(model, out, wish, quiet=quiet)
+    options = ExportOptions(_names(to), _names(gguf_types), _names(onnx_types), name, threads, transformers_js)
+    exporter = Exporter(model, out, options, quiet=quiet)
     try:
         exporter.run()
     finally:
@@ -53,22 +53,22 @@ def export(
 def card(
     place: Annotated[Path, typer.Argument(metavar="MODEL_OR_RUN", help="A model folder or a run folder.")],
     out: Annotated[
-        Path | None, typer.Option(help="Where it goes, such as README.md; by default it is printed.")
+        Path | None, typer.Option(help="The file to write, such as README.md; by default the card is printed.")
     ] = None,
     licence: LicenceOption = None,
     repo: Annotated[str | None, typer.Option(help="The model's name on the hub, OWNER/NAME.")] = None,
     watts: Annotated[
-        float | None, typer.Option(min=1, help="What each processor drew, for the energy estimate.")
+        float | None, typer.Option(min=1, help="Power of each processor, for the energy estimate.")
     ] = None,
     parity: Annotated[Path | None, typer.Option(help="An export's parity.json, for the table of formats.")] = None,
 ) -> None:
-    """Write a model card from what the run measured; what was not measured is said to be so."""
+    """Write a model card from what the run measured; what was not measured is marked as such."""
     from keylm.base.files import atomic_write
-    from keylm.report.card import Given, card_text
+    from keylm.report.card import CardDetails, card_text
 
     if parity and not parity.is_file():
         raise KeylmError(f"--parity {parity}: no such file; accepted: the parity.json that `keylm export` wrote")
-    text = card_text(place, Given(None, repo, licence, watts, parity))
+    text = card_text(place, CardDetails(None, repo, licence, watts, parity))
     if out is None:
         typer.echo(text)
     else:
@@ -119,7 +119,7 @@ def show_parity(rows: "Sequence[Parity]") -> None:
     console.print(shown)
     if rows:
         say(f"PyTorch in fp32: perplexity {rows[0].reference_perplexity:.3f}")
-        say("max Δ: of any logit. greedy: texts that are equal + that part at a tie. tokens: strings split differently")
+        say("max Δ: of any logit. greedy: texts equal + equal up to a tie. tokens: strings split differently")
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -14,18 +14,16 @@ def serve(
         Path, typer.Argument(callback=find_model, help=f"{MODEL_HELP}, or a GGUF file of keylm's.")
     ] = Path(DEFAULT),
     host: Annotated[
-        str, typer.Option(help="Address to listen at; 0.0.0.0 is every one (set a key then).")
+        str, typer.Option(help="Address to listen on; 0.0.0.0 is all of them (set a key then).")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
-    name: Annotated[
-        str | None, typer.Option(help="What the model is called; by default its folder, or its run's.")
-    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the model; by default its folder's or run's.")] = None,
     api_key: Annotated[
         str | None,
         typer.Option(envvar="KEYLM_API_KEY", help="Answer only requests with this key.", show_envvar=True),
     ] = None,
-    slots: Annotated[int, typer.Option(min=1, max=256, help="Texts that are written at the same time.")] = 16,
-    queue: Annotated[int, typer.Option(min=0, help="Texts that may wait; more are answered with 429.")] = 64,
+    slots: Annotated[int, typer.Option(min=1, max=256, help="Texts generated at the same time.")] = 16,
+    queue: Annotated[int, typer.Option(min=0, help="Texts that may wait; more get a 429.")] = 64,
     engine: Annotated[
         Literal["auto", "torch", "llama.cpp"],
         typer.Option(help="auto: llama.cpp where it is installed and the model can be a GGUF file."),
@@ -38,8 +36,8 @@ def serve(
     ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Of the engine; by default torch's.")] = None,
     suggest: Annotated[bool, typer.Option("--suggest/--no-suggest", help="Offer /v1/suggest for keyboards.")] = True,
-    request_seconds: Annotated[float, typer.Option(min=0.1, help="What an answer may take.")] = 300.0,
-    body_bytes: Annotated[int, typer.Option(min=1000, help="What a request may have.")] = 4_000_000,
+    request_seconds: Annotated[float, typer.Option(min=0.1, help="Longest time of an answer, in seconds.")] = 300.0,
+    body_bytes: Annotated[int, typer.Option(min=1000, help="Largest request body, in bytes.")] = 4_000_000,
     quiet: QuietOption = False,
 ) -> None:
     """Serve a model over HTTP: OpenAI's completions and chat, suggestions for keyboards, a page to try them."""

@@ -12,10 +12,10 @@ from keylm.cli.options import MODEL_HELP, QuietOption, SetOption, TemperatureOpt
 from keylm.model.released import find_model
 
 BaseArgument = Annotated[
-    Path, typer.Argument(metavar="MODEL", callback=find_model, help=f"{MODEL_HELP}, to begin with.")
+    Path, typer.Argument(metavar="MODEL", callback=find_model, help=f"{MODEL_HELP}, to start from.")
 ]
 OutOption = Annotated[Path, typer.Option("--out", metavar="RUN", help="The run folder; the model is in RUN/model.")]
-FreshOption = Annotated[bool, typer.Option("--fresh", help="Put an earlier run aside and start anew.")]
+FreshOption = Annotated[bool, typer.Option("--fresh", help="Set an earlier run aside and start over.")]
 
 
 def sft(
@@ -25,12 +25,12 @@ def sft(
         typer.Argument(metavar="DATA…", help="Conversations: files, folders, or hub:OWNER/NAME of a data set."),
     ],
     out: OutOption,
-    epochs: Annotated[float, typer.Option(min=0.001, help="How often the data are gone through.")] = 2.0,
+    epochs: Annotated[float, typer.Option(min=0.001, help="Passes over the data.")] = 2.0,
     learning_rate: Annotated[
-        float, typer.Option(min=1e-9, help="Muon's at the peak; AdamW's rates are scaled alike.")
+        float, typer.Option(min=1e-9, help="Muon's peak rate; AdamW's are scaled with it.")
     ] = 0.002,
     batch_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Tokens in a step; by default as suits the amount of data.")
+        int | None, typer.Option(min=1, help="Tokens per step; by default chosen by the amount of data.")
     ] = None,
     overrides: SetOption = None,
     workers: WorkersOption = None,
@@ -39,7 +39,7 @@ def sft(
 ) -> None:
     """Tune a model on conversations: loss on the assistant's turns alone. Writes a recipe and runs it.
 
-    A run that was stopped goes on where it was.
+    A stopped run resumes with the same command.
     """
     from keylm.tuning.sft import Tuning
     from keylm.tuning.sft import sft as tune
@@ -71,24 +71,24 @@ def dpo(
     out: OutOption,
     epochs: Annotated[float, typer.Option(min=0.001, help="A second epoch harms small models.")] = 1.0,
     learning_rate: Annotated[float, typer.Option(min=1e-12, help="AdamW's, at the peak.")] = 2e-6,
-    beta: Annotated[float, typer.Option(min=1e-6, help="How firmly the model is held to what it was.")] = 0.1,
-    batch_pairs: Annotated[int, typer.Option(min=1, help="Pairs in a step.")] = 32,
+    beta: Annotated[float, typer.Option(min=1e-6, help="Strength of the KL penalty to the initial model.")] = 0.1,
+    batch_pairs: Annotated[int, typer.Option(min=1, help="Pairs per step.")] = 32,
     micro_batch_pairs: Annotated[
-        int | None, typer.Option(min=1, help="Pairs that are computed at once; by default 16 on a GPU, else 8.")
+        int | None, typer.Option(min=1, help="Pairs per forward pass; by default 16 on a GPU, else 8.")
     ] = None,
     tries: Annotated[int, typer.Option(min=1, help="Answers sampled in search of one that violates.")] = 4,
     temperature: TemperatureOption = 1.0,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of a sampled answer.")] = 256,
-    limit: Annotated[int | None, typer.Option(min=1, help="Look at the first so many lines.")] = None,
-    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of sampling and of the order.")] = 0,
+    limit: Annotated[int | None, typer.Option(min=1, help="Read only the first lines.")] = None,
+    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Seed of sampling and of the order.")] = 0,
     device: Annotated[Literal["auto", "cpu", "cuda", "mps"], typer.Option(help="Where to compute.")] = "auto",
     fresh: FreshOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Tune a model to prefer good answers (DPO): pip install 'keylm[post]'.
 
-    Where the data have constraints instead of rejected answers, the model answers itself, and answers that violate
-    them are the rejected ones. A command that was stopped goes on where it was.
+    If the data have constraints instead of rejected answers, answers are sampled from the model, and those that violate
+    the constraints are the rejected ones. A stopped command resumes when run again.
     """
     from keylm.tuning.dpo import dpo as tune
     from keylm.tuning.preference_settings import Preference, Tools

@@ -26,7 +26,7 @@ from keylm.export.parity import Parity, Reference, Subject, compare, make_probe
 from keylm.export.reference import FileTokenizer, TorchModel
 from keylm.export.web import Library, find_library, write_page
 from keylm.model.folder import check_model_folder, export_folder, model_fingerprint, read_config
-from keylm.report.card import Given, card_text
+from keylm.report.card import CardDetails, card_text
 from keylm.runtimes import gguf_write as gguf_file
 from keylm.runtimes import llama, onnx_files
 
@@ -42,8 +42,8 @@ class ParityFailed(KeylmError):
 
 
 @dataclass(frozen=True)
-class Wish:
-    """What is to be made."""
+class ExportOptions:
+    """What to export."""
 
     formats: tuple[str, ...] = ("hf", "gguf", "onnx")
     gguf: tuple[str, ...] = GGUF_DEFAULT
@@ -53,10 +53,10 @@ class Wish:
     transformers_js: Path | None = None
     """A folder of the npm package, to be copied into the web folder; None: the page takes it from a CDN."""
     probe: float = 1.0
-    """Share of the prompts and texts that are compared, for who waits."""
+    """Share of the prompts and texts that are compared; less is faster."""
 
     def check(self) -> None:
-        """Raise KeylmError where something is asked for that cannot be made."""
+        """Raise KeylmError if a requested format or type cannot be written."""
         for option, values, accepted in (
             ("--to", self.formats, FORMATS),
             ("--gguf-types", self.gguf, gguf_file.ALL_TYPES),
@@ -70,38 +70,40 @@ class Wish:
 
     @property
     def library(self) -> Library | None:
-        """Return the copies that go into the web folder. Raises KeylmError where they are not what is needed."""
+        """Return the copies that go into the web folder. Raises KeylmError if they are not the needed ones."""
         return find_library(self.transformers_js) if self.transformers_js else None
 
 
 class Exporter:
     """Writes and checks the artefacts of one model folder."""
 
-    def __init__(self, model: Path, out: Path, wish: Wish, *, quiet: bool = False) -> None:
-        """Open the model. Raises KeylmError where there is none or the wish cannot be met."""
-        wish.check()
-        self.library = wish.library
+    def __init__(self, model: Path, out: Path, options: ExportOptions, *, quiet: bool = False) -> None:
+        """Open the model. Raises KeylmError if there is none or the options cannot be met."""
+        options.check()
+        self.library = options.library
         check_model_folder(model)
-        self.model, self.out, self.wish, self.quiet = model, out, wish, quiet
-        self.name = wish.name or model_name(model)
+        self.model, self.out, self.options, self.quiet = model, out, options, quiet
+        self.name = options.name or model_name(model)
         self.rows: list[Parity] = []
         self.source = TorchModel(model)
         self.config: dict[str, Any] = read_json(model / "config.json")
         self.context = min(int(self.config.get("max_position_embeddings", 2048)), 2048)
         tokenizer = FileTokenizer(model)
         self.encode = _encoder(tokenizer)
-        self.reference = Reference(self.source, self.encode, make_probe(self.encode, self.context, wish.probe))
+        self.reference = Reference(self.source, self.encode, make_probe(self.encode, self.context, options.probe))
 
     def run(self) -> list[Parity]:
         """Make and check everything; write parity.json. Raises ParityFailed at the end if something failed."""
-        if set(self.wish.formats) - {"hf"}:
+        if set(self.options.formats) - {"hf"}:
             read_config(self.model)  # gguf, onnx and web are written from this layout alone
-        for kind in self.wish.formats:
-            getattr(self, f"_{kind}")()
+        writers = {"hf": self._hf, "gguf": self._gguf, "onnx": self._onnx, "web": self._web}
+        for kind in self.options.formats:
+            writers[kind]()
         self._record()
-        if (self.out / "hf").is_dir() and "hf" in self.wish.formats:  # now with the table of all formats
+        if (self.out / "hf").is_dir() and "hf" in self.options.formats:  # now with the table of all formats
             atomic_write(
-                self.out / "hf" / "README.md", card_text(self.model, Given(self.name, parity=self.out / "parity.json"))
+                self.out / "hf" / "README.md",
+                card_text(self.model, CardDetails(self.name, parity=self.out / "parity.json")),
             )
         failed = [row for row in self.rows if row.faults]
         if failed:
@@ -122,11 +124,11 @@ class Exporter:
 
         final = self.out / "hf"
         with self._checked(final, check) as folder:
-            export_folder(self.model, folder, card_text(self.model, Given(self.name)))
+            export_folder(self.model, folder, card_text(self.model, CardDetails(self.name)))
 
     def _gguf(self) -> None:
         made: list[str] = []
-        for kind in self.wish.gguf:
+        for kind in self.options.gguf:
             final = self.out / "gguf" / f"{self.name}-{kind.upper()}.gguf"
             with self._checked(final, partial(self._open_gguf, kind=kind)) as file:
                 self._write_gguf(file, kind)
@@ -147,7 +149,7 @@ class Exporter:
             plain.unlink(missing_ok=True)
 
     def _open_gguf(self, file: Path, kind: str) -> Subject:
-        runtime = llama.LlamaModel(file, self.context, self.wish.threads)
+        runtime = llama.LlamaModel(file, self.context, self.options.threads)
         wanted = gguf_file.special_ids(self.model)
         notes = [] if not runtime.adds_bos else ["llama.cpp would put a token before every text"]
         if runtime.eos != wanted["eos"] or runtime.eot != wanted.get("eot", runtime.eot):
@@ -159,7 +161,7 @@ class Exporter:
         return Subject(*subject, lambda text, special: runtime.encode(text, special=special), error, tuple(notes))
 
     def _onnx(self) -> None:
-        self._onnx_into(self.out / "onnx", self.wish.onnx, "onnx")
+        self._onnx_into(self.out / "onnx", self.options.onnx, "onnx")
 
     def _web(self) -> None:
         folder = self.out / "web" / "models" / self.name
@@ -188,7 +190,7 @@ class Exporter:
             final = folder / "onnx" / onnx_files.FILES[kind]
 
             def check(file: Path, kind: str = kind, final: Path = final) -> Subject:
-                runtime = onnx_files.OnnxModel(file, self.wish.threads)
+                runtime = onnx_files.OnnxModel(file, self.options.threads)
                 error = onnx_files.embedding_error(file, self.source.weights())
                 name = f"{label}/onnx/{final.name}"
                 return Subject(name, kind, file.stat().st_size, runtime, encode, error)
@@ -238,12 +240,12 @@ class Exporter:
         )
 
 
-def export(model: Path, out: Path, wish: Wish, *, quiet: bool = False) -> list[Parity]:
-    """Write `model` (a folder) in all formats of `wish` into `out`, each checked; return how each compares.
+def export(model: Path, out: Path, options: ExportOptions, *, quiet: bool = False) -> list[Parity]:
+    """Write `model` (a folder) in all formats of `options` into `out`, each checked; return the comparisons.
 
     Raises ParityFailed (after everything was tried and recorded), KeylmError.
     """
-    return Exporter(model, out, wish, quiet=quiet).run()
+    return Exporter(model, out, options, quiet=quiet).run()
 
 
 def model_name(model: Path) -> str:

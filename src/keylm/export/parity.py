@@ -1,7 +1,7 @@
-"""Whether an exported file is the same model: its logits, choices and tokens beside PyTorch's in fp32.
+"""Whether an exported file is the same model: its logits, choices and tokens against PyTorch's in fp32.
 
 Every runtime reads the same tokens: the beginnings of 50 documents of the embedded corpus, and 20 kB of its text. The
-logits of all positions are compared, so nothing hides behind a likely word. Limits stand in LIMITS with their reasons.
+logits of all positions are compared, so no error hides behind a likely word. LIMITS has the limits with their reasons.
 Cost: about 9,000 tokens in each runtime, half a minute for 75 million parameters on two idle cores.
 """
 
@@ -72,7 +72,7 @@ def limits_of(kind: str) -> ParityLimits:
 
 
 class Runtime(Protocol):
-    """Anything that reads tokens and keeps a cache."""
+    """Any runtime that reads tokens and keeps a cache."""
 
     def reset(self) -> None:
         """Forget the tokens read so far."""
@@ -144,7 +144,7 @@ class Parity:
 
 @dataclass(frozen=True)
 class Probe:
-    """What all runtimes are asked: token ids, and strings for the tokenizers."""
+    """The input for all runtimes: token ids, and strings for the tokenizers."""
 
     prompts: list[list[int]]
     text: list[list[int]]
@@ -186,7 +186,7 @@ def _documents(name: str, most: int = 40) -> list[str]:
 
 
 class Reference:
-    """PyTorch's answers to a probe, worked out once."""
+    """PyTorch's results on a probe, computed once."""
 
     def __init__(self, runtime: Runtime, encode: Encode, probe: Probe) -> None:
         self.runtime, self.encode, self.probe = runtime, encode, probe
@@ -203,7 +203,7 @@ class Reference:
 
     @cached_property
     def perplexity(self) -> float:
-        """Of the text, its windows apart."""
+        """Of the text, by window."""
         return perplexity(self.runtime, self.probe.text)
 
     @cached_property
@@ -277,7 +277,7 @@ def _difference(left: Array, right: Array) -> float:
 
 
 def read_alone(runtime: Runtime, ids: Sequence[int]) -> Array:
-    """Return the logits of a text by itself, read at once."""
+    """Return the logits of one text, read at once."""
     runtime.reset()
     return runtime.read(ids)
 
@@ -326,7 +326,7 @@ def greedy(runtime: Runtime, ids: Sequence[int]) -> tuple[list[int], Array]:
 def same_choices(found: Sequence[int], wanted: Sequence[int], logits: Array, tie: float) -> str:
     """Return "equal", "tie" or "differ" of two greedy texts.
 
-    A tie: where they part, the reference's two choices are at most `tie` logits apart. What follows is not compared.
+    A tie: where they differ, the reference's two choices are at most `tie` logits apart. The rest is not compared.
     """
     for ours, theirs, row in zip(found, wanted, logits, strict=True):
         if ours != theirs:

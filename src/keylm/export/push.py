@@ -1,4 +1,4 @@
-"""A folder to the hub. Nothing leaves this machine unless it is asked for in so many words."""
+"""Upload a folder to the hub. Nothing leaves this machine without an explicit `--upload`."""
 
 import os
 import re
@@ -29,7 +29,7 @@ class Upload:
 
 
 def plan_upload(folder: Path, repo: str) -> Upload:
-    """Return what a push would upload. Raises KeylmError where the name or the folder is none."""
+    """Return what a push would upload. Raises KeylmError if the name or the folder is invalid."""
     if not REPO.fullmatch(repo):
         raise KeylmError(f"repository {repo!r}: accepted: OWNER/NAME, as on the hub")
     if not folder.is_dir():

@@ -19,7 +19,7 @@ class TorchModel:
     """A model folder in fp32 on the CPU, with a key-value cache."""
 
     def __init__(self, folder: Path, **options: Any) -> None:
-        """Load a folder; `options` are from_pretrained's. Raises KeylmError where it holds no model."""
+        """Load a folder; `options` are from_pretrained's. Raises KeylmError if it is not a model."""
         with opening(folder):
             from transformers import AutoModelForCausalLM
 

@@ -43,8 +43,8 @@ class Packing(NamedTuple):
 def attend(queries: Tensor, keys: Tensor, values: Tensor, cu_seqlens: Tensor | None, mask: Tensor | None) -> Tensor:
     """Return attention's output [B, L, heads, D].
 
-    queries [B, L, heads, D]; keys and values [B, L, KV heads, D]; `cu_seqlens` as in `Packing`, in which case the tensors
-    are on a GPU in 16 bits; `mask`: bool [B, 1, L, L], True where a token may attend, or None for plain causal attention.
+    queries [B, L, heads, D]; keys and values [B, L, KV heads, D]; `cu_seqlens` as in `Packing`, only for
+    tensors on a GPU in 16 bits; `mask`: bool [B, 1, L, L], True where a token may attend; None: causal attention.
     """
     if cu_seqlens is not None:
         flat = (tensor.flatten(0, 1) for tensor in (queries, keys, values))
@@ -68,7 +68,7 @@ def document_mask(document_ids: Tensor) -> Tensor:
 
 
 class Kernel(NamedTuple):
-    """Variable-length attention, forward and backward; shapes as in `packed_attention` and `packed_attention_backward`."""
+    """Variable-length attention; shapes as in `packed_attention` and `packed_attention_backward`."""
 
     forward: Callable[[Tensor, Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor]]
     backward: Callable[..., tuple[Tensor, Tensor, Tensor]]

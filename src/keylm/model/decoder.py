@@ -69,8 +69,8 @@ class Backbone(nn.Module):
     def compile_layers(self, *, apart: bool = False) -> None:
         """Compile the layers, COMPILED_TOGETHER at a time, or each separately if `apart`.
 
-        All groups share one compilation, so training starts soon; the whole model as one graph takes a minute longer and
-        was not faster (docs/LOG.md). A single block leaves the compiler nothing to fuse at its boundaries.
+        All groups share one compilation, so training starts soon; one graph of the whole model takes a minute longer
+        and was not faster (docs/LOG.md). A single block leaves the compiler nothing to fuse at its boundaries.
         """
         if apart:
             for layer in self.layers:
@@ -186,7 +186,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Return `hidden` at unit root mean square times the weight, in the dtype it came in."""
+        """Return `hidden` at unit root mean square times the weight, in its own dtype."""
         normed = F.rms_norm(hidden.float(), self.weight.shape, eps=self.eps)
         return (self.weight * normed).to(hidden.dtype)
 

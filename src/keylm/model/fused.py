@@ -1,4 +1,4 @@
-"""A block's element-wise operations, each in one pass over memory: SwiGLU, and the norms and rotation of queries and keys.
+"""A block's element-wise operations in one pass over memory each: SwiGLU; norms and rotation of queries and keys.
 
 On a GPU these are memory-bound. Compiled code reads gate, up and gradient twice where both gradients go into one
 tensor, and passes over queries and keys three times in backward; here everything is read and written once. The kernels

@@ -1,6 +1,6 @@
-"""The Triton kernels behind keylm/fused.py, which says what they compute and on what.
+"""The Triton kernels of fused.py, which documents what they compute and their shapes.
 
-Triton: Tillet et al., MAPL 2019, triton-lang.org. A program takes `rows` tokens; loads are masked behind the last one.
+Triton: Tillet et al., MAPL 2019, triton-lang.org. A program takes `rows` tokens; loads past the last one are masked.
 """
 
 import triton
@@ -35,7 +35,7 @@ def swiglu_backward(grad, both, found, tokens, inner, rows: tl.constexpr, column
 
 @triton.jit
 def _rotation(cos, sin, row, half, length, size: tl.constexpr):
-    """Return the cosines and sines of each row's position, [rows, D / 2]; the tables are [L, D], positive behind."""
+    """Return the cosines and sines of each row's position, [rows, D / 2]; the tables are [L, D]."""
     place = (row % length) * size + size // 2 + half
     return tl.load(cos + place), tl.load(sin + place)
 

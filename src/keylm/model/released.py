@@ -8,9 +8,9 @@ from pathlib import Path
 from keylm.base.errors import KeylmError
 
 DEFAULT = "keylm-75m-instruct"
-"""What `keylm chat` and `keylm serve` take where no model is named; the wheel carries it (pyproject.toml)."""
+"""The model that `keylm chat` and `keylm serve` use by default; the wheel carries it (pyproject.toml)."""
 NAMES = (DEFAULT, "keylm-75m")
-"""All that is released; what else lies in models/ is not."""
+"""All released models; anything else in models/ is not one."""
 PACKAGE = Path(__file__).parents[1]
 FOLDERS = (PACKAGE / "models", PACKAGE.parent.parent / "models")
 """Where they are looked for: of the installed package, of the checkout."""
@@ -29,7 +29,7 @@ def released_models() -> dict[str, Path]:
 def find_model(place: Path) -> Path:
     """Return a released model's folder where `place` is its name and no path of that name exists; else `place`.
 
-    Whether `place` holds a model is seen when it is opened. Raises KeylmError where a released model is not here.
+    Whether `place` contains a model is checked when it is opened. Raises KeylmError if a released model is missing.
     """
     name = str(place)
     if name not in NAMES or place.exists():

@@ -1,1 +1,1 @@
-"""Pages and cards about a run: drawn from its files, never from memory."""
+"""Pages and cards about a run: rendered from its files alone."""

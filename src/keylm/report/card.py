@@ -22,11 +22,11 @@ TASK = "text-generation"
 
 
 @dataclass(frozen=True)
-class Given:
-    """What no file of the model says."""
+class CardDetails:
+    """What a card says that no file of the model does."""
 
     name: str | None = None
-    """What the model is called; by default what its run or folder is called."""
+    """The model's name; by default that of its run or folder."""
     repo: str | None = None
     """OWNER/NAME on the hub."""
     licence: str | None = None
@@ -37,17 +37,17 @@ class Given:
     """An export's parity.json."""
 
 
-def card_text(place: Path, given: Given | None = None) -> str:
+def card_text(place: Path, details: CardDetails | None = None) -> str:
     """Return the card (README.md) of a model folder or of a run. Raises KeylmError where `place` is neither."""
     from huggingface_hub import ModelCard
 
     from keylm.report.card_sections import body
 
-    facts = gather(place, given or Given())
+    facts = gather(place, details or CardDetails())
     return str(ModelCard(f"---\n{_metadata(facts).to_yaml()}\n---\n\n{body(facts)}"))
 
 
-def gather(place: Path, given: Given) -> CardFacts:
+def gather(place: Path, details: CardDetails) -> CardFacts:
     """Read what there is to say of a model folder or a run. Raises KeylmError where `place` is neither."""
     model, run_folder = _folders(place)
     measured = evaluation_folder(run_folder or model)
@@ -56,7 +56,7 @@ def gather(place: Path, given: Given) -> CardFacts:
     evaluation = read_evaluation(run_folder) if run_folder else None
     run = read_run(run_folder) if run_folder else None
     return CardFacts(
-        name=given.name or (given.repo.split("/")[-1] if given.repo else (run_folder or model).resolve().name),
+        name=details.name or (details.repo.split("/")[-1] if details.repo else (run_folder or model).resolve().name),
         config=read_json(model / "config.json"),
         has_chat=_has_chat(model, run),
         parameters=_parameters(model),
@@ -69,10 +69,10 @@ def gather(place: Path, given: Given) -> CardFacts:
         typing=read_table(files.typing),
         instructions=read_table(files.instructions),
         contamination=_contamination(run_folder, evaluation),
-        parity=read_table(given.parity) if given.parity else {},
-        licence=given.licence,
-        repo=given.repo,
-        watts=given.watts,
+        parity=read_table(details.parity) if details.parity else {},
+        licence=details.licence,
+        repo=details.repo,
+        watts=details.watts,
     )
 
 
@@ -115,7 +115,7 @@ def _has_chat(model: Path, run: Run | None) -> bool:
 
 
 def _parameters(model: Path) -> int | None:
-    """Count the values in a folder's weights from the files' headers; None where there are none."""
+    """Count the values in a folder's weights from the files' headers; None if there are none."""
     from safetensors import safe_open
 
     total = 0

@@ -1,4 +1,4 @@
-"""All that a model card is made of, as files of the run or of the model say it."""
+"""The facts of a model card, from the files of the run or the model."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from keylm.report.run_record import Run
 
 @dataclass(frozen=True)
 class CardFacts:
-    """All that a card is made of; what is not there is None or empty."""
+    """The facts of a card; what is missing is None or empty."""
 
     name: str
     config: Mapping[str, Any]
@@ -18,7 +18,7 @@ class CardFacts:
     parameters: int | None
     run: Run | None
     part: str
-    """limit-N where only the first N items were asked."""
+    """limit-N if only the first N items were measured."""
     figures: tuple[Figure, ...]
     harness: str
     commands: tuple[str, ...]

@@ -15,7 +15,7 @@ from keylm.report.run_record import Run, column, number, table
 
 UNKNOWN = "not known"
 WATTS = {"H100 80GB HBM3": 700.0, "H200": 700.0, "H100 PCIe": 350.0, "A100-SXM4-80GB": 400.0}
-"""Most that a GPU's board draws, in watts, by a part of its name (NVIDIA's data sheets)."""
+"""Largest power of a GPU board, in watts, by a part of its name (NVIDIA's data sheets)."""
 
 
 def body(facts: CardFacts) -> str:
@@ -72,7 +72,7 @@ def _summary(facts: CardFacts) -> str:
 
 
 def snippet(name: str) -> str:
-    """Return the three lines that load a model and go on from a text."""
+    """Return the three lines that load a model and continue a text."""
     return (
         "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
         f'tokenizer = AutoTokenizer.from_pretrained("{name}", trust_remote_code=True)\n'

@@ -1,4 +1,4 @@
-"""Curves and stacked bars of the report, as SVG elements that stand inside a page (see drawing.py)."""
+"""Curves and stacked bars of the report, as SVG elements inside a page (see drawing.py)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -55,7 +55,7 @@ class Plot:
 
 @dataclass(frozen=True)
 class Part:
-    """A piece of a bar; `texts`: what may stand in it, the first that fits is taken."""
+    """A piece of a bar; `texts`: candidates for its label; the first that fits is used."""
 
     colour: str
     value: float
@@ -65,7 +65,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Bar:
-    """A stacked bar with a `label` above it and a `total` behind it."""
+    """A stacked bar with a `label` above it and a `total` after it."""
 
     label: str
     parts: tuple[Part, ...]
@@ -101,7 +101,7 @@ def smooth(values: Array, width: float) -> Array:
 def trace(x: Array, y: Array, edges: Sequence[int], points: int = MOST_POINTS) -> tuple[Array, Array, Array]:
     """Thinned x, y and smoothed y of a curve whose stages start at rows `edges` (the first is 0).
 
-    Stages are averaged each by itself and parted by NaN, so nothing is smeared over a boundary.
+    Stages are averaged separately with NaN between them, so nothing is smeared over a boundary.
     """
     parts: list[list[Array]] = [[], [], []]
     count = max(1, len(x))
@@ -135,7 +135,7 @@ def _window(plot: Plot, lines: Sequence[CurveLine]) -> tuple[float, float, float
 
 @matplotlib.rc_context(drawing.SETTINGS)
 def line_chart(plot: Plot, size: Size) -> str:
-    """The plot as SVG; "" if it holds no finite point."""
+    """The plot as SVG; "" if it has no finite point."""
     lines = [line for line in plot.lines if np.isfinite(line.x + line.y).any()]
     if not lines:
         return ""
@@ -169,7 +169,7 @@ def line_chart(plot: Plot, size: Size) -> str:
 
 
 def _entry(line: CurveLine, high: float) -> float:
-    """Return where a line first lies within the chart, whose y axis ends at `high`."""
+    """Return where a line first enters the chart, whose y axis ends at `high`."""
     inside = np.flatnonzero(np.asarray(line.y) <= high)
     return float(line.x[inside[0]]) if len(inside) else 0.0
 
@@ -215,7 +215,7 @@ def _stage_marks(axes: Axes, spans: Sequence[Span], size: Size) -> None:
 
 
 def _end_labels(axes: Axes, lines: Sequence[CurveLine], size: Size) -> None:
-    """Each line's label beside its end, led to by a stroke in the line's colour."""
+    """Each line's label beside its end, connected by a stroke in the line's colour."""
     box, right, (low, high) = axes.get_position(), axes.get_xlim()[1], axes.get_ylim()
     width, height = box.width * size.width, box.height * size.height
     step, rise = right / width, (high - low) / height
@@ -255,7 +255,7 @@ def bar_chart(name: str, alt: str, bars: Sequence[Bar], width: float, full: floa
 
 
 def _stack(axes: Axes, bar: Bar, middle: float, unit: float) -> float:
-    """Draw a bar's parts side by side, parted by a hairline; returns where they end."""
+    """Draw a bar's parts side by side, separated by a hairline; return where they end."""
     end = 0.0
     for part in bar.parts:
         edge = 1.2 if part.value > 3 * unit else 0

@@ -32,7 +32,7 @@ ACCEPTED = "accepted: a run folder such as runs/nano, or an evaluation folder su
 
 @dataclass(frozen=True)
 class Side:
-    """One of the runs that are compared; `run` is empty for an evaluation folder that lies outside a run."""
+    """One of the compared runs; `run` is empty for an evaluation folder outside a run."""
 
     name: str
     path: Path
@@ -62,7 +62,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class TypingLine:
-    """A typing measure: each side's value, and what its interval says of it beside the first side's."""
+    """A typing measure: each side's value, and how its interval compares with the first side's."""
 
     measure: str
     test_set: str
@@ -118,7 +118,7 @@ def write_comparison(runs: Sequence[Path], path: Path) -> Path:
 
 
 def _names(runs: Sequence[Path]) -> list[str]:
-    """Return short names that tell the runs apart: their folders', with as many parents as it takes."""
+    """Return short distinct names of the runs: their folders', with as many parents as needed."""
     parts = [[part for part in path.absolute().parts if part not in ("evaluation", path.anchor)] for path in runs]
     for depth in range(1, max(map(len, parts), default=0) + 1):
         names = ["/".join(part[-depth:]) for part in parts]
@@ -206,7 +206,7 @@ def _test_set(typing: Row, name: str) -> tuple[Any, ...]:
 
 
 def _verdict(first: Interval | None, other: Interval | None, same_set: bool) -> str:
-    """Return "higher" or "lower" where intervals lie apart, "overlap" where not, or why they cannot be compared."""
+    """Return "higher" or "lower" if intervals are disjoint, else "overlap", or why they cannot be compared."""
     if first is None or other is None:
         return "not measured in both"
     if not same_set:
@@ -276,7 +276,7 @@ def figure_text(figure: Figure | None) -> str:
 
 
 def difference_text(row: Compared, index: int) -> str:
-    """Return a side's difference with its interval, in points where the line is a share, or why there is none."""
+    """Return a side's difference with its interval, in points if the line is a share, or why there is none."""
     apart, figure = row.differences[index], row.figures[index]
     if apart is None or figure is None:
         return apart.reason if apart else ""
@@ -324,7 +324,7 @@ def _benchmark_cells(row: Compared) -> list[str]:
 
 
 def is_clear(apart: Difference | None) -> bool:
-    """Return whether a difference stands after correction."""
+    """Return whether a difference is significant after correction."""
     return apart is not None and apart.corrected is not None and apart.corrected < LEVEL
 
 

@@ -65,7 +65,7 @@ def difference(
 
 
 def unlike(first: Record, other: Record) -> list[str]:
-    """Return in what two records of a benchmark were measured differently, apart from the model."""
+    """Return how two records of a benchmark differ, other than in the model."""
     before, after = first.get("settings", {}), other.get("settings", {})
     faults = []
     if before.get("limit") != after.get("limit"):

@@ -1,4 +1,4 @@
-"""What a run took: tokens by source and licence, hours of the machine, and an estimate of its arithmetic."""
+"""What a run cost: tokens by source and licence, hours of the machine, and an estimate of its arithmetic."""
 
 import math
 from collections.abc import Mapping
@@ -62,7 +62,7 @@ def tokens_seen(run: Run) -> dict[str, float]:
 
 
 def _hours(run: Run) -> str:
-    """Return the time of the steps that count, times the processes (one to a GPU), and where it was spent."""
+    """Return the time of the valid steps, times the processes (one to a GPU), and where it was spent."""
     processes = max(1.0, np.nan_to_num(number(run.summary.get("world_size", 1))))
     hours = float(np.nansum(column(run.timing, "seconds"))) * processes / 3600
     if not hours > 0:

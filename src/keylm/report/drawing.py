@@ -1,4 +1,4 @@
-"""What all charts of a page are drawn with: its colours, a bare frame, words, and SVG that stands inside a page.
+"""Shared by all charts of a page: its colours, a bare frame, words, and SVG for inside a page.
 
 Invariants: the same input gives the same bytes; matplotlib's global settings stay as they are; every colour
 is a CSS variable of the page (so that it follows light and dark), and all text stays text. Lengths are in
@@ -43,7 +43,7 @@ CHARACTER = 0.6  # width of a character in font sizes: an upper estimate for com
 
 @dataclass(frozen=True)
 class Size:
-    """Width and height in SVG units; `labels`: whether there is room for labels beside the lines."""
+    """Width and height in SVG units; `labels`: whether labels fit beside the lines."""
 
     width: float
     height: float

@@ -22,9 +22,9 @@ from keylm.report.run_record import Reader, Row, number
 from keylm.report.typing import Robustness, TypingGroup, instruction_groups, robustness_of, typing_groups
 
 BESIDE = ("KeyLM-75M", "KeyLM-75M-Instruct", "Pythia-70M", "GPT-2-124M", "SmolLM-135M")
-"""Published models beside ours in the table and the chart; the others stand in a table of their own."""
+"""Published models beside ours in the table and the chart; the others are in a separate table."""
 INTERVAL = 1.96
-"""Standard errors to either side of a value that hold 95 %."""
+"""Standard errors to either side of a value in a 95 % interval."""
 MISTYPED = re.compile(r"_typos_\d+_\d+$")
 """Names of benchmarks with typing errors, which the robustness curves show (robustness.py)."""
 
@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class BenchmarkRow:
-    """A line of the benchmark table, in the words that are shown; `beside`: a text for each of BESIDE."""
+    """A line of the benchmark table, as displayed; `beside`: a text for each of BESIDE."""
 
     title: str
     value: str
@@ -80,7 +80,7 @@ def read_evaluation(run: Path) -> EvaluationSection:
     read = Reader(folder, "not measured")
     typing, robustness = (read(name, json.loads, dict) for name in ("typing.json", "robustness.json"))
     contamination = read("contamination.json", json.loads, dict)
-    # Only tuned models are asked, so their lack is nothing to tell of.
+    # Only tuned models are measured, so missing figures are not reported.
     instructions = read("instructions.json", json.loads, dict) if (folder / "instructions.json").is_file() else {}
     commands = (row.get("command") for row in read("evaluation.json", json.loads, list) if isinstance(row, dict))
 
@@ -115,7 +115,7 @@ def evaluation_folder(run: Path) -> Path:
 
 
 def read_benchmarks(folder: Path, missing: dict[str, str]) -> dict[str, Record]:
-    """Return the finished benchmarks of an evaluation folder; what cannot be read is told in `missing`."""
+    """Return the finished benchmarks of an evaluation folder; what cannot be read is added to `missing`."""
     found = EvaluationFolder(folder).benchmarks()
     files = [path.stem for path in (folder / "benchmarks").glob("*.json")]
     missing.update({f"benchmarks/{name}.json": "cannot be read" for name in files if name not in found})
@@ -125,7 +125,7 @@ def read_benchmarks(folder: Path, missing: dict[str, str]) -> dict[str, Record]:
 
 
 def figures_of(records: Mapping[str, Record]) -> list[Figure]:
-    """Return the lines of the table, and each metric of the clean benchmarks that no line is made of."""
+    """Return the lines of the table, and each metric of the clean benchmarks that is in no line."""
     figures = table(records, CARD + EXTRAS)
     used = {name for figure in figures for name, _ in figure.line.parts}
     rest = [name for name in records if name not in used and not MISTYPED.search(name)]

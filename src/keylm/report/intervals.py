@@ -11,9 +11,9 @@ from keylm.report import drawing
 from keylm.report.drawing import Size
 
 MARKERS = {"o": "●", "s": "■", "D": "◆", "^": "▲", "v": "▼", "P": "✚", "X": "✖", "p": "⬟"}
-"""Shapes, so that colour is not all that tells two apart, and how a legend writes them."""
+"""Shapes, so that series do not differ in colour alone, and their letters in a legend."""
 _SIZES = {"D": 0.85, "^": 1.1, "v": 1.1}
-"""That make shapes look alike in size."""
+"""Scales that make shapes look equal in size."""
 
 
 def shape(index: int) -> tuple[str, str]:
@@ -35,7 +35,7 @@ class Dot:
 
 @dataclass(frozen=True)
 class Measure:
-    """A row: its values, what stands before and behind it, and the level of guessing (NaN: none)."""
+    """A row: its values, its label before and its total after it, and chance level (NaN: none)."""
 
     label: str
     dots: tuple[Dot, ...]
@@ -57,7 +57,7 @@ class DotPlot:
 
 @matplotlib.rc_context(drawing.SETTINGS)
 def interval_chart(plot: DotPlot, width: float) -> str:
-    """The plot as SVG; "" if it holds no finite value. Labels stand beside the rows where `width` has room."""
+    """The plot as SVG; "" if it has no finite value. Labels are beside the rows if `width` allows."""
     rows = [row for row in plot.rows if any(math.isfinite(dot.value) for dot in row.dots)]
     if not rows:
         return ""

@@ -66,7 +66,7 @@ def _template(name: str) -> str:
 
 
 def _shown(show: Callable[[float], str]) -> Callable[[Any], str]:
-    """A template filter that shows a number, and nothing where a file holds none."""
+    """A template filter that shows a number, and nothing if a file has none."""
     return lambda value: show(value) if isinstance(value, int | float) else ""
 
 

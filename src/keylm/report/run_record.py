@@ -1,4 +1,4 @@
-"""What a run folder holds, as its report and a comparison read it: partly written, damaged or not there yet.
+"""A run folder as reports and comparisons read it: it may be partly written, damaged or not there yet.
 
 Invariant: only files of the folder are read; one that is missing or cannot be read is named, and is empty.
 """
@@ -36,7 +36,7 @@ class Reader:
         self.folder, self.missing, self._absent = folder, dict[str, str](), absent
 
     def __call__(self, name: str, parse: Callable[[str], Any], kind: type) -> Any:
-        """Return what `parse` makes of a file, an empty `kind` where that is not to be had."""
+        """Return `parse` of a file, an empty `kind` if it is missing or damaged."""
         try:
             value = parse((self.folder / name).read_text(encoding="utf-8", errors="replace"))
             if not isinstance(value, kind):
@@ -90,7 +90,7 @@ class Run:
 
 
 def read_run(folder: Path) -> Run:
-    """Read what a run folder holds."""
+    """Read a run folder."""
     read = Reader(folder)
     recipe_text = read("recipe.toml", str, str)
     metrics = read("metrics.jsonl", parse_rows, list)
@@ -113,13 +113,13 @@ def read_run(folder: Path) -> Run:
 
 
 def _latest(rows: Iterable[Row]) -> list[Row]:
-    """One row a step, in order: a resumed run may write a step again, and the later row counts."""
+    """One row a step, in order: a resumed run may write a step again, and the later row wins."""
     by_step = {row["step"]: row for row in rows if isinstance(row.get("step"), int)}
     return [by_step[step] for step in sorted(by_step)]
 
 
 def table(row: Any, key: str) -> dict[str, Any]:
-    """Return the table under `key`, an empty one where there is none."""
+    """Return the table under `key`, an empty one if there is none."""
     value = row.get(key) if isinstance(row, Mapping) else None
     return value if isinstance(value, dict) else {}
 
@@ -130,7 +130,7 @@ def number(value: Any) -> float:
 
 
 def column(rows: Sequence[Row], *keys: str) -> Array:
-    """Return the values under `keys` (nested) of all rows, shape [rows]; NaN where there is none."""
+    """Return the values under `keys` (nested) of all rows, shape [rows]; NaN if there is none."""
     values = []
     for row in rows:
         value: Any = row
@@ -147,6 +147,6 @@ def mean(values: Iterable[Any]) -> float:
 
 
 def last(values: Array) -> float:
-    """Return the last finite value, NaN where there is none."""
+    """Return the last finite value, NaN if there is none."""
     finite = values[np.isfinite(values)]
     return float(finite[-1]) if finite.size else math.nan

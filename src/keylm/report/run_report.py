@@ -1,4 +1,4 @@
-"""The run report: one self-contained HTML file that says what a run was, what it saw and what came of it.
+"""The run report: one self-contained HTML file that says what a run was, what it trained on and what it reached.
 
 Invariants: only files of the run folder are read; the same files give the same bytes; a file that is not
 there (a run stopped midway) costs its section and is named, never the report.
@@ -27,14 +27,14 @@ MANY_EPOCHS = 4
 REGISTERS = ("formal", "casual", "conversational", "structured", "synthetic")
 
 MOST_LABELLED = 14
-"""Lines that have room for their names at their ends; where there are more, all names stand below."""
+"""Most lines that are named at their ends; beyond that, all names are in a legend below."""
 
 MAIN = {name: (row.metrics[0], row.chance) for name, row in BENCHMARKS.items()}
 """(main metric, share right by guessing) by benchmark."""
 
 
 def write_report(run: Path) -> Path:
-    """Write `report.html` into the run folder from what lies there, whole or not at all; return its path."""
+    """Write `report.html` into the run folder from its files, whole or not at all; return its path."""
     if not run.is_dir():
         raise FileNotFoundError(f"{run}: no such run folder")
     path = run / "report.html"
@@ -107,7 +107,7 @@ def _validation_chart(run: Run, progress: Progress) -> Chart:
 
 
 def _benchmark_chart(run: Run, progress: Progress) -> Chart:
-    """Accuracy of the benchmarks that are asked during training, and what guessing gets."""
+    """Accuracy of the benchmarks measured during training, and chance level."""
     lines, keys = [], []
     items: dict[float | None, float] = {}
     names = sorted({name for row in run.benchmarks for name in table(row, "results")})
@@ -139,7 +139,7 @@ def _source_chart(run: Run, progress: Progress) -> Chart:
 
 
 def _mixture_chart(run: Run, name: str, groups: Mapping[str, Key], ink: str) -> Chart:
-    """Bars of each stage's tokens; `groups` gives every source the group it counts to, in drawing order."""
+    """Bars of each stage's tokens; `groups` maps every source to its group, in drawing order."""
     bars, seen = [], {}
     for stage, shares in run.shares.items():
         sums: dict[Key, float] = {}

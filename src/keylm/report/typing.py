@@ -1,4 +1,4 @@
-"""What the report shows of typing: how well words are predicted and mended, and accuracy under typing errors."""
+"""What the report shows of typing: how well words are predicted and corrected, and accuracy under typing errors."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,7 +19,7 @@ GROUPS = {
     "Correction": ("error reduction", "false correction", "typos repaired"),
     "Cost of typos": ("cost of typos", "tokens per"),
 }
-"""Parts of the typing tables, and what the names of their measures begin with."""
+"""Parts of the typing tables, and the prefixes of their measures' names."""
 OTHER = "More measures"
 
 
@@ -158,7 +158,7 @@ class Robustness:
 
 
 def robustness_of(data: Mapping[str, Any]) -> Robustness | None:
-    """Return what robustness.json says; None where it holds no curve."""
+    """Return the content of robustness.json; None if it has no curve."""
     curves = [(curve, _at_rates(curve)) for curve in data.get("curves") or ()]
     if not curves:
         return None

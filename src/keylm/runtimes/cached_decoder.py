@@ -1,11 +1,11 @@
 """The decoder for serving: the same weights as model.py's, one token or many at a time, on cached keys and values.
 
-Invariant: in fp32 its logits are those of model.Decoder (a test compares them), whatever else stands in the cache.
+Invariant: in fp32 its logits are those of model.Decoder (a test compares them), whatever else is in the cache.
 Matrices that read the same input are joined once, when the model is loaded. `int8` keeps the weights as 8-bit
 integers, one scale an output row, and rounds the inputs of each product as it comes (torch's dynamic quantisation):
 about a quarter of the memory to read for every token, and results that differ a little.
 
-A cache has rows (texts) of `context` places. Its memory is asked for at once and comes from the system as it is
+A cache has rows (texts) of `context` places. Its memory is reserved at once and committed by the system as it is
 written: at the 75M shape 24 KiB a token. Shapes: B texts, L tokens of each, H hidden, D head_dim, V vocabulary.
 """
 
@@ -70,7 +70,7 @@ class Cache:
 
 
 class CachedDecoder:
-    """Logits of tokens behind what a cache holds."""
+    """Logits of tokens that continue a cache."""
 
     def __init__(self, weights: Weights, precision: Precision = "fp32") -> None:
         self.shape, self.vocab_size, self.ends = weights.shape, weights.vocab_size, weights.ends
@@ -128,7 +128,7 @@ class CachedDecoder:
 
     @torch.inference_mode()
     def step(self, cache: Cache, rows: Sequence[int], ids: Sequence[int], lengths: Sequence[int]) -> Tensor:
-        """Read one more token of each of B rows, which hold `lengths` tokens; return hidden states [B, H]."""
+        """Read one more token for each of B rows, which have `lengths` tokens; return hidden states [B, H]."""
         heads, kv_heads = self.shape.num_attention_heads, self.shape.num_key_value_heads
         places = torch.tensor(lengths)
         longest = max(lengths) + 1
@@ -173,7 +173,7 @@ class CachedDecoder:
 
 
 def load_weights(folder: Path) -> Weights:
-    """Read a model folder. Raises KeylmError where it holds no Qwen3 model, or a damaged one."""
+    """Read a model folder. Raises KeylmError if it is not a Qwen3 model or is damaged."""
     check_model_folder(folder)
     facts = read_config(folder)
     return with_tensors(facts, {name: tensor.float() for name, tensor in read_weights(folder).items()}, folder)

@@ -20,7 +20,7 @@ GREEDY_BELOW = 0.01
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is drawn; the defaults suit a small model."""
+    """How the next token is sampled; the defaults suit a small model."""
 
     max_new_tokens: int = 200
     temperature: float = 0.7
@@ -82,16 +82,16 @@ class Generator:
         return self._generate(self._chat_ids(messages), sampling, emit)
 
     def completions(self, prompts: Sequence[str], sampling: Sampling) -> list[str]:
-        """Return what the model writes after each prompt, all drawn at once. The loop guard is not asked."""
+        """Return the continuation of each prompt, sampled as one batch. The loop guard is not used."""
         for prompt in prompts:
             check_unicode(prompt)
         ids = [torch.tensor(self._prompt_ids(prompt)) for prompt in prompts]
         return self._drawn(ids, [sampling.max_new_tokens] * len(ids), sampling.seed, sampling.arguments())
 
     def answers(self, conversations: Sequence[list[Message]], sampling: Sampling) -> list[str]:
-        """Return the assistant's next turn in each conversation, all drawn at once; "" where there is no room for one.
+        """Return the assistant's next turn in each conversation, sampled as one batch; "" if there is no room.
 
-        The loop guard is not asked: it looks at one answer.
+        The loop guard is not used: it checks one answer at a time.
         """
         ids = [self._chat_ids(messages)[0] for messages in conversations]
         return self._drawn(ids, [sampling.max_new_tokens] * len(ids), sampling.seed, sampling.arguments())
@@ -182,14 +182,14 @@ class Generator:
 
 
 class NoLoops:
-    """Bars every token that would complete a run of `size` tokens which the answer holds already.
+    """Bars every token that would complete a run of `size` tokens already in the answer.
 
-    Unlike transformers' no_repeat_ngram_size it looks at the answer alone, so that the prompt may be repeated where
-    that is what was asked. One row at a time; a step costs the same however long the answer is.
+    Unlike transformers' no_repeat_ngram_size it checks the answer alone, so that the prompt may be repeated on
+    request. One row at a time; a step costs the same however long the answer is.
     """
 
     def __init__(self, prompt: int, size: int) -> None:
-        """Guard an answer behind `prompt` tokens."""
+        """Guard an answer that follows `prompt` tokens."""
         self._seen, self._size = prompt, size
         self._prompt = prompt
         self._followers: dict[tuple[int, ...], set[int]] = {}

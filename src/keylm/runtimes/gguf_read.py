@@ -1,7 +1,7 @@
-"""A GGUF file that keylm wrote, taken apart again: configuration, tokenizer and weights.
+"""Read a GGUF file that keylm wrote: configuration, tokenizer and weights.
 
-What gguf_file.py writes is enough to make a model folder's small files anew; the weights come as the file rounded them.
-A tokenizer made anew gives the same tokens (a test compares them on awkward strings).
+What gguf_write.py writes suffices to rebuild a model folder's small files; weights are as the file rounded them.
+A rebuilt tokenizer gives the same tokens (a test compares them on stress_strings).
 """
 
 import re
@@ -22,7 +22,7 @@ class GgufFile:
     """An opened file."""
 
     def __init__(self, file: Path) -> None:
-        """Open it. Raises KeylmError where it is none, or not of the kind that keylm writes."""
+        """Open the file. Raises KeylmError if it is not a GGUF file, or not of the kind that keylm writes."""
         self.file = file
         try:
             self._reader = gguf_package().GGUFReader(file)
@@ -66,7 +66,7 @@ class GgufFile:
         for tensor in self._reader.tensors:
             shape = tuple(int(size) for size in reversed(tensor.shape))
             values = gguf.quants.dequantize(tensor.data, tensor.tensor_type).reshape(shape)
-            found[parameter_name(tensor.name)] = np.array(values, np.float32)  # of its own, as the file is only mapped
+            found[parameter_name(tensor.name)] = np.array(values, np.float32)  # a copy, as the file is only mapped
         return found
 
     def _config(self) -> dict[str, Any]:
@@ -134,5 +134,5 @@ def parameter_name(name: str) -> str:
         return whole[name]
     found = re.fullmatch(r"blk\.(\d+)\.(.+)\.weight", name)
     if not found or found[2] not in layered:
-        raise KeylmError(f"tensor {name}: is none of Qwen3's; accepted: a GGUF file that keylm wrote")
+        raise KeylmError(f"tensor {name}: is not one of Qwen3's; accepted: a GGUF file that keylm wrote")
     return f"model.layers.{found[1]}.{layered[found[2]]}.weight"

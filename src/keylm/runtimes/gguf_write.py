@@ -5,7 +5,7 @@ is ours, so no matrix is permuted. The vocabulary is its `gpt2` kind with merges
 that llama.cpp splits text by, and there is one for ours.
 
 K-quants (llama.cpp pull request 1684) are mixtures: most matrices in 4 or 5 bits, those that suffer most from it in 6.
-The blocks are made by llama.cpp's own code, called in its library, and which matrix gets which is decided as its
+The blocks are quantized by llama.cpp's own library, and which matrix gets which type is decided as its
 `llama-quantize` does; Q2_K and Q3_K_M need that tool itself.
 """
 
@@ -31,7 +31,7 @@ TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0")
 K_QUANTS = {"q4_k_m": "Q4_K", "q5_k_m": "Q5_K", "q6_k": "Q6_K"}
 """What is written by llama.cpp's library: the mixture, and the type of most of its matrices."""
 QUANTIZED_BY_LLAMA_CPP = ("q2_k", "q3_k_m")
-"""What `llama-quantize` makes."""
+"""The types that `llama-quantize` writes."""
 ALL_TYPES = (*TYPES, *K_QUANTS, *QUANTIZED_BY_LLAMA_CPP)
 NARROW = {"Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}
 """What llama.cpp takes in place of K-quants where rows are no multiple of 256 long."""
@@ -104,7 +104,7 @@ def quantize_with_llama_cpp(source: Path, file: Path, kind: str) -> None:
     tool = shutil.which("llama-quantize")
     if not tool:
         raise KeylmError(
-            f"--gguf-types {kind}: is made by llama.cpp's llama-quantize, which is not on PATH; "
+            f"--gguf-types {kind}: needs llama.cpp's llama-quantize, which is not on PATH; "
             f"accepted without it: {', '.join((*TYPES, *K_QUANTS))}"
         )
     with atomic_path(file) as temporary:
@@ -124,7 +124,7 @@ def gguf_package() -> Any:
 
 
 def _stored(target: str, value: npt.NDArray[np.float32], kind: str, config: Mapping[str, Any]) -> Any:
-    """Return the type that a tensor is stored in: vectors in F32, matrices as asked where their rows fit its blocks.
+    """Return the type that a tensor is stored in: vectors in F32, matrices in `kind` where their rows fit its blocks.
 
     In Q4_0 nothing gets another type: at this size embedding and head are a third of the weights.
     """
@@ -212,7 +212,7 @@ def _write_tokenizer(writer: Any, folder: Path, config: Mapping[str, Any]) -> No
 
 
 def special_ids(folder: Path) -> dict[str, int]:
-    """Return the ids that a runtime must be told: `eos`, and where the model has them `eot` (turn's end) and `pad`."""
+    """Return the ids that a runtime needs: `eos`, and if the model has them `eot` (turn's end) and `pad`."""
     tokenizer, config = read_json(folder / "tokenizer.json"), read_json(folder / "config.json")
     generation = read_table(folder / "generation_config.json")
     by_text = {added["content"]: added["id"] for added in tokenizer["added_tokens"]}
@@ -271,7 +271,7 @@ def weight_error(file: Path, weights: Weights) -> float:
 
 
 def write_modelfile(folder: Path, model: str, file: Path) -> None:
-    """Write an Ollama Modelfile beside a GGUF file named `model`: ChatML, the tokens that end a turn, sampling."""
+    """Write an Ollama Modelfile next to a GGUF file named `model`: ChatML, the tokens that end a turn, sampling."""
     ids = special_ids(folder)
     by_id = {added["id"]: added["content"] for added in read_json(folder / "tokenizer.json")["added_tokens"]}
     lines = [f"FROM ./{model}"]

@@ -5,7 +5,7 @@ Servers hand out the likeliest tokens one position at a time; a comparison with 
 positions, and only the C interface has them.
 
 Of the two structs of parameters only the first four fields are touched (n_ctx, n_batch, n_ubatch, n_seq_max, which
-have stood first since 2024); the rest goes back to llama.cpp as it gave it. What was set is read back and checked, so
+have stood first since 2024); the rest is passed back to llama.cpp unchanged. What was set is read back and checked, so
 another layout is an error and no wrong figure.
 """
 
@@ -37,7 +37,7 @@ def _say_nothing(level: int, text: bytes, data: int) -> None:
     """Take what llama.cpp logs."""
 
 
-_silence = _Log(_say_nothing)  # kept here, as llama.cpp goes on calling it
+_silence = _Log(_say_nothing)  # kept here, as llama.cpp keeps calling it
 
 
 class _Parameters(ctypes.Structure):
@@ -141,7 +141,7 @@ class Place:
     """Tokens before it."""
     token: int
     wanted: bool
-    """Whether what follows it is asked for."""
+    """Whether the logits after it are requested."""
 
 
 class LlamaModel:
@@ -241,10 +241,10 @@ class LlamaModel:
         return np.concatenate(rows)
 
     def decode(self, places: Sequence[Place]) -> Logits:
-        """Read tokens of one text or several (at most `batch`), each behind those that its text has.
+        """Read tokens of one text or several (at most `batch`), each after the tokens its text already has.
 
-        Returns the logits of the wanted ones [wanted, vocab], in their order. Raises KeylmError where llama.cpp cannot;
-        what the texts hold from these places on is unknown then.
+        Returns the logits of the requested ones [wanted, vocab], in their order. Raises KeylmError if llama.cpp fails;
+        what the cache holds from these positions on is then undefined.
         """
         for n, each in enumerate(places):
             self._batch.token[n], self._batch.pos[n] = each.token, each.place
@@ -269,16 +269,16 @@ class LlamaModel:
             raise KeylmError(f"llama.cpp could not forget the tokens of text {row} from {length} on")
 
     def copy(self, source: int, target: int, length: int) -> None:
-        """Give one text the first `length` tokens of another, in place of its own."""
-        # Each text has a part of the cache of its own, and llama.cpp copies only whole parts.
+        """Give one text the first `length` tokens of another, replacing its own."""
+        # Each text has its own part of the cache, and llama.cpp copies only whole parts.
         self._library.llama_memory_seq_cp(self._library.llama_get_memory(self._context), source, target, -1, -1)
         self.cut(target, length)
 
 
 def quantize(values: npt.NDArray[np.float32], kind: int, row_bytes: int) -> npt.NDArray[np.uint8]:
-    """Return a matrix [rows, columns] in ggml's type number `kind`, as uint8 [rows, row_bytes]; llama.cpp makes it.
+    """Return a matrix [rows, columns] in ggml's type number `kind`, as uint8 [rows, row_bytes], quantized by llama.cpp.
 
-    Raises KeylmError where llama.cpp is missing, or makes another number of bytes.
+    Raises KeylmError if llama.cpp is missing or writes another number of bytes.
     """
     source = np.ascontiguousarray(values, np.float32)
     rows, columns = source.shape
@@ -286,7 +286,7 @@ def quantize(values: npt.NDArray[np.float32], kind: int, row_bytes: int) -> npt.
     made = _library().ggml_quantize_chunk(kind, source.ctypes.data, target.ctypes.data, 0, rows, columns, None)
     if made != target.nbytes:
         raise KeylmError(
-            f"llama.cpp made {made} bytes of a matrix, not {target.nbytes}; accepted: another version of it"
+            f"llama.cpp wrote {made} bytes for a matrix, not {target.nbytes}; accepted: another version of it"
         )
     return target
 

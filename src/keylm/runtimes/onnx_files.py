@@ -38,7 +38,7 @@ def build(folder: Path, weights: Mapping[str, Array]) -> Any:
 def write_onnx(model: Any, file: Path, kind: str, sample: Sequence[int]) -> None:
     """Write an fp32 graph as `kind` (a key of FILES), whole or not at all.
 
-    `sample`: tokens of an ordinary text, on which int8 looks at the activations that it is going to round.
+    `sample`: tokens of an ordinary text, on which int8 measures the activations that it will round.
     """
     onnx = onnx_package()
     with atomic_path(file) as temporary:
@@ -80,8 +80,8 @@ def write_beside(folder: Path, target: Path) -> None:
 def coarse_products(model: Any, sample: Sequence[int]) -> list[str]:
     """Return the nodes of an fp32 graph whose inputs 8 bits would round too coarsely, as seen on the tokens of a text.
 
-    One scale serves a whole input, so a few huge values leave too few levels for all others. Gated units make such
-    values, at the first token above all; the products behind them are kept as they are (Yang et al., Mitigating
+    One scale serves a whole input, so a few huge values leave too few levels for all others. Gated units produce such
+    values, above all at the first token; the matmuls after them are left unquantized (Yang et al., Mitigating
     quantization errors due to activation spikes in GLU-based large language models, doi 10.3390/fi17040185).
     """
     onnx, watched = onnx_package(), _copy(model)

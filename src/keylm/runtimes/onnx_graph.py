@@ -11,7 +11,7 @@ same model.
     logits                 fp32 [batch_size, sequence, vocabulary]
     present.N.key, .value  the cache to give back with the next tokens
 
-transformers.js begins with a cache of the shape that is written here: it takes every name for 0 but batch_size, so the
+transformers.js starts with a cache of the shape written here: it takes every name for 0 but batch_size, so the
 last dimension is a number.
 """
 
@@ -62,7 +62,7 @@ class _Graph:
         return outputs[0]
 
     def product(self, x: str, name: str, *matrices: Array) -> str:
-        """Add the product of `x` with matrices [out, in], made together; returns the name of [..., sum of outs]."""
+        """Add one matmul of `x` with several matrices [out, in]; returns the name of [..., sum of outs]."""
         matrix = self.weight(f"{name}.weight", np.concatenate(matrices).T)
         return self.node("MatMul", [x, matrix], name)
 

@@ -35,14 +35,14 @@ from keylm.serving.texts import Prompts
 from keylm.serving.writing import TextPiece, TextWriter, Vocabulary, Written
 
 DEFAULT_TOKENS = 16
-"""Of a completion that does not say; OpenAI's figure. A chat may go on to the context's end."""
+"""For completions without max_tokens; OpenAI's figure. A chat may continue to the end of the context."""
 LEAST = -9999.0
 """Log-probabilities below it are given as this, since JSON has no infinity; OpenAI's figure."""
 
 
 @dataclass(frozen=True)
 class RequestLimits:
-    """What one request may ask for."""
+    """Limits on one request."""
 
     context: int
     vocab_size: int
@@ -68,7 +68,7 @@ class AnswerPlan:
     created: int = field(default_factory=lambda: int(time.time()))
 
     def head(self) -> dict[str, Any]:
-        """Return what every answer and chunk begins with."""
+        """Return the fields that every answer and chunk starts with."""
         return {"id": self.id, "created": self.created, "model": self.model, "system_fingerprint": self.fingerprint}
 
     def usage(self, ends: Sequence[Finished]) -> Usage:
@@ -122,7 +122,7 @@ def plan_chat(
         schema = form.json_schema.schema_ if form.json_schema else {"type": "object"}
         try:
             made = grammars()
-            made.json(schema)  # refused now, not in the engine
+            made.json(schema)  # rejected here, not in the engine
         except KeylmError as error:
             raise ApiError(400, str(error), param="response_format") from None
         grammar = lambda: made.json(schema)  # noqa: E731
@@ -133,7 +133,7 @@ def plan_chat(
 
 
 def _prompts(given: str | list[int] | list[str] | list[list[int]], prompts: Prompts) -> list[list[int]]:
-    """Return each prompt's ids, whichever of the four forms they came in."""
+    """Return each prompt's ids, in whichever of the four forms they are given."""
     if isinstance(given, str):
         return [prompts.completion(given)]
     if given and isinstance(given[0], int):
@@ -250,7 +250,7 @@ class CompletionShape(Shape):
             pieces.append(writer.add(token))
         pieces.append(writer.end())
         tokens = tuple(written for piece in pieces for written in piece.tokens)
-        shift = len(self.echoed(index))  # chunk() moves what the model wrote behind the prompt
+        shift = len(self.echoed(index))  # chunk() places the completion after the prompt
         return TextPiece(
             "".join(piece.text for piece in pieces), tuple(Written(t.token, t.begin - shift) for t in tokens)
         )
@@ -306,7 +306,7 @@ class ChatShape(Shape):
     """chat.completion and chat.completion.chunk."""
 
     def opening(self, index: int) -> str | None:
-        """Return the chunk that says who speaks."""
+        """Return the chunk with the role."""
         return self._chunk([ChunkChoice(index=index, delta=Delta(role="assistant", content=""))], None)
 
     def chunk(self, index: int, piece: TextPiece, reason: Reason | None) -> str:

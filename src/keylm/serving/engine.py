@@ -1,8 +1,8 @@
 """What answers: the interface of engines, and the one that batches all requests that are under way.
 
-An engine takes jobs and gives events, from a thread of its own; the server knows nothing else of it. BatchingEngine is
-one thread that goes round: take what has come, read a part of the prompts, then one token for every text in one batch.
-What computes the logits lies under it (slots.py): PyTorch or llama.cpp. A step's cost is to a good part that of
+An engine takes jobs and returns events, in its own thread; the server knows nothing else about it. BatchingEngine is
+one loop: take new jobs, read a part of the prompts, then compute one token for every text in one batch. The logits
+come from the layer below (slots.py): PyTorch or llama.cpp. A step's cost is to a good part that of
 reading the weights, so many texts take less than many times as long as one.
 
 Invariants: a job gets its events in order, the last one Finished or Failed, unless it was cancelled; a job is never
@@ -43,7 +43,7 @@ class Job:
     top: int | None = None
     """As sampling.Drawer's."""
     score_prompt: bool = False
-    """Whether the prompt's own log-probabilities are wanted."""
+    """Whether the prompt's log-probabilities are requested."""
     ignore_ends: bool = False
     grammar: Callable[[], Grammar] | None = None
     seconds: float = float("inf")
@@ -52,7 +52,7 @@ class Job:
 
 @dataclass(frozen=True)
 class PromptScored:
-    """The prompt's tokens, with what the model thought of each; comes first where it was asked for."""
+    """The prompt's tokens with their log-probabilities; the first event, if requested."""
 
     tokens: tuple[Token, ...]
 
@@ -65,7 +65,7 @@ class Finished:
     written: int
     """Tokens of the answer, the one that ended it included."""
     cached: int
-    """Tokens of the prompt that were not read anew."""
+    """Tokens of the prompt that were already cached."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class _RunningText:
     cached: int = 0
     written: int = 0
     last: int = -1
-    """The token that was drawn and is not in the cache yet."""
+    """The sampled token that is not in the cache yet."""
     scores: list[Token] = field(default_factory=list)
     over: bool = False
     cancelled: bool = False
@@ -215,7 +215,7 @@ class BatchingEngine:
                 self._end(text, Failed("timeout", f"took longer than {text.job.seconds:g} s") if late else None)
 
     def _admit(self) -> None:
-        """Give waiting texts a row: the one that holds most of the prompt, else that which was left longest ago."""
+        """Give waiting texts a row: the one that caches most of the prompt, else the least recently used."""
         while self._waiting and self._free:
             text = self._waiting.popleft()
             row = max(self._free, key=lambda n: (_common(self._held[n], text.job.prompt), -self._used[n], -n))
@@ -246,7 +246,7 @@ class BatchingEngine:
                 self._begin(text, logits[-1])
 
     def _reuse(self, text: _RunningText) -> None:
-        """Start behind what a row has read already; the prompt's last token is always read, for what follows it."""
+        """Start after the cached prefix; the prompt's last token is always read, for its logits."""
         if text.job.score_prompt:
             return
         prompt = text.job.prompt
@@ -259,7 +259,7 @@ class BatchingEngine:
         text.read = text.cached = own
 
     def _score(self, text: _RunningText, ids: Sequence[int], logits: Tensor) -> None:
-        """Add the log-probabilities of the tokens behind each of `ids`, which have just been read."""
+        """Add the log-probabilities of the tokens after each of `ids`, which have just been read."""
         prompt, first = text.job.prompt, text.read - len(ids)
         if first == 0:
             text.scores.append(Token(prompt[0]))

@@ -24,7 +24,7 @@ class ApiError(Exception):
 
 
 def invalid(error: ValidationError) -> ApiError:
-    """Return the answer to a body that does not fit its type: the first fault, where it is, what is accepted."""
+    """Return the answer to a body that does not fit its type: the first error, where it is, what is accepted."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     # Of a union's members the path names each; what a client can use is the field.
     path = [str(part) for part in first["loc"]]

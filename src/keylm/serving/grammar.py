@@ -23,7 +23,7 @@ class Grammars:
         self._tokenizer = llguidance.hf.from_tokenizer(tokenizer, n_vocab=vocab_size, eos_token=end)
 
     def json(self, schema: dict[str, Any] | bool) -> "JsonGrammar":
-        """Return a new grammar of JSON that keeps to a JSON schema. Raises KeylmError where it cannot."""
+        """Return a new grammar of the JSON that a JSON schema allows. Raises KeylmError for an unusable schema."""
         try:
             compiled = self._matcher.grammar_from_json_schema(json.dumps(schema))
         except ValueError as error:
@@ -46,7 +46,7 @@ class JsonGrammar:
         logits[bits.flatten()[: len(logits)] == 0] = -torch.inf
 
     def accept(self, token: int) -> None:
-        """Go on behind a token."""
+        """Advance by a token."""
         self._matcher.consume_token(token)
 
     def finished(self) -> bool:

@@ -1,4 +1,4 @@
-"""What stands before every route: whose requests are answered, how large and how slow they may be."""
+"""Checks before every route: who may send requests, how large and how slow they may be."""
 
 import asyncio
 import hmac

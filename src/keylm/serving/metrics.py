@@ -8,7 +8,7 @@ SECONDS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60,
 
 
 class Metrics:
-    """One server's counters; several servers in a process keep theirs apart."""
+    """One server's counters; several servers in a process have separate ones."""
 
     content_type = CONTENT_TYPE_LATEST
 

@@ -1,4 +1,4 @@
-"""The types of what goes over HTTP: OpenAI's completions and chat, their errors, and keylm's suggestions.
+"""The types of HTTP requests and answers: OpenAI's completions and chat, their errors, and keylm's suggestions.
 
 Requests are strict: a field that is not known, or that this server cannot honour, is an error, never ignored. Fields
 that OpenAI takes and that change no answer are taken too (user, store, metadata, …). `top_k`, `min_p`,
@@ -22,7 +22,7 @@ class Body(BaseModel):
 
 
 class StreamOptions(Body):
-    """What a stream holds besides text."""
+    """What a stream contains besides text."""
 
     include_usage: bool | None = None
     include_obfuscation: bool | None = None
@@ -134,13 +134,13 @@ class ChatRequest(Generation):
 
 
 class SuggestRequest(Body):
-    """POST /v1/suggest: what a keyboard asks after each key."""
+    """POST /v1/suggest: what a keyboard requests after each key."""
 
     text: Text
-    """All that stands before the cursor, the word that is being typed included."""
+    """All text before the cursor, including the word being typed."""
     k: Annotated[int, Field(ge=1, le=10)] = 3
     correct: bool = True
-    """Whether a correction of the typed word is wanted."""
+    """Whether to correct the typed word."""
     model: Annotated[str, Field(max_length=500)] | None = None
 
 
@@ -193,7 +193,7 @@ class Completion(BaseModel):
 
 
 class TopLogprob(BaseModel):
-    """A token that could have stood there."""
+    """An alternative token at this position."""
 
     token: str
     logprob: float
@@ -292,7 +292,7 @@ class ModelList(BaseModel):
 
 
 class SuggestedWord(BaseModel):
-    """A word, and its probability behind the text."""
+    """A word and its probability after the text."""
 
     word: str
     probability: float
@@ -305,7 +305,7 @@ class Suggestions(BaseModel):
     """The word that is being typed; empty between words."""
     suggestions: list[SuggestedWord]
     correction: str | None
-    """What should stand in the place of the typed word once it is ended; null where it should stay."""
+    """The replacement for the typed word once it is complete; null to keep it."""
     milliseconds: float
 
 

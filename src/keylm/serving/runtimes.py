@@ -31,7 +31,7 @@ PRECISIONS = {
     "llama.cpp": ("f16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0", "bf16", "f32"),
     "torch": ("fp32", "int8"),
 }
-"""Of each runtime; the first is what it takes where nothing is asked for."""
+"""Of each runtime; the first is the default."""
 Tell = Callable[[str], None]
 
 
@@ -74,14 +74,14 @@ class ModelSource:
 
 @contextlib.contextmanager
 def opened(place: Path) -> Iterator[ModelSource]:
-    """Open what is to be served; its folder is there until the block ends."""
+    """Open the model to serve; its folder exists until the block ends."""
     with tempfile.TemporaryDirectory(prefix="keylm-serve-") as scratch:
         yield ModelSource(place, Path(scratch))
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What the user asks for."""
+class EngineOptions:
+    """The requested engine."""
 
     runtime: Runtime = "auto"
     precision: str | None = None
@@ -97,8 +97,8 @@ class Wanted:
             )
 
 
-def make_slots(source: ModelSource, wanted: Wanted, tell: Tell) -> tuple[Slots, str]:
-    """Return rows to write in, and their precision. Raises KeylmError where what is asked for cannot be had."""
+def make_slots(source: ModelSource, wanted: EngineOptions, tell: Tell) -> tuple[Slots, str]:
+    """Return the engine's rows, and their precision. Raises KeylmError if the request cannot be met."""
     wanted.check()
     if wanted.runtime == "torch" or wanted.precision in PRECISIONS["torch"]:
         return _torch(source, wanted)
@@ -111,12 +111,12 @@ def make_slots(source: ModelSource, wanted: Wanted, tell: Tell) -> tuple[Slots, 
         return _torch(source, wanted)
 
 
-def _torch(source: ModelSource, wanted: Wanted) -> tuple[Slots, str]:
+def _torch(source: ModelSource, wanted: EngineOptions) -> tuple[Slots, str]:
     precision: Literal["fp32", "int8"] = "int8" if wanted.precision == "int8" else "fp32"
     return TorchSlots(CachedDecoder(source.weights, precision), wanted.rows), precision
 
 
-def _llama(source: ModelSource, wanted: Wanted, tell: Tell) -> tuple[Slots, str]:
+def _llama(source: ModelSource, wanted: EngineOptions, tell: Tell) -> tuple[Slots, str]:
     from keylm.runtimes.llama import library_file
 
     library_file()  # said before a minute of conversion
@@ -131,19 +131,19 @@ def _llama(source: ModelSource, wanted: Wanted, tell: Tell) -> tuple[Slots, str]
 
 
 PROBE = 0.1
-"""Share of an export's comparison that is made before serving: somebody waits for it."""
+"""Share of an export's comparison that is run before serving, as the user is waiting."""
 
 
 def cache_folder() -> Path:
-    """Return where files are kept that can be made again."""
+    """Return the cache folder, for files that can be rebuilt."""
     if place := os.environ.get("KEYLM_CACHE"):
         return Path(place)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "keylm"
 
 
 def converted(source: ModelSource, kind: str, threads: int, tell: Tell) -> Path:
-    """Return a folder's GGUF file; made and compared with PyTorch where that was not done yet. Raises KeylmError."""
-    from keylm.export.exporter import Exporter, ParityFailed, Wish
+    """Return a folder's GGUF file; written and compared with PyTorch if that has not been done. Raises KeylmError."""
+    from keylm.export.exporter import Exporter, ExportOptions, ParityFailed
 
     place = cache_folder() / "gguf" / f"{source.fingerprint[:16]}-{keylm.__version__}"
     file = place / kind / "gguf" / f"model-{kind.upper()}.gguf"
@@ -152,8 +152,8 @@ def converted(source: ModelSource, kind: str, threads: int, tell: Tell) -> Path:
     tell(f"converting to GGUF ({kind}) and comparing it with PyTorch, this once  …")
     try:
         with atomic_folder(place / kind) as temporary:
-            wish = Wish(("gguf",), gguf=(kind,), name="model", threads=threads, probe=PROBE)
-            exporter = Exporter(source.folder, temporary, wish, quiet=True)
+            options = ExportOptions(("gguf",), gguf=(kind,), name="model", threads=threads, probe=PROBE)
+            exporter = Exporter(source.folder, temporary, options, quiet=True)
             exporter.run()
     except ParityFailed:
         faults = "; ".join(exporter.rows[0].faults)

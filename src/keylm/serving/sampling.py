@@ -1,7 +1,7 @@
-"""The next token: what a request asks for, applied to the logits of a batch.
+"""The next token: each request's settings, applied to the logits of a batch.
 
 In this order: biases and penalties, the grammar, temperature, then top_k, top_p and min_p on the probabilities. Each
-text draws from a generator of its own, seeded by the request's seed and the choice's number, so what else is in
+text samples from its own generator, seeded by the request's seed and the choice's number, so what else is in
 the batch changes nothing but rounding. Log-probabilities are the model's own, before any of this.
 
 Sources: nucleus sampling (top_p), Holtzman et al., arXiv 1904.09751; min_p, arXiv 2407.01082; repetition penalty as in
@@ -23,7 +23,7 @@ from keylm.runtimes.generation import GREEDY_BELOW
 
 @dataclass(frozen=True)
 class RequestSampling:
-    """How tokens are drawn."""
+    """How tokens are sampled."""
 
     temperature: float = 1.0
     top_p: float = 1.0
@@ -45,7 +45,7 @@ class Grammar(Protocol):
         """Set the logits [V] of tokens that may not come next to minus infinity, in place."""
 
     def accept(self, token: int) -> None:
-        """Go on behind a token."""
+        """Advance by a token."""
 
     def finished(self) -> bool:
         """Return whether nothing more may come."""
@@ -53,11 +53,11 @@ class Grammar(Protocol):
 
 @dataclass(frozen=True)
 class Token:
-    """A token, what the model thought of it, and what it would rather have."""
+    """A token with its log-probability and the top alternatives."""
 
     id: int
     log_probability: float | None = None
-    """In nats; None where nobody asked, or nothing stands before it."""
+    """In nats; None if not requested, or if nothing precedes the token."""
     likeliest: tuple[tuple[int, float], ...] = ()
 
 
@@ -69,7 +69,7 @@ class Drawer:
     vocab_size: int
     prompt: Sequence[int] = ()
     top: int | None = None
-    """How many of the likeliest tokens are told beside each drawn one; None: not even its own probability."""
+    """How many top alternatives are returned with each token; None: not even its own log-probability."""
     grammar: Grammar | None = None
     _random: random.Random = field(init=False)
     _bias: Tensor = field(init=False)
@@ -124,7 +124,7 @@ class Drawer:
         if asked.top_k or asked.top_p < 1:
             probabilities = np.where(probabilities >= self._least(probabilities), probabilities, 0)
         sums = probabilities.cumsum(dtype=np.float64)
-        # A token of no probability adds nothing to the sums, so no draw falls on it.
+        # A token of zero probability adds nothing to the cumulative sum, so it is never sampled.
         return int(np.searchsorted(sums, self._random.random() * sums[-1], side="right"))
 
     def _least(self, probabilities: npt.NDArray[np.float32]) -> float:

@@ -54,7 +54,7 @@ from keylm.serving.texts import Prompts
 Request_ = TypeVar("Request_", bound=BaseModel)
 Handler = Callable[[Request], Awaitable[Response]]
 OPEN = ("/health", "/openapi.json")
-"""Routes that anyone may ask. (The page needs no key either, but is for this machine where the rest is.)"""
+"""Routes without a key. (The page needs none either, but follows the host rules.)"""
 
 
 @dataclass
@@ -76,7 +76,7 @@ class Served:
 
     @property
     def limits(self) -> RequestLimits:
-        """What one request may ask for."""
+        """Limits on one request."""
         return RequestLimits(self.engine.context, self.engine.vocab_size, self.choices, self.seconds)
 
     @cached_property
@@ -119,7 +119,7 @@ class Routes:
         return _json(Health(engine=self._served.engine.name, active=active, waiting=waiting))
 
     async def counters(self, request: Request) -> Response:
-        """Give Prometheus what it asks for."""
+        """Return the metrics for Prometheus."""
         return Response(self.metrics.page(), media_type=self.metrics.content_type)
 
     async def description(self, request: Request) -> Response:
@@ -197,11 +197,11 @@ class Routes:
             raise invalid(error) from None
 
     def page(self, name: str, handler: Handler) -> Handler:
-        """Return a handler of the page: this machine's rules hold, and no key is needed."""
+        """Return a handler of the page: the host rules apply, and no key is needed."""
         return self.guarded(name, handler, key=False)
 
     def guarded(self, name: str, handler: Handler, *, key: bool = True) -> Handler:
-        """Return a handler that checks who asks, turns errors into answers, and counts."""
+        """Return a handler that authenticates, turns errors into answers, and counts."""
 
         async def handle(request: Request) -> Response:
             begun = time.monotonic()

@@ -3,7 +3,7 @@
 Two are there: PyTorch, on keylm's own decoder, and llama.cpp, on a GGUF file. Both give plain logits, so drawing,
 stop strings, scores, grammars and batches are the engine's and the same for all.
 
-Invariant: the logits of a text depend on its own tokens alone, whatever stands in other rows (but for rounding); the
+Invariant: the logits of a text depend on its own tokens alone, whatever is in other rows (but for rounding); the
 tokens of a row stay until something is read in their place, and after an error too, but for those that were to be read.
 """
 
@@ -21,7 +21,7 @@ from keylm.runtimes.cached_decoder import CachedDecoder
 from keylm.runtimes.llama import LlamaModel, Place
 
 GAP = 2
-"""Rows without a text that llama.cpp computes along with those beside them; more, and it takes the batch apart."""
+"""Idle rows that llama.cpp computes together with their neighbours; with more it splits the batch."""
 
 
 class Slots(Protocol):
@@ -36,13 +36,13 @@ class Slots(Protocol):
     """Tokens that end a text or a turn."""
 
     def read(self, row: int, start: int, ids: Sequence[int], wanted: int) -> Tensor:
-        """Read tokens of one row from place `start` on, whatever stood there; return logits [wanted, V] of the last."""
+        """Read tokens of one row, overwriting it from place `start` on; return logits [wanted, V] of the last."""
 
     def step(self, rows: Sequence[int], ids: Sequence[int], lengths: Sequence[int]) -> Tensor:
-        """Read one more token of each of B rows (ascending), which hold `lengths` tokens; return logits [B, V]."""
+        """Read one more token for each of B rows (ascending), which have `lengths` tokens; return logits [B, V]."""
 
     def copy(self, source: int, target: int, length: int) -> None:
-        """Give one row the first `length` tokens of another, in place of its own."""
+        """Give one row the first `length` tokens of another, replacing its own."""
 
     def close(self) -> None:
         """Give back the memory."""

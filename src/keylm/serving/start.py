@@ -18,7 +18,7 @@ from keylm.base.console import say
 from keylm.base.errors import KeylmError
 from keylm.model.folder import check_model_folder, silence_transformers
 from keylm.runtimes.cached_decoder import CachedDecoder
-from keylm.serving.runtimes import ModelSource, Runtime, Tell, Wanted, make_slots, opened
+from keylm.serving.runtimes import EngineOptions, ModelSource, Runtime, Tell, make_slots, opened
 from keylm.serving.slots import Slots, TorchSlots
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ GRACE = 3
 
 @dataclass(frozen=True)
 class ServeOptions:
-    """What `keylm serve` can be told."""
+    """The options of `keylm serve`."""
 
     host: str = "127.0.0.1"
     port: int = 8000
@@ -40,7 +40,7 @@ class ServeOptions:
     queue: int = 64
     engine: Runtime = "auto"
     precision: str | None = None
-    """One of its runtime's; None: what the runtime takes by itself."""
+    """One of its runtime's; None: the runtime's default."""
     threads: int | None = None
     suggest: bool = True
     seconds: float = 300.0
@@ -53,7 +53,7 @@ def serve(model: Path, options: ServeOptions, *, quiet: bool = False) -> None:
         import uvicorn
     except ImportError:
         raise KeylmError("keylm serve needs more packages; accepted: pip install 'keylm[serve]'") from None
-    Wanted(options.engine, options.precision).check()
+    EngineOptions(options.engine, options.precision).check()
     if model.suffix != ".gguf":
         check_model_folder(model)
     listening = _listen(options)
@@ -97,7 +97,7 @@ def prepare(model: Path, options: ServeOptions, tell: Tell = lambda text: None) 
     silence_transformers()
     if options.threads:
         torch.set_num_threads(options.threads)
-    wanted = Wanted(options.engine, options.precision, options.slots, options.threads)
+    wanted = EngineOptions(options.engine, options.precision, options.slots, options.threads)
     with opened(model) as source:
         prompts = Prompts(source.folder, source.facts.vocab_size)
         slots, precision = make_slots(source, wanted, tell)

@@ -38,7 +38,7 @@ class Prompts:
         return ids or [self.tokenizer.eos_token_id or 0]
 
     def chat(self, messages: list[dict[str, str]]) -> list[int]:
-        """Return a conversation's ids, up to where the assistant begins to speak."""
+        """Return a conversation's ids, up to the start of the assistant's turn."""
         if self._ours is None:
             rendered = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)
             return list(rendered["input_ids"])

@@ -1,7 +1,7 @@
 """From tokens to text that may be shown: whole characters only, and nothing of a stop string.
 
-Invariant: the pieces joined are the decoded text up to the first stop string, whatever tokens it came in; a piece is
-never taken back. Bytes that are no UTF-8 become U+FFFD once it is certain that nothing can complete them. A text that
+Invariant: the pieces joined are the decoded text up to the first stop string, however it is tokenized; a piece is never
+taken back. Bytes that are no UTF-8 become U+FFFD once it is certain that nothing can complete them. A text that
 could still become a stop string is held back.
 """
 
@@ -31,7 +31,7 @@ class TextPiece:
 
 
 class Vocabulary:
-    """The bytes that each token stands for."""
+    """The bytes of each token."""
 
     def __init__(self, tokens: Sequence[str], special: frozenset[int]) -> None:
         """Take the vocabulary's spellings in order of their ids. Raises KeylmError where they are not ByteLevel's."""
@@ -77,7 +77,7 @@ class TextWriter:
         """Whether a stop string was met; nothing more comes then."""
 
     def add(self, token: Token) -> TextPiece:
-        """Return what is certain behind one more token."""
+        """Return the text that is final after one more token."""
         begin = self._begin + len(self._held)
         self._held += self._decoder.decode(self._bytes_of(token.id))
         self._tokens.append((Written(token, begin), self._begin + len(self._held)))
@@ -113,7 +113,7 @@ class TextWriter:
 
 
 def _byte_table() -> dict[str, int]:
-    """Return the byte of each of ByteLevel's characters: printable Latin-1 stands for itself, the rest from 256 on."""
+    """Return the byte of each of ByteLevel's characters: printable Latin-1 is itself, the rest from 256 on."""
     printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     table = {chr(byte): byte for byte in printable}
     rest = [byte for byte in range(256) if byte not in set(printable)]

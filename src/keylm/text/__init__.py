@@ -1,1 +1,1 @@
-"""Text to tokens: the tokenizer and what makes it fast."""
+"""Text to tokens: the tokenizer, a fast path for it, and sentence splitting."""

@@ -1,4 +1,4 @@
-"""Words to token ids, each worked out once: what makes tokenization fast on one core.
+"""Words to token ids, each computed once: fast tokenization on one core.
 
 ByteLevel BPE parts a text into words (pre-tokens) and merges bytes within each; the same word gives the same ids
 everywhere. So a table from word to ids, filled by the `tokenizers` library, answers for most of a text.
@@ -17,7 +17,7 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 MOST_WORDS = 400_000
-"""Words remembered at a time, about 80 MB; then the table starts anew."""
+"""Words remembered at a time, about 80 MB; then the table is cleared."""
 LONGEST_WORD = 64
 """Words of more characters are not remembered: they seldom come again."""
 WHITE_SPACE = "\t\n\x0b\x0c\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"

@@ -66,7 +66,7 @@ def most_sentences(text: str) -> int:
 
 
 def fewest_words(text: str) -> int:
-    """Return the number of runs between spaces that hold a letter or digit."""
+    """Return the number of runs between spaces that contain a letter or digit."""
     return sum(1 for run in text.split() if run[0].isalnum() or _WORD.search(run))
 
 
@@ -81,12 +81,12 @@ def paragraphs(text: str) -> list[str]:
 
 
 def lines(text: str) -> list[str]:
-    """Return the lines that hold something."""
+    """Return the lines that are not blank."""
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def occurrences(word: str, text: str) -> int:
-    """Return how often `word` stands in the text as a whole word, whatever its case."""
+    """Return how often `word` occurs in the text as a whole word, whatever its case."""
     text, word = f" {text.lower()} ", word.lower()
     count, place = 0, text.find(word)
     while place >= 0:

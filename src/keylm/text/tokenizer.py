@@ -74,7 +74,7 @@ def _save(tokenizer: Tokenizer, folder: Path, context: int) -> None:
 
 
 def tokenizer_config(context: int) -> dict[str, Any]:
-    """Return what `AutoTokenizer` reads beside tokenizer.json; `context` in tokens."""
+    """Return tokenizer_config.json, which `AutoTokenizer` reads with tokenizer.json; `context` in tokens."""
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": context,
@@ -100,7 +100,7 @@ class DocumentTokenizer:
         try:
             self._tokenizer = Tokenizer.from_file(str(file))
         except Exception as error:  # tokenizers raises no narrower class
-            raise KeylmError(f"{file}: is damaged: {error}; delete the folder to have it made again") from None
+            raise KeylmError(f"{file}: is damaged: {error}; delete the folder to rebuild it") from None
         self._tokenizer.encode_special_tokens = True  # what looks special in a text is plain characters
         self.vocab_size: int = self._tokenizer.get_vocab_size()
         for index, token in enumerate(SPECIAL_TOKENS):
@@ -156,7 +156,7 @@ class DocumentTokenizer:
         return str(self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=False))
 
     def byte_lengths(self) -> npt.NDArray[np.int64]:
-        """Return how many UTF-8 bytes each id stands for (int64 [vocab]); 0 for special tokens."""
+        """Return the length of each id in UTF-8 bytes (int64 [vocab]); 0 for special tokens."""
         lengths = np.zeros(self.vocab_size, dtype=np.int64)
         for token, index in self._tokenizer.get_vocab(with_added_tokens=True).items():
             # In ByteLevel every character of a token's spelling is one byte.

@@ -1,4 +1,4 @@
-"""Checkpoints: everything that training needs to go on as if it had never stopped.
+"""Checkpoints: everything that training needs to resume as if it had never stopped.
 
 `checkpoints/step-00000123/` holds model.safetensors (fp32 master weights), optimizer.safetensors, and state.json
 (step, how long the metrics files were, hashes of recipe, data, the other files and itself). Fully sharded training has
@@ -6,7 +6,7 @@ folders model/ and optimizer/ instead, with a file from each rank; both kinds ar
 state at step K has done K updates; the next batch is batch K.
 
 Invariants: a checkpoint appears under its name complete; one that is truncated or altered is refused by name and
-the one before it is used (the bad one is put aside, not deleted); the last ones and every stage's end stay, others go.
+the previous one is used (the bad one is set aside, not deleted); the last ones and those at stage ends are kept.
 """
 
 import contextlib
@@ -60,7 +60,7 @@ class Checkpoint:
         return read_whole(folder) if folder.is_dir() else dict(load_file(file))
 
     def _place(self, part: str) -> tuple[Path, Path]:
-        """Return the folder of shards, or else the file, that holds a part."""
+        """Return the folder of shards of a part, and the file that holds it otherwise."""
         return self.folder / part, self.folder / f"{part}.safetensors"
 
 
@@ -91,7 +91,7 @@ def save_sharded_checkpoint(
     """Write a checkpoint of sharded tensors into `folder`, each rank its rows, whole or not at all; return its path.
 
     Called by every rank of `ranks`; rank 0 makes the folder, and seals and names it when all have written. `state`
-    counts on rank 0 alone. Raises on all ranks what fails on any.
+    matters on rank 0 only. An error on any rank is raised on all.
     """
     path = checkpoint_path(folder, step)
     with contextlib.ExitStack() as held:
@@ -104,7 +104,7 @@ def save_sharded_checkpoint(
 
 
 def _seal(folder: Path, step: int, state: dict[str, Any]) -> None:
-    """Write state.json with the hash of every file beside it."""
+    """Write state.json with the hash of every other file in the folder."""
     hashes = {name: sha256_file(folder / name) for name in _tensor_files(folder)}
     whole = {"step": step, **state, "sha256": hashes}
     write_json(folder / "state.json", {**whole, "hash": sha256_json(whole)})
@@ -118,8 +118,8 @@ def _tensor_files(folder: Path) -> list[str]:
 def read_checkpoint(path: Path) -> Checkpoint:
     """Return the checkpoint at `path`.
 
-    Raises DamagedCheckpoint where anything in it is not as it was written; other trouble of the system's (OSError)
-    may pass and is not taken for damage.
+    Raises DamagedCheckpoint if anything in it differs from what was written; other system errors (OSError) may be
+    temporary and do not count as damage.
     """
     try:
         state = dict(read_json(path / "state.json"))
@@ -139,9 +139,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def latest_checkpoint(folder: Path, warn: Callable[[str], None]) -> Checkpoint | None:
-    """Return the newest sound checkpoint, or None where there never was one.
+    """Return the newest intact checkpoint, or None if there never was one.
 
-    `warn` is told of each newer one that is not sound. Raises KeylmError where there were some and none is sound:
+    `warn` is called for each newer one that is damaged. Raises KeylmError if there were some and all are damaged:
     starting over would be a choice, and it is the user's.
     """
     sweep(folder)
@@ -171,6 +171,6 @@ def prune(folder: Path, keep_last: int, keep_steps: set[int]) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a checkpoint; its state goes first, so that half a removal can't be taken for a whole one."""
+    """Remove a checkpoint, its state first, so that a half-removed one can't pass for intact."""
     (path / "state.json").unlink(missing_ok=True)
     shutil.rmtree(path)

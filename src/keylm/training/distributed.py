@@ -34,18 +34,18 @@ class Ranks:
     device: torch.device
     local_rank: int = 0
     group: dist.ProcessGroup | None = None
-    """Through which they speak, from CPU to CPU, so that no GPU has to finish first; None: the default one. Gradients
-    always go by the default one."""
+    """For communication between CPUs, so that no GPU has to finish first; None: the default group. Gradients always use
+    the default group."""
 
     @property
     def leads(self) -> bool:
-        """Whether this process writes files and speaks."""
+        """Whether this process writes files and prints."""
         return self.rank == 0
 
     def lead(self, work: Callable[[], T]) -> T:
         """Do `work` on rank 0 and return its (small) result on every rank.
 
-        Raises what it raises there, and FailedElsewhere on the other ranks, so that none waits for ever.
+        Raises what it raises there, and FailedElsewhere on the other ranks, so that none waits forever.
         """
         if self.world_size == 1:
             return work()
@@ -54,7 +54,7 @@ class Ranks:
         if self.leads:
             try:
                 box[0] = work()
-            except BaseException as caught:  # also Ctrl-C: the others must hear of it
+            except BaseException as caught:  # also Ctrl-C: the others must be notified
                 error, box[1] = caught, str(caught) or type(caught).__name__
         dist.broadcast_object_list(box, src=0, group=self.group)
         if error is not None:
@@ -76,7 +76,7 @@ class Ranks:
         return self.sum(vote).item() > 0
 
     def aside(self) -> "Ranks":
-        """Return the same ranks with a group of their own, for a thread beside training."""
+        """Return the same ranks with their own group, for a thread that runs during training."""
         return replace(self, group=_between_cpus())
 
     def wait(self) -> None:
@@ -93,7 +93,7 @@ class Ranks:
 
 
 def _between_cpus() -> dist.ProcessGroup:
-    """Return a new group of all ranks that speaks from CPU to CPU."""
+    """Return a new group of all ranks that communicates between CPUs."""
     group: dist.ProcessGroup = dist.new_group(backend="gloo", timeout=PATIENCE)
     return group
 
@@ -101,7 +101,7 @@ def _between_cpus() -> dist.ProcessGroup:
 def leave(reason: str) -> NoReturn:
     """Raise FailedElsewhere a while after the leader failed for this `reason`.
 
-    The leader speaks and leaves; torchrun then ends this process, which it would otherwise blame.
+    The leader prints the error and exits; torchrun then ends this process, which it would otherwise blame.
     """
     time.sleep(LEAVE_SECONDS)
     raise FailedElsewhere(reason)

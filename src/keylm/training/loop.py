@@ -3,7 +3,7 @@
 Invariants: the loss is divided by the number of trained tokens of the whole global batch, never a mean of means,
 so micro-batches and ranks change nothing; a step without a trained token leaves the weights as they are
 and gives no NaN; the state after step K depends on recipe and data only, so killing and resuming leaves no trace;
-a checkpoint is copied before anything that could fail after it, and written in the background while training goes on;
+a checkpoint is copied before anything that could fail after it, and written in the background while training continues;
 whatever ends training waits for it.
 """
 
@@ -74,7 +74,7 @@ class Trainer:
         self._bare_model = self._build_model()
         self._bare_objective = Objective(self._bare_model, self._settings.z_loss, self._settings.pair_weight)
         if self._settings.compile:
-            self._bare_objective.compile_parts(apart=self._sharded)  # a shard is gathered for each layer by itself
+            self._bare_objective.compile_parts(apart=self._sharded)  # shards are gathered layer by layer
         self._objective = self._spread(self._bare_objective)
         self._optimizers = Optimizers(self._bare_model, recipe.optimizer)
         self._writer, self._writers = BackgroundWriter(ranks.device), ranks.aside() if self._sharded else ranks
@@ -111,7 +111,7 @@ class Trainer:
     def _build_model(self) -> Decoder:
         """Return the model with its initial weights. Raises KeylmError where it cannot fit into memory."""
         shape, vocab_size = self._recipe.model, self._recipe.tokenizer.vocab_size
-        # fp32 weights, gradients and at least one moment; asked first, because a system may promise what it lacks.
+        # fp32 weights, gradients and at least one moment; checked first, because a system may promise what it lacks.
         needed, free = 12 * count_parameters(shape, vocab_size), free_memory(self._ranks.device)
         needed //= self._ranks.world_size if self._sharded else 1
         if free is not None and needed > free:
@@ -121,7 +121,7 @@ class Trainer:
             )
         with torch.device("meta"):
             model = Decoder(shape, vocab_size)
-        model.to_empty(device="cpu")  # nothing is drawn that `initialise` would draw again
+        model.to_empty(device="cpu")  # no random values that `initialise` would replace
         if self._recipe.training.initial_model is None or checkpoint_paths(self._folder.checkpoints):
             initialise(model, self._recipe.seed)
         else:
@@ -186,7 +186,7 @@ class Trainer:
             if theirs != ours:
                 raise KeylmError(
                     f"{checkpoint.folder}: was trained with other data or another recipe ({what}: SHA-256 "
-                    f"{str(theirs)[:16]}…, here {ours[:16]}…); put that back, or start anew with --fresh"
+                    f"{str(theirs)[:16]}…, here {ours[:16]}…); put that back, or start over with --fresh"
                 )
         return checkpoint
 
@@ -209,7 +209,7 @@ class Trainer:
         share = self._ahead.take(self._step)
         losses = self._gradients(share)
         self._ahead.prepare(self._step + 1)
-        # Asked for before the losses are read: the device goes on with it meanwhile.
+        # Requested before the losses are read: the device computes it meanwhile.
         clipped = clip_gradients(self._bare_model.parameters(), self._settings.clip_norm)
         sums = self._global_sums(share, *losses)
         norm = clipped.item()
@@ -218,7 +218,7 @@ class Trainer:
             raise TrainingDiverged(
                 f"step {self._step} ({name}): loss {row['loss']}, gradient norm {norm}: training stopped; the "
                 f"checkpoints in {self._folder.checkpoints} are untouched. Lower the learning rates or raise warmup. "
-                "If it stops here again, delete the newest checkpoint to go on from the one before it"
+                "If it stops here again, delete the newest checkpoint to resume from the previous one"
             )
         self._prune()
         row["learning_rate_scale"] = multiplier(self._recipe.stages[name], within, steps)
@@ -340,7 +340,7 @@ class Trainer:
         return self._ranks.agree(due) if self._sharded else due
 
     def _save(self) -> None:
-        """Copy the state as it is now and have it written in the background, by every rank that holds some of it."""
+        """Copy the current state and write it in the background, on every rank that holds some of it."""
         if not (self._ranks.leads or self._sharded):
             return
         self._writer.wait()  # before a second copy is made

@@ -3,13 +3,13 @@
 Muon (Keller Jordan et al., kellerjordan.github.io/posts/muon) takes the Nesterov momentum of a matrix's gradient
 and replaces its singular values by about one, through five Newton–Schulz steps. The learning rate is in his
 units: an update has spectral norm near 1, times sqrt(max(1, rows/columns)). Matrices of the same shape are
-stacked, so that the steps are a few batched products instead of a loop over every matrix. Where parameters are
-sharded over processes, momenta are too, and the matrices are handed round for the steps (sharding.py).
+stacked, so that the steps are a few batched matmuls instead of a loop over every matrix. Where parameters are sharded
+over processes, momenta are too, and the matrices are exchanged for the steps (sharding.py).
 
 Orthogonal updates of a matrix that is not square are unequal along its longer side: units of a feed-forward layer
 that get little gradient get little update, and a weight decay wears them down until they are dead (LOG.md).
 `normalise_neurons` gives all of them updates of the same length, as NorMuon does (Li et al. 2025, arXiv:2510.05491),
-but of each step alone, without its second moments.
+but per step, without its second moments.
 """
 
 from collections import defaultdict
@@ -48,7 +48,7 @@ class Muon(torch.optim.Optimizer):
                 self._update(parameters, group)
 
     def _update(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
-        """Update parameters of one shape together; of sharded ones, the rows that are here."""
+        """Update parameters of one shape together; of sharded ones, the local rows."""
         gradients = [local(parameter.grad) for parameter in parameters if parameter.grad is not None]
         for parameter in parameters:
             if "momentum" not in self.state[parameter]:
@@ -70,7 +70,7 @@ class Muon(torch.optim.Optimizer):
 def orthogonalise(matrices: Tensor) -> Tensor:
     """Return [n, rows, columns] with singular values near one, in fp32; bf16 inside on a GPU.
 
-    A step is a·X + (b·G + c·G²)·X with G = X·Xᵀ; sums and factors are left to the products, which saves passes
+    A step is a·X + (b·G + c·G²)·X with G = X·Xᵀ; sums and factors are fused into the matmuls, which saves passes
     over the matrices.
     """
     a, b, c = NEWTON_SCHULZ
@@ -100,7 +100,7 @@ def _equal_neurons(matrices: Tensor) -> Tensor:
 
 
 class Optimizers:
-    """Muon and AdamW over one model; state goes in and out by parameter name."""
+    """Muon and AdamW over one model; state is saved and loaded by parameter name."""
 
     def __init__(self, model: nn.Module, settings: Settings) -> None:
         self._settings = settings
@@ -110,7 +110,7 @@ class Optimizers:
             kinds[_kind(name, parameter)].append(parameter)
         rate, decay = settings.muon_learning_rate, settings.muon_weight_decay
         self.muon = Muon(kinds.pop("matrix"), rate, decay, settings.muon_normalise_neurons)
-        # One launch for all parameters of a group; its count of steps then lives on the GPU.
+        # One launch for all parameters of a group; its step count is then on the GPU.
         self._fused = all(parameter.is_cuda for parameter in self._parameters.values())
         self.adamw = torch.optim.AdamW(
             [{"params": parameters, **_adamw(kind, settings)} for kind, parameters in kinds.items()],
@@ -173,7 +173,7 @@ class Optimizers:
 
 
 def _kind(name: str, parameter: Tensor) -> str:
-    """Return which of the recipe's learning rates a parameter goes by."""
+    """Return which of the recipe's learning rates a parameter uses."""
     if name == "model.embed_tokens.weight":
         return "embedding"
     if name == "lm_head.weight":

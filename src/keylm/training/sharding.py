@@ -23,7 +23,7 @@ from keylm.training.distributed import Ranks
 def shard(objective: nn.Module, decoder: Decoder, ranks: Ranks, *, bf16: bool) -> None:
     """Shard the parameters of `objective`, which holds `decoder`, over all ranks, in place.
 
-    Every rank must hold the same weights; they may still lie on the CPU. With `bf16` parameters are gathered in bf16
+    Every rank must hold the same weights; they may still be on the CPU. With `bf16` parameters are gathered in bf16
     and gradients averaged in fp32; the shards are the fp32 master weights either way.
     """
     from torch.distributed.device_mesh import init_device_mesh

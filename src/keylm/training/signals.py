@@ -1,7 +1,7 @@
-"""SIGTERM and Ctrl-C: the first asks training to stop after this step, a later one stops at once.
+"""SIGTERM and Ctrl-C: the first stops training after this step, a later one at once.
 
 Copies within GRACE_SECONDS count as the first: torchrun and a terminal may both pass one signal on, and the second
-must not cut short the checkpoint that the first asked for.
+must not cut short the checkpoint that the first requested.
 """
 
 import signal
@@ -14,7 +14,7 @@ GRACE_SECONDS = 2.0
 
 
 class StopSignals:
-    """While entered, `received` tells whether a stop was asked for."""
+    """While entered, `received` says whether a stop was requested."""
 
     def __init__(self) -> None:
         self.received = False

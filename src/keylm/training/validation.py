@@ -1,7 +1,7 @@
-"""Validation: loss and bits per byte of a fixed draw of each source's held-out windows.
+"""Validation: loss and bits per byte of a fixed sample of each source's held-out windows.
 
 Bits per byte is the code length of the text under the model, over its length in UTF-8 bytes; it does not depend
-on the tokenizer. Special tokens stand for no text and are counted on neither side.
+on the tokenizer. Special tokens are not text and are counted on neither side.
 """
 
 import math
@@ -88,7 +88,7 @@ def window_losses(
 ) -> npt.NDArray[np.float64]:
     """Return the cross-entropy of each label, fp64 [windows, L] in nats, 0 where it is -100.
 
-    Takes from no window to as many as a micro-batch has, and always works out a whole micro-batch.
+    Takes up to a micro-batch of windows, also none, and always computes a whole micro-batch.
     """
     missing = settings.micro_batch_windows - len(windows)
     batch = stack([*windows, *[blank_window(settings.context)] * missing], [0] * settings.micro_batch_windows)

@@ -1,6 +1,6 @@
-"""Writing in the background: what is to be written is copied first, and training goes on meanwhile.
+"""Writing in the background: the data are copied first, and training continues meanwhile.
 
-Invariants: at most one write is under way; whatever a write raises is raised where its result is next asked for.
+Invariants: at most one write is under way; an error of a write is raised by the next call.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ def snapshot(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def on_host(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return tensors on the CPU, contiguous; those of a GPU by way of pinned memory.
 
-    A copy into ordinary memory would hold the driver's lock, and the thread that feeds the device would wait for it.
+    A copy into ordinary memory would hold the driver's lock, and the thread that launches kernels would wait for it.
     """
     copies = {}
     for name, tensor in tensors.items():
@@ -38,7 +38,7 @@ def on_host(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 class BackgroundWriter:
-    """Does one piece of work at a time in a thread of its own.
+    """Runs one piece of work at a time in its own thread.
 
     As a context it waits for the work at the end, also when an exception passes through; but not when the process is
     to end at once (a second Ctrl-C): what is half written then is swept at the next start, as after a kill.
@@ -50,7 +50,7 @@ class BackgroundWriter:
         self._error: BaseException | None = None
 
     def start(self, work: Callable[[], object]) -> None:
-        """Wait for earlier work and raise what it raised; then begin `work`, on a GPU beside what is computed there."""
+        """Wait for earlier work and raise what it raised; then start `work`, in parallel with the GPU."""
         self.wait()
         stream: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
         if self._device.type == "cuda":
@@ -64,7 +64,7 @@ class BackgroundWriter:
                     torch.cuda.set_device(self._device)  # a new thread begins on GPU 0
                 with stream:
                     work()
-            except BaseException as error:  # raised again in the thread that asks
+            except BaseException as error:  # raised again in the calling thread
                 self._error = error
 
         self._thread = threading.Thread(target=run, name="checkpoint", daemon=True)
@@ -97,5 +97,5 @@ class BackgroundWriter:
         elif issubclass(kind, Exception):
             try:
                 self.wait()
-            except Exception as second:  # the first one is what the user must hear of; this one as well
+            except Exception as second:  # the first error is raised; this one is printed
                 errors.print(f"the last checkpoint was not written: {second}")

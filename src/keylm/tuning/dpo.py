@@ -1,9 +1,9 @@
 """`keylm dpo`: preference tuning (DPO, arXiv 2305.18290) of a model folder through TRL.
 
-What lies in the run folder: dpo.json (settings, hashes of model and data), pairs.jsonl, faults.json (lines of no use),
+The run folder contains dpo.json (settings, hashes of model and data), pairs.jsonl, faults.json (lines of no use),
 trl/ (TRL's checkpoints), metrics.jsonl, summary.json, model/ (a model folder like any other), report.html, stages.json.
 
-Invariants: a command that was killed goes on from the pairs that are found and from TRL's last whole checkpoint; no
+Invariants: a killed command resumes from the pairs found so far and from TRL's last complete checkpoint; no
 pair is cut to fit: what does not is left out and counted; another model, other data or settings are refused in the
 same folder. The cost is a second copy of the model (the reference) and four passes a pair and step.
 """
@@ -38,7 +38,7 @@ from keylm.pipeline.run import put_aside
 from keylm.recipe.run_folder import RunFolder
 from keylm.runtimes.generation import Generator, Message, Sampling, rows_at_once
 from keylm.training.distributed import choose_device
-from keylm.tuning.pairs import Asked, Search, make_pairs, read_asked, read_pairs
+from keylm.tuning.pairs import PairRequest, Search, make_pairs, read_pairs, read_requests
 from keylm.tuning.preference_settings import Preference, Tools
 
 SAMPLE_BATCH = {"cuda": 1024}
@@ -49,9 +49,9 @@ SMALL_BATCH = 16
 def dpo(
     model: Path, data: Sequence[Path], path: Path, settings: Preference, tools: Tools, *, fresh: bool = False
 ) -> RunFolder:
-    """Tune `model` on the pairs that `data` hold or ask for, in the run folder `path`.
+    """Tune `model` on the pairs that `data` contain or require sampling for, in the run folder `path`.
 
-    Raises KeylmError for bad input, Interrupted where SIGTERM or Ctrl-C came.
+    Raises KeylmError for bad input, Interrupted on SIGTERM or Ctrl-C.
     """
     check_model_folder(model)
     needs_trl()
@@ -84,7 +84,7 @@ def needs_trl() -> None:
 
 
 def _claim(folder: RunFolder, model: Path, data: Sequence[Path], settings: Preference) -> dict[str, Any]:
-    """Record what the run is, and return it. Raises KeylmError where the folder holds another one."""
+    """Record what the run is, and return it. Raises KeylmError if the folder holds another run."""
     files = [file for path in data for file in source_files(path)]
     identity = {
         "settings": asdict(settings),
@@ -120,18 +120,20 @@ def _make_pairs(
 ) -> None:
     """Bring pairs.jsonl to its end. Raises KeylmError where there is no pair at all."""
     faults: list[Fault] = []
-    asked: list[Asked] = []
-    for item in read_asked(data):
-        if settings.limit is not None and len(asked) >= settings.limit:
+    requests: list[PairRequest] = []
+    for item in read_requests(data):
+        if settings.limit is not None and len(requests) >= settings.limit:
             break
         if isinstance(item, Fault):
             faults.append(item)
         else:
-            asked.append(item)
+            requests.append(item)
     lines = [asdict(fault) for fault in faults]
     write_json(out.with_name("faults.json"), lines)
     search = Search(settings.tries, SAMPLE_BATCH.get(device.type, SMALL_BATCH), settings.seed)
-    counts = make_pairs(asked, out, lambda: Sampler(model, device, settings), tools.checker, search, quiet=tools.quiet)
+    counts = make_pairs(
+        requests, out, lambda: Sampler(model, device, settings), tools.checker, search, quiet=tools.quiet
+    )
     counts += Counter(fault.kind for fault in faults)
     say("pairs  " + ", ".join(f"{count:,} {kind}" for kind, count in counts.most_common()), quiet=tools.quiet)
     if not counts["pairs"]:
@@ -167,7 +169,7 @@ def _tune(
     tools: Tools,
     device: torch.device,
 ) -> None:
-    """Train, and write metrics, model and summary. Raises Interrupted where a signal came."""
+    """Train, and write metrics, model and summary. Raises Interrupted on a signal."""
     from keylm.tuning.dpo_trainer import train  # TRL is slow to open
 
     trained = train(model, folder, pairs, settings, tools, device)
@@ -193,7 +195,7 @@ def export_tuned(model: Any, source: Path, folder: Path) -> None:
 
 
 def round_by_chance(values: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Return fp32 `values` as bf16: one of the two neighbours, by a chance that makes the mean right.
+    """Return fp32 `values` as bf16: one of the two neighbours, at random, so that the mean is right.
 
     What preference tuning changes is mostly less than half the distance between two bf16 numbers, and the weights it
     begins with are such numbers: rounded to the nearest, most of it would be gone (LOG.md). bf16 is the upper half

@@ -1,4 +1,4 @@
-"""The part of preference tuning that TRL does: its DPOTrainer, told what to do and listened to.
+"""The part of preference tuning that TRL does: its DPOTrainer with keylm's settings and callbacks.
 
 Weights are fp32 and compute is bf16 on a GPU: at rates of 1e-6 a step is far below what a bf16 weight can show.
 """
@@ -54,7 +54,7 @@ def train(
 ) -> Any:
     """Return the tuned model (fp32); metrics.jsonl and summary.json are written on the way.
 
-    Raises KeylmError where no pair fits into the context, Interrupted where SIGTERM or Ctrl-C came (a checkpoint was
+    Raises KeylmError where no pair fits into the context, Interrupted on SIGTERM or Ctrl-C (a checkpoint was
     written then), TrainingDiverged where the loss is no finite number.
     """
     silence_transformers()
@@ -142,13 +142,13 @@ def _config(
 
 
 class _Listener(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
-    """Writes down and shows what TRL logs, and stops where a signal asks for it."""
+    """Records and shows what TRL logs, and stops on a signal."""
 
     def __init__(self, folder: RunFolder, settings: Preference, status: Status, signals: StopSignals) -> None:
         self._folder, self._settings, self._status, self._signals = folder, settings, status, signals
 
     def on_log(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Write metrics.jsonl anew: TRL's history goes with its checkpoints, so what was after one is cut off."""
+        """Rewrite metrics.jsonl: TRL's history belongs to its checkpoints, so later rows are dropped."""
         rows = write_metrics(self._folder, state.log_history, self._settings.batch_pairs)
         if rows and rows[-1]["kind"] == "preference":
             row = rows[-1]
@@ -156,7 +156,7 @@ class _Listener(TrainerCallback):  # type: ignore[misc]  # transformers is untyp
             self._status.update(state.global_step, facts)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Save and stop after this step where a stop was asked for."""
+        """Save and stop after this step if a stop was requested."""
         if self._signals.received:
             control.should_save = control.should_training_stop = True
 
@@ -178,7 +178,7 @@ def write_metrics(folder: RunFolder, history: list[dict[str, Any]], batch: int) 
 
 
 def last_checkpoint(folder: Path) -> str | None:
-    """Return TRL's newest checkpoint that was written to its end; None where there is none."""
+    """Return TRL's newest complete checkpoint, or None."""
     steps = {}
     for path in folder.glob("checkpoint-*"):
         step = read_table(path / STATE).get("global_step")
@@ -209,7 +209,7 @@ def _tokens(tokenizer: Any, pair: dict[str, Any]) -> int:
 
 
 def _held_out(pair: dict[str, Any], share: float) -> bool:
-    """Return whether a pair is kept to measure on: by its question, so that none stands on both sides."""
+    """Return whether a pair is held out: by its question, so that none is on both sides."""
     digest = hashlib.sha256(json.dumps(pair["prompt"], sort_keys=True).encode()).digest()
     return int.from_bytes(digest[:4], "big") < share * 2**32
 

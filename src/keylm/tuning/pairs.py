@@ -1,11 +1,11 @@
-"""Preference pairs: read from files, or made by sampling answers that a checker finds at fault.
+"""Preference pairs: read from files, or built by sampling answers that a checker rejects.
 
 A line is {"prompt", "chosen", "rejected"} or {"prompt", "chosen", "constraints"}; a prompt is a text or messages, an
 answer a text or messages that end with it. For lines of the second kind the model itself answers until an answer
 violates a constraint; that one is the rejected answer, so it is of the kind that tuning has to move away from.
 
 Invariants: every line gives a pair or a reason that is counted; what is found is written batch by batch, so that a
-killed command goes on with the lines that are left; a chosen answer that violates its own constraints is never used.
+killed command resumes with the remaining lines; a chosen answer that violates its own constraints is never used.
 """
 
 import json
@@ -35,8 +35,8 @@ class Answers(Protocol):
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A line of a file: a question, a good answer, and what makes a pair of it."""
+class PairRequest:
+    """A line of a file: a question, a good answer, and either a rejected answer or constraints."""
 
     line: int
     """number over all files"""
@@ -66,19 +66,19 @@ def default_checker() -> Checker:
     return violations
 
 
-def read_asked(files: Sequence[Path]) -> Iterator[Asked | Fault]:
-    """Yield what each line of JSON-lines or parquet files and folders holds. Raises KeylmError for a missing one."""
+def read_requests(files: Sequence[Path]) -> Iterator[PairRequest | Fault]:
+    """Yield each line of JSON-lines or parquet files and folders. Raises KeylmError for a missing one."""
     number = 0
     for path in files:
         for record in FileRecords(path):
             content: object = record.content
             if isinstance(content, bytes):
                 content = parse_line(content, record.file, record.line)
-            yield content if isinstance(content, Fault) else _asked(content, record.file, record.line, number)
+            yield content if isinstance(content, Fault) else _request(content, record.file, record.line, number)
             number += 1
 
 
-def _asked(content: object, file: str, line: int, number: int) -> Asked | Fault:
+def _request(content: object, file: str, line: int, number: int) -> PairRequest | Fault:
     if not isinstance(content, Mapping):
         return Fault(file, line, "not_a_record", type(content).__name__)
     prompt, chosen = _messages(content.get("prompt")), _answer(content.get("chosen"))
@@ -88,9 +88,9 @@ def _asked(content: object, file: str, line: int, number: int) -> Asked | Fault:
     if chosen is None:
         return Fault(file, line, "no_chosen", "accepted: a text, or messages that end with the assistant's")
     if rejected is not None:
-        return Asked(number, prompt, chosen, rejected, [])
+        return PairRequest(number, prompt, chosen, rejected, [])
     if isinstance(constraints, list) and constraints and all(isinstance(one, dict) for one in constraints):
-        return Asked(number, prompt, chosen, None, constraints)
+        return PairRequest(number, prompt, chosen, None, constraints)
     return Fault(file, line, "no_rejected_or_constraints", f"keys: {list(content)[:8]!a}"[:200])
 
 
@@ -110,7 +110,7 @@ def _messages(value: object) -> list[Message]:
 
 
 def _answer(value: object) -> str | None:
-    """Return an answer's text; None where there is none."""
+    """Return an answer's text, or None."""
     if isinstance(value, list) and value and isinstance(value[-1], dict) and value[-1].get("role") == "assistant":
         value = value[-1].get("content")
     return value if isinstance(value, str) and _is_text(value) else None
@@ -125,7 +125,7 @@ def _is_text(value: str) -> bool:
 
 
 def make_pairs(
-    asked: Sequence[Asked],
+    requests: Sequence[PairRequest],
     out: Path,
     answers: Callable[[], Answers],
     checker: Callable[[], Checker],
@@ -133,13 +133,13 @@ def make_pairs(
     *,
     quiet: bool = False,
 ) -> Counter[str]:
-    """Write a pair, or why there is none, for each of `asked` that `out` (JSON lines) does not have yet.
+    """Write a pair, or why there is none, for each of `requests` that `out` (JSON lines) does not have yet.
 
     Rows are {"line", "prompt", "chosen", "rejected", "violated"} or {"line", "skipped": reason}. `answers` and
-    `checker` are made only where they are needed. Return how many rows there are of "pairs" and of each reason.
+    `checker` are built only if they are needed. Return how many rows there are of "pairs" and of each reason.
     """
     known = {row["line"] for row in read_rows(out) if isinstance(row.get("line"), int)}
-    left = [one for one in asked if one.line not in known]
+    left = [one for one in requests if one.line not in known]
     rows = JsonLines(out, _whole_lines(out))
     for one in left:
         if one.rejected is not None:
@@ -160,7 +160,7 @@ def make_pairs(
     return Counter(row.get("skipped", "pairs") for row in read_rows(out))
 
 
-def _sampled(part: Sequence[Asked], sample: Answers, check: Checker, search: Search) -> list[dict[str, Any]]:
+def _sampled(part: Sequence[PairRequest], sample: Answers, check: Checker, search: Search) -> list[dict[str, Any]]:
     """Return a row for each line of a batch, in order."""
     rows: dict[int, dict[str, Any]] = {}
     for one in part:
@@ -178,7 +178,7 @@ def _sampled(part: Sequence[Asked], sample: Answers, check: Checker, search: Sea
     return [rows.get(one.line, {"line": one.line, "skipped": "no_violation_found"}) for one in part]
 
 
-def _row(one: Asked, rejected: str, violated: Sequence[object]) -> dict[str, Any]:
+def _row(one: PairRequest, rejected: str, violated: Sequence[object]) -> dict[str, Any]:
     if rejected.strip() == one.chosen.strip():
         return {"line": one.line, "skipped": "same_answers"}
     return {

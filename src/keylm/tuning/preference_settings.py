@@ -19,7 +19,7 @@ class Preference:
     beta: float = 0.1
     batch_pairs: int = 32
     warmup: float = 0.1
-    """share of the steps; the rate falls linearly to 0 afterwards"""
+    """share of the steps; the rate decays linearly to 0 afterwards"""
     holdout: float = 0.02
     """share of the pairs that are kept to measure on"""
     temperature: float = 1.0

@@ -1,8 +1,8 @@
-"""`keylm sft`: a model and conversations become a recipe that begins with that model, which is run like any other.
+"""`keylm sft`: turn a model and conversations into a recipe that starts from that model, and run it like any other.
 
-Invariant: what is trained stands in RUN/recipe.toml whole, so `keylm run RUN/recipe.toml` makes the same model; the
+Invariant: RUN/recipe.toml says everything, so `keylm run RUN/recipe.toml` trains the same model; the
 command itself decides nothing that is not written there. It counts first (builds all shards), because an epoch is a
-number of windows and only packing tells how many there are; what it costs is one pass of tokenizing.
+number of windows and only packing tells how many there are; the cost is one pass of tokenizing.
 """
 
 import copy
@@ -68,8 +68,8 @@ def sft(
 ) -> RunFolder:
     """Tune `model` on the conversations in `data` (files, folders, hub:NAME) in the run folder `path`.
 
-    Loss is taken on the assistant's turns alone, files weigh as their sizes, the rate falls linearly to 0 after a short
-    warm-up. Started again, it goes on where it was. Raises KeylmError as `keylm.pipeline.run.run` does.
+    Loss is taken on the assistant's turns alone, files weigh as their sizes, the rate decays linearly to 0 after a
+    short warm-up. Run again, it resumes. Raises KeylmError as `keylm.pipeline.run.run` does.
     """
     folder = RunFolder(path)
     if fresh and is_leader():
@@ -79,7 +79,7 @@ def sft(
     if not begun:
         whole = _resolved(with_windows(draft, {}, draft["training"]["context"], tuning), folder, overrides)
         if is_leader() and not folder.model.exists():
-            folder.recipe.unlink(missing_ok=True)  # a counted one of an earlier start, which is no change to tell of
+            folder.recipe.unlink(missing_ok=True)  # from an earlier start, before counting; not a change to report
         run(whole, path, until="shards", workers=workers, quiet=quiet)
     manifest = read_manifest(folder.shards)
     windows = {name: source.train.windows for name, source in manifest.sources.items()}
