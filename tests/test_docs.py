@@ -18,9 +18,9 @@ from typing import Any
 
 import pytest
 import typer
-from support.recipes import TINY, chat, sentence, tiny_recipe, write_jsonl
 from support.documentation import PAGES, ROOT, Block, Command, anchors, blocks, commands, defined, links, prose
 from support.programs import run as run_program
+from support.recipes import TINY, chat, sentence, tiny_recipe, write_jsonl
 from typer.core import TyperGroup
 
 from keylm.cli.main import app

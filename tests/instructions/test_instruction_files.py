@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import zstandard
-from support.recipes import write_jsonl
 from support.instruction_examples import documents
+from support.recipes import write_jsonl
 
 from keylm.base.errors import KeylmError
 from keylm.curate.decontamination import Decontaminator

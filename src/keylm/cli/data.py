@@ -122,7 +122,7 @@ def instructions(
     workers: WorkersOption = None,
     quiet: QuietOption = False,
 ) -> None:
-    """Make instruction data whose constraints a program checks, from documents; see docs/instruction_data.md.
+    """Generate instruction data with constraints that a program checks, from documents; see docs/instruction_data.md.
 
     If stopped, it leaves nothing; the same command starts over.
     """

@@ -40,9 +40,7 @@ def evaluate(
     tasks_path: Annotated[
         Path | None, typer.Option(help="A folder with items (data/…) or with lm_eval's task files; else from the hub.")
     ] = None,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="First items of each task only, for a quick try.")
-    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="First items of each task only, for a quick try.")] = None,
     corpus: Annotated[
         Path | None, typer.Option(help="A folder with casual/ and typo/ for typing on real errors and held-out chat.")
     ] = None,

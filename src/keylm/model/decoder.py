@@ -70,7 +70,7 @@ class Backbone(nn.Module):
         """Compile the layers, COMPILED_TOGETHER at a time, or each separately if `apart`.
 
         All groups share one compilation, so training starts soon; one graph of the whole model takes a minute longer
-        and was not faster (docs/LOG.md). A single block leaves the compiler nothing to fuse at its boundaries.
+        and was not faster (LOG.md). A single block leaves the compiler nothing to fuse at its boundaries.
         """
         if apart:
             for layer in self.layers:

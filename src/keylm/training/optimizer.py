@@ -7,7 +7,7 @@ stacked, so that the steps are a few batched matmuls instead of a loop over ever
 over processes, momenta are too, and the matrices are exchanged for the steps (sharding.py).
 
 Orthogonal updates of a matrix that is not square are unequal along its longer side: units of a feed-forward layer
-that get little gradient get little update, and a weight decay wears them down until they are dead (LOG.md).
+that get little gradient get small updates, and weight decay shrinks them until they are dead (LOG.md).
 `normalise_neurons` gives all of them updates of the same length, as NorMuon does (Li et al. 2025, arXiv:2510.05491),
 but per step, without its second moments.
 """
