@@ -19,7 +19,7 @@ from keylm.model import released
 from keylm.model.folder import check_model_folder
 from keylm.model.released import DEFAULT, find_model, released_models
 from keylm.recipe.load import load_recipe
-from keylm.report.card import Given, gather
+from keylm.report.card import CardDetails, gather
 
 MODELS = Path(__file__).parents[2] / "models"
 RESULTS = MODELS.parent / "results/release.json"
@@ -182,7 +182,7 @@ def test_a_released_folder_is_complete():
         rows = read_json(folder / "evaluation.json")
         assert rows
         assert all(set(row) >= ROW for row in rows)
-        assert gather(folder, Given()).parameters == PARAMETERS
+        assert gather(folder, CardDetails()).parameters == PARAMETERS
         check_weights(folder)
 
 
