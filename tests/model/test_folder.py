@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from support.shapes import random_qwen3
 from safetensors.torch import load_file, save_file
+from support.shapes import random_qwen3
 
 from keylm.base.errors import KeylmError
 from keylm.base.files import read_json, write_json

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Annotated
 
 import pytest
-from support.recipes import tiny_recipe
 from pydantic import Field
+from support.recipes import tiny_recipe
 
 from keylm.recipe.fields import Section
 from keylm.recipe.load import PATHS, Recipe, load_recipe

@@ -10,7 +10,7 @@ from pathlib import Path
 
 # fmt: off
 LAYERS = [
-    "base", "recipe", "text", "model", "typos", "data", "curate", "instructions", "runtimes", "training", "keyboard",
+    "base", "recipe", "text", "model", "languages", "typos", "data", "curate", "instructions", "runtimes", "training", "keyboard",
     "evaluation", "report", "page", "export", "serving", "pipeline", "tuning", "cli",
 ]
 # fmt: on
