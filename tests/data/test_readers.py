@@ -16,8 +16,9 @@ from support.recipes import write_jsonl
 from keylm.base.errors import KeylmError
 from keylm.data import readers
 from keylm.data.documents import Document, Fault
+from keylm.data.provenance import input_bytes
 from keylm.data.readers import FileRecords, list_source, name_within, source_files
-from keylm.data.sources import input_bytes, read_source
+from keylm.data.sources import read_source
 from keylm.recipe.schema import Source
 
 

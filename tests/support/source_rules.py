@@ -10,8 +10,8 @@ from pathlib import Path
 
 # fmt: off
 LAYERS = [
-    "base", "recipe", "text", "model", "languages", "typos", "data", "curate", "instructions", "runtimes", "training", "keyboard",
-    "evaluation", "report", "page", "export", "serving", "pipeline", "tuning", "cli",
+    "base", "recipe", "text", "model", "languages", "typos", "data", "curate", "instructions", "runtimes", "training",
+    "keyboard", "evaluation", "report", "page", "export", "serving", "pipeline", "tuning", "cli",
 ]
 # fmt: on
 """A package may import only itself and the packages before it."""
