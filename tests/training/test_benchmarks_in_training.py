@@ -361,7 +361,10 @@ def test_from_the_hub_come_the_same_items(tmp_path: Path) -> None:
             )
         environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
         environment |= {"HF_ENDPOINT": fake.url, "HF_HOME": str(tmp_path / "cache"), "NO_PROXY": "127.0.0.1"}
-        environment |= {"HF_HUB_DISABLE_XET": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+        environment |= {
+            "HF_HUB_DISABLE_XET": "1",
+            "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path]),
+        }
         program = [sys.executable, "-c", READ_HUB, str(tmp_path / "other")]
         done = subprocess.run(program, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
