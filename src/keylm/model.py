@@ -217,7 +217,7 @@ def count_parameters(shape: Shape, vocab_size: int) -> int:
         return sum(parameter.numel() for parameter in Decoder(shape, vocab_size).parameters())
 
 
-def initialise(model: Decoder, seed: int) -> None:
+def initialise(model: nn.Module, seed: int) -> None:
     """Fill every parameter from its own seeded generator, so that no order or device changes any of them.
 
     Output and down projections start at zero, other matrices uniform with variance 1/fan_in, the embedding

@@ -152,6 +152,8 @@ class Data(Section):
     """begin training while later shards are being built"""
     shards: PathText | None = None
     """a published build, a folder or address, whose shards are fetched instead of built"""
+    pack_anew: bool = False
+    """in later epochs cut windows anew from texts in another order; conversations stay packed as they are"""
     cache_bytes: PositiveInt = 20_000_000_000
     """fetched shards that are kept on disk"""
 
@@ -297,6 +299,8 @@ class Training(Section):
     """weight of the squared log-normaliser, which keeps logits small"""
     pair_weight: Decay = 0.5
     """weight of the loss between clean and noisy twins, in typo sources of the form `pair`"""
+    future_weight: Decay = 0.0
+    """weight of the loss of a second prediction, that of the token after the next; what makes it is no part of the model"""
     document_masks: bool = True
     """whether packed documents are hidden from each other"""
     attention: Literal["auto", "masked"] = "auto"
@@ -358,6 +362,8 @@ class Optimizer(Section):
     """steps until it is warm"""
     muon_weight_decay: Decay = 0.0
     """decoupled: a step takes rate times decay of a weight"""
+    muon_cautious_decay: bool = False
+    """whether only weights decay that the update makes smaller anyway"""
     muon_normalise_neurons: bool = False
     """whether the neurons of a matrix get updates of one length, so that none is worn down by the decay"""
     matrix_learning_rate: Rate = 3e-3

@@ -84,7 +84,7 @@ class Curriculum:
         """Plan `recipe` over the shards of `layout`; without one, all but where a window lies can be asked."""
         self.sources = list(recipe.used_sources)
         self.batch_windows = recipe.training.batch_windows
-        self._seed = recipe.seed
+        self._seed, self._anew = recipe.seed, recipe.data.pack_anew
         self._layout = layout
         self._steps = stage_steps(recipe)
         self._patterns = [_Pattern(stage, self.sources) for stage in recipe.stages.values()]
@@ -140,6 +140,10 @@ class Curriculum:
         turn = bisect_right(ends, position)
         shard = permute(turn, len(shards), key) if epoch else turn
         return epoch, shard, position - (ends[turn - 1] if turn else 0), shards[shard]
+
+    def packing_key(self, pick: Pick) -> str:
+        """Return the name of the order in which a pick's shard is packed; empty: as it was built."""
+        return f"{self._seed}/{pick.source}/{pick.epoch}/{pick.shard}/anew" if self._anew and pick.epoch else ""
 
     def needed_at(self, source: str, window: int) -> float:
         """Return the first step that takes more than `window` windows of a source; infinity if none does."""
@@ -257,8 +261,13 @@ class BatchLoader:
         """Return rank `rank`'s share of `step`'s global batch: the shares, in order, are the global batch."""
         picks = self.curriculum.picks(step)
         share = picks[rank * len(picks) // world_size : (rank + 1) * len(picks) // world_size]
-        windows = [self._store.window(pick.source, pick.shard, pick.window) for pick in share]
+        windows = [self._window(pick) for pick in share]
         return stack(windows, [self.curriculum.sources.index(pick.source) for pick in share])
+
+    def _window(self, pick: Pick) -> Window:
+        key = self.curriculum.packing_key(pick)
+        place = pick.source, pick.shard, pick.window
+        return self._store.window_anew(*place, key) if key else self._store.window(*place)
 
 
 def stack(windows: list[Window], sources: list[int]) -> Batch:

@@ -14,6 +14,7 @@ document and ends with one, so each can be built and read alone. A conversation 
 so no turn is cut; texts run on from window to window.
 """
 
+import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
@@ -146,6 +147,32 @@ class Shard:
     @cached_property
     def _starts(self) -> npt.NDArray[np.uint32]:
         return np.asarray(self._arrays["starts"])
+
+    def packed_anew(self, key: str) -> "Shard":
+        """Return as many windows of the same documents in the order that `key` names, in memory.
+
+        Itself where pieces stand whole in their windows: padding between documents, or partners, show that.
+        """
+        if "partners" in self._arrays or (self._arrays["file"][:-1] == NO_FILE).any():
+            return self
+        documents = len(self._starts) - int(self._arrays["file"][-1] == NO_FILE)  # what is padded stays at the end
+        tokens, trained = np.asarray(self._arrays["tokens"]), np.unpackbits(np.asarray(self._arrays["trained"]))
+        ends = np.append(self._starts.astype(np.int64), len(tokens))
+        digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
+        order = np.random.default_rng(int.from_bytes(digest, "little")).permutation(documents)
+        order = np.append(order, np.arange(documents, len(self._starts)))
+        places = np.concatenate([np.arange(ends[number], ends[number + 1]) for number in order])
+        lengths = np.diff(ends)[order]
+        anew = Shard.__new__(Shard)
+        anew._context, anew._files = self._context, self._files
+        anew._arrays = {
+            "tokens": tokens[places],
+            "trained": np.packbits(trained[places]),
+            "starts": (np.cumsum(lengths) - lengths).astype(np.uint32),
+            "file": self._arrays["file"][order],
+            "line": self._arrays["line"][order],
+        }
+        return anew
 
     def window(self, index: int) -> Window:
         """Return window `index` of this shard."""

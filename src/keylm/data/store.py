@@ -74,6 +74,7 @@ class ShardStore:
         self._open: dict[Path, Shard] = {}
         self._sound: dict[Path, tuple[int, int]] = {}
         self._windows: dict[str, list[int]] = {}
+        self._anew: dict[tuple[str, int], tuple[str, Shard]] = {}
         self._lock = threading.Lock()  # training reads ahead in a thread, validation beside it
 
     def layout(self, source: str, number: int) -> list[int]:
@@ -91,6 +92,14 @@ class ShardStore:
     def window(self, source: str, shard: int, index: int, split: str = "train") -> Window:
         """Return window `index` of a source's shard."""
         return self._shard(source, shard, split).window(index)
+
+    def window_anew(self, source: str, shard: int, index: int, key: str) -> Window:
+        """Return window `index` of a source's training shard, packed anew in the order that `key` names."""
+        known, anew = self._anew.get((source, shard), ("", None))
+        if anew is None or known != key:
+            anew = self._shard(source, shard, "train").packed_anew(key)
+            self._anew[source, shard] = key, anew
+        return anew.window(index)
 
     def origins(self, source: str, shard: int, index: int, split: str = "train") -> list[tuple[str, int, int]]:
         """Return (file, line, first token in the window) of each document of a window."""

@@ -42,6 +42,7 @@ from keylm.training.checkpoint import (
 )
 from keylm.training.distributed import Ranks, check_share
 from keylm.training.feeding import Ahead, Feed, MicroBatch, feed, suited
+from keylm.training.future import Future
 from keylm.training.initial import initial_hash, load_initial
 from keylm.training.objective import Objective
 from keylm.training.optimizer import Optimizers
@@ -78,11 +79,13 @@ class Trainer:
         self._open_data(build)
         self._benchmarks = pack_items(items, folder.tokenizer, recipe.training.context)
         self._bare_model = self._build_model()
-        self._bare_objective = Objective(self._bare_model, self._settings.z_loss, self._settings.pair_weight)
+        future = self._build_future()
+        weights = self._settings.z_loss, self._settings.pair_weight
+        self._bare_objective = Objective(self._bare_model, *weights, future, self._settings.future_weight)
         if self._settings.compile:
             self._bare_objective.compile_parts(apart=self._sharded)  # a shard is gathered for each layer by itself
         self._objective = self._spread(self._bare_objective)
-        self._optimizers = Optimizers(self._bare_model, recipe.optimizer)
+        self._optimizers = Optimizers(self._bare_model, recipe.optimizer, future)
         self._writer, self._writers = Writer(ranks.device), ranks.aside() if self._sharded else ranks
         self._step = 0
         self._open_logs(self._resume())
@@ -136,6 +139,15 @@ class Trainer:
         if self._settings.computes_in_bf16(device.type) and can_fuse(device, shape.head_dim):
             model.fuse()
         return model if self._sharded else model.to(self._ranks.device)  # a shard goes there on its own
+
+    def _build_future(self) -> Future | None:
+        """Return what makes the second prediction, where the recipe wants one. A checkpoint does not hold it."""
+        if not self._settings.future_weight:
+            return None
+        future, device = Future(self._recipe.model), self._ranks.device
+        initialise(future, self._recipe.seed)
+        future.mlp.fused = self._settings.computes_in_bf16(device.type) and can_fuse(device, self._recipe.model.head_dim)
+        return future.to(device)
 
     def _spread(self, objective: Objective) -> nn.Module:
         """Return the objective as all ranks train it together."""
@@ -217,7 +229,7 @@ class Trainer:
         losses = self._gradients(share)
         self._ahead.prepare(self._step + 1)
         # Asked for before the losses are read: the device goes on with it meanwhile.
-        clipped = clip_gradients(self._bare_model.parameters(), self._settings.clip_norm)
+        clipped = clip_gradients(self._bare_objective.parameters(), self._settings.clip_norm)
         sums = self._global_sums(share, *losses)
         norm = clipped.item()
         row = self._row(name, sums, norm)
@@ -239,7 +251,7 @@ class Trainer:
     def _gradients(self, share: Feed) -> tuple[Tensor, Tensor]:
         """Leave the global batch's gradients in the model.
 
-        Return this rank's cross-entropy of each window, fp32 [windows], and its z-loss and pair loss, fp32 [2].
+        Return this rank's cross-entropy of each window, fp32 [windows], and its other losses, fp32 [3].
         """
         ranks = self._ranks
         trained = torch.tensor([share.trained.sum()], dtype=torch.int64)
@@ -256,23 +268,24 @@ class Trainer:
         return torch.cat(window_losses), torch.stack(other_losses).sum(dim=0)
 
     def _global_sums(self, share: Feed, window_losses: Tensor, others: Tensor) -> dict[str, Any]:
-        """Return the step's sums over all ranks; one reduction for all of them. others: [z-loss, pair loss]."""
+        """Return the step's sums over all ranks; one reduction for all of them. others: as in Losses."""
         count = len(self._curriculum.sources)
         # Added up on the CPU in fp64: the order is fixed there, and Apple's GPUs have no fp64.
-        packed = torch.zeros(4 + 2 * count, dtype=torch.float64)
-        packed[:2] = others.cpu().double()
-        packed[2], packed[3] = share.text_bytes, float(self._signals.received)
+        packed = torch.zeros(5 + 2 * count, dtype=torch.float64)
+        packed[:3] = others.cpu().double()
+        packed[3], packed[4] = share.text_bytes, float(self._signals.received)
         of_window = torch.from_numpy(share.sources)
-        packed[4 : 4 + count].index_add_(0, of_window, window_losses.cpu().double())
-        packed[4 + count :].index_add_(0, of_window, torch.from_numpy(share.trained).double())
+        packed[5 : 5 + count].index_add_(0, of_window, window_losses.cpu().double())
+        packed[5 + count :].index_add_(0, of_window, torch.from_numpy(share.trained).double())
         values = self._ranks.sum(packed).tolist()
         return {
             "z_loss": values[0],
             "pair_loss": values[1],
-            "bytes": values[2],
-            "stop": values[3],
-            "loss": values[4 : 4 + count],
-            "tokens": values[4 + count :],
+            "future_loss": values[2],
+            "bytes": values[3],
+            "stop": values[4],
+            "loss": values[5 : 5 + count],
+            "tokens": values[5 + count :],
         }
 
     def _row(self, stage: str, sums: dict[str, Any], norm: float) -> dict[str, Any]:
@@ -287,6 +300,7 @@ class Trainer:
             "loss": loss / tokens,
             "z_loss": sums["z_loss"] / tokens,
             "pair_loss": sums["pair_loss"] / tokens,
+            **({"future_loss": sums["future_loss"] / tokens} if self._settings.future_weight else {}),
             "bits_per_byte": loss / math.log(2) / max(1.0, sums["bytes"]),
             "gradient_norm": norm,
             "source_loss": {name: value / number for name, value, number in per_source if number},

@@ -16,6 +16,7 @@ from keylm.attention import Packing
 from keylm.evaluation.validation import token_losses
 from keylm.model import Decoder
 from keylm.training.feeding import MicroBatch
+from keylm.training.future import Future
 
 CACHED_LOGITS = 1 << 19
 """Logits worked out at once on a CPU: 2 MiB in fp32, a core's own cache."""
@@ -33,15 +34,18 @@ class Losses(NamedTuple):
     windows: Tensor
     """fp32 [B]: cross-entropy of each window, in nats"""
     others: Tensor
-    """fp32 [2]: z-loss, weighted pair loss"""
+    """fp32 [3]: z-loss, weighted pair loss, weighted loss of the second prediction"""
 
 
 class Objective(nn.Module):
     """A decoder with its losses; shapes: B windows, L tokens."""
 
-    def __init__(self, decoder: Decoder, z_loss: float, pair_weight: float) -> None:
+    def __init__(
+        self, decoder: Decoder, z_loss: float, pair_weight: float, future: Future | None = None, future_weight: float = 0.0
+    ) -> None:
         super().__init__()
         self.decoder, self._z_loss, self._pair_weight = decoder, z_loss, pair_weight
+        self.future, self._future_weight = future, future_weight
         self._slopes = slopes
 
     def compile_parts(self, *, apart: bool = False) -> None:
@@ -60,7 +64,21 @@ class Objective(nn.Module):
         pair = hidden.new_zeros((), dtype=torch.float32)
         if partners is not None:
             pair = self._pair_weight * partner_loss(self.decoder.lm_head, hidden, partners)
-        return Losses(total + pair, losses.view_as(labels).sum(dim=1), torch.stack([z_loss, pair.detach()]))
+        future = hidden.new_zeros((), dtype=torch.float32)
+        if self.future is not None:
+            future = self._future_weight * self._future_loss(self.future, hidden, labels)
+        others = torch.stack([z_loss, pair.detach(), future.detach()])
+        return Losses(total + pair + future, losses.view_as(labels).sum(dim=1), others)
+
+    def _future_loss(self, future: Future, hidden: Tensor, labels: Tensor) -> Tensor:
+        """Return the cross-entropy of the tokens after the next ones, where both are learnt, in nats; fp32 []."""
+        after = F.pad(labels[:, 1:], (0, 1), value=-100).masked_fill(labels < 0, -100)
+        following = self.decoder.model.embed_tokens(labels.clamp(min=0)).to(hidden.dtype)
+        state = future(hidden, following)
+        total, _, _ = _HeadLoss.apply(  # type: ignore[no-untyped-call]
+            state.flatten(0, 1), self.decoder.lm_head.weight, after.flatten(), 0.0, self._slopes
+        )
+        return total
 
     def token_losses(self, part: MicroBatch) -> Tensor:
         """Return the cross-entropy of each label alone, fp32 [B, L] in nats, 0 where it is -100; a window at a time."""

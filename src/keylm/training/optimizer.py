@@ -31,9 +31,15 @@ class Muon(torch.optim.Optimizer):
     """Muon over 2-D parameters; `momentum` is set by the caller before each step."""
 
     def __init__(
-        self, parameters: Iterable[nn.Parameter], lr: float, weight_decay: float, normalise_neurons: bool = False
+        self,
+        parameters: Iterable[nn.Parameter],
+        lr: float,
+        weight_decay: float,
+        normalise_neurons: bool = False,
+        cautious: bool = False,
     ) -> None:
         super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay, "momentum": 0.95})
+        self._cautious = cautious
         self._direction = _equal_neurons if normalise_neurons else orthogonalise
 
     @torch.no_grad()
@@ -63,7 +69,11 @@ class Muon(torch.optim.Optimizer):
         rows, columns = parameters[0].shape
         rate = group["lr"] * max(1.0, rows / columns) ** 0.5
         weights = [local(parameter) for parameter in parameters]
-        torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
+        if self._cautious:  # only what the update makes smaller anyway (Chen et al. 2025, arXiv:2510.12402)
+            shrink = 1 - group["lr"] * group["weight_decay"] * (torch.stack(weights) * updates > 0)
+            torch._foreach_mul_(weights, list(shrink.unbind()))
+        else:
+            torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
         torch._foreach_add_(weights, list(updates.unbind()), alpha=-rate)
 
 
@@ -102,9 +112,11 @@ def _equal_neurons(matrices: Tensor) -> Tensor:
 class Optimizers:
     """Muon and AdamW over one model; state goes in and out by parameter name."""
 
-    def __init__(self, model: nn.Module, settings: Settings) -> None:
+    def __init__(self, model: nn.Module, settings: Settings, future: nn.Module | None = None) -> None:
         self._settings = settings
         self._parameters = dict(model.named_parameters())
+        if future is not None:
+            self._parameters |= {f"future.{name}": parameter for name, parameter in future.named_parameters()}
         kinds: dict[str, list[nn.Parameter]] = defaultdict(list)
         for name, parameter in self._parameters.items():
             kinds[_kind(name, parameter)].append(parameter)
@@ -112,7 +124,8 @@ class Optimizers:
         self.muon: Muon | None = None
         if settings.matrices == "muon":
             rate, decay = settings.muon_learning_rate, settings.muon_weight_decay
-            self.muon = Muon(kinds.pop("matrix"), rate, decay, settings.muon_normalise_neurons)
+            manner = settings.muon_normalise_neurons, settings.muon_cautious_decay
+            self.muon = Muon(kinds.pop("matrix"), rate, decay, *manner)
             self._all["muon"] = self.muon
         # One launch for all parameters of a group; its count of steps then lives on the GPU.
         self._fused = all(parameter.is_cuda for parameter in self._parameters.values())
