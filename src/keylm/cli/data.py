@@ -43,8 +43,7 @@ def build(
     manifest = read_manifest(folder.shards)
     tokens = sum(source.train.tokens for source in manifest.sources.values())
     say(
-        f"manifest  {folder.shards / 'manifest.json'}: {tokens:,} tokens to train on, hash {manifest.hash}",
-        quiet=quiet,
+        f"manifest  {folder.shards / 'manifest.json'}: {tokens:,} tokens to train on, hash {manifest.hash}", quiet=quiet
     )
 
 
@@ -116,8 +115,7 @@ def instructions(
     name: Annotated[str, typer.Option(help="What the assistant calls itself.")] = "KeyLM",
     open_only: Annotated[bool, typer.Option("--open-only", help="Leave out files with no open licence.")] = False,
     decontaminate: Annotated[
-        list[Path] | None,
-        typer.Option(help="Benchmark items, files or folders; documents with one are left out."),
+        list[Path] | None, typer.Option(help="Benchmark items, files or folders; documents with one are left out.")
     ] = None,
     workers: WorkersOption = None,
     quiet: QuietOption = False,

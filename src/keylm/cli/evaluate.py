@@ -19,12 +19,7 @@ from keylm.model.released import NAMES, find_model
 if TYPE_CHECKING:
     from keylm.evaluation.results import EvaluationFolder, Figure
 
-BESIDE = {
-    "KeyLM": "KeyLM-75M",
-    "Pythia": "Pythia-70M",
-    "GPT-2": "GPT-2-124M",
-    "SmolLM": "SmolLM-135M",
-}
+BESIDE = {"KeyLM": "KeyLM-75M", "Pythia": "Pythia-70M", "GPT-2": "GPT-2-124M", "SmolLM": "SmolLM-135M"}
 """Published rows that the table shows, by what its columns are called; the report shows all."""
 
 
@@ -48,8 +43,7 @@ def evaluate(
         Path | None, typer.Option(help="For instructions: evaluation.jsonl.zst of keylm data instructions.")
     ] = None,
     out: Annotated[
-        Path | None,
-        typer.Option(help="Where results go; by default RUN/evaluation, or in the model folder."),
+        Path | None, typer.Option(help="Where results go; by default RUN/evaluation, or in the model folder.")
     ] = None,
     chat: Annotated[
         Literal["ifeval", "all", "none"], typer.Option(help="Which tasks get the model's chat template, if it has one.")

@@ -66,8 +66,7 @@ def run(
     ] = "report",
     fresh: Annotated[bool, typer.Option("--fresh", help="Set an earlier run aside and start over.")] = False,
     resume: Annotated[
-        bool,
-        typer.Option("--resume/--no-resume", help="Resume the run in the run folder; --no-resume refuses to."),
+        bool, typer.Option("--resume/--no-resume", help="Resume the run in the run folder; --no-resume refuses to.")
     ] = True,
     workers: WorkersOption = None,
     executor: ExecutorOption = "local",
@@ -159,9 +158,7 @@ def chat(
 
 
 @app.command()
-def report(
-    run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, such as runs/nano.")],
-) -> None:
+def report(run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, such as runs/nano.")]) -> None:
     """Rewrite a run's report.html, also while it is still training."""
     from keylm.recipe.run_folder import RunFolder
     from keylm.report.run_report import write_report

@@ -32,8 +32,7 @@ def export(
     name: Annotated[str | None, typer.Option(help="Name of the GGUF files; by default the run's.")] = None,
     threads: Annotated[int, typer.Option(min=1, help="Threads of each runtime in the parity check.")] = 1,
     transformers_js: Annotated[
-        Path | None,
-        typer.Option(help="For web: a folder of the npm package, copied so that the page needs no CDN."),
+        Path | None, typer.Option(help="For web: a folder of the npm package, copied so that the page needs no CDN.")
     ] = None,
     quiet: QuietOption = False,
 ) -> None:

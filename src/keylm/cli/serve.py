@@ -19,8 +19,7 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
     name: Annotated[str | None, typer.Option(help="Name of the model; by default its folder's or run's.")] = None,
     api_key: Annotated[
-        str | None,
-        typer.Option(envvar="KEYLM_API_KEY", help="Answer only requests with this key.", show_envvar=True),
+        str | None, typer.Option(envvar="KEYLM_API_KEY", help="Answer only requests with this key.", show_envvar=True)
     ] = None,
     slots: Annotated[int, typer.Option(min=1, max=256, help="Texts generated at the same time.")] = 16,
     queue: Annotated[int, typer.Option(min=0, help="Texts that may wait; more get a 429.")] = 64,

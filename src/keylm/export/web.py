@@ -72,10 +72,7 @@ def write_page(web: Path, library: Library | None) -> None:
         (web / COPY).mkdir()
         for file in library.files:
             shutil.copyfile(file, web / COPY / file.name)
-    settings = {
-        "keylm-models": "models.json",
-        "keylm-transformers": f"{COPY}/" if library else CDN,
-    }
+    settings = {"keylm-models": "models.json", "keylm-transformers": f"{COPY}/" if library else CDN}
     head = [f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">']
     head += [f'<meta name="{name}" content="{value}">' for name, value in settings.items()]
     atomic_write(web / LANGUAGE_FILE, language_script())

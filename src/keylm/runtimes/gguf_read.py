@@ -28,11 +28,7 @@ class GgufFile:
             self._reader = gguf_package().GGUFReader(file)
         except (OSError, ValueError, IndexError) as error:
             raise KeylmError(f"{file}: is no whole GGUF file: {error}") from None
-        wanted = {
-            "general.architecture": "qwen3",
-            "tokenizer.ggml.model": "gpt2",
-            "tokenizer.ggml.pre": PRE_TOKENIZER,
-        }
+        wanted = {"general.architecture": "qwen3", "tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": PRE_TOKENIZER}
         for name, value in wanted.items():
             if self._field(name) != value:
                 raise KeylmError(f"{file}: {name} is {self._field(name)!r}; accepted: {value!r}, as keylm writes")

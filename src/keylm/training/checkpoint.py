@@ -81,12 +81,7 @@ def save_checkpoint(
 
 
 def save_sharded_checkpoint(
-    folder: Path,
-    step: int,
-    model: dict[str, Tensor],
-    optimizer: dict[str, Tensor],
-    state: dict[str, Any],
-    ranks: Ranks,
+    folder: Path, step: int, model: dict[str, Tensor], optimizer: dict[str, Tensor], state: dict[str, Any], ranks: Ranks
 ) -> Path:
     """Write a checkpoint of sharded tensors into `folder`, each rank its rows, whole or not at all; return its path.
 

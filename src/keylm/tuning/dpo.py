@@ -111,12 +111,7 @@ def _changed(was: dict[str, Any], now: dict[str, Any]) -> str:
 
 
 def _make_pairs(
-    model: Path,
-    data: Sequence[Path],
-    out: Path,
-    settings: Preference,
-    tools: Tools,
-    device: torch.device,
+    model: Path, data: Sequence[Path], out: Path, settings: Preference, tools: Tools, device: torch.device
 ) -> None:
     """Bring pairs.jsonl to its end. Raises KeylmError where there is no pair at all."""
     faults: list[Fault] = []
