@@ -69,14 +69,6 @@ def _words(answer: str, given: Mapping[str, Any]) -> bool:
     return _within(min(few, many), max(few, many), given)
 
 
-def _sentences(answer: str, given: Mapping[str, Any]) -> bool:
-    return _within(fewest_sentences(answer), most_sentences(answer), given)
-
-
-def _paragraphs(answer: str, given: Mapping[str, Any]) -> bool:
-    return len(paragraphs(answer)) == given["count"] and DIVIDER not in answer
-
-
 def _divided(answer: str, given: Mapping[str, Any]) -> bool:
     parts = re.split(r"\s*\*\*\*\s*", answer.strip())
     return len(parts) == given["count"] and all(parts) and ANSWERS_APART not in answer
@@ -88,10 +80,6 @@ def _paragraph_start(answer: str, given: Mapping[str, Any]) -> bool:
         return False
     first = re.split(r"[.,?!'\"]", parts[given["paragraph"] - 1].split()[0].lstrip("'\""))[0]
     return bool(first.lower() == given["word"].lower())
-
-
-def _bullets(answer: str, given: Mapping[str, Any]) -> bool:
-    return len(BULLET.findall(answer)) == int(given["count"])
 
 
 def _numbered(answer: str, given: Mapping[str, Any]) -> bool:
@@ -112,21 +100,9 @@ def _json(answer: str, given: Mapping[str, Any]) -> bool:
     return isinstance(value, dict | list) and (not given.get("keys") or list(value) == given["keys"])
 
 
-def _choice(answer: str, given: Mapping[str, Any]) -> bool:
-    return answer.strip() in given["options"]
-
-
 def _two_answers(answer: str, given: Mapping[str, Any]) -> bool:
     parts = [part.strip() for part in answer.split(ANSWERS_APART)]
     return len(parts) == 2 and all(parts) and parts[0] != parts[1] and not parts[1].startswith("*")
-
-
-def _keywords(answer: str, given: Mapping[str, Any]) -> bool:
-    return all(occurrences(word, answer) for word in given["words"])
-
-
-def _forbidden(answer: str, given: Mapping[str, Any]) -> bool:
-    return not any(occurrences(word, answer) for word in given["words"])
 
 
 def _keyword_count(answer: str, given: Mapping[str, Any]) -> bool:
@@ -145,30 +121,6 @@ def _capital_words(answer: str, given: Mapping[str, Any]) -> bool:
     return _within(sure, sum(1 for token in re.findall(r"[\w.]+", answer) if token.isupper()), given)
 
 
-def _lower_case(answer: str, _: Mapping[str, Any]) -> bool:
-    return answer.islower()
-
-
-def _upper_case(answer: str, _: Mapping[str, Any]) -> bool:
-    return answer.isupper()
-
-
-def _no_comma(answer: str, _: Mapping[str, Any]) -> bool:
-    return "," not in answer and "，" not in answer
-
-
-def _title(answer: str, _: Mapping[str, Any]) -> bool:
-    return len(TITLE.findall(answer)) == 1
-
-
-def _highlights(answer: str, given: Mapping[str, Any]) -> bool:
-    return len(HIGHLIGHT.findall(answer)) >= int(given["count"])
-
-
-def _placeholders(answer: str, given: Mapping[str, Any]) -> bool:
-    return len(PLACEHOLDER.findall(answer)) >= int(given["count"])
-
-
 def _postscript(answer: str, given: Mapping[str, Any]) -> bool:
     last = lines(answer)[-1].strip('"')
     return bool(last.lower().startswith(given["marker"].lower() + " "))
@@ -179,22 +131,6 @@ def _quotation(answer: str, _: Mapping[str, Any]) -> bool:
     return len(text) > 2 and text[0] == text[-1] == '"'
 
 
-def _end_phrase(answer: str, given: Mapping[str, Any]) -> bool:
-    return bool(answer.strip().strip('"').lower().endswith(given["phrase"].lower()))
-
-
-def _start_phrase(answer: str, given: Mapping[str, Any]) -> bool:
-    return bool(answer.strip().strip('"').lower().startswith(given["phrase"].lower()))
-
-
-def _first_word(answer: str, given: Mapping[str, Any]) -> bool:
-    return bool(bare(answer.split()[0]) == given["word"].lower())
-
-
-def _last_word(answer: str, given: Mapping[str, Any]) -> bool:
-    return bool(bare(answer.split()[-1]) == given["word"].lower())
-
-
 def _repeat(answer: str, given: Mapping[str, Any]) -> bool:
     text, answer = given["text"].strip(), answer.strip()
     return answer.startswith(text) and bool(answer[len(text) :].strip())
@@ -203,10 +139,6 @@ def _repeat(answer: str, given: Mapping[str, Any]) -> bool:
 def _english(answer: str, _: Mapping[str, Any]) -> bool:
     letters = [letter for letter in answer if letter.isalpha()]
     return bool(letters) and sum(letter.isascii() for letter in letters) >= 0.97 * len(letters)
-
-
-def _no_digits(answer: str, _: Mapping[str, Any]) -> bool:
-    return not any(letter.isdigit() for letter in answer)
 
 
 def _line_letter(answer: str, given: Mapping[str, Any]) -> bool:
@@ -220,21 +152,9 @@ def _alphabetical(answer: str, given: Mapping[str, Any]) -> bool:
     return len(items) == given["count"] and items == sorted(items)
 
 
-def _question_marks(answer: str, given: Mapping[str, Any]) -> bool:
-    return answer.count("?") == int(given["count"])
-
-
 def _short_sentences(answer: str, given: Mapping[str, Any]) -> bool:
     parts = [sentence for line in lines(answer) for sentence in sentences(line)]
     return len(parts) >= given["sentences"] and all(fewest_words(sentence) <= given["count"] for sentence in parts)
-
-
-def _ends_with_question(answer: str, _: Mapping[str, Any]) -> bool:
-    return answer.strip().strip('"*').endswith("?")
-
-
-def _roman_list(answer: str, given: Mapping[str, Any]) -> bool:
-    return ROMAN.findall(answer) == list(ROMAN_NUMERALS[: given["count"]])
 
 
 def _short_words(answer: str, given: Mapping[str, Any]) -> bool:
@@ -250,45 +170,45 @@ def _distinct_starts(answer: str, given: Mapping[str, Any]) -> bool:
 
 TRAINED: dict[str, _Check] = {
     "words": _words,
-    "sentences": _sentences,
-    "paragraphs": _paragraphs,
+    "sentences": lambda answer, given: _within(fewest_sentences(answer), most_sentences(answer), given),
+    "paragraphs": lambda answer, given: len(paragraphs(answer)) == given["count"] and DIVIDER not in answer,
     "divided_paragraphs": _divided,
     "paragraph_start": _paragraph_start,
-    "bullets": _bullets,
+    "bullets": lambda answer, given: len(BULLET.findall(answer)) == int(given["count"]),
     "numbered_list": _numbered,
     "sections": _sections,
     "json": _json,
-    "choice": _choice,
+    "choice": lambda answer, given: answer.strip() in given["options"],
     "two_answers": _two_answers,
-    "keywords": _keywords,
-    "forbidden": _forbidden,
+    "keywords": lambda answer, given: all(occurrences(word, answer) for word in given["words"]),
+    "forbidden": lambda answer, given: not any(occurrences(word, answer) for word in given["words"]),
     "keyword_count": _keyword_count,
     "letter_count": _letter_count,
     "capital_words": _capital_words,
-    "lower_case": _lower_case,
-    "upper_case": _upper_case,
-    "no_comma": _no_comma,
-    "title": _title,
-    "highlights": _highlights,
-    "placeholders": _placeholders,
+    "lower_case": lambda answer, _: answer.islower(),
+    "upper_case": lambda answer, _: answer.isupper(),
+    "no_comma": lambda answer, _: "," not in answer and "，" not in answer,
+    "title": lambda answer, _: len(TITLE.findall(answer)) == 1,
+    "highlights": lambda answer, given: len(HIGHLIGHT.findall(answer)) >= int(given["count"]),
+    "placeholders": lambda answer, given: len(PLACEHOLDER.findall(answer)) >= int(given["count"]),
     "postscript": _postscript,
     "quotation": _quotation,
-    "end_phrase": _end_phrase,
-    "start_phrase": _start_phrase,
-    "first_word": _first_word,
-    "last_word": _last_word,
+    "end_phrase": lambda answer, given: answer.strip().strip('"').lower().endswith(given["phrase"].lower()),
+    "start_phrase": lambda answer, given: answer.strip().strip('"').lower().startswith(given["phrase"].lower()),
+    "first_word": lambda answer, given: bare(answer.split()[0]) == given["word"].lower(),
+    "last_word": lambda answer, given: bare(answer.split()[-1]) == given["word"].lower(),
     "repeat_request": _repeat,
     "english": _english,
-    "no_digits": _no_digits,
+    "no_digits": lambda answer, _: not any(letter.isdigit() for letter in answer),
 }
 """The types that training data may have."""
 HELD_OUT: dict[str, _Check] = {
     "line_letter": _line_letter,
     "alphabetical_bullets": _alphabetical,
-    "question_marks": _question_marks,
+    "question_marks": lambda answer, given: answer.count("?") == int(given["count"]),
     "short_sentences": _short_sentences,
-    "ends_with_question": _ends_with_question,
-    "roman_list": _roman_list,
+    "ends_with_question": lambda answer, _: answer.strip().strip('"*').endswith("?"),
+    "roman_list": lambda answer, given: ROMAN.findall(answer) == list(ROMAN_NUMERALS[: given["count"]]),
     "short_words": _short_words,
     "distinct_starts": _distinct_starts,
 }

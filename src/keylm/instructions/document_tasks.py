@@ -155,12 +155,10 @@ def question(text: SourceText, random: Random) -> WritingTask | None:
     return task
 
 
-def _be(name: str) -> str:
-    return "are" if re.search(r"[^siu]s$", name) else "is"
-
-
 def _question(heading: str, body: str) -> str | None:
-    heading = re.sub(r"What is \(are\) (.*)\?", lambda match: f"What {_be(match[1])} {match[1]}?", heading)
+    if named := re.search(r"What is \(are\) (.*)\?", heading):
+        be = "are" if re.search(r"[^siu]s$", named[1]) else "is"
+        heading = heading.replace(named[0], f"What {be} {named[1]}?")
     if not re.match(
         r"(What|How|Why|Can|Could|Is|Are|Do|Does|Did|Should|When|Where|Which|Who|Will|Would|May)\b", heading
     ):
@@ -175,10 +173,8 @@ def _question(heading: str, body: str) -> str | None:
 
 def _topic(request: str) -> str:
     """Return what a question is about, as a title."""
-    plain = re.sub(
-        r"^(What|How|Why|Who|When|Where|Which) (is|are|do|does|can|should|to|was|were) ", "", request.rstrip("?.")
-    )
-    return plain if plain != request.rstrip("?.") else request.rstrip("?.")
+    asking = r"^(What|How|Why|Who|When|Where|Which) (is|are|do|does|can|should|to|was|were) "
+    return re.sub(asking, "", request.rstrip("?."))
 
 
 def howto(text: SourceText, random: Random) -> WritingTask | None:
@@ -189,13 +185,11 @@ def howto(text: SourceText, random: Random) -> WritingTask | None:
         return None
     body = [section for section in found[:6] if section.paragraphs and not section.heading.endswith("?")]
     pool = [[s for s in part if not s.endswith("?")] for section in body for part in section.paragraphs]
-    pool = [part for part in pool if part]
-    pool = [part for part in pool if text.on_its_title(part)]
+    pool = [part for part in pool if part and text.on_its_title(part)]
     pool.sort(key=lambda part: not _DIRECT.match(part[0]))  # direct answers first
     if not pool or LEANING.match(pool[0][0]):
         return None
-    heading = sentence_case(title, text.prose)
-    heading = heading[0].upper() + heading[1:]
+    heading = capitalised(sentence_case(title, text.prose))
     if re.search(r"\b(don|doesn|can|isn|won|didn) t\b|\b[A-Z]$", heading, re.IGNORECASE):
         return None
     small = heading[0].lower() + heading[1:]

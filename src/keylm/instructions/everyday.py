@@ -96,9 +96,7 @@ def _rewrite(inputs: GeneratorInputs, random: Random) -> Exchange | None:
     return random.choice(requests).format(text=shown), answer, source
 
 
-_CONTRACTIONS = {
-    "n't": " not", "'re": " are", "'ve": " have", "'ll": " will", "'m": " am",
-}  # fmt: skip
+_CONTRACTIONS = {"n't": " not", "'re": " are", "'ve": " have", "'ll": " will", "'m": " am"}
 
 
 def long_forms(text: str) -> str:
@@ -204,10 +202,6 @@ def _creative(inputs: GeneratorInputs, random: Random) -> Exchange | None:
     return task.request, Draft(task, random.choice((30, 60, 100, 160))).render(), ""
 
 
-def _own(make: Callable[[Random], tuple[str, str]]) -> "Maker":
-    return lambda inputs, random: (*make(random), "")
-
-
 def _talk(exchanges: Sequence[TalkExchange]) -> "Maker":
     return lambda inputs, random: (*talk.speak(random.choice(exchanges), random, inputs.name), "")
 
@@ -219,8 +213,8 @@ MAKERS: dict[str, Maker] = {
     "word": _word,
     "person": _person,
     "creative": _creative,
-    "fact": _own(facts.fact),
-    "list": _own(facts.listing),
+    "fact": lambda inputs, random: (*facts.fact(random), ""),
+    "list": lambda inputs, random: (*facts.listing(random), ""),
     "identity": _talk(talk.IDENTITY),
     "small_talk": _talk(talk.SMALL_TALK),
     "refusal": lambda inputs, random: (*talk.refusal(random, inputs.name), ""),

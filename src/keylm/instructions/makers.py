@@ -80,19 +80,11 @@ def _items(draft: Draft, random: Random, most: int = 8) -> list[str] | None:
     return [points[place] for place in sorted(random.sample(range(min(len(points), 2 * count)), count))]
 
 
-def _bullets(draft: Draft, random: Random) -> Parameters | None:
-    return _listed(draft, random, lambda number, item: f"* {item}")
-
-
-def _numbered_list(draft: Draft, random: Random) -> Parameters | None:
-    return _listed(draft, random, lambda number, item: f"{number}. {item}")
-
-
-def _listed(draft: Draft, random: Random, line: Callable[[int, str], str]) -> Parameters | None:
+def _listed(draft: Draft, random: Random, line: str) -> Parameters | None:
     items = None if draft.task.verse or draft.task.head else _items(draft, random)
     if items is None:
         return None
-    list_block = DraftBlock([line(number, item) for number, item in enumerate(items, 1)], "\n")
+    list_block = DraftBlock([line.format(number=number, item=item) for number, item in enumerate(items, 1)], "\n")
     opening = random.choice(_TEXTS.list_openings)
     draft.blocks = (
         [DraftBlock([opening]), list_block] if random.random() < 0.35 and not draft.task.points else [list_block]
@@ -250,12 +242,8 @@ def _capital_words(draft: Draft, random: Random) -> Parameters | None:
         return None
     count = min(len(words) // 2, random.choices((1, 2, 3, 4, 5, 6), (2, 4, 4, 3, 3, 1))[0])
     for word in random.sample(words, count):
-        draft.each_line(partial(_raised, word=word))
+        draft.each_line(partial(re.compile(rf"(?<![\w'’-]){word}(?![\w'’-])").sub, word.upper()))
     return {"relation": "at_least", "count": count}
-
-
-def _raised(line: str, word: str) -> str:
-    return re.sub(rf"(?<![\w'’-]){word}(?![\w'’-])", word.upper(), line)
 
 
 def _no_comma(draft: Draft, random: Random) -> Parameters | None:
@@ -302,26 +290,8 @@ _IN_A_ROW = re.compile(r"(?<=[a-z]),( (?=[a-z][\w-]*(?: [a-z][\w-]*)?, (?:and|or
 _BEFORE_JOIN = re.compile(r", (?=(?:and|or|but|so|which|who|where|because|while|as|with|such|including|especially)\b)")
 
 
-def _quotation(draft: Draft, random: Random) -> Parameters | None:
-    draft.finish.append(lambda text: '"' + text.replace('"', "'") + '"')
-    return {}
-
-
-def _lower_case(draft: Draft, random: Random) -> Parameters | None:
-    draft.finish.append(str.lower)
-    return {}
-
-
-def _upper_case(draft: Draft, random: Random) -> Parameters | None:
-    draft.finish.append(str.upper)
-    return {}
-
-
-def _choice(draft: Draft, random: Random) -> Parameters | None:
-    return {"options": draft.task.options} if draft.task.options else None
-
-
-def _nothing(draft: Draft, random: Random) -> Parameters | None:
+def _finish(draft: Draft, random: Random, change: Callable[[str], str]) -> Parameters | None:
+    draft.finish.append(change)
     return {}
 
 
@@ -330,11 +300,11 @@ MAKERS: dict[str, tuple[int, Maker]] = {
     "paragraphs": (1, _paragraphs),
     "divided_paragraphs": (1, _divided_paragraphs),
     "paragraph_start": (1, _paragraph_start),
-    "bullets": (1, _bullets),
-    "numbered_list": (1, _numbered_list),
+    "bullets": (1, partial(_listed, line="* {item}")),
+    "numbered_list": (1, partial(_listed, line="{number}. {item}")),
     "sections": (1, _sections),
     "json": (3, _json),
-    "choice": (1, _choice),
+    "choice": (1, lambda draft, _: {"options": draft.task.options} if draft.task.options else None),
     "added_keywords": (2, _added_keywords),
     "capital_words": (4, _capital_words),
     "highlights": (5, _highlights),
@@ -344,10 +314,10 @@ MAKERS: dict[str, tuple[int, Maker]] = {
     "title": (7, _title),
     "postscript": (7, _postscript),
     "two_answers": (8, _two_answers),
-    "lower_case": (9, _lower_case),
-    "upper_case": (9, _upper_case),
-    "quotation": (9, _quotation),
-    "english": (9, _nothing),
-    "no_digits": (9, _nothing),
+    "lower_case": (9, partial(_finish, change=str.lower)),
+    "upper_case": (9, partial(_finish, change=str.upper)),
+    "quotation": (9, partial(_finish, change=lambda text: '"' + text.replace('"', "'") + '"')),
+    "english": (9, lambda draft, random: {}),
+    "no_digits": (9, lambda draft, random: {}),
 }
 """The order in which makers are applied, and the makers; other types are measured on the finished text."""

@@ -81,10 +81,7 @@ def _without_line(pattern: re.Pattern[str]) -> Callable[[str, Constraint, Random
 
 
 def _unmarked(pattern: re.Pattern[str], marks: str) -> Callable[[str, Constraint, Random], str]:
-    def change(answer: str, constraint: Constraint, random: Random) -> str:
-        return pattern.sub(lambda match: match.group().strip(marks), answer)
-
-    return change
+    return lambda a, c, r: pattern.sub(lambda match: match.group().strip(marks), a)
 
 
 def _without_words(answer: str, constraint: Constraint, random: Random) -> str:
@@ -92,10 +89,6 @@ def _without_words(answer: str, constraint: Constraint, random: Random) -> str:
     if constraint["type"] == "keyword_count" and constraint["relation"] == "at_most":
         return answer + f" {word.capitalize()}, {word} and {word}." * (int(constraint["count"]) // 3 + 1)
     return re.sub(rf"(?i)(?<!\w){re.escape(word)}(?!\w)", "it", answer)
-
-
-def _with_word(answer: str, constraint: Constraint, random: Random) -> str:
-    return answer + " " + _TEXTS.forbidden_word.format(word=random.choice(constraint["words"]))
 
 
 def _letters(answer: str, constraint: Constraint, random: Random) -> str:
@@ -126,21 +119,9 @@ def _comma(answer: str, constraint: Constraint, random: Random) -> str:
     return answer[:place] + "," + answer[place:] if place > 0 else answer + ","
 
 
-def _start(answer: str, constraint: Constraint, random: Random) -> str:
-    return _TEXTS.start + answer
-
-
-def _apart(mark: str, instead: str) -> Callable[[str, Constraint, Random], str]:
-    return lambda answer, constraint, random: answer.replace(mark, instead)
-
-
 def _without_end(answer: str, constraint: Constraint, random: Random) -> str:
     kept = "\n".join(answer.rstrip().split("\n")[:-1]).rstrip()
     return kept if constraint["type"] == "postscript" and kept else answer.rstrip() + " " + random.choice(_FILLERS)
-
-
-def _choice(answer: str, constraint: Constraint, random: Random) -> str:
-    return random.choice(_TEXTS.choices).format(answer=answer)
 
 
 def _json(answer: str, constraint: Constraint, random: Random) -> str:
@@ -154,28 +135,20 @@ def _unrepeated(answer: str, constraint: Constraint, random: Random) -> str:
     )
 
 
-def _digit(answer: str, constraint: Constraint, random: Random) -> str:
-    return answer + f" ({random.randint(1, 9)})"
-
-
-def _other_language(answer: str, constraint: Constraint, random: Random) -> str:
-    return _TEXTS.language * (len(answer) // 600 + 1) + answer
-
-
 _CHANGES: dict[str, Callable[[str, Constraint, Random], str]] = {
     "words": _length,
     "sentences": lambda a, c, r: (_longer if c["relation"] in ("at_most", "exactly") else _shorter)(a, c, r),
     "paragraphs": _merged,
-    "divided_paragraphs": _apart(DIVIDER, ""),
+    "divided_paragraphs": lambda a, c, r: a.replace(DIVIDER, ""),
     "paragraph_start": _merged,
     "bullets": _without_line(BULLET),
     "numbered_list": _without_line(NUMBERED),
     "sections": lambda a, c, r: re.sub(rf"^{re.escape(c['word'])} {c['count']}\n", "", a, flags=re.MULTILINE),
     "json": _json,
-    "choice": _choice,
-    "two_answers": _apart(ANSWERS_APART, ""),
+    "choice": lambda a, c, r: r.choice(_TEXTS.choices).format(answer=a),
+    "two_answers": lambda a, c, r: a.replace(ANSWERS_APART, ""),
     "keywords": _without_words,
-    "forbidden": _with_word,
+    "forbidden": lambda a, c, r: f"{a} {_TEXTS.forbidden_word.format(word=r.choice(c['words']))}",
     "keyword_count": _without_words,
     "letter_count": _letters,
     "capital_words": _capitals,
@@ -188,10 +161,10 @@ _CHANGES: dict[str, Callable[[str, Constraint, Random], str]] = {
     "postscript": _without_end,
     "quotation": lambda a, c, r: a.strip().strip('"'),
     "end_phrase": _without_end,
-    "start_phrase": _start,
-    "first_word": _start,
+    "start_phrase": lambda a, c, r: _TEXTS.start + a,
+    "first_word": lambda a, c, r: _TEXTS.start + a,
     "last_word": _without_end,
     "repeat_request": _unrepeated,
-    "english": _other_language,
-    "no_digits": _digit,
+    "english": lambda a, c, r: _TEXTS.language * (len(a) // 600 + 1) + a,
+    "no_digits": lambda a, c, r: f"{a} ({r.randint(1, 9)})",
 }

@@ -27,8 +27,8 @@ _BROKEN = re.compile(
 )
 _SHARE = re.compile(r"[A-Za-z ,.'’“”\"()-]")
 _RESOLVES = re.compile(r"[.!?][\"”’)]?$")
-
-
+_LETTERS = re.compile(r"[a-z']+")
+_INSIDE = re.compile(r"(?<=[a-z,;] )[A-Za-z][\w'-]*")
 Forms = dict[str, Counter[str]]
 
 
@@ -50,12 +50,9 @@ class PassageSection:
 def about_itself(sentence: str) -> bool:
     """Return whether a sentence is about its own document, author or reader."""
     words = set(_LETTERS.findall(sentence.lower()))
-    return bool(words & _SELF_REFERENCE) or bool(
-        words & _SELF_REFERENCE_STARTS and _SELF_REFERENCE_PHRASES.search(sentence)
+    return bool(
+        words & _SELF_REFERENCE or (words & _SELF_REFERENCE_STARTS and _SELF_REFERENCE_PHRASES.search(sentence))
     )
-
-
-_LETTERS = re.compile(r"[a-z']+")
 
 
 def good_sentence(sentence: str, *, story: bool = False) -> bool:
@@ -117,13 +114,12 @@ def _is_heading(line: str) -> bool:
 
 def _heads(line: str) -> bool:
     """Return whether a line could be a heading: a question, or words without a full stop (Wikipedia's have one)."""
+    words = fewest_words(line)
     if line.endswith("?"):
-        return fewest_words(line) <= 18
-    return fewest_words(line) <= 9 and (not line.endswith((".", "!", ":", ",", ";")) or _wiki_heading(line))
-
-
-def _wiki_heading(line: str) -> bool:
-    return line.endswith(".") and fewest_words(line) <= 4 and not re.search(r"\b(?:is|was|are|were|has|had)\b", line)
+        return words <= 18
+    if line.endswith("."):
+        return words <= 4 and not re.search(r"\b(?:is|was|are|were|has|had)\b", line)
+    return words <= 9 and not line.endswith(("!", ":", ",", ";"))
 
 
 def good_heading(heading: str) -> bool:
@@ -148,9 +144,6 @@ def word_forms(title: str, body: str) -> Forms:
         if (low := word.lower().removesuffix("'s")) in wanted:
             forms.setdefault(low, Counter())[word] += 1
     return forms
-
-
-_INSIDE = re.compile(r"(?<=[a-z,;] )[A-Za-z][\w'-]*")
 
 
 def sentence_case(title: str, body: str, *, cased: bool = False) -> str:

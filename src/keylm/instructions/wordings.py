@@ -12,6 +12,7 @@ from keylm.instructions.tables import phrase_tables
 from keylm.text.sentences import counted, ordinal
 
 _WORDINGS = phrase_tables().wordings
+_QUOTES = ('"{}"', "'{}'", "{}")
 
 
 def wordings(constraint: Constraint) -> tuple[str, ...]:
@@ -47,7 +48,7 @@ def _slots(constraint: Constraint, random: Random) -> dict[str, Any]:
     if kind in ("keywords", "forbidden"):
         slots.update(_word_slots(constraint["words"], random))
     elif "word" in constraint:
-        slots["word"] = constraint["word"] if kind == "sections" else _quoted(constraint["word"], random)
+        slots["word"] = constraint["word"] if kind == "sections" else random.choice(_QUOTES).format(constraint["word"])
     if "letter" in constraint:
         slots["letter"] = constraint["letter"] if random.random() < 0.7 else f'"{constraint["letter"]}"'
     if "paragraph" in constraint:
@@ -79,7 +80,3 @@ def _joined(parts: list[str], conjunction: str) -> str:
     if len(parts) < 2:
         return "".join(parts)
     return f"{', '.join(parts[:-1])} {conjunction} {parts[-1]}"
-
-
-def _quoted(word: str, random: Random) -> str:
-    return random.choice(('"{}"', "'{}'", "{}")).format(word)
