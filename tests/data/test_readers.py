@@ -136,7 +136,7 @@ def test_links_in_a_circle_end_and_no_folder_is_read_twice(tmp_path: Path) -> No
 def test_a_link_that_leads_nowhere_is_named(target: str, tmp_path: Path) -> None:
     put(tmp_path / "a.jsonl")
     (tmp_path / "b.jsonl").symlink_to(target)  # one leads to itself
-    with pytest.raises(KeylmError, match=r"/b\.jsonl: is a link that leads nowhere; mend it or delete it"):
+    with pytest.raises(KeylmError, match=r"/b\.jsonl: is a link that leads nowhere; fix it or delete it"):
         source_files(tmp_path)
 
 

@@ -92,7 +92,7 @@ def test_changed_sources_are_refused_but_not_looked_at_from_the_curated_files(
     verify(recipe, folder, 1, workers=1, from_curated=True)
     told = capsys.readouterr().out.replace("\n", "")
     assert "shards built anew from the curated files in" in told
-    assert "how those came of the sources was not looked at" in told
+    assert "how those were made from the sources was not checked" in told
 
 
 def test_the_option_of_the_command_line(built: tuple[Recipe, RunFolder], capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,12 +1,15 @@
 """Options that several verbs share."""
 
+from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import typer
 
 from keylm.model.released import NAMES, find_model
 
+Settings = TypeVar("Settings")
 MODEL_HELP = f"A model folder, such as runs/nano/model, or a released model's name ({', '.join(NAMES)})"
 ModelArgument = Annotated[Path, typer.Argument(callback=find_model, help=f"{MODEL_HELP}.")]
 RecipeArgument = Annotated[str, typer.Argument(help="A recipe's TOML file, or the name of a packaged one (nano).")]
@@ -23,3 +26,9 @@ ExecutorOption = Annotated[
 ]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
 TemperatureOption = Annotated[float, typer.Option(min=0.0, help="0 is greedy; higher is freer.")]
+
+
+def settings_of(kind: type[Settings], options: Mapping[str, Any]) -> Settings:
+    """Return the dataclass `kind` with the options that have its fields' names; other fields keep their defaults."""
+    names = [field.name for field in fields(kind) if field.name in options]  # type: ignore[arg-type]
+    return kind(**{name: options[name] for name in names})

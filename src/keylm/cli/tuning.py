@@ -8,7 +8,7 @@ import typer
 
 from keylm.base.console import is_leader, say, seconds
 from keylm.base.errors import Interrupted, KeylmError
-from keylm.cli.options import MODEL_HELP, QuietOption, SetOption, TemperatureOption, WorkersOption
+from keylm.cli.options import MODEL_HELP, QuietOption, SetOption, TemperatureOption, WorkersOption, settings_of
 from keylm.model.released import find_model
 
 BaseArgument = Annotated[
@@ -95,18 +95,7 @@ def dpo(
 
     if not all(value > 0 for value in (epochs, learning_rate, beta)):  # NaN is in no range
         raise KeylmError(f"--epochs {epochs}, --learning-rate {learning_rate}, --beta {beta}; accepted: numbers over 0")
-    started = time.monotonic()
-    settings = Preference(
-        epochs=epochs,
-        learning_rate=learning_rate,
-        beta=beta,
-        batch_pairs=batch_pairs,
-        temperature=temperature,
-        max_new_tokens=max_new_tokens,
-        tries=tries,
-        limit=limit,
-        seed=seed,
-    )
+    started, settings = time.monotonic(), settings_of(Preference, locals())
     try:
         folder = tune(model, pairs, out, settings, Tools(device, micro_batch_pairs, quiet=quiet), fresh=fresh)
     except KeyboardInterrupt:

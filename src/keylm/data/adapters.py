@@ -6,8 +6,10 @@ Where each data set's columns were looked up, and what is dropped and why, is in
 
 import html
 import re
+import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from importlib.resources import files
 from itertools import groupby, pairwise
 from typing import Any
 
@@ -23,7 +25,7 @@ Items = Iterator[Document | Fault]
 class Adapter:
     """How a data set's rows are read.
 
-    `documents` takes a row, its file and its line (from 1); `columns` are those it looks at, () for all of them;
+    `documents` takes a row, its file and its line (from 1); `columns` are those it reads, () for all of them;
     `group` comes first where a document spans several rows, and joins them into one.
     """
 
@@ -190,7 +192,7 @@ def _smoltalk2(row: Row, file: str, line: int) -> Items:
 
 
 def _without_thought(turn: object) -> object:
-    """Return a turn without what stands between <think> and </think>; None where that does not end."""
+    """Return a turn without what is between <think> and </think>; None where that does not end."""
     if not (isinstance(turn, Mapping) and turn.get("role") == "assistant" and isinstance(turn.get("content"), str)):
         return turn if turn is not None else ""
     text, kept, start = turn["content"], [], 0
@@ -206,7 +208,7 @@ def _without_thought(turn: object) -> object:
 
 
 def _trees(rows: Iterator[Row]) -> Iterator[Row]:
-    """Join messages that stand together and have one message_tree_id into a row {"tree": [message, …]}."""
+    """Join adjacent messages of one message_tree_id into a row {"tree": [message, …]}."""
     for _, messages in groupby(rows, key=lambda row: row.get("message_tree_id")):
         yield {"tree": list(messages)}
 
@@ -323,19 +325,5 @@ ADAPTERS: dict[str, Adapter] = {
 }
 """Adapters by the name that a recipe's `adapter` gives."""
 
-HUB_ADAPTERS: dict[str, str] = {
-    "HuggingFaceFW/fineweb-edu": "fineweb_edu",
-    "HuggingFaceFW/fineweb-edu-score-2": "fineweb_edu",
-    "HuggingFaceGECLM/REDDIT_comments": "reddit",
-    "HuggingFaceH4/ultrachat_200k": "ultrachat",
-    "HuggingFaceTB/cosmopedia": "cosmopedia",
-    "HuggingFaceTB/cosmopedia-100k": "cosmopedia",
-    "HuggingFaceTB/smol-smoltalk": "smol_smoltalk",
-    "HuggingFaceTB/smoltalk2": "smoltalk2",
-    "OpenAssistant/oasst2": "oasst2",
-    "allenai/WildChat-1M": "wildchat",
-    "lmsys/lmsys-chat-1m": "lmsys",
-    "marin-community/stackexchange-markdown": "stackexchange",
-    "wikimedia/wikipedia": "wikipedia",
-}
+HUB_ADAPTERS: dict[str, str] = tomllib.loads((files("keylm.data") / "hub_adapters.toml").read_text(encoding="utf-8"))
 """The adapter of each data set on the hub that has one of its own."""

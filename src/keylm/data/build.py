@@ -89,10 +89,8 @@ def _builders(
     recipe: Recipe, provenance: DataProvenance, tokenizer_folder: Path, folder: Path, workers: Workers
 ) -> dict[str, SourceBuilder]:
     """Return each used source's builder, which keeps what it can reuse of an earlier build."""
-    settings, lengths = (
-        provenance.settings(recipe, tokenizer_folder),
-        DocumentTokenizer(tokenizer_folder).byte_lengths(),
-    )
+    settings = provenance.settings(recipe, tokenizer_folder)
+    lengths = DocumentTokenizer(tokenizer_folder).byte_lengths()
     return {
         name: SourceBuilder(recipe, name, folder / name, provenance, settings, lengths, workers)
         for name in recipe.used_sources

@@ -127,7 +127,7 @@ class Curriculum:
         pattern = self._patterns[stage]
         index = pattern.source(place)
         source = self.sources[index]
-        number = self._given[stage][index] + pattern.count_before(index, place)
+        number = self._given[stage][index] + int(pattern.counts_before(place)[index])
         epoch, shard, within, size = self._locate(source, number)
         return Pick(source, epoch, shard, permute(within, size, f"{self._seed}/{source}/{epoch}/{shard}"))
 
@@ -202,9 +202,6 @@ class _Pattern:
 
     def source(self, place: int) -> int:
         return int(self._order[place % PATTERN_WINDOWS])
-
-    def count_before(self, index: int, place: int) -> int:
-        return int(self.counts_before(place)[index])
 
     def counts_before(self, place: int) -> npt.NDArray[np.int64]:
         rounds, rest = divmod(place, PATTERN_WINDOWS)

@@ -212,11 +212,8 @@ class HubRows:
         return self._error(f"{given}; accepted: {', '.join(configs)}")
 
     def _check_origin(self, state: dict[str, Any] | None) -> None:
-        if state and (state["hub"], state["config"], state["split"]) != (
-            self._hub,
-            self._source.config,
-            self._source.split,
-        ):
+        ours = (self._hub, self._source.config, self._source.split)
+        if state and (state["hub"], state["config"], state["split"]) != ours:
             raise self._error(f"begun with {state['hub']} {state['config']} {state['split']}; begin anew")
 
     def _error(self, text: str) -> KeylmError:

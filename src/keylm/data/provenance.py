@@ -121,14 +121,8 @@ def build_settings(recipe: Recipe, tokenizer: Path, curation: CurationRecord | N
 def window_order(recipe: Recipe) -> WindowOrder:
     """Return what, besides the shards, decides which window is where in the run."""
     steps = stage_steps(recipe)
-    return WindowOrder(
-        batch_windows=recipe.training.batch_windows,
-        sources=list(recipe.used_sources),
-        stages=[
-            StageOrder(name=name, steps=steps[name], weights=dict(stage.weights))
-            for name, stage in recipe.stages.items()
-        ],
-    )
+    stages = [StageOrder(name=name, steps=steps[name], weights=stage.weights) for name, stage in recipe.stages.items()]
+    return WindowOrder(batch_windows=recipe.training.batch_windows, sources=list(recipe.used_sources), stages=stages)
 
 
 def curation_inputs(settings: Mapping[str, object], sources: Mapping[str, Source]) -> str:
@@ -148,14 +142,12 @@ def source_stamps(name: str, source: Source) -> list[FileStamp]:
     if source.typos_of:
         return []
     path = source_path(source)
-    return [
-        FileStamp(
-            name_within(path, file),
-            file.stat().st_size,
-            sha256_file(file) if source.is_embedded else file.stat().st_mtime_ns,
-        )
-        for file in list_files(name, source).files
-    ]
+    stamps = []
+    for file in list_files(name, source).files:
+        facts = file.stat()
+        stamp = sha256_file(file) if source.is_embedded else facts.st_mtime_ns
+        stamps.append(FileStamp(name_within(path, file), facts.st_size, stamp))
+    return stamps
 
 
 def input_bytes(name: str, source: Source) -> int:
@@ -170,8 +162,7 @@ def source_settings(source: Source) -> Settings:
     """
     limits: Settings = {"max_bytes": source.max_bytes, "loss": source.loss}
     if source.typos_of:
-        forms: Settings = dict(source.forms.items())
-        return {**limits, "forms": forms, "passes": source.passes}
+        return {**limits, "forms": dict(source.forms.items()), "passes": source.passes}
     columns: list[JsonValue] = [*source_adapter(source).columns]
     return {**limits, "adapter": source.adapter or HUB_ADAPTERS.get(source.hub or "", "auto"), "columns": columns}
 

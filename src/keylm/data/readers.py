@@ -97,7 +97,7 @@ def _why_not(path: Path, error: OSError) -> str:
     if where == path and error.errno == errno.ENOENT:
         return f"{path} does not exist; accepted: a file or folder"
     if where != path and error.errno in (errno.ENOENT, errno.ELOOP):
-        return f"{where}: is a link that leads nowhere; mend it or delete it"
+        return f"{where}: is a link that leads nowhere; fix it or delete it"
     return f"{where}: cannot be read: {error.strerror or error}"
 
 
@@ -140,8 +140,9 @@ class FileRecords:
         name = name_within(self._path, file)
         if _format(file) == ".parquet":
             return _read_parquet(file, name, self._columns, skip)  # which need not read what it skips
-        read = _read_jsonl if _format(file) == ".jsonl" else _read_text
-        return islice(read(file, name), skip, None)
+        if _format(file) == ".jsonl":
+            return islice(_read_jsonl(file, name), skip, None)
+        return (Record(name, item.line, item) for item in islice(_text_documents(file, name), skip, None))
 
 
 def _read_jsonl(file: Path, name: str) -> Iterator[Record]:
@@ -195,14 +196,8 @@ def _read_group(
             row += 1
 
 
-def _read_text(file: Path, name: str) -> Iterator[Record]:
-    """Yield a plain text's documents and faults, each as a record."""
-    for item in _text_documents(file, name):
-        yield Record(name, item.line, item)
-
-
 def _text_documents(file: Path, name: str) -> Iterator[Document | Fault]:
-    """Yield a plain text's documents: parted by lines of `<|endoftext|>`, and cut where they grow too long."""
+    """Yield a plain text's documents: separated by lines of `<|endoftext|>`, and cut where they grow too long."""
     held: list[str] = []
     size, start, cut = 0, 1, False
     for item in _text_lines(file, name):

@@ -127,13 +127,13 @@ class SourceBuilder:
             progress.text_bytes += size
             progress.documents += sum(facts.text_bytes > 0 for facts, _ in row.pieces)
             progress.state, progress.skip = row.state, row.skip
-            report(progress.text_bytes - self.text_bytes, self._facts(progress))
+            facts = f"{self._name}: {progress.documents:,} documents, {progress.text_bytes / 1e6:,.1f} MB"
+            report(progress.text_bytes - self.text_bytes, facts)
             if train.size >= self._capacity:
                 progress.exhausted = False
                 break
         number = self.shards  # of both, so that a validation shard shows with which training shard it came
-        writers: tuple[tuple[Split, ShardWriter], ...] = (("train", train), ("validation", validation))
-        for split, writer in writers:
+        for split, writer in zip(SPLITS, (train, validation), strict=True):
             if writer.size:
                 path = self._folder / f"{split}-{number:05d}.safetensors"
                 self._shards[split].append(writer.close(path, self._lengths))
@@ -252,20 +252,14 @@ class SourceBuilder:
 
     def _add(self, row: ShardRow, train: ShardWriter, validation: ShardWriter) -> None:
         """Pack a record's pieces, and log what was rejected."""
+        assert self._log is not None
         for fault in row.faults:
-            self._count(fault)
+            self._faults[fault.kind] += 1
+            self._log.write({"file": fault.file, "line": fault.line, "kind": fault.kind, "detail": fault.detail})
         for facts, piece in row.pieces:
             file = self._files.setdefault(facts.file, len(self._files))
             writer = validation if facts.held_out else train
             writer.add(piece, file, facts.line, new_document=facts.text_bytes > 0)
-
-    def _count(self, fault: Fault) -> None:
-        assert self._log is not None
-        self._faults[fault.kind] += 1
-        self._log.write({"file": fault.file, "line": fault.line, "kind": fault.kind, "detail": fault.detail})
-
-    def _facts(self, progress: BuildProgress) -> str:
-        return f"{self._name}: {progress.documents:,} documents, {progress.text_bytes / 1e6:,.1f} MB"
 
 
 def _batches(records: Records) -> Iterator[tuple[dict[str, Any], list[Record]]]:

@@ -60,17 +60,23 @@ def _curated(row: Mapping[str, Any], file: str, line: int) -> Iterator[Document 
     return read_record(row, str(origin[0]), int(origin[1]))
 
 
-def parse(record: Record, adapter: Adapter) -> Iterator[Document | Fault]:
-    """Yield the documents and faults of one record."""
+def row_of(record: Record) -> Mapping[str, Any] | Document | Fault:
+    """Return a record's row, parsed; a fault where it is none, and what its reader made a document of as it is."""
     content: object = record.content
     if isinstance(content, bytes):
         content = parse_line(content, record.file, record.line)
-    if isinstance(content, Document | Fault):
-        yield content
-    elif isinstance(content, Mapping):
-        yield from adapter.documents(content, record.file, record.line)
+    if isinstance(content, Mapping | Document | Fault):
+        return content
+    return Fault(record.file, record.line, "not_a_record", type(content).__name__)
+
+
+def parse(record: Record, adapter: Adapter) -> Iterator[Document | Fault]:
+    """Yield the documents and faults of one record."""
+    row = row_of(record)
+    if isinstance(row, Document | Fault):
+        yield row
     else:
-        yield Fault(record.file, record.line, "not_a_record", type(content).__name__)
+        yield from adapter.documents(row, record.file, record.line)
 
 
 class HubRecords:
@@ -118,15 +124,11 @@ class GroupedRecords:
     def _rows(self, aside: deque[Record]) -> Iterator[Mapping[str, Any]]:
         """Yield the rows; a record that is none (a fault, most likely) is put `aside`."""
         for record in FileRecords(self._path, self._adapter.columns):
-            content: object = record.content
-            if isinstance(content, bytes):
-                content = parse_line(content, record.file, record.line)
-            if isinstance(content, Mapping):
-                yield content
-                continue
-            if not isinstance(content, Document | Fault):
-                content = Fault(record.file, record.line, "not_a_record", type(content).__name__)
-            aside.append(Record(record.file, record.line, content))
+            row = row_of(record)
+            if isinstance(row, Document | Fault):
+                aside.append(Record(record.file, record.line, row))
+            else:
+                yield row
 
     def state(self) -> dict[str, Any]:
         """Return how many records are given, those that are no groups included."""

@@ -12,7 +12,7 @@ when it fails in `.failed`. parity.json is written either way.
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from keylm.base.errors import KeylmError
 from keylm.base.files import atomic_write, read_json, write_json
 from keylm.export.parity import Parity, Reference, Subject, compare, make_probe
 from keylm.export.reference import FileTokenizer, TorchModel
-from keylm.export.web import Library, find_library, write_page
+from keylm.export.web import find_library, write_page
 from keylm.model.folder import check_model_folder, export_folder, model_fingerprint, read_config
 from keylm.report.card import CardDetails, card_text
 from keylm.runtimes import gguf_write as gguf_file
@@ -35,6 +35,8 @@ GGUF_DEFAULT = ("f16", "bf16", "q8_0", "q4_0")
 ONNX_DEFAULT = ("fp32", "int8", "q4")
 WEB = ("int8", "q4")
 """What a browser loads: int8 in wasm, 4-bit on WebGPU."""
+PACKAGES = ("torch", "transformers", "tokenizers", "gguf", "xllamacpp", "llama_cpp_python", "onnx", "onnxruntime")
+"""What artefacts are written and run with."""
 
 
 class ParityFailed(KeylmError):
@@ -68,11 +70,6 @@ class ExportOptions:
         if self.transformers_js and "web" not in self.formats:
             raise KeylmError(f"--transformers-js is for --to web, got --to {','.join(self.formats)}")
 
-    @property
-    def library(self) -> Library | None:
-        """Return the copies that go into the web folder. Raises KeylmError if they are not the needed ones."""
-        return find_library(self.transformers_js) if self.transformers_js else None
-
 
 class Exporter:
     """Writes and checks the artefacts of one model folder."""
@@ -80,7 +77,7 @@ class Exporter:
     def __init__(self, model: Path, out: Path, options: ExportOptions, *, quiet: bool = False) -> None:
         """Open the model. Raises KeylmError if there is none or the options cannot be met."""
         options.check()
-        self.library = options.library
+        self.library = find_library(options.transformers_js) if options.transformers_js else None
         check_model_folder(model)
         self.model, self.out, self.options, self.quiet = model, out, options, quiet
         self.name = options.name or model_name(model)
@@ -96,23 +93,17 @@ class Exporter:
         """Make and check everything; write parity.json. Raises ParityFailed at the end if something failed."""
         if set(self.options.formats) - {"hf"}:
             read_config(self.model)  # gguf, onnx and web are written from this layout alone
-        writers = {"hf": self._hf, "gguf": self._gguf, "onnx": self._onnx, "web": self._web}
+        writers: dict[str, Callable[[], None]] = {"hf": self._hf, "gguf": self._gguf, "web": self._web}
+        writers["onnx"] = partial(self._onnx_into, self.out / "onnx", self.options.onnx, "onnx")
         for kind in self.options.formats:
             writers[kind]()
         self._record()
         if (self.out / "hf").is_dir() and "hf" in self.options.formats:  # now with the table of all formats
-            atomic_write(
-                self.out / "hf" / "README.md",
-                card_text(self.model, CardDetails(self.name, parity=self.out / "parity.json")),
-            )
-        failed = [row for row in self.rows if row.faults]
-        if failed:
-            lines = [f"{row.artefact}: {'; '.join(row.faults)}" for row in failed]
-            raise ParityFailed(
-                "\n".join(
-                    ["not the same model, kept with .failed in the name:", *lines, f"see {self.out / 'parity.json'}"]
-                )
-            )
+            card = card_text(self.model, CardDetails(self.name, parity=self.out / "parity.json"))
+            atomic_write(self.out / "hf" / "README.md", card)
+        if lines := [f"{row.artefact}: {'; '.join(row.faults)}" for row in self.rows if row.faults]:
+            first, last = "not the same model, kept with .failed in the name:", f"see {self.out / 'parity.json'}"
+            raise ParityFailed("\n".join([first, *lines, last]))
         return self.rows
 
     def _hf(self) -> None:
@@ -160,26 +151,19 @@ class Exporter:
         subject = (f"gguf/{file.name.removesuffix('.unchecked')}", kind, file.stat().st_size, runtime)
         return Subject(*subject, lambda text, special: runtime.encode(text, special=special), error, tuple(notes))
 
-    def _onnx(self) -> None:
-        self._onnx_into(self.out / "onnx", self.options.onnx, "onnx")
-
     def _web(self) -> None:
         folder = self.out / "web" / "models" / self.name
         self._onnx_into(folder, WEB, f"web/models/{self.name}")
         files = {
             str(file.relative_to(folder)): file.stat().st_size for file in sorted(folder.rglob("*")) if file.is_file()
         }
-        write_json(
-            self.out / "web" / "models.json",
-            [
-                {
-                    "name": self.name,
-                    "fingerprint": f"{model_fingerprint(self.model)[:12]}-{keylm.__version__}",
-                    "dtypes": {"wasm": "q8", "webgpu": "q4"},
-                    "files": files,
-                }
-            ],
-        )
+        listed = {
+            "name": self.name,
+            "fingerprint": f"{model_fingerprint(self.model)[:12]}-{keylm.__version__}",
+            "dtypes": {"wasm": "q8", "webgpu": "q4"},
+            "files": files,
+        }
+        write_json(self.out / "web" / "models.json", [listed])
         write_page(self.out / "web", self.library)
 
     def _onnx_into(self, folder: Path, kinds: Sequence[str], label: str) -> None:
@@ -205,7 +189,10 @@ class Exporter:
         final.parent.mkdir(parents=True, exist_ok=True)
         unchecked, failed = (final.with_name(f"{final.name}.{end}") for end in ("unchecked", "failed"))
         for old in (unchecked, failed, final):
-            _remove(old)
+            if old.is_dir():
+                shutil.rmtree(old)
+            else:
+                old.unlink(missing_ok=True)
         yield unchecked
         try:
             row = self._compare(check(unchecked))
@@ -255,24 +242,13 @@ def model_name(model: Path) -> str:
 
 
 def runtime_versions() -> dict[str, str]:
-    """Return the versions of what artefacts are written and run with, as far as installed."""
+    """Return the versions of PACKAGES, as far as installed."""
     from importlib.metadata import PackageNotFoundError, version
 
     found = {}
-    for package in (
-        "torch",
-        "transformers",
-        "tokenizers",
-        "gguf",
-        "xllamacpp",
-        "llama_cpp_python",
-        "onnx",
-        "onnxruntime",
-    ):
-        try:
+    for package in PACKAGES:
+        with suppress(PackageNotFoundError):
             found[package] = version(package)
-        except PackageNotFoundError:
-            continue
     return found
 
 
@@ -282,10 +258,3 @@ def _encoder(tokenizer: FileTokenizer) -> Callable[[str, bool], list[int]]:
 
 def _size(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

@@ -108,7 +108,7 @@ class Parity:
     tokenizer_mismatches: int
     tokenizer_strings: int
     weights: float | None = None
-    """Largest relative error of a row of weights; None where it was not looked at."""
+    """Largest relative error of a row of weights; None where it was not measured."""
     notes: tuple[str, ...] = ()
     """Faults that a runtime found itself."""
 

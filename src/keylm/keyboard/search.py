@@ -72,10 +72,10 @@ class Continuations:
             return
         if (expected := self._whole.expected) is not None and self._whole.ids[: len(ids)] == ids:
             self._read = Read(ids, self._whole.cache, expected[len(ids) - 1])
-        elif _common(self._ahead.ids, ids) > _common(self._read.ids, ids):
+        elif common_prefix(self._ahead.ids, ids) > common_prefix(self._read.ids, ids):
             self._read = self._ahead
         if ids != self._read.ids:
-            same = min(_common(self._read.ids, ids), len(ids) - 1)
+            same = min(common_prefix(self._read.ids, ids), len(ids) - 1)
             past = self._past(same, 1)
             fed = ids if past is None else ids[same:]
             output = self._model(input_ids=self._tensor([fed]), past_key_values=past, use_cache=True)
@@ -239,10 +239,12 @@ class Suggester:
             heapq.heappush(opened, (cost - value, spelled + self._tokens.spelling[token], (*path, token)))
 
 
-def _common(left: Sequence[int], right: Sequence[int]) -> int:
+def common_prefix(left: Sequence[Any], right: Sequence[Any]) -> int:
     """Return the length of the longest common prefix."""
     shorter = min(len(left), len(right))
-    return next((n for n in range(shorter) if left[n] != right[n]), shorter)
+    if left[:shorter] == right[:shorter]:
+        return shorter
+    return next(n for n in range(shorter) if left[n] != right[n])
 
 
 def _log_probabilities(logits: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from keylm.base.errors import KeylmError
 from keylm.keyboard.corrector import Candidates, Corrector
 from keylm.keyboard.edit_model import EditModel
 from keylm.keyboard.lexicon import Lexicon, lexicon
-from keylm.keyboard.search import CONTEXT, LONGEST, Suggester, Suggestion
+from keylm.keyboard.search import CONTEXT, LONGEST, Suggester, Suggestion, common_prefix
 from keylm.keyboard.tokens import WordTokens
 from keylm.languages.language import ENGLISH, Language
 from keylm.runtimes.cached_decoder import CachedDecoder
@@ -62,7 +62,7 @@ class TreeContinuations:
         """Move to a text (at least one token); its common prefix with the last one is not computed again."""
         if ids == self.ids:
             return
-        same = min(_common(self.ids, ids), len(ids) - 1)
+        same = min(common_prefix(self.ids, ids), len(ids) - 1)
         hidden = self._decoder.prefill(self._cache, 0, same, ids[same:])
         self.ids, self._places = ids, {}
         self._rows = {(): self._log_probabilities(hidden[-1:])[0]}
@@ -182,16 +182,8 @@ class Keyboards:
         return Answer(partial, words, correction, time.perf_counter() - begun)
 
     def _keyboard(self, text: str) -> Keyboard:
-        shared = [_common(keyboard.text, text) for keyboard in self._all]
+        shared = [common_prefix(keyboard.text, text) for keyboard in self._all]
         whole = [n for n, keyboard in enumerate(self._all) if shared[n] and shared[n] >= len(keyboard.text) // 2]
         best = max(whole, key=lambda n: shared[n]) if whole else min(range(len(self._all)), key=self._used.__getitem__)
         self._used[best] = time.monotonic()
         return self._all[best]
-
-
-def _common(left: Sequence[Any], right: Sequence[Any]) -> int:
-    """Return the length of the longest common prefix."""
-    shorter = min(len(left), len(right))
-    if left[:shorter] == right[:shorter]:
-        return shorter
-    return next(n for n in range(shorter) if left[n] != right[n])

@@ -57,7 +57,7 @@ def examine(recipe: Recipe, run_dir: Path, processes: int) -> bool:
             passed, result = False, f"FAILED: {error}"
         table.add_row(name, result)
     console.print(table)
-    say("everything is ready" if passed else "mend what FAILED, then ask the doctor again")
+    say("everything is ready" if passed else "fix what FAILED, then run keylm doctor again")
     return passed
 
 

@@ -56,7 +56,7 @@ def verify(
         build_shards(data, provenance, folder.tokenizer, shards, workers=workers, windows=wanted, quiet=quiet)
         compared = _same_shards(read_manifest(shards), manifest)
         source = f"the curated files in {curated}" if facts and from_curated else "the sources"
-        doubt = "; how those came of the sources was not looked at" if facts and from_curated else ""
+        doubt = "; how those were made from the sources was not checked" if facts and from_curated else ""
         anew = ", curated anew," if facts and not from_curated else ""
         say(f"{compared} shards built anew from {source}{anew} have the SHA-256 of the manifest{doubt}", quiet=quiet)
         last = curriculum.total_steps - 1 if step is None else step

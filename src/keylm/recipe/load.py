@@ -148,17 +148,8 @@ def resolve_recipe(data: dict[str, Any], file: Path, overrides: list[str] | None
     return _resolve_paths(_licensed(parse_recipe(data, str(file)), str(file)), file)
 
 
-def _without_minhash(data: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Drop three former fields that resolved recipes of earlier runs spell out, at the values that are fixed now."""
-    fixed, curation = {"minhash_words": 5, "minhash_buckets": 14, "minhash_hashes": 8}, data.get("curation")
-    if not isinstance(curation, dict):
-        return data
-    return {**data, "curation": {key: value for key, value in curation.items() if fixed.get(key) != value}}
-
-
 def parse_recipe(data: Mapping[str, Any], where: str) -> Recipe:
     """Validate plain values; `where` is named in errors. Raises KeylmError."""
-    data = _without_minhash(data)
     try:
         # JSON mode: TOML arrays become tuples, and no string becomes a number. A date, which JSON has not and no
         # field takes, goes in as a list, so that it is refused.
@@ -172,12 +163,15 @@ def parse_recipe(data: Mapping[str, Any], where: str) -> Recipe:
 
 
 def _without_retired(data: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Drop four fields that resolved recipes of earlier runs spell out and that decided nothing with Muon."""
-    optimizer = data.get("optimizer")
-    if not isinstance(optimizer, dict) or optimizer.get("matrices") != "muon":
-        return data
-    retired = {"matrices", "matrix_learning_rate", "matrix_betas", "matrix_weight_decay"}
-    return {**data, "optimizer": {key: value for key, value in optimizer.items() if key not in retired}}
+    """Drop fields that resolved recipes of earlier runs spell out: fixed by now, or of no effect with Muon."""
+    curation, optimizer = data.get("curation"), data.get("optimizer")
+    if isinstance(curation, dict):
+        fixed = {"minhash_words": 5, "minhash_buckets": 14, "minhash_hashes": 8}
+        data = {**data, "curation": {key: value for key, value in curation.items() if fixed.get(key) != value}}
+    if isinstance(optimizer, dict) and optimizer.get("matrices") == "muon":
+        unused = {"matrices", "matrix_learning_rate", "matrix_betas", "matrix_weight_decay"}
+        data = {**data, "optimizer": {key: value for key, value in optimizer.items() if key not in unused}}
+    return data
 
 
 def find_recipe(path: Path | str) -> Path:

@@ -79,10 +79,6 @@ class Tokenizer(Section):
     """folder of a finished tokenizer, which is taken instead"""
 
 
-def _masked_only() -> dict[Form, float]:
-    return {"masked": 1.0}
-
-
 class Source(Section):
     """One body of text: files (`path`), a data set on the hub (`hub`), or other sources with typos (`typos_of`)."""
 
@@ -100,7 +96,7 @@ class Source(Section):
     """what makes documents of records (docs/hub_datasets.md); without one, by the data set's name"""
     typos_of: tuple[str, ...] = ()
     """sources whose documents are shown with noise"""
-    forms: dict[Form, Weight] = Field(default_factory=_masked_only)
+    forms: dict[Form, Weight] = Field(default={"masked": 1.0})
     """of a typo source: how noise is shown, and weights (docs/data.md)"""
     passes: Annotated[int, Field(ge=1, le=100)] = 1
     """of a typo source: how often it goes over the others' documents, each time with other noise"""

@@ -14,7 +14,9 @@ import math
 import re
 import shutil
 import subprocess
+import tomllib
 from collections.abc import Mapping
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -42,24 +44,10 @@ BLOCK = 32
 """Values that share a scale in Q8_0 and Q4_0: rows of other lengths stay in F16."""
 K_BLOCK = 256
 """Values of a block in K-quants."""
-TENSORS = {
-    "model.embed_tokens.weight": "token_embd.weight",
-    "model.norm.weight": "output_norm.weight",
-    "lm_head.weight": "output.weight",
-}
-LAYER_TENSORS = {
-    "input_layernorm": "attn_norm",
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "self_attn.q_norm": "attn_q_norm",
-    "self_attn.k_norm": "attn_k_norm",
-    "post_attention_layernorm": "ffn_norm",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-}
+_NAMES = tomllib.loads((files("keylm.runtimes") / "gguf_names.toml").read_text(encoding="utf-8"))
+TENSORS: dict[str, str] = _NAMES["model"]
+LAYER_TENSORS: dict[str, str] = _NAMES["layer"]
+"""Names in GGUF of the model's own parameters, and of a layer's."""
 
 Weights = Mapping[str, npt.NDArray[np.float32]]
 """fp32 arrays by parameter name."""

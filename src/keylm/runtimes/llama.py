@@ -5,17 +5,18 @@ Servers hand out the likeliest tokens one position at a time; a comparison with 
 positions, and only the C interface has them.
 
 Of the two structs of parameters only the first four fields are touched (n_ctx, n_batch, n_ubatch, n_seq_max, which
-have stood first since 2024); the rest is passed back to llama.cpp unchanged. What was set is read back and checked, so
+have come first since 2024); the rest is passed back to llama.cpp unchanged. What was set is read back and checked, so
 another layout is an error and no wrong figure.
 """
 
 import ctypes
 import importlib.util
+import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from importlib.resources import files
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
@@ -60,6 +61,14 @@ class _LlamaBatch(ctypes.Structure):
     )
 
 
+_C_TYPES: dict[str, Any] = {
+    **{"nothing": None, "pointer": ctypes.c_void_p, "text": ctypes.c_char_p, "bool": ctypes.c_bool},
+    **{"int32": ctypes.c_int32, "int64": ctypes.c_int64, "uint32": ctypes.c_uint32, "size": ctypes.c_size_t},
+    **{"int32s": ctypes.POINTER(ctypes.c_int32), "floats": ctypes.POINTER(ctypes.c_float)},
+    **{"parameters": _Parameters, "batch": _LlamaBatch, "log": _Log},
+}
+
+
 def library_file() -> Path:
     """Return the library that has llama.cpp's C interface. Raises KeylmError where none is installed."""
     for package in ("xllamacpp", "llama_cpp"):
@@ -69,9 +78,8 @@ def library_file() -> Path:
                 ("xllamacpp*.so", "xllamacpp*.pyd") if package == "xllamacpp" else ("lib/libllama.*", "lib/llama.dll")
             )
             for pattern in patterns:
-                files = sorted(Path(place).glob(pattern))
-                if files:
-                    return files[0]
+                if found_files := sorted(Path(place).glob(pattern)):
+                    return found_files[0]
     raise KeylmError(MISSING)
 
 
@@ -92,43 +100,11 @@ def _library() -> Any:
 
 
 def _declare(library: Any) -> None:
-    pointer, number, text = ctypes.c_void_p, ctypes.c_int32, ctypes.c_char_p
-    ids = ctypes.POINTER(number)
-    kinds: dict[str, tuple[Any, list[Any]]] = {
-        "llama_log_set": (None, [_Log, pointer]),
-        "llama_backend_init": (None, []),
-        "llama_model_default_params": (_Parameters, []),
-        "llama_context_default_params": (_Parameters, []),
-        "llama_model_load_from_file": (pointer, [text, _Parameters]),
-        "llama_init_from_model": (pointer, [pointer, _Parameters]),
-        "llama_model_free": (None, [pointer]),
-        "llama_free": (None, [pointer]),
-        "llama_model_get_vocab": (pointer, [pointer]),
-        "llama_vocab_n_tokens": (number, [pointer]),
-        "llama_vocab_eos": (number, [pointer]),
-        "llama_vocab_eot": (number, [pointer]),
-        "llama_vocab_get_add_bos": (ctypes.c_bool, [pointer]),
-        "llama_vocab_is_eog": (ctypes.c_bool, [pointer, number]),
-        "llama_model_chat_template": (text, [pointer, text]),
-        "llama_model_n_ctx_train": (number, [pointer]),
-        "llama_n_ctx_seq": (ctypes.c_uint32, [pointer]),
-        "llama_n_seq_max": (ctypes.c_uint32, [pointer]),
-        "llama_n_batch": (ctypes.c_uint32, [pointer]),
-        "llama_set_n_threads": (None, [pointer, number, number]),
-        "llama_get_memory": (pointer, [pointer]),
-        "llama_memory_clear": (None, [pointer, ctypes.c_bool]),
-        "llama_memory_seq_cp": (None, [pointer, number, number, number, number]),
-        "llama_memory_seq_rm": (ctypes.c_bool, [pointer, number, number, number]),
-        "llama_batch_init": (_LlamaBatch, [number, number, number]),
-        "llama_batch_free": (None, [_LlamaBatch]),
-        "llama_decode": (number, [pointer, _LlamaBatch]),
-        "llama_get_logits_ith": (ctypes.POINTER(ctypes.c_float), [pointer, number]),
-        "ggml_quantize_chunk": (ctypes.c_size_t, [number, pointer, pointer, *[ctypes.c_int64] * 3, pointer]),
-        "llama_tokenize": (number, [pointer, text, number, ids, number, ctypes.c_bool, ctypes.c_bool]),
-    }
-    for name, (result, arguments) in kinds.items():
+    """Set the types of the functions in llama_functions.toml."""
+    table = (files("keylm.runtimes") / "llama_functions.toml").read_text(encoding="utf-8")
+    for name, kinds in tomllib.loads(table).items():
         function = getattr(library, name)
-        function.restype, function.argtypes = result, arguments
+        function.restype, *function.argtypes = (_C_TYPES[kind] for kind in kinds.split())
 
 
 @dataclass(frozen=True)
@@ -177,7 +153,7 @@ class LlamaModel:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:

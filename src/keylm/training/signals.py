@@ -6,7 +6,7 @@ must not cut short the checkpoint that the first requested.
 
 import signal
 import time
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any, Self
 
 WATCHED = (signal.SIGINT, signal.SIGTERM)
@@ -25,9 +25,7 @@ class StopSignals:
             signal.signal(number, self._receive)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
@@ -35,5 +33,5 @@ class StopSignals:
         if not self.received:
             self.received, self._first = True, time.monotonic()
         elif time.monotonic() - self._first > GRACE_SECONDS:
-            self.__exit__(None, None, None)
+            self.__exit__()
             signal.raise_signal(number)

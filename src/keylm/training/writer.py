@@ -6,7 +6,6 @@ Invariants: at most one write is under way; an error of a write is raised by the
 import contextlib
 import threading
 from collections.abc import Callable, Mapping
-from types import TracebackType
 from typing import Self
 
 import torch
@@ -89,9 +88,7 @@ class BackgroundWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
             self.wait()
         elif issubclass(kind, Exception):

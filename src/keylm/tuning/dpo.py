@@ -39,7 +39,7 @@ from keylm.recipe.run_folder import RunFolder
 from keylm.runtimes.generation import Generator, Message, Sampling, rows_at_once
 from keylm.training.distributed import choose_device
 from keylm.tuning.pairs import PairRequest, Search, make_pairs, read_pairs, read_requests
-from keylm.tuning.preference_settings import Preference, Tools
+from keylm.tuning.preference_settings import DpoRun, Preference, Tools
 
 SAMPLE_BATCH = {"cuda": 1024}
 """Questions that are answered together, by kind of device; SMALL_BATCH elsewhere."""
@@ -57,20 +57,19 @@ def dpo(
     needs_trl()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise KeylmError("keylm dpo: runs on one GPU or CPU; accepted: without torchrun")
-    device, folder = choose_device(tools.device), RunFolder(path)
+    folder = RunFolder(path)
+    run = DpoRun(model, data, folder, settings, tools, choose_device(tools.device))
     if fresh:
         put_aside(folder, quiet=tools.quiet)
     with folder.locked():
         sweep(folder.path)
-        identity = _claim(folder, model, data, settings)
-        pairs = path / "pairs.jsonl"
-        make = partial(_make_pairs, model, data, pairs, settings, tools, device)
-        folder.stage("pairs", sha256_json(identity), [pairs], make, quiet=tools.quiet)
-        inputs = sha256_json([identity, sha256_file(pairs)])
-        tune = partial(_tune, model, folder, read_pairs(pairs), settings, tools, device)
-        folder.stage("train", inputs, [folder.metrics, folder.model], tune, quiet=tools.quiet)
+        identity = _claim(run)
+        pairs, quiet = path / "pairs.jsonl", tools.quiet
+        folder.stage("pairs", sha256_json(identity), [pairs], partial(_make_pairs, run, pairs), quiet=quiet)
+        inputs, outputs = sha256_json([identity, sha256_file(pairs)]), [folder.metrics, folder.model]
+        folder.stage("train", inputs, outputs, partial(_tune, run, read_pairs(pairs)), quiet=quiet)
         shown = sha256_json([inputs, sha256_file(folder.metrics), sha256_file(folder.summary)])
-        folder.stage("report", shown, [folder.report], partial(_write_report, path), quiet=tools.quiet)
+        folder.stage("report", shown, [folder.report], partial(_write_report, path), quiet=quiet)
     return folder
 
 
@@ -83,12 +82,13 @@ def needs_trl() -> None:
         raise KeylmError("preference tuning needs TRL: pip install 'keylm[post]'") from None
 
 
-def _claim(folder: RunFolder, model: Path, data: Sequence[Path], settings: Preference) -> dict[str, Any]:
+def _claim(run: DpoRun) -> dict[str, Any]:
     """Record what the run is, and return it. Raises KeylmError if the folder holds another run."""
-    files = [file for path in data for file in source_files(path)]
+    folder, settings = run.folder, asdict(run.settings)
+    files = [file for path in run.data for file in source_files(path)]
     identity = {
-        "settings": asdict(settings),
-        "model": weights_hash(model),
+        "settings": settings,
+        "model": weights_hash(run.model),
         "data": [[file.name, sha256_file(file)] for file in files],
     }
     file = folder.path / "dpo.json"
@@ -98,11 +98,11 @@ def _claim(folder: RunFolder, model: Path, data: Sequence[Path], settings: Prefe
     for key, value in identity.items():
         if known and known.get(key) != value:
             was = known.get(key)
-            change = key if key != "settings" or not isinstance(was, dict) else _changed(was, asdict(settings))
+            change = key if key != "settings" or not isinstance(was, dict) else _changed(was, settings)
             raise KeylmError(
                 f"{folder.path}: was begun with another {change}; accepted: the same command, another --out, or --fresh"
             )
-    write_json(file, {**identity, "paths": {"model": str(model), "data": list(map(str, data))}})
+    write_json(file, {**identity, "paths": {"model": str(run.model), "data": list(map(str, run.data))}})
     return identity
 
 
@@ -110,30 +110,26 @@ def _changed(was: dict[str, Any], now: dict[str, Any]) -> str:
     return ", ".join(f"{key} ({was.get(key)!r}, now {now[key]!r})" for key in now if was.get(key) != now[key])
 
 
-def _make_pairs(
-    model: Path, data: Sequence[Path], out: Path, settings: Preference, tools: Tools, device: torch.device
-) -> None:
+def _make_pairs(run: DpoRun, out: Path) -> None:
     """Bring pairs.jsonl to its end. Raises KeylmError where there is no pair at all."""
+    settings, tools = run.settings, run.tools
     faults: list[Fault] = []
     requests: list[PairRequest] = []
-    for item in read_requests(data):
+    for item in read_requests(run.data):
         if settings.limit is not None and len(requests) >= settings.limit:
             break
         if isinstance(item, Fault):
             faults.append(item)
         else:
             requests.append(item)
-    lines = [asdict(fault) for fault in faults]
-    write_json(out.with_name("faults.json"), lines)
-    search = Search(settings.tries, SAMPLE_BATCH.get(device.type, SMALL_BATCH), settings.seed)
-    counts = make_pairs(
-        requests, out, lambda: Sampler(model, device, settings), tools.checker, search, quiet=tools.quiet
-    )
+    write_json(out.with_name("faults.json"), [asdict(fault) for fault in faults])
+    search = Search(settings.tries, SAMPLE_BATCH.get(run.device.type, SMALL_BATCH), settings.seed)
+    counts = make_pairs(requests, out, partial(Sampler, run), tools.checker, search, quiet=tools.quiet)
     counts += Counter(fault.kind for fault in faults)
     say("pairs  " + ", ".join(f"{count:,} {kind}" for kind, count in counts.most_common()), quiet=tools.quiet)
     if not counts["pairs"]:
         raise KeylmError(
-            f"{', '.join(map(str, data))}: give no pair to tune on ({dict(counts)}); accepted: lines with prompt, "
+            f"{', '.join(map(str, run.data))}: give no pair to tune on ({dict(counts)}); accepted: lines with prompt, "
             "chosen and rejected or constraints"
         )
 
@@ -141,10 +137,10 @@ def _make_pairs(
 class Sampler:
     """Answers of a model, many at once."""
 
-    def __init__(self, model: Path, device: torch.device, settings: Preference) -> None:
-        """Load the model folder. Raises KeylmError as Generator does."""
-        self._generator = Generator(model, device)
-        self._sampling = Sampling(settings.max_new_tokens, settings.temperature, 1.0, 1.0)
+    def __init__(self, run: DpoRun) -> None:
+        """Load the run's model folder. Raises KeylmError as Generator does."""
+        self._generator = Generator(run.model, run.device)
+        self._sampling = Sampling(run.settings.max_new_tokens, run.settings.temperature, 1.0, 1.0)
 
     def __call__(self, conversations: Sequence[list[Message]], seed: int) -> list[str]:
         """Return an answer to each; "" where a question leaves no room for one."""
@@ -156,19 +152,11 @@ class Sampler:
         return found
 
 
-def _tune(
-    model: Path,
-    folder: RunFolder,
-    pairs: list[dict[str, Any]],
-    settings: Preference,
-    tools: Tools,
-    device: torch.device,
-) -> None:
+def _tune(run: DpoRun, pairs: list[dict[str, Any]]) -> None:
     """Train, and write metrics, model and summary. Raises Interrupted on a signal."""
-    from keylm.tuning.dpo_trainer import train  # TRL is slow to open
+    from keylm.tuning.dpo_trainer import train  # TRL is slow to import
 
-    trained = train(model, folder, pairs, settings, tools, device)
-    export_tuned(trained, model, folder.model)
+    export_tuned(train(run, pairs), run.model, run.folder.model)
 
 
 def export_tuned(model: Any, source: Path, folder: Path) -> None:

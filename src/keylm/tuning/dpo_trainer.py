@@ -28,7 +28,7 @@ from keylm.base.machine import device_name
 from keylm.model.folder import silence_transformers
 from keylm.recipe.run_folder import RunFolder
 from keylm.training.signals import StopSignals
-from keylm.tuning.preference_settings import MICRO_BATCH, Preference, Tools
+from keylm.tuning.preference_settings import MICRO_BATCH, DpoRun, Preference
 
 NAMES = {
     "loss": "loss",
@@ -41,28 +41,22 @@ NAMES = {
 }
 """TRL's names for what is logged, and ours in metrics.jsonl."""
 STATE = "trainer_state.json"
-"""What TRL's checkpoints are finished with."""
+"""The last file that TRL writes of a checkpoint."""
 
 
-def train(
-    model: Path,
-    folder: RunFolder,
-    pairs: list[dict[str, Any]],
-    settings: Preference,
-    tools: Tools,
-    device: torch.device,
-) -> Any:
+def train(run: DpoRun, pairs: list[dict[str, Any]]) -> Any:
     """Return the tuned model (fp32); metrics.jsonl and summary.json are written on the way.
 
     Raises KeylmError where no pair fits into the context, Interrupted on SIGTERM or Ctrl-C (a checkpoint was
     written then), TrainingDiverged where the loss is no finite number.
     """
+    folder, settings, tools = run.folder, run.settings, run.tools
     silence_transformers()
     datasets.disable_progress_bars()
-    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer = AutoTokenizer.from_pretrained(run.model)
     if not tokenizer.chat_template:
-        raise KeylmError(f"{model}: has no chat template; accepted: a model that was tuned to chat")
-    policy = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+        raise KeylmError(f"{run.model}: has no chat template; accepted: a model that was tuned to chat")
+    policy = AutoModelForCausalLM.from_pretrained(run.model, dtype=torch.float32)
     context = int(policy.config.max_position_embeddings)
     fitting = [pair for pair in pairs if _tokens(tokenizer, pair) <= context]
     too_long = len(pairs) - len(fitting)
@@ -80,7 +74,7 @@ def train(
         warnings.simplefilter("ignore", FutureWarning)  # of transformers, about what TRL calls
         trainer = trl.DPOTrainer(
             model=policy,
-            args=_config(folder, settings, tools, device, steps, context, evaluates=bool(held), begins=not begun_at),
+            args=_config(run, steps, context, evaluates=bool(held), begins=not begun_at),
             train_dataset=_dataset(learnt),
             eval_dataset=_dataset(held) if held else None,
             processing_class=tokenizer,
@@ -96,25 +90,16 @@ def train(
     rows = write_metrics(folder, trainer.state.log_history, settings.batch_pairs)
     _check_finite(rows)
     counts = {"pairs": len(learnt), "held_out": len(held), "too_long": too_long, "steps": steps}
-    write_json(folder.summary, _summary(device, counts, time.monotonic() - started))
+    write_json(folder.summary, _summary(run.device, counts, time.monotonic() - started))
     return trainer.accelerator.unwrap_model(trainer.model)
 
 
-def _config(
-    folder: RunFolder,
-    settings: Preference,
-    tools: Tools,
-    device: torch.device,
-    steps: int,
-    context: int,
-    *,
-    evaluates: bool,
-    begins: bool,
-) -> Any:
-    most = min(tools.micro_batch_pairs or MICRO_BATCH[device.type], settings.batch_pairs)
+def _config(run: DpoRun, steps: int, context: int, *, evaluates: bool, begins: bool) -> Any:
+    settings, device = run.settings, run.device
+    most = min(run.tools.micro_batch_pairs or MICRO_BATCH[device.type], settings.batch_pairs)
     micro = next(size for size in range(most, 0, -1) if settings.batch_pairs % size == 0)
     config = trl.DPOConfig(
-        output_dir=str(folder.path / "trl"),
+        output_dir=str(run.folder.path / "trl"),
         num_train_epochs=settings.epochs,
         learning_rate=settings.learning_rate,
         beta=settings.beta,

@@ -18,8 +18,9 @@ from typing import Any, Protocol
 from keylm.base.console import Status
 from keylm.base.errors import KeylmError
 from keylm.base.json_lines import JsonLines, read_rows
-from keylm.data.documents import ROLES, Fault, parse_line
+from keylm.data.documents import ROLES, Fault
 from keylm.data.readers import FileRecords
+from keylm.data.sources import row_of
 from keylm.runtimes.generation import Message, check_unicode
 
 Constraint = dict[str, Any]
@@ -48,15 +49,13 @@ class PairRequest:
 
 @dataclass(frozen=True)
 class Search:
-    """How rejected answers are looked for."""
+    """How rejected answers are searched for."""
 
     tries: int = 4
     """answers to a question at most"""
     batch: int = 16
     """questions at once"""
     seed: int = 0
-    limit: int | None = None
-    """lines that are looked at, the first ones; None: all"""
 
 
 def default_checker() -> Checker:
@@ -71,10 +70,8 @@ def read_requests(files: Sequence[Path]) -> Iterator[PairRequest | Fault]:
     number = 0
     for path in files:
         for record in FileRecords(path):
-            content: object = record.content
-            if isinstance(content, bytes):
-                content = parse_line(content, record.file, record.line)
-            yield content if isinstance(content, Fault) else _request(content, record.file, record.line, number)
+            row = row_of(record)
+            yield row if isinstance(row, Fault) else _request(row, record.file, record.line, number)
             number += 1
 
 

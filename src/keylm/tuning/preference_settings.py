@@ -1,8 +1,12 @@
 """What decides a preference tuning, and how it is done."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+import torch
+
+from keylm.recipe.run_folder import RunFolder
 from keylm.tuning.pairs import Checker, default_checker
 
 MICRO_BATCH = {"cuda": 16, "cpu": 8, "mps": 8}
@@ -29,7 +33,7 @@ class Preference:
     tries: int = 4
     """answers that are sampled for a question at most"""
     limit: int | None = None
-    """lines of the data that are looked at, the first ones"""
+    """lines of the data that are read, the first ones"""
     seed: int = 0
 
 
@@ -42,3 +46,17 @@ class Tools:
     """pairs that are computed at once; None: MICRO_BATCH"""
     checker: Callable[[], Checker] = default_checker
     quiet: bool = False
+
+
+@dataclass(frozen=True)
+class DpoRun:
+    """One preference tuning: what is tuned, on what, where and how."""
+
+    model: Path
+    """a model folder"""
+    data: Sequence[Path]
+    """files of pairs, or of prompts with constraints"""
+    folder: RunFolder
+    settings: Preference
+    tools: Tools
+    device: torch.device

@@ -87,7 +87,7 @@ class FingerSlips:
         self._copied = round(rates.inserted_nearby * SLOTS)
         self._written = np.zeros((len(LETTER_KINDS), 128, SLOTS), np.uint8)
         self._written[-3] = _letter_table(words.letters, preferred.near, rates.neighbours)
-        self._written[-2] = _letter_table(words.vowels, preferred.other_vowels, rates.vowels)
+        self._written[-2] = _letter_table(words.vowels, lambda letter: words.vowels.replace(letter, ""), rates.vowels)
         self._written[-1] = _letter_table(words.letters, preferred.far, rates.substitutions)
 
     def splices(self, words: PlainWords, struck: Struck, rows: Sequence[Ints]) -> Splices:
@@ -240,10 +240,6 @@ class _Letters:
     def __init__(self, language: Language) -> None:
         self._letters, self._vowels = language.words.letters, language.words.vowels
         self._keys = keys_of(language.layout)
-
-    def other_vowels(self, letter: str) -> str:
-        """Return the other vowels."""
-        return self._vowels.replace(letter, "")
 
     def near(self, letter: str) -> str:
         """Return letters of touching keys that are not a vowel for a vowel."""
