@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from keylm.instructions.document_tasks import SourceText
-from keylm.text.sentences import listed
 
 SHARED = Path(__file__).parents[2].parent / "shared"
 ARTICLE = """{name}
@@ -73,8 +72,8 @@ GOOD_AND_BAD = [
 
 
 def documents() -> dict[str, list[SourceText]]:
-    towns = listed("Almar Bergen Corvin Delmo Estrin Fandor Gilmar Holten")
-    animals = listed("Fox Hen Frog Goat Duck Bear Hare Mole")
+    towns = ("Almar", "Bergen", "Corvin", "Delmo", "Estrin", "Fandor", "Gilmar", "Holten")
+    animals = ("Fox", "Hen", "Frog", "Goat", "Duck", "Bear", "Hare", "Mole")
     return {
         "wikipedia": [SourceText("wikipedia", ARTICLE.format(name=name)) for name in towns],
         "children": [SourceText("children", TALE.format(name=name)) for name in animals],

@@ -4,16 +4,8 @@ import os
 import time
 from typing import Self
 
+from rich import progress
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    ProgressColumn,
-    SpinnerColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 console = Console(highlight=False, emoji=False, markup=False)
 """Standard output. No markup is read, in tables neither: `keylm[eval]` stays as it is."""
@@ -33,17 +25,16 @@ class Status:
         self._begun = self._last = time.monotonic()
         self._start = start
         if self._live:
-            columns: list[ProgressColumn] = [
-                SpinnerColumn(),
-                TextColumn("{task.description}", markup=False),
-                BarColumn(bar_width=28),
+            text = progress.TextColumn
+            columns: list[progress.ProgressColumn] = [
+                progress.SpinnerColumn(),
+                text("{task.description}", markup=False),
             ]
-            columns += [TimeElapsedColumn()]
+            columns += [progress.BarColumn(bar_width=28), progress.TimeElapsedColumn()]
             if total is not None:
-                columns += [TextColumn("{task.percentage:>3.0f}% left"), TimeRemainingColumn()]
-            self._progress = Progress(
-                *columns, TextColumn("{task.fields[facts]}", markup=False), console=console, transient=True
-            )
+                columns += [text("{task.percentage:>3.0f}% left"), progress.TimeRemainingColumn()]
+            columns += [text("{task.fields[facts]}", markup=False)]
+            self._progress = progress.Progress(*columns, console=console, transient=True)
             self._task = self._progress.add_task(label, total=total, completed=start, facts="")
 
     def __enter__(self) -> Self:

@@ -45,11 +45,6 @@ def fixed(shards: Mapping[str, Sequence[int]]) -> Layout:
     return lambda source, number: shards[source]
 
 
-def unbuilt(source: str, number: int) -> Sequence[int]:
-    """Return no shards: the layout of sources of which none is known yet."""
-    return []
-
-
 @dataclass(frozen=True)
 class Pick:
     """Which window is at a position of the run."""
@@ -80,7 +75,7 @@ class Batch:
 class Curriculum:
     """The order of all windows of a run."""
 
-    def __init__(self, recipe: Recipe, layout: Layout = unbuilt) -> None:
+    def __init__(self, recipe: Recipe, layout: Layout = lambda source, number: ()) -> None:
         """Plan `recipe` over the shards of `layout`; without one, everything but the place of a window is known."""
         self.sources = list(recipe.used_sources)
         self.batch_windows = recipe.training.batch_windows

@@ -26,7 +26,7 @@ FIRST_TRIES = 3
 """Attempts while the hub has never answered: then there is most likely no network."""
 LONGEST_WAIT = 120.0
 """Seconds between two attempts at most, unless the hub asks for more."""
-TOLD_WAIT = 10.0
+REPORTED_WAIT = 10.0
 """Waits inside huggingface_hub (which retries single requests itself) are reported from so many seconds on."""
 SHA = re.compile(r"[0-9a-f]{40}")
 
@@ -125,7 +125,10 @@ class HubRows:
             builder = datasets.load_dataset_builder(path, name=self._source.config, revision=self.revision)
         except ValueError as error:
             if "BuilderConfig" in str(error) or "Config name" in str(error):
-                raise self._no_config(datasets.get_dataset_config_names(path, revision=self.revision)) from error
+                name = self._source.config
+                given = f"there is no config = {name!r}" if name else "it needs a `config`"
+                configs = datasets.get_dataset_config_names(path, revision=self.revision)
+                raise self._error(f"{given}; accepted: {', '.join(configs)}") from error
             raise
         splits = builder.as_streaming_dataset()
         if self._source.split not in splits:
@@ -207,10 +210,6 @@ class HubRows:
             )
         return self._error(f"its data cannot be read ({_short(error)})")
 
-    def _no_config(self, configs: list[str]) -> KeylmError:
-        given = f"there is no config = {self._source.config!r}" if self._source.config else "it needs a `config`"
-        return self._error(f"{given}; accepted: {', '.join(configs)}")
-
     def _check_origin(self, state: dict[str, Any] | None) -> None:
         ours = (self._hub, self._source.config, self._source.split)
         if state and (state["hub"], state["config"], state["split"]) != ours:
@@ -272,7 +271,7 @@ class _Waits(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         found = re.search(r"(?:Waiting|Retrying in) ([\d.]+)s", record.getMessage())
-        if found and float(found[1]) >= TOLD_WAIT:
+        if found and float(found[1]) >= REPORTED_WAIT:
             say(f"the hub does not answer or asks to wait; trying again in {seconds(float(found[1]))}")
 
 
@@ -290,19 +289,16 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 def _status(error: BaseException) -> int | None:
     """Return the HTTP status that an error came from, if one did."""
-    for cause in _causes(error):
-        status = getattr(getattr(cause, "response", None), "status_code", None)
-        if isinstance(status, int):
-            return status
-    return None
+    found = (getattr(getattr(cause, "response", None), "status_code", None) for cause in _causes(error))
+    return next((status for status in found if isinstance(status, int)), None)
 
 
 def _retry_after(error: BaseException) -> float:
-    """Return the seconds that the hub asked us to wait; 0 where it did not."""
+    """Return the seconds to wait that the hub requested; 0 where it did not."""
     for cause in _causes(error):
-        asked = getattr(getattr(cause, "response", None), "headers", {}).get("Retry-After", "")
-        if re.fullmatch(r"\d+(\.\d+)?", asked):
-            return float(asked)
+        wait = getattr(getattr(cause, "response", None), "headers", {}).get("Retry-After", "")
+        if re.fullmatch(r"\d+(\.\d+)?", wait):
+            return float(wait)
     return 0.0
 
 

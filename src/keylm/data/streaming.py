@@ -245,10 +245,11 @@ class FetchedShards:
         wanted: dict[Path, None] = {}
         size = 0
         for needed, source, shard in self._curriculum.upcoming(min(step, self._curriculum.total_steps - 1)):
-            path = self._path(source, shard)
+            path = self._folder / source / self.manifest.sources[source].train.shards[shard].file
             if path in wanted:
                 continue
-            size += self._size(path)
+            record = self._record(path)
+            size += record.size if record else 0
             if needed > step and size > self._allowed:
                 break
             wanted[path] = None
@@ -260,13 +261,6 @@ class FetchedShards:
         for file in self._folder.glob("*/*.safetensors"):
             if file not in keep:
                 file.unlink()
-
-    def _path(self, source: str, shard: int) -> Path:
-        return self._folder / source / self.manifest.sources[source].train.shards[shard].file
-
-    def _size(self, path: Path) -> int:
-        record = self._record(path)
-        return record.size if record else 0
 
     def _record(self, path: Path) -> ShardRecord | None:
         source = self.manifest.sources[path.parent.name]

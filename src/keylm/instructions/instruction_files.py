@@ -287,7 +287,7 @@ def _write_part(
                 break
     means = {f"mean_{key}_words": round(words[key] / max(1, taken), 1) for key in ("prompt", "answer")}
     tallied = {"duplicates": twice, "with_benchmark_items": held if searched else None}
-    return {"records": taken, **tallied, **means, **{key: _sorted(value) for key, value in tally.items()}}
+    return {"records": taken, **tallied, **means, **{key: dict(value.most_common()) for key, value in tally.items()}}
 
 
 def _without_items(records: Sequence[dict[str, Any]], searched: Decontaminator) -> list[dict[str, Any]]:
@@ -313,10 +313,6 @@ def _count(record: dict[str, Any], tally: dict[str, Counter[str]], words: Counte
     tally["from"][record.get("from") or "own"] += 1
     words["answer"] += fewest_words(answer)
     words["prompt"] += sum(fewest_words(message["content"]) for message in messages if message["role"] != "assistant")
-
-
-def _sorted(found: Counter[str]) -> dict[str, int]:
-    return dict(found.most_common())
 
 
 def default_workers() -> int:

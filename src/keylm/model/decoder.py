@@ -125,11 +125,8 @@ class Attention(nn.Module):
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
-        self.heads, self.kv_heads, self.head_dim = (
-            shape.num_attention_heads,
-            shape.num_key_value_heads,
-            shape.head_dim,
-        )
+        self.heads, self.kv_heads = shape.num_attention_heads, shape.num_key_value_heads
+        self.head_dim = shape.head_dim
         self.q_proj = nn.Linear(shape.hidden_size, self.heads * self.head_dim, bias=False)
         self.k_proj = nn.Linear(shape.hidden_size, self.kv_heads * self.head_dim, bias=False)
         self.v_proj = nn.Linear(shape.hidden_size, self.kv_heads * self.head_dim, bias=False)

@@ -121,9 +121,8 @@ def norm_rotate_backward(
     """Return the gradients of `heads` and of both weights."""
     tokens, count, size = heads.shape
     found, programs = torch.empty_like(heads, memory_format=torch.contiguous_format), -(-tokens // TOKENS)
-    weights = heads.new_empty(
-        (programs, 2, size), dtype=torch.float32
-    )  # summed in a fixed order, for bitwise reproducibility
+    # Summed in a fixed order, for bitwise reproducibility.
+    weights = heads.new_empty((programs, 2, size), dtype=torch.float32)
     grads = (dq.contiguous(), dk.contiguous(), dv.contiguous())
     tables = (q_weight, k_weight, weights, cos, sin, tokens, len(cos), eps)
     kernels().norm_rotate_backward[(programs,)](

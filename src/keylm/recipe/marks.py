@@ -57,11 +57,10 @@ def _table(annotation: Any) -> tuple[type[BaseModel] | None, bool]:
 
 def covers(locations: Iterable[Location], key: Location) -> bool:
     """Return whether one of `locations` is the field at `key`, or a table around it."""
-    return any(_matches(location, key[: len(location)]) for location in locations)
-
-
-def _matches(location: Location, key: Location) -> bool:
-    return len(location) == len(key) and all(ours in ("*", theirs) for ours, theirs in zip(location, key, strict=True))
+    return any(
+        len(location) <= len(key) and all(ours in ("*", theirs) for ours, theirs in zip(location, key, strict=False))
+        for location in locations
+    )
 
 
 def map_texts(

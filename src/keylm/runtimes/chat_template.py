@@ -11,9 +11,7 @@ def plain_template(folder: Path) -> str | None:
     file = folder / "chat_template.jinja"
     found = read_table(folder / "tokenizer_config.json").get("chat_template")
     text = file.read_text(encoding="utf-8") if file.is_file() else found
-    if not isinstance(text, str):
-        return None
-    return without_marks(text)
+    return without_marks(text) if isinstance(text, str) else None
 
 
 def without_marks(template: str) -> str:

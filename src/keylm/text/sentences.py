@@ -5,36 +5,16 @@ beyond doubt, `most_sentences` every terminator. A checker takes whichever is ha
 """
 
 import re
+import tomllib
+from importlib.resources import files
 
-
-def listed(words: str) -> tuple[str, ...]:
-    """Return the words of a text that is a list."""
-    return tuple(words.split())
-
-
-_ABBREVIATIONS = frozenset(
-    listed(
-        "mr mrs ms dr st prof rev gen col capt lt sgt gov sen rep jr sr inc ltd co corp no vs etc e.g i.e cf "
-        "ca al fig vol pp p ed eds est approx dept univ ave blvd mt ft jan feb mar apr jun jul aug sep sept "
-        "oct nov dec u.s u.k u.n d.c"
-    )
-)
+_LISTS = tomllib.loads((files("keylm.text") / "words.toml").read_text(encoding="utf-8"))
+_ABBREVIATIONS = frozenset(_LISTS["abbreviations"].split())
+STOP_WORDS = frozenset(_LISTS["stop_words"].split())
 _END = re.compile(r"[.!?]+[\"”’')\]*]*(?=\s)")
 _OPENING = re.compile(r"[\"“‘'(\[*]*[A-Z0-9]")
 _TERMINATOR = re.compile(r"[.!?]+[\"”’')\]*_>]*(?=\s|$)")
 _WORD = re.compile(r"\w+")
-STOP_WORDS = frozenset(
-    listed(
-        "a about above after again against all also am an and any are as at be because been before being "
-        "below between both but by can cannot could did do does doing down during each even every few first "
-        "for from further get had has have having he her here hers him his how however i if in into is it its "
-        "itself just like made make many may me might more most much must my never new no nor not now of off "
-        "often on once one only or other others our out over own per same she should since so some still such "
-        "than that the their them then there these they this those through thus to too two under until up "
-        "upon us used using very was we well were what when where which while who whom whose why will with "
-        "within without would yet you your"
-    )
-)
 
 
 def sentences(text: str) -> list[str]:
@@ -121,5 +101,5 @@ def ordinal(number: int) -> str:
     return _ORDINALS[number - 1] if number <= len(_ORDINALS) else f"{number}th"
 
 
-_NUMBERS = listed("zero one two three four five six seven eight nine ten eleven twelve")
-_ORDINALS = listed("first second third fourth fifth sixth seventh eighth ninth tenth")
+_NUMBERS = _LISTS["numbers"].split()
+_ORDINALS = _LISTS["ordinals"].split()

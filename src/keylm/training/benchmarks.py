@@ -12,6 +12,7 @@ Cost: one forward pass over each prompt and choice: with 12,020 entries in the t
 36 windows of 2,048 tokens, of ARC-Easy 15, of PIQA 9 (measured).
 """
 
+import contextlib
 import json
 import string
 from collections.abc import Iterator, Mapping, Sequence
@@ -115,16 +116,12 @@ def _lines(file: Path) -> Iterator[tuple[str, Any]]:
         with open_lines(file) as stream:
             for number, line in enumerate(stream, start=1):
                 if line.strip():
-                    yield f"{file}, line {number}", _parsed(line)
+                    record = None
+                    with contextlib.suppress(ValueError):
+                        record = json.loads(line)
+                    yield f"{file}, line {number}", record
     except DAMAGE as error:
         raise KeylmError(f"evaluation.benchmarks: {file}: cannot be read: {error}; accepted: JSON lines") from None
-
-
-def _parsed(line: str) -> Any:
-    try:
-        return json.loads(line)
-    except ValueError:
-        return None
 
 
 def _hub_rows(name: Benchmark, folder: str | None, *, quiet: bool) -> Iterator[tuple[str, Any]]:

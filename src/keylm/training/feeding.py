@@ -36,9 +36,8 @@ class MicroBatch(NamedTuple):
         """Return it on `device`; the copy is asynchronous."""
         moved = self._with(lambda tensor: tensor.to(device, non_blocking=True))
         if moved.packing.cu_seqlens is not None and device.type == "cuda":
-            torch._dynamo.mark_dynamic(
-                moved.packing.cu_seqlens, 0
-            )  # the number of documents must not trigger recompilation
+            # The number of documents must not trigger recompilation.
+            torch._dynamo.mark_dynamic(moved.packing.cu_seqlens, 0)
         return moved
 
     def pinned(self) -> Self:

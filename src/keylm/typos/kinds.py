@@ -14,22 +14,8 @@ from keylm.languages.language import ENGLISH, Language
 from keylm.typos.keys import keys_of
 
 KINDS = (
-    "transposition",
-    "omission",
-    "undoubling",
-    "insertion",
-    "doubling",
-    "neighbour",
-    "vowel",
-    "substitution",
-    "phonetic",
-    "confusion",
-    "inflection",
-    "apostrophe",
-    "case",
-    "space_missing",
-    "space_extra",
-    "multiple",
+    *("transposition", "omission", "undoubling", "insertion", "doubling", "neighbour", "vowel", "substitution"),
+    *("phonetic", "confusion", "inflection", "apostrophe", "case", "space_missing", "space_extra", "multiple"),
 )
 """All answers of `classify` but "other": a wrong word that no slip of hand or ear explains."""
 POSITIONS = 6

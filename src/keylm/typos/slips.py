@@ -9,7 +9,7 @@ for the last 65,536 words. The slips of the fingers are in letters.py.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 import numpy.typing as npt
@@ -43,7 +43,8 @@ class WordSlips:
         self._ending_lengths = np.array([len(ending) for ending in language.endings])
         self._apostrophes = _contractions(language)
         self._miss = {c: round(self._keys.miss_share(c) * TAP_SLOTS) for c in language.words.letters}
-        self._by_kind: dict[str, Slip] = {kind: getattr(self, f"_{kind}") for kind in WORD_KINDS[1:]}
+        picks: list[Slip] = [partial(_picked, self._sounds), partial(_picked, self._confusions.get)]
+        self._slips = (*picks, self._apostrophe, self._taps)
         self._offers = _offers(self._confusions, self._apostrophes)
 
     def offers(self, words: PlainWords, struck: Struck) -> Ints:
@@ -60,7 +61,7 @@ class WordSlips:
         `rows` are the words of each of WORD_KINDS, as indices in `struck`.
         """
         parts = [self._inflected(words, struck, rows[0])]
-        for slip, of_kind in zip(self._by_kind.values(), rows[1:], strict=True):
+        for slip, of_kind in zip(self._slips, rows[1:], strict=True):
             if len(of_kind):
                 parts.append(respelled(slip, words, struck, of_kind, made))
         return joined(parts)
@@ -77,14 +78,6 @@ class WordSlips:
         number = len(self._ending_lengths)
         cut = self._ending_lengths[form // number]
         return Splices(rows[good], end - cut, cut, FIRST_ENDING + form % number, end)
-
-    def _phonetic(self, word: str, bits: int) -> str | None:
-        choices = self._sounds(word)
-        return choices[bits % len(choices)] if choices else None
-
-    def _confusion(self, word: str, bits: int) -> str | None:
-        choices = self._confusions.get(word)
-        return choices[bits % len(choices)] if choices else None
 
     def _apostrophe(self, word: str, bits: int) -> str | None:
         """Drop or move the apostrophe, or put one before a last s."""
@@ -109,6 +102,12 @@ class WordSlips:
             letters.append(letter)
         tapped = "".join(letters)
         return None if tapped == word or tapped != tapped.strip() else tapped
+
+
+def _picked(table: Callable[[str], list[str] | None], word: str, bits: int) -> str | None:
+    """Return one of the words that a table has for a word, None where there is none."""
+    choices = table(word)
+    return choices[bits % len(choices)] if choices else None
 
 
 def respelled(slip: Slip, words: PlainWords, struck: Struck, rows: Ints, made: list[str]) -> Splices:
