@@ -74,12 +74,12 @@ def evaluate(
     from keylm.evaluation.measure import measure
 
     folder = EvaluationFolder(out or default_folder(model, limit))
-    asked = [name for item in tasks or ["card"] for name in item.split(",") if name]
+    requested = [name for item in tasks or ["card"] for name in item.split(",") if name]
     options = BenchmarkOptions(limit, chat, scoring, device, tasks_path)
     command = shlex.join(["keylm", *sys.argv[1:]])
     try:
         measure(
-            place, asked, folder, options, corpus=corpus, items=items, workers=workers, command=command, quiet=quiet
+            place, requested, folder, options, corpus=corpus, items=items, workers=workers, command=command, quiet=quiet
         )
     except KeyboardInterrupt:
         raise Interrupted("stopped; the same command goes on with what is not measured yet") from None
@@ -87,7 +87,7 @@ def evaluate(
         show(table(folder.benchmarks()), folder)
         show_typing(folder)
         show_instructions(folder)
-    tell_report(folder, quiet=quiet)
+    show_report(folder, quiet=quiet)
 
 
 def compare(
@@ -103,7 +103,7 @@ def compare(
         say(str(write_comparison(runs, out)))
 
 
-def tell_report(folder: "EvaluationFolder", *, quiet: bool) -> None:
+def show_report(folder: "EvaluationFolder", *, quiet: bool) -> None:
     """Rewrite the report of the run that contains an evaluation, and print its path."""
     from keylm.report.run_report import write_report
 

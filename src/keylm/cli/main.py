@@ -94,7 +94,7 @@ def run(
     except KeyboardInterrupt:
         raise Interrupted("stopped; the same command goes on from what is finished") from None
     if until == "report" and not quiet and is_leader():
-        tell_result(folder.path, time.monotonic() - started)
+        show_result(folder.path, time.monotonic() - started)
 
 
 @app.command()
@@ -173,7 +173,7 @@ def version() -> None:
     say(keylm.__version__)
 
 
-def tell_result(run_dir: Path, elapsed: float) -> None:
+def show_result(run_dir: Path, elapsed: float) -> None:
     """Print a sample of a finished run, and where its model and report are."""
     from keylm.base.files import read_json
     from keylm.recipe.run_folder import RunFolder

@@ -135,7 +135,7 @@ class LlamaModel:
         """Tokens that one call of `decode` takes, at most."""
         parameters.first[:] = (context * rows, self.batch, self.batch, rows)
         self._context = library.llama_init_from_model(self._model, parameters)
-        if not self._context or not self._as_asked(context, rows):
+        if not self._context or not self._as_requested(context, rows):
             self.close()
             raise KeylmError(f"{file}: llama.cpp takes other parameters than expected; accepted: another version of it")
         library.llama_set_n_threads(self._context, threads, threads)
@@ -144,7 +144,7 @@ class LlamaModel:
         self._batch = library.llama_batch_init(self.batch, 0, 1)
         self._filled = 0
 
-    def _as_asked(self, context: int, rows: int) -> bool:
+    def _as_requested(self, context: int, rows: int) -> bool:
         """Return whether llama.cpp understood its parameters."""
         library, opened = self._library, self._context
         found = (library.llama_n_batch(opened), library.llama_n_seq_max(opened))

@@ -147,7 +147,7 @@ def latest_checkpoint(folder: Path, warn: Callable[[str], None]) -> Checkpoint |
             aside = folder / f"{REFUSED}{path.name}"
             shutil.rmtree(aside, ignore_errors=True)
             path.replace(aside)
-            warn(f"checkpoint refused and put aside as {aside.name}: {damage}; looking at the one before it")
+            warn(f"checkpoint refused and put aside as {aside.name}: {damage}; trying the one before it")
     refused = sorted(aside.name for aside in folder.glob(f"{REFUSED}*"))
     if refused:
         raise KeylmError(
