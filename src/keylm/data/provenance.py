@@ -190,8 +190,6 @@ def source_origin(name: str, source: Source, revision: str | None = None) -> Set
 def _own_settings(recipe: Recipe, name: str, noise: str) -> Settings:
     """Return what decides a source's shards besides its files; `noise` is the typo model's fingerprint."""
     source = recipe.sources[name]
-    settings = source_settings(source)
-    if source.typos_of:
-        origins: Settings = {origin: source_settings(recipe.sources[origin]) for origin in source.typos_of}
-        settings |= {"typos_of": origins, "noise": noise, "seed": recipe.seed}
-    return settings
+    origins: Settings = {origin: source_settings(recipe.sources[origin]) for origin in source.typos_of}
+    of_typos: Settings = {"typos_of": origins, "noise": noise, "seed": recipe.seed} if origins else {}
+    return source_settings(source) | of_typos

@@ -82,13 +82,12 @@ def _paragraph_start(answer: str, given: Mapping[str, Any]) -> bool:
     return bool(first.lower() == given["word"].lower())
 
 
-def _numbered(answer: str, given: Mapping[str, Any]) -> bool:
-    return [int(number) for number in NUMBERED.findall(answer)] == list(range(1, given["count"] + 1))
+def _counts_up(numbers: Sequence[str], given: Mapping[str, Any]) -> bool:
+    return [int(number) for number in numbers] == list(range(1, given["count"] + 1))
 
 
 def _sections(answer: str, given: Mapping[str, Any]) -> bool:
-    found = re.findall(rf"^{re.escape(given['word'])} (\d+)", answer, re.MULTILINE)
-    return [int(number) for number in found] == list(range(1, given["count"] + 1))
+    return _counts_up(re.findall(rf"^{re.escape(given['word'])} (\d+)", answer, re.MULTILINE), given)
 
 
 def _json(answer: str, given: Mapping[str, Any]) -> bool:
@@ -175,7 +174,7 @@ TRAINED: dict[str, _Check] = {
     "divided_paragraphs": _divided,
     "paragraph_start": _paragraph_start,
     "bullets": lambda answer, given: len(BULLET.findall(answer)) == int(given["count"]),
-    "numbered_list": _numbered,
+    "numbered_list": lambda answer, given: _counts_up(NUMBERED.findall(answer), given),
     "sections": _sections,
     "json": _json,
     "choice": lambda answer, given: answer.strip() in given["options"],
