@@ -1,11 +1,11 @@
 # mypy: disable-error-code="misc, import-untyped, no-untyped-call"
-"""Which documents stay: language, quality and length, as datatrove's filters.
+"""The filters of curation: language, quality, length and decontamination, as datatrove's steps.
 
-Invariant: a filter judges a document by its text alone and never changes it, so the order of documents, the tasks
-they fall into and the machine make no difference.
+Invariant: a filter judges a document by its text alone and never changes it, so the order of documents, their
+distribution over tasks and the machine make no difference.
 
 The quality rules are datatrove's: Gopher's (Rae et al. 2021, arXiv:2112.11446, table A1 and section A.1.1), C4's
-(Raffel et al. 2020, JMLR 21:140) and FineWeb's (Penedo et al. 2024, arXiv:2406.17557, section 3.6). They were made
+(Raffel et al. 2020, JMLR 21:140) and FineWeb's (Penedo et al. 2024, arXiv:2406.17557, section 3.6). They were written
 for web pages; docs/curation.md says which register gets which, and why.
 """
 
@@ -32,26 +32,26 @@ from keylm.curate.decontamination import Decontaminator
 from keylm.recipe.schema import Curation, Register
 
 JUDGED_CHARACTERS = 500
-"""Language is told from a document's first characters: the classifier is slow, and these are plenty."""
+"""Language is identified from a document's first characters: the classifier is slow, and these suffice."""
 SHORT_CHARACTERS = 100
 SHORT_THRESHOLD = 0.05
-"""Shorter texts give flat probabilities, and lose a document only where these speak clearly against it."""
+"""Shorter texts give flat probabilities, so they are dropped only where these are clearly against them."""
 GOPHER_WORDS = 50
-"""Gopher drops shorter documents first: its shares of repeated n-grams mean nothing for a few words."""
+"""Gopher drops shorter documents first: shares of repeated n-grams mean nothing for a few words."""
 CHECKED_TOGETHER = 64
-"""Documents that are looked through for evaluation items in one go; short ones are cheaper so."""
+"""Documents searched for evaluation items in one batch, which makes short ones cheaper."""
 _SENTENCE_END = re.compile(r"[.!?…]+[\"'”’)\]]*(?=\s|$)")
 _ODD = np.uint64(0x9E3779B97F4A7C15)
-"""Multiplier of the n-grams' rolling hash: odd, so that no word is lost modulo 2 ** 64."""
+"""Multiplier of the n-grams' rolling hash: odd, so that no word drops out modulo 2 ** 64."""
 
 Verdict = bool | tuple[bool, str]
 
 
 class WordCounts(WordTokenizer):
-    """Words are what white space parts, as in Gopher's paper, and sentences what punctuation ends.
+    """Splits words at white space, as in Gopher's paper, and sentences after punctuation.
 
-    datatrove's own tokenizer (spaCy) takes each punctuation mark for a word, so that Gopher's "80 % of words have a
-    letter" drops ordinary dialogue; it is a large dependency besides.
+    datatrove's own tokenizer (spaCy, a large dependency) counts punctuation marks as words, so that Gopher's "80 % of
+    words have a letter" drops ordinary dialogue.
     """
 
     def __eq__(self, other: object) -> bool:
@@ -65,7 +65,7 @@ class WordCounts(WordTokenizer):
         return text.split()
 
     def span_tokenize(self, text: str) -> list[tuple[int, int]]:
-        """Return where each sentence begins and ends; together they cover the text."""
+        """Return the bounds of the sentences, which together cover the text."""
         ends = [match.end() for match in _SENTENCE_END.finditer(text)]
         if not ends or ends[-1] < len(text):
             ends.append(len(text))
@@ -85,15 +85,15 @@ def quality_filters(curation: Curation, register: Register) -> list[tuple[str, B
 
 
 def filter_settings(curation: Curation) -> dict[str, dict[str, Any]]:
-    """Return every number and list that the quality filters of `curation` judge by, for the report."""
+    """Return all limits and lists of the quality filters of `curation`, for the report."""
     names = sorted({name for filters in curation.filters.values() for name in filters})
     return {name: _limits(_QUALITY[name]()) for name in names}
 
 
 def _limits(judge: BaseFilter) -> dict[str, Any]:
-    """Return a filter's settings as JSON has them, but for datatrove's list of closing punctuation, a long one."""
+    """Return a filter's settings as JSON values, without datatrove's long list of closing punctuation."""
     hidden = ("stats", "exclusion_writer", "batch_size", "language", "stop_chars")
-    # Our own stand behind those they replace, and are told by their names.
+    # Subclasses keep the limits that they take over from datatrove under the same name with an underscore.
     known = {name.lstrip("_"): value for name, value in vars(judge).items() if name not in hidden}
     plain = {name: sorted(value) if isinstance(value, set) else value for name, value in known.items()}
     limits = {name: value for name, value in plain.items() if not isinstance(value, re.Pattern)}
@@ -101,10 +101,9 @@ def _limits(judge: BaseFilter) -> dict[str, Any]:
 
 
 class LanguageFilter(BaseFilter):
-    """Drops documents that py3langid takes for another language.
+    """Drops documents that py3langid (a fork of Lui and Baldwin's langid.py, ACL 2012) takes for another language.
 
-    py3langid (a fork of Lui and Baldwin's langid.py, ACL 2012) brings its model along. Probabilities are normalised
-    over all of its languages; those of the accepted ones are added up.
+    Probabilities are normalised over all of its languages; those of the accepted ones are summed.
     """
 
     name = "language"
@@ -120,7 +119,7 @@ class LanguageFilter(BaseFilter):
         self._threshold = threshold
 
     def filter(self, doc: Document) -> Verdict:
-        """Return whether the document is in an accepted language, or which it seems to be in."""
+        """Return whether the document is in an accepted language, or its likeliest language."""
         identifier = _identifier()
         text = doc.text[:JUDGED_CHARACTERS]
         probabilities = identifier._decide(text)
@@ -139,7 +138,7 @@ def _identifier() -> Any:
 
 
 class LengthFilter(BaseFilter):
-    """Drops what is shorter or longer than the recipe's bounds, in characters."""
+    """Drops documents outside the recipe's bounds, in characters."""
 
     name = "length"
 
@@ -155,10 +154,10 @@ class LengthFilter(BaseFilter):
 
 
 class RepetitionFilter(GopherRepetitionFilter):
-    """Gopher's limits on repeated lines, paragraphs and n-grams, for documents of Gopher's least length.
+    """Gopher's limits on repeated lines, paragraphs and n-grams, for documents of Gopher's minimum length.
 
-    Says what datatrove's filter says, more than twice as fast: n-grams are compared as 64-bit numbers, and datatrove's
-    own count, which goes word by word, is asked only where the characters of all repeated n-grams are over a limit.
+    Same verdicts as datatrove's filter, more than twice as fast: n-grams are compared as 64-bit numbers, and
+    datatrove's own count, word by word, runs only where the characters of all repeated n-grams exceed a limit.
     """
 
     def __init__(self) -> None:
@@ -168,7 +167,7 @@ class RepetitionFilter(GopherRepetitionFilter):
         self.top_n_grams = self.dup_n_grams = ()  # leaves lines and paragraphs to datatrove's filter
 
     def filter(self, doc: Document) -> Verdict:
-        """Return whether the document repeats itself within the limits, or is too short to tell."""
+        """Return whether the document is within the limits, or too short for them."""
         if len(doc.text.split(maxsplit=GOPHER_WORDS)) < GOPHER_WORDS:
             return True
         verdict: Verdict = super().filter(doc)  # lines and paragraphs
@@ -202,8 +201,8 @@ class RepetitionFilter(GopherRepetitionFilter):
 class PageFilter(C4QualityFilter):
     """C4's rules for whole pages: "lorem ipsum" and curly brackets, the signs of templates and code.
 
-    C4's rules for lines would also take headings, lists and blank lines out of a document; FineWeb too left the one
-    on closing punctuation out. datatrove's filter removes lines; here the text stays as it was.
+    C4's rules for lines would also remove headings, lists and blank lines; FineWeb too omits the one on closing
+    punctuation. datatrove's filter edits the text; here it is restored.
     """
 
     def __init__(self) -> None:
@@ -224,21 +223,21 @@ class PageFilter(C4QualityFilter):
 
 
 class DecontaminationFilter(BaseFilter):
-    """Drops documents that hold evaluation items; the reason names the sets, the document's `detail` the items."""
+    """Drops documents that contain evaluation items; the reason names the sets, the document's `detail` the items."""
 
     name = "decontamination"
 
     def __init__(self, index: Path) -> None:
-        """Look for the items of the `index` that a Decontaminator has saved."""
+        """Search for the items of an `index` saved by a Decontaminator."""
         super().__init__(batch_size=CHECKED_TOGETHER)
         self._index = index
 
     def filter(self, doc: Document) -> Verdict:
-        """Return whether the document is free of evaluation items, or whose it holds."""
+        """Return whether the document is free of evaluation items, or the sets of those it contains."""
         return self.filter_batch([doc])[0]
 
     def filter_batch(self, batch: list[Document]) -> list[Verdict]:
-        """Return for each document whether it is free of evaluation items, or whose it holds."""
+        """Return the verdict on each document, as `filter` does."""
         verdicts: list[Verdict] = []
         for doc, found in zip(batch, _decontaminator(self._index).check_many(doc.text for doc in batch), strict=True):
             doc.metadata |= {"detail": found.detail, "items": found.items}

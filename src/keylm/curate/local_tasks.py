@@ -1,10 +1,10 @@
 # mypy: disable-error-code="import-untyped"
-"""A stage's tasks in processes of this machine; a process that is killed or a task that fails stops the stage.
+"""A stage's tasks in local processes; a killed process or a failed task stops the stage.
 
-Invariants: no worker outlives the process that started it, however that one ends. After the first failure no further
-task is handed out; those that are, a few, are finished, for what they leave is of use to the next run.
+Invariants: no worker outlives the process that started it, however that ends. After the first failure no further task
+is started; those already running are finished, as the next run can use their output.
 
-datatrove's own pool (multiprocess.Pool) replaces a worker that was killed and waits for its task forever.
+datatrove's own pool (multiprocess.Pool) replaces a killed worker and waits for its task forever.
 """
 
 import errno
@@ -26,7 +26,7 @@ import dill
 from keylm.base.errors import KeylmError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
-"""What the system says where a disk or a person's share of it is full."""
+"""A full disk, or an exhausted quota."""
 KILLED = (
     "curation: a worker process was killed (out of memory?); fewer --workers need less; the same command goes on from "
     "here"
@@ -35,21 +35,21 @@ KILLED = (
 
 @dataclass(frozen=True)
 class Failure:
-    """How a task ended that did not leave its mark; plain, for not every exception can be sent between processes."""
+    """A failed task; plain values, as not every exception can be sent between processes."""
 
     rank: int
     words: str
     """the exception's kind and first line"""
-    told: bool = False
-    """whether `words` are a KeylmError's, which say all there is to say"""
+    for_user: bool = False
+    """whether `words` are a KeylmError's message"""
     full: int = 0
-    """the errno where a disk is full"""
+    """the errno of a full disk"""
 
 
 def run_ranks(executor: Any, ranks: list[int], workers: int) -> list[Failure]:
-    """Run datatrove's `executor` for each of `ranks`, in this process where `workers` is 1; return what failed.
+    """Run datatrove's `executor` for each of `ranks`, in this process if `workers` is 1; return the failures.
 
-    Raises KeylmError where a worker process was killed or a task raised one, OSError where the disk is full.
+    Raises KeylmError where a worker was killed or a task raised one, OSError where the disk is full.
     """
     packed: bytes = dill.dumps(executor)
     failures: list[Failure] = []
@@ -65,30 +65,30 @@ def run_ranks(executor: Any, ranks: list[int], workers: int) -> list[Failure]:
         if failure.full:
             raise OSError(failure.full, os.strerror(failure.full))
     for failure in failures:
-        if failure.told:
+        if failure.for_user:
             raise KeylmError(failure.words)
     return sorted(failures, key=lambda failure: failure.rank)
 
 
 def _until_one_fails(tasks: list["Future[list[Failure]]"]) -> list[Failure]:
-    """Wait for `tasks`, and after the first failure for those alone that are under way. Raises KeylmError."""
+    """Wait for `tasks`, after the first failure only for those running. Raises KeylmError."""
     failures: list[Failure] = []
     try:
         for task in as_completed(tasks):
             failures += task.result() if not task.cancelled() else []
             for other in tasks if failures else ():
-                other.cancel()  # does nothing to what has begun
+                other.cancel()  # no effect on running tasks
     except BrokenProcessPool:
         raise KeylmError(KILLED) from None
     return failures
 
 
 def _run_rank(packed: bytes, rank: int) -> list[Failure]:
-    """Run one task with steps of its own, as steps keep what they have seen; return its failure, if any."""
+    """Run one task with its own copy of the steps, which keep state; return its failure, if any."""
     try:
         dill.loads(packed)._run_for_rank(rank)
     except KeylmError as error:
-        return [Failure(rank, str(error), told=True)]
+        return [Failure(rank, str(error), for_user=True)]
     except Exception as error:
         full = error.errno if isinstance(error, OSError) and error.errno in FULL else 0
         return [Failure(rank, words_of(error), full=full or 0)]
@@ -96,32 +96,32 @@ def _run_rank(packed: bytes, rank: int) -> list[Failure]:
 
 
 def words_of(error: BaseException) -> str:
-    """Return an exception's kind and the first line of what it says."""
+    """Return an exception's type and the first line of its message."""
     said = str(error).strip().partition("\n")[0][:300]
     return f"{type(error).__name__}: {said}" if said else type(error).__name__
 
 
 @contextmanager
 def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """Give worker processes that end with the `with` block, or at once with this process where it is killed."""
+    """Yield worker processes that end with the block, or immediately if this process is killed."""
     context: ForkServerContext = multiprocessing.get_context("forkserver")
     theirs, ours = context.Pipe(duplex=False)
     pool = ProcessPoolExecutor(workers, context, _end_with, (theirs,))
     try:
         yield pool
     finally:
-        # Before the pool is shut down: on Ctrl-C it would wait for the tasks under way, up to minutes.
+        # Before the shutdown, which on Ctrl-C would wait for running tasks, up to minutes.
         ours.close()
         pool.shutdown(cancel_futures=True)
         theirs.close()
 
 
 def _end_with(pipe: "Connection[Any, Any]") -> None:
-    """In a worker: end where the other end of `pipe` closes, whatever the task does."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's affair, which ends the others
+    """In a worker: exit when the other end of `pipe` closes, whatever the task does."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process handles Ctrl-C and ends its workers
 
     def watch() -> None:
-        pipe.poll(None)  # nothing is ever sent: there is something to read when the pipe is closed
+        pipe.poll(None)  # nothing is ever sent, so this returns when the pipe is closed
         os._exit(1)
 
     Thread(target=watch, daemon=True).start()

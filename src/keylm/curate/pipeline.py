@@ -1,17 +1,18 @@
 # mypy: disable-error-code="import-untyped"
-"""Curation: a recipe's sources, cleaned, de-duplicated and decontaminated through datatrove, to files of records.
+"""Curation: a recipe's sources, filtered, deduplicated and decontaminated with datatrove, written as records.
 
-Invariants: the files and their bytes depend on the sources' documents, the settings and the versions of the packages
-alone, not on the workers, the executor or how often the run was killed; a folder without report.json is not finished;
-work that belongs to other settings, or is partly deleted, has no fingerprint.json and is never taken up.
+Invariants: the output's bytes depend on the documents, the settings and the package versions alone, not on the
+workers, the executor or how often the run was killed; a folder without report.json is unfinished; work with other
+settings, or partly deleted, has no fingerprint.json and is never resumed.
 
 The stages, each a datatrove pipeline run for every rank (a rank is a part of a source; see reading.py):
 
     clean        read → language → quality → length → mask → content hashes → intermediate files
-    exact        one task: which hashes stood before
-    signatures   MinHash signatures of what is no exact duplicate (Broder 1997)
+    exact        one task: hashes that occurred before
+    signatures   MinHash signatures of all but exact duplicates (Broder 1997)
     buckets      one task a bucket: pairs with the same signature
-    clusters     one task: pairs to clusters; keep the first of each
+    clusters     one task: pairs to clusters
+    firsts       one task: keep the first of each cluster
     final        drop both kinds of duplicates → decontamination → records
 """
 
@@ -26,7 +27,7 @@ from keylm.base.errors import KeylmError
 from keylm.base.files import flush, read_json, read_table, write_json
 from keylm.curate.decontamination import Decontaminator
 from keylm.curate.evaluation_items import unread_files
-from keylm.curate.report import FAULTS, REPORT, join_faults, make_report, settings_of, tell_report
+from keylm.curate.report import FAULTS, REPORT, join_faults, make_report, print_report, settings_of
 from keylm.data.curated import Executor, curated_sources
 from keylm.data.hub import SHA, HubRows
 from keylm.data.provenance import curation_inputs, source_origin, source_stamps
@@ -40,10 +41,10 @@ if TYPE_CHECKING:
     from keylm.curate.reading import Unit
 
 PART_BYTES = 8 << 20
-"""Bytes on disk of a unit of work; larger files are read by several tasks, each of which takes its share."""
+"""Bytes on disk of a unit of work; larger files are shared by several tasks."""
 MOST_PARTS = 32
 WORK = ".work"
-"""Folder of what lies between the stages; no source can have a name with a dot."""
+"""Folder of intermediate files; no source can have a name with a dot."""
 FINGERPRINT = "fingerprint.json"
 
 
@@ -52,8 +53,8 @@ def curate(
 ) -> dict[str, Any]:
     """Curate the recipe's sources into folder/SOURCE/*.jsonl.zst and return the report (also folder/report.json).
 
-    What is done and unchanged is not done again; what was begun goes on. Raises KeylmError where a source cannot be
-    read, a source is left without a document, a package is missing or the disk is full.
+    Finished work is reused, interrupted work is resumed. Raises KeylmError where a source cannot be read or is left
+    without a document, a package is missing or the disk is full.
     """
     _need_datatrove()
     curation = recipe.curation or Curation()
@@ -83,13 +84,13 @@ def curate(
                 f"{folder}: the disk is full; free some space, the same command goes on from here"
             ) from None
         raise
-    tell_report(report, quiet=quiet)
+    print_report(report, quiet=quiet)
     return _usable(report)
 
 
 def curation_fingerprint(curation: Curation, settings: dict[str, Any], sources: dict[str, Source]) -> str:
-    """Return the SHA-256 by which a finished curation is recognised: settings, rules, sizes and times of the files."""
-    from keylm.curate.rules import rules_of  # datatrove, which may be missing
+    """Return the SHA-256 that identifies a finished curation: settings, rules, sizes and times of the files."""
+    from keylm.curate.rules import rules_of  # imports datatrove, which may be missing
 
     return curation_inputs({**settings, "rules": rules_of(curation)}, sources)
 
@@ -123,9 +124,9 @@ def _usable(report: dict[str, Any]) -> dict[str, Any]:
 
 
 def _begin(folder: Path, fingerprint: str) -> None:
-    """Make `folder` ready: as an interrupted run of the same fingerprint left it, or empty."""
+    """Prepare `folder`: keep what an interrupted run of the same fingerprint left, else empty it."""
     work = folder / WORK
-    finished = (folder / REPORT).exists()  # then its files were moved out of the work folder
+    finished = (folder / REPORT).exists()  # its files have left the work folder
     if not finished and read_table(work / FINGERPRINT).get("fingerprint") == fingerprint:
         return
     _forget(work)
@@ -140,7 +141,7 @@ def _begin(folder: Path, fingerprint: str) -> None:
 
 
 def _forget(work: Path) -> None:
-    """Delete the fingerprint before anything else: killed between the two, work half deleted would be taken up."""
+    """Delete the fingerprint before anything else, so that half-deleted work is never resumed."""
     (work / FINGERPRINT).unlink(missing_ok=True)
     flush(work)
 
@@ -175,29 +176,27 @@ def _curate(
 
 
 def _origins(sources: dict[str, Source], file: Path) -> dict[str, dict[str, Any]]:
-    """Return what each source is before its curation: once for all tasks, and once for a run that is killed.
+    """Return the origins of the sources, from `file` if an interrupted run wrote it. Raises KeylmError.
 
-    A branch on the hub is resolved to the commit that all tasks read, also those after an interruption.
+    A branch on the hub is resolved once, to the commit that all tasks read.
     """
     if not file.is_file():
-        write_json(file, {name: _origin(name, source) for name, source in sources.items()})
-    origins: dict[str, dict[str, Any]] = read_json(file)
-    return origins
-
-
-def _origin(name: str, source: Source) -> dict[str, Any]:
-    """Return what a source is. Raises KeylmError where its files or its data set cannot be had."""
-    moving = source.hub and not SHA.fullmatch(source.revision or "")
-    return source_origin(name, source, HubRows(name, source).revision if moving else source.revision)
+        origins = {}
+        for name, source in sources.items():
+            moving = source.hub and not SHA.fullmatch(source.revision or "")
+            revision = HubRows(name, source).revision if moving else source.revision
+            origins[name] = source_origin(name, source, revision)
+        write_json(file, origins)
+    return dict(read_json(file))
 
 
 def _pinned(source: Source, origin: dict[str, Any]) -> Source:
-    """Return a source of the hub at the commit of its `origin`, others as they are."""
+    """Return a hub source at the commit of its `origin`, others unchanged."""
     return source.model_copy(update={"revision": origin["revision"]}) if source.hub else source
 
 
 def _index_items(paths: list[Path], index: Path, *, quiet: bool) -> None:
-    """Save the index of the evaluation items below `paths`, and say what is not read there. Raises KeylmError."""
+    """Save the index of the evaluation items below `paths`; print which files are ignored. Raises KeylmError."""
     for path in paths:
         unread = unread_files(path) if path.is_dir() else []
         if unread:
@@ -207,16 +206,19 @@ def _index_items(paths: list[Path], index: Path, *, quiet: bool) -> None:
 
 
 def make_units(sources: dict[str, Source]) -> list["Unit"]:
-    """Return the tasks' shares of the sources in the recipe's order: a fixed list, whatever the workers."""
+    """Return the tasks' parts of the sources, in the recipe's order; independent of the workers."""
     units = []
     for name, source in sources.items():
-        own = [part for unit in _files(name, source) for part in _parts(unit)]
+        own = []
+        for unit, size in _files(name, source):
+            parts = min(MOST_PARTS, max(1, -(-size // PART_BYTES)))
+            own += [replace(unit, part=part, parts=parts) for part in range(parts)]
         units += [replace(unit, number=number) for number, unit in enumerate(own)]
     return units
 
 
 def _files(name: str, source: Source) -> list[tuple["Unit", int]]:
-    """Return a unit for each file of a folder, or one for the source, and their bytes on disk."""
+    """Return a unit for each file of a folder, or one for the source, with their bytes on disk."""
     from keylm.curate.reading import Unit
 
     inputs = source_stamps(name, source)
@@ -231,14 +233,8 @@ def _files(name: str, source: Source) -> list[tuple["Unit", int]]:
     ]
 
 
-def _parts(sized: tuple["Unit", int]) -> list["Unit"]:
-    unit, size = sized
-    parts = min(MOST_PARTS, max(1, -(-size // PART_BYTES)))
-    return [replace(unit, part=part, parts=parts) for part in range(parts)]
-
-
 def make_stages(curation: Curation, units: list["Unit"], work: Path) -> list["CurationStage"]:
-    """Return the stages in order; what the recipe switches off has no step, or no stage."""
+    """Return the stages in order, without what the recipe switches off."""
     from keylm.curate.executors import CurationStage
     from keylm.curate.steps import FindExact
 
@@ -287,7 +283,7 @@ def _near_stages(curation: Curation, ranks: int, work: Path) -> list["CurationSt
 
 
 def _without_exact(curation: Curation, work: Path) -> list[Any]:
-    """Return the steps that read what the first stage kept, without exact duplicates."""
+    """Return the steps that read the first stage's output without exact duplicates."""
     from datatrove.pipeline.dedup import MinhashDedupFilter
 
     from keylm.curate.reading import CleanReader
@@ -314,7 +310,7 @@ def _final_steps(curation: Curation, work: Path) -> list[Any]:
 
 
 def _publish(final: Path, folder: Path, sources: dict[str, Source]) -> None:
-    """Move the finished files to their places; a run that is killed here goes on with those that are left."""
+    """Move the finished files to their places; a run killed here resumes with the rest."""
     for name in sources:
         (folder / name).mkdir(exist_ok=True)
         for file in sorted((final / name).glob("*.jsonl.zst")):

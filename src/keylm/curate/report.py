@@ -1,7 +1,7 @@
-"""The report of a curation: what each step did to each source, with samples, and the hash of what came out.
+"""The report of a curation: what each step did to each source, with samples, and the hash of the output.
 
 Invariant: everything but `fingerprint` and `seconds` depends on the documents and the settings alone, not on when,
-where or with how many workers they were curated; `hash` stands for that part.
+where or with how many workers they were curated; `hash` identifies that part.
 """
 
 import shutil
@@ -17,18 +17,18 @@ from keylm.curate.tally import Tally
 from keylm.recipe.schema import Curation, Source
 
 FORMAT = 2
-"""Counts up when the same settings come to mean something else."""
+"""Incremented when the same settings come to mean something else."""
 MINHASH = {"minhash_words": 5, "minhash_buckets": 14, "minhash_hashes": 8}
 """Words in an n-gram, buckets, and hashes in each: near-duplicates are alike above about (1 / 14) ** (1 / 8) = 0.72."""
 SUSPICIOUS = 0.5
-"""A source that loses more than this share of its bytes or documents to the filters is pointed out."""
+"""A source that loses more than this share of its bytes or documents to the filters is flagged."""
 REPORT = "report.json"
 FAULTS = "faults.jsonl"
 DUPLICATE_STEPS = ("exact_duplicates", "near_duplicates")
 
 
 def settings_of(curation: Curation) -> dict[str, Any]:
-    """Return what the outcome depends on besides the sources: no path of this machine, but what lies there."""
+    """Return what the outcome depends on apart from the sources; files by name and hash, not by path."""
     plain = {**curation.model_dump(mode="json"), **MINHASH}
     plain["decontaminate"] = [_content(Path(path)) for path in curation.decontaminate]
     return {
@@ -39,13 +39,13 @@ def settings_of(curation: Curation) -> dict[str, Any]:
 
 
 def _content(path: Path) -> list[list[str]]:
-    """Return name and SHA-256 of a file, or of all files in a folder."""
+    """Return the name and SHA-256 of a file, or of all files in a folder."""
     files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
     return [[file.relative_to(path.parent).as_posix(), sha256_file(file)] for file in files]
 
 
 def join_faults(parts: Path, ranks: dict[str, list[int]], file: Path) -> None:
-    """Write the faults of all tasks to one file, in the order of sources and what they hold, a line each."""
+    """Write the rejected records of all tasks to one file, a line each, in the order of the sources."""
     with atomic_path(file) as temporary, temporary.open("wb") as joined:
         for rank in sorted(rank for own in ranks.values() for rank in own):
             with (parts / f"{rank:05d}.jsonl").open("rb") as part:
@@ -60,9 +60,9 @@ def make_report(
     ranks: dict[str, list[int]],
     settings: dict[str, Any],
 ) -> dict[str, Any]:
-    """Return the report on what lies in `folder`, from the tallies in `work`; `ranks` are each source's tasks.
+    """Return the report on the output in `folder`, from the tallies in `work`.
 
-    `origins` say what each source was before it was curated.
+    `origins`: each source before curation; `ranks`: each source's tasks.
     """
     seconds: dict[str, float] = {}
     entries = {}
@@ -81,13 +81,13 @@ def make_report(
 
 
 def report_hash(report: dict[str, Any]) -> str:
-    """Return the SHA-256 of the settings, of what every source was and of its output files, in hexadecimal."""
+    """Return the SHA-256 of the settings and of every source's origin and output files, in hexadecimal."""
     files = {name: [entry["origin"], entry["files"]] for name, entry in report["sources"].items()}
     return sha256_json([report["settings"], files])
 
 
 def _steps(tallies: Path, ranks: Sequence[int]) -> dict[str, Tally]:
-    """Return each step's tally over a source's tasks, in the order in which documents went through the steps."""
+    """Return each step's tally over a source's tasks, in the order of the steps."""
     steps: dict[str, Tally] = {}
     for stage in ("clean", "final"):
         for rank in ranks:
@@ -111,14 +111,14 @@ def _entry(source: Source, steps: dict[str, Tally], outputs: Path) -> dict[str, 
     read = steps.pop("read")
     filtered = [tally for step, tally in steps.items() if step not in DUPLICATE_STEPS]
     kept = read.documents - sum(tally.dropped for tally in steps.values())
-    kept_bytes = _kept_bytes(read, steps)
+    last = list(steps.values())[-1] if steps else read  # masking changes sizes, so bytes cannot be subtracted
     entry: dict[str, Any] = {
         "register": source.text_register,
         "read": {"documents": read.documents, "bytes": read.bytes},
         "faults": read.reasons,
-        "fault_samples": read.told("read")["samples"],
-        "steps": [tally.told(step) for step, tally in steps.items()],
-        "kept": {"documents": kept, "bytes": kept_bytes},
+        "fault_samples": read.summary("read")["samples"],
+        "steps": [tally.summary(step) for step, tally in steps.items()],
+        "kept": {"documents": kept, "bytes": last.bytes - last.dropped_bytes},
         "files": {file.name: sha256_file(file) for file in sorted(outputs.glob("*.jsonl.zst"))},
     }
     dropped = max(
@@ -135,14 +135,8 @@ def _entry(source: Source, steps: dict[str, Tally], outputs: Path) -> dict[str, 
     return entry
 
 
-def _kept_bytes(read: Tally, steps: dict[str, Tally]) -> int:
-    """Return the bytes that the last step passed on (masking changes sizes, so they cannot be subtracted)."""
-    last = list(steps.values())[-1] if steps else read
-    return last.bytes - last.dropped_bytes
-
-
-def tell_report(report: dict[str, Any], *, quiet: bool) -> None:
-    """Say in a line what became of each source."""
+def print_report(report: dict[str, Any], *, quiet: bool) -> None:
+    """Print a line on each source."""
     for name, entry in report["sources"].items():
         read, kept = entry["read"], entry["kept"]
         drops = ", ".join(f"{step['step']} {step['dropped']:,}" for step in entry["steps"] if step["dropped"])

@@ -1,8 +1,7 @@
 # mypy: disable-error-code="misc, import-untyped"
-"""The steps of curation that are neither readers nor filters: counting, masking, finding duplicates, writing.
+"""The curation steps that are neither readers nor filters: counting, masking, deduplication, writing.
 
-Invariant: what a task writes depends on what its rank was given alone; of several equal documents the first in the
-order of ranks stays.
+Invariant: a task's output depends on its rank's input alone; of equal documents the first in rank order is kept.
 """
 
 import hashlib
@@ -34,12 +33,12 @@ from keylm.data.sources import content_hash
 from keylm.recipe.schema import Curation
 
 SHINGLES_AT_ONCE = 512
-"""Word n-grams whose hashes are computed together: as many as stay in the processor's cache."""
+"""Word n-grams hashed at once: as many as fit into the processor's cache."""
 MOST_WORDS = 300_000
-"""Words whose hashes are remembered at a time, about 40 MB; then the table starts anew."""
+"""Word hashes that are cached, about 40 MB; a full cache is cleared."""
 _ODD, _HALF = np.uint64(0x9E3779B97F4A7C15), np.uint64(32)
 EMAIL, ADDRESS, PHONE = "email@example.com", "192.0.2.1", "555-0100"
-"""What stands in place of what was masked: names and numbers reserved for examples (RFC 2606, RFC 5737, NANPA)."""
+"""Replacements: names and numbers reserved for examples (RFC 2606, RFC 5737, NANPA)."""
 
 _PHONE_END = re.compile(r"\d{3}[ .-]\d{4}")
 _INTERNATIONAL_PHONE = re.compile(
@@ -49,7 +48,7 @@ _AMERICAN_PHONE = re.compile(r"(?<![\w.+/-])(?:1[ .-])?(?:\(\d{3}\) ?\d{3}[ .-]|
 
 
 class Counted(PipelineStep):
-    """Runs one of datatrove's filters and writes down what it was given and what it dropped."""
+    """Runs one of datatrove's filters and writes a tally of what it received and dropped."""
 
     type = "COUNTED"
 
@@ -83,14 +82,14 @@ class QualityFilters(PipelineStep):
         self._units, self._curation, self._tallies = units, curation, tallies
 
     def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
-        """Yield what every filter of the register keeps."""
+        """Yield what all filters of the register keep."""
         for name, inner in quality_filters(self._curation, self._units[rank].source.text_register):
             data = Counted(name, inner, self._tallies).run(data, rank, world_size)
         yield from data
 
 
 class Exclusions:
-    """Takes what a filter drops, in place of datatrove's writer of excluded documents."""
+    """Counts what a filter drops, in place of datatrove's writer of excluded documents."""
 
     def __init__(self, tally: Tally) -> None:
         self._tally = tally
@@ -102,7 +101,7 @@ class Exclusions:
         pass
 
     def write(self, doc: Document, rank: int = 0) -> None:
-        """Count a document that was dropped."""
+        """Count a dropped document."""
         facts = doc.metadata
         file, line = facts["origin"]
         self._tally.find(facts.get("items", {}))
@@ -114,8 +113,8 @@ class Exclusions:
 class MaskPii(PIIFormatter):
     """Replaces e-mail addresses, public IP addresses (both datatrove's rules) and phone numbers.
 
-    Phone numbers are those written for reading: international ones with a plus sign, and North American ones with
-    dots, dashes or brackets. Digits parted by spaces alone are left, for they are mostly figures.
+    Phone numbers: international ones with a plus sign, and North American ones with dots, dashes or brackets. Digits
+    separated by spaces alone are mostly figures, and kept.
     """
 
     name = "mask_pii"
@@ -125,7 +124,7 @@ class MaskPii(PIIFormatter):
         self._tallies = tallies
 
     def format(self, text: str) -> str:
-        """Return `text` masked; what cannot hold a thing is not searched for it."""
+        """Return `text` masked; cheap tests skip the expressions that cannot match."""
         if "@" in text:
             text = self.emails_replacer.replace(text)
         if text.count(".") > 2:
@@ -157,7 +156,7 @@ class MaskPii(PIIFormatter):
 
 
 class HashRecorder(PipelineStep):
-    """Writes down the content hash of every document that comes by, white space and Unicode's forms made one."""
+    """Records every document's content hash, with white space and Unicode normalised."""
 
     type, name = "DEDUP", "content hashes"
 
@@ -166,7 +165,7 @@ class HashRecorder(PipelineStep):
         self._folder = folder
 
     def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
-        """Yield every document, and at the end write uint64 [documents] to the rank's file."""
+        """Yield every document, then write uint64 [documents] to the rank's file."""
         hashes = []
         for doc in data:
             turns = tuple({**turn, "content": plain(turn["content"])} for turn in doc.metadata.get("messages", ()))
@@ -178,12 +177,12 @@ class HashRecorder(PipelineStep):
 
 
 def plain(text: str) -> str:
-    """Return `text` in Unicode's composed form, with single spaces in place of all white space."""
+    """Return `text` in Unicode's composed form, with white space collapsed to single spaces."""
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
 class FindExact(PipelineStep):
-    """Finds documents whose hash stood before, and writes their places for datatrove's MinhashDedupFilter."""
+    """Finds documents whose hash occurred before, and writes their places for datatrove's MinhashDedupFilter."""
 
     type, name = "DEDUP", "exact duplicates"
 
@@ -192,7 +191,7 @@ class FindExact(PipelineStep):
         self._hashes, self._folder, self._ranks = hashes, folder, ranks
 
     def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> None:
-        """Write RANK.remove, uint32 places in order, for every rank (16 bytes of memory a document)."""
+        """Write RANK.remove, ascending uint32 places, for every rank (16 bytes of memory a document)."""
         parts = [stored_hashes(self._hashes, number) for number in range(self._ranks)]
         every = np.concatenate(parts)
         first = np.zeros(len(every), np.bool_)
@@ -206,10 +205,9 @@ class FindExact(PipelineStep):
 
 
 class KeepFirst(PipelineStep):
-    """Keeps of each cluster the first document; datatrove's own choice is whichever ended as the tree's root.
+    """Keeps the first document of each cluster; datatrove itself keeps whichever became the root of the union-find.
 
-    datatrove numbers clusters in the order in which their first documents stand, so a document is a cluster's first
-    where a number comes up that is higher than all before it.
+    datatrove numbers clusters in the order of their first documents, so each new number marks a first document.
     """
 
     type, name = "DEDUP", "first of each cluster"
@@ -219,7 +217,7 @@ class KeepFirst(PipelineStep):
         self._clusters, self._folder, self._ranks = clusters, folder, ranks
 
     def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> None:
-        """Write RANK.remove, uint32 places in order, for every rank."""
+        """Write RANK.remove, ascending uint32 places, for every rank."""
         self._folder.mkdir(parents=True, exist_ok=True)
         following = 0
         for number in range(self._ranks):
@@ -234,7 +232,7 @@ class KeepFirst(PipelineStep):
 
 
 class Signature(MinhashDedupSignature):
-    """datatrove's MinHash signatures in less time and memory: an n-gram's hash is made from its words' hashes."""
+    """datatrove's MinHash signatures in less time and memory: an n-gram's hash combines its words' hashes."""
 
     _ASCII = TextNormConfig(norm_unicode_diacritics=False)
 
@@ -243,10 +241,7 @@ class Signature(MinhashDedupSignature):
         self._words: dict[str, int] = {}
 
     def get_shingles(self, text: str) -> npt.NDArray[np.uint64]:
-        """Return the hashes of a text's word n-grams, uint64 [n-grams, 1]; ASCII has no diacritics to look for.
-
-        A text of fewer words counts as one n-gram, so that short texts are compared as well.
-        """
+        """Return the hashes of a text's word n-grams, uint64 [n-grams, 1]; a shorter text is one n-gram."""
         words = simplify_text(text, self._ASCII if text.isascii() else self.config.norm_config).split()
         hashes = np.array([self._words.get(word) or self._remember(word) for word in words], np.uint64)
         size = min(self.config.n_grams, len(words))
@@ -264,14 +259,14 @@ class Signature(MinhashDedupSignature):
         return number
 
     def get_signature(self, shingles: npt.NDArray[np.uint64]) -> list[list[int]]:
-        """Return a list of hashes for each bucket; piece by piece, or a long text would take 500 MB."""
+        """Return a list of hashes for each bucket; in pieces, as a long text would take 500 MB at once."""
         pieces = range(0, len(shingles), SHINGLES_AT_ONCE)
         minima = [super(Signature, self).get_signature(shingles[at : at + SHINGLES_AT_ONCE]) for at in pieces]
         return [np.min(bucket, axis=0).tolist() for bucket in zip(*minima, strict=True)]
 
 
 def minhash_config() -> MinhashConfig:
-    """Return datatrove's settings; its default hash would need xxhash below 4, and is not used here (see Signature)."""
+    """Return datatrove's settings; its default hash needs xxhash below 4 (Signature computes its own)."""
     return MinhashConfig(
         n_grams=MINHASH["minhash_words"],
         num_buckets=MINHASH["minhash_buckets"],
@@ -281,8 +276,12 @@ def minhash_config() -> MinhashConfig:
 
 
 def clean_writer(folder: Path) -> JsonlWriter:
-    """Return the writer of what the first stage keeps: whole documents with their metadata, a file a rank."""
-    return JsonlWriter(str(folder), output_filename="${rank}.jsonl.zst", compression="zstd", adapter=_whole_document)
+    """Return the writer of the first stage: whole documents with their metadata, a file a rank."""
+
+    def whole(_writer: JsonlWriter, doc: Document) -> dict[str, Any]:
+        return {"text": doc.text, "id": doc.id, "metadata": doc.metadata}
+
+    return JsonlWriter(str(folder), output_filename="${rank}.jsonl.zst", compression="zstd", adapter=whole)
 
 
 def record_writer(folder: Path) -> JsonlWriter:
@@ -290,10 +289,6 @@ def record_writer(folder: Path) -> JsonlWriter:
     return JsonlWriter(
         str(folder), output_filename="${source}/${part}.jsonl.zst", compression="zstd", adapter=_curated_record
     )
-
-
-def _whole_document(_writer: JsonlWriter, doc: Document) -> dict[str, Any]:
-    return {"text": doc.text, "id": doc.id, "metadata": doc.metadata}
 
 
 def _curated_record(_writer: JsonlWriter, doc: Document) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""Tallies: what one step of curation was given, what it dropped or changed, and samples of that.
+"""Tallies: what one curation step received, dropped and changed, with samples.
 
-Invariant: tallies of several tasks add up to the same figures and the same samples in whatever order they are added.
+Invariant: tallies of several tasks add up to the same figures and samples in any order.
 """
 
 import hashlib
@@ -9,8 +9,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 SAMPLES = 20
-"""Dropped documents that a report shows of each source and step."""
+"""Dropped documents in a report for each source and step."""
 SAMPLE_CHARACTERS = 300
+Items = dict[str, dict[str, int]]
+"""By set and number of an evaluation item, in digits: the most words of it that were found (in a row or all), 0 if
+fuzzy."""
 
 
 @dataclass
@@ -26,18 +29,18 @@ class Tally:
     seconds: float = 0.0
     reasons: dict[str, int] = field(default_factory=dict)
     """documents dropped, by reason"""
-    items: dict[str, dict[str, int]] = field(default_factory=dict)
-    """evaluation items in the dropped documents: by set and number, the most words of the item that prove it"""
+    items: Items = field(default_factory=dict)
+    """evaluation items in the dropped documents"""
     samples: list[list[Any]] = field(default_factory=list)
-    """[digest, file, line, reason, text] of the dropped documents with the least digests: a random draw of them"""
+    """[digest, file, line, reason, text] of the dropped documents with the lowest digests: a random sample"""
 
     def take(self, size: int) -> None:
-        """Count a document of `size` bytes that the step was given."""
+        """Count a received document of `size` bytes."""
         self.documents += 1
         self.bytes += size
 
     def drop(self, file: str, line: int, size: int, reason: str, text: str, detail: str = "") -> None:
-        """Count a document that the step dropped; `detail` goes with the sample alone."""
+        """Count a dropped document; `detail` replaces the reason in the sample."""
         self.dropped += 1
         self.dropped_bytes += size
         self.reasons[reason] = self.reasons.get(reason, 0) + 1
@@ -45,13 +48,11 @@ class Tally:
         digest = hashlib.sha256(f"{file}\0{line}\0{shown}".encode()).hexdigest()[:16]
         self.samples.append([digest, file, line, detail or reason, shown])
         if len(self.samples) > 4 * SAMPLES:
-            self._draw()
+            self._trim()
 
     def find(self, items: Mapping[str, Mapping[str, int]]) -> None:
-        """Take down evaluation items, {set: {number: words}}."""
-        for name, numbers in items.items():
-            known = self.items.setdefault(name, {})
-            known.update({number: max(words, known.get(number, 0)) for number, words in numbers.items()})
+        """Add evaluation items, {set: {number: words}}."""
+        merge_items(self.items, items)
 
     def add(self, other: "Tally") -> None:
         """Add another task's figures."""
@@ -61,16 +62,16 @@ class Tally:
             self.reasons[reason] = self.reasons.get(reason, 0) + count
         self.find(other.items)
         self.samples += other.samples
-        self._draw()
+        self._trim()
 
     def plain(self) -> dict[str, Any]:
         """Return the tally as plain values, for another process to read back."""
-        self._draw()
+        self._trim()
         return asdict(self)
 
-    def told(self, step: str) -> dict[str, Any]:
-        """Return the tally as a report has it: nothing that depends on the clock."""
-        self._draw()
+    def summary(self, step: str) -> dict[str, Any]:
+        """Return the tally for a report, without what depends on the clock."""
+        self._trim()
         return {
             "step": step,
             "documents": self.documents,
@@ -79,16 +80,24 @@ class Tally:
             "dropped_bytes": self.dropped_bytes,
             "changed": self.changed,
             "reasons": dict(sorted(self.reasons.items(), key=lambda item: (-item[1], item[0]))),
-            **({"items": {name: _in_order(self.items[name]) for name in sorted(self.items)}} if self.items else {}),
+            **({"items": ordered_items(self.items)} if self.items else {}),
             "samples": [
                 {"file": file, "line": line, "reason": reason, "text": text}
                 for _, file, line, reason, text in self.samples
             ],
         }
 
-    def _draw(self) -> None:
+    def _trim(self) -> None:
         self.samples = sorted(self.samples)[:SAMPLES]
 
 
-def _in_order(numbers: Mapping[str, int]) -> dict[str, int]:
-    return {number: numbers[number] for number in sorted(numbers, key=int)}
+def merge_items(items: Items, more: Mapping[str, Mapping[str, int]]) -> None:
+    """Add `more` to `items`; of an item in both, the larger number of words counts."""
+    for name, numbers in more.items():
+        known = items.setdefault(name, {})
+        known.update({number: max(words, known.get(number, 0)) for number, words in numbers.items()})
+
+
+def ordered_items(items: Items) -> Items:
+    """Return `items` by set, and in each by number."""
+    return {name: {number: items[name][number] for number in sorted(items[name], key=int)} for name in sorted(items)}
