@@ -21,7 +21,7 @@ from typing import Any
 from keylm.base.errors import KeylmError
 from keylm.base.files import atomic_write, read_json, read_table, write_json
 from keylm.base.json_lines import read_rows
-from keylm.evaluation.contamination import told
+from keylm.evaluation.contamination import contamination_record
 from keylm.evaluation.measure import write_summaries
 from keylm.evaluation.results import EvaluationFolder
 from keylm.recipe.load import Recipe, parse_recipe, read_toml
@@ -86,7 +86,7 @@ def without_folders(word: str) -> str:
 
 def know_contamination(data: Path, joined: RunFolder) -> None:
     """Write what is known of benchmark items where the data was built; beside the GPUs are the shards alone."""
-    found = told(data)
+    found = contamination_record(data)
     if (joined.path / "evaluation").is_dir() and any(row["basis"] != "manifest" for row in found["rows"]):
         write_json(joined.path / "evaluation/contamination.json", found)
 

@@ -27,14 +27,7 @@ import numpy.typing as npt
 from keylm.base.constants import constants_of
 from keylm.base.errors import KeylmError
 from keylm.base.files import sha256_json
-from keylm.curate.evaluation_index import (
-    BIT_PARTS,
-    LONG_SEED,
-    MATCHABLE_WORDS,
-    EvaluationIndex,
-    Integers,
-    build_index,
-)
+from keylm.curate.evaluation_index import BIT_PARTS, LONG_SEED, MATCHABLE_WORDS, EvaluationIndex, Integers, build_index
 from keylm.curate.evaluation_items import read_items
 from keylm.curate.evaluation_words import HashedWords, hash_words, word_spans
 

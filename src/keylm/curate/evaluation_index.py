@@ -157,11 +157,7 @@ def build_index(sets: Mapping[str, Sequence[EvaluationItem]], ngram: int, finger
     ngrams = np.array([_set_ngram(forms, item_set, number, ngram) for number in range(len(sets))], dtype=np.int32)
     answered = np.array([form.parts for form in forms], dtype=bool) & (lengths >= MATCHABLE_WORDS)
     matchable = np.bincount(of_item[answered], minlength=len(items)) > 0
-    facts = {
-        "version": VERSION,
-        "fingerprint": fingerprint,
-        "sets": _counts(sets, item_set, matchable, ngrams),
-    }
+    facts = {"version": VERSION, "fingerprint": fingerprint, "sets": _counts(sets, item_set, matchable, ngrams)}
     kept = [form for form in forms if len(form.words) >= MATCHABLE_WORDS]
     hashes = np.concatenate([form.words for form in kept]) if kept else np.zeros(0, dtype=np.uint64)
     form_starts = np.cumsum([0, *(len(form.words) for form in kept)])

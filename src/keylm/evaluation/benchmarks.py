@@ -1,7 +1,7 @@
 """Benchmarks of any causal language model through lm_eval (EleutherAI's lm-evaluation-harness), zero-shot.
 
-What a benchmark asks and how it is scored is the harness's own; `scoring.SharedContextLM` only makes its
-log-likelihoods faster. One file a finished benchmark is kept (see results.py), so that a stopped evaluation goes on.
+Prompts and scoring are the harness's own; `scoring.SharedContextLM` only computes its log-likelihoods faster. Each
+finished benchmark has a file (see results.py), so an interrupted evaluation resumes.
 """
 
 import contextlib
@@ -39,10 +39,9 @@ SUITES = {
     "robustness": (*MISTYPED, *noises()),
     **{f"robustness_{rate}": tuple(name for name, noise in noises().items() if noise.rate == rate) for rate in RATES},
 }
-"""The rows of a model card; further benchmarks; prompts with typing errors, also by error rate, for a part of them or
-for several GPUs."""
+"""The rows of a model card; further benchmarks; prompts with typing errors, also by error rate (to split the work)."""
 STAND_INS = {row.stands_in_for: name for name, row in BENCHMARKS.items() if row.stands_in_for}
-"""Measured where the first's items are not on this machine; named separately, as it is another split."""
+"""By benchmark, another split to measure where its items are not on this machine; it has its own name."""
 HUB = "from the hub"
 Chat = Literal["ifeval", "all", "none"]
 Scoring = Literal["fast", "harness"]
@@ -50,7 +49,7 @@ Scoring = Literal["fast", "harness"]
 
 @dataclass(frozen=True)
 class BenchmarkOptions:
-    """What figures depend on, apart from the model."""
+    """What the figures depend on, apart from the model."""
 
     limit: int | None = None
     """Items of each task, the first ones; all by default."""
@@ -67,7 +66,7 @@ class BenchmarkOptions:
 
 def evaluate(
     model: str,
-    asked: Sequence[str],
+    requested: Sequence[str],
     folder: EvaluationFolder,
     options: BenchmarkOptions,
     *,
@@ -76,14 +75,13 @@ def evaluate(
 ) -> None:
     """Measure a model (a folder, or a name on the hub) and write a file for each benchmark into `folder`.
 
-    `asked` are suites and benchmarks. A suite leaves out what cannot be measured here and says so; a benchmark asked
-    for by name must be possible. What is there already, measured with the same options on the same weights and items,
-    is kept, and so is the `command` that measured it. Raises KeylmError where the model cannot be opened, a benchmark
-    is unknown or its items are out of reach.
+    `requested`: suites and benchmarks. A suite skips what cannot be measured here and says so; a benchmark requested by
+    name must be possible. Results with the same options, weights and items are kept, with the `command` that measured
+    them. Raises KeylmError where the model cannot be opened, a benchmark is unknown or its items are unavailable.
     """
     with tempfile.TemporaryDirectory(prefix="keylm-tasks-") as scratch:
         files = prepare(options.tasks_path, Path(scratch))
-        names = _at_hand(asked, files, quiet=quiet)
+        names = _available(requested, files, quiet=quiet)
         known = fingerprint(model)
         settings = {name: _settings(known, name, files, options) for name in names}
         left = [name for name in names if read_table(folder.benchmark(name)).get("settings") != settings[name]]
@@ -93,22 +91,22 @@ def evaluate(
         if not left:
             return
         harness = Harness(model, left, files, options)
-        for name in harness.possible(left, asked, quiet=quiet):
+        for name in harness.possible(left, requested, quiet=quiet):
             say(f"{name}  is being measured", quiet=quiet or errors.is_terminal)
             record = harness.run(name)
             write_json(folder.benchmark(name), {**record, "command": command, "settings": settings[name]})
             say(f"{name}  {summary(record)}  {seconds(record['seconds'])}", quiet=quiet)
 
 
-def _at_hand(asked: Sequence[str], files: TaskFiles, *, quiet: bool) -> list[str]:
-    """Return the benchmarks that suites and names stand for, without those of a suite whose items are not here."""
-    names = list(dict.fromkeys(name for item in asked for name in SUITES.get(item, (item,))))
+def _available(requested: Sequence[str], files: TaskFiles, *, quiet: bool) -> list[str]:
+    """Return the requested benchmarks, without those of a suite whose items are not here."""
+    names = list(dict.fromkeys(name for item in requested for name in SUITES.get(item, (item,))))
     if not files.alone:
         return names
     found = []
     for name in names:
-        instead = name if name in files.hashes or name in asked else STAND_INS.get(name)
-        if instead in files.hashes or name in asked:
+        instead = name if name in files.hashes or name in requested else STAND_INS.get(name)
+        if instead in files.hashes or name in requested:
             found.append(instead or name)
         if instead != name:
             say(f"{name}  not here" + (f", {instead} instead" if instead in files.hashes else ""), quiet=quiet)
@@ -116,7 +114,7 @@ def _at_hand(asked: Sequence[str], files: TaskFiles, *, quiet: bool) -> list[str
 
 
 def _settings(known: str, name: str, files: TaskFiles, options: BenchmarkOptions) -> dict[str, Any]:
-    """Return what a benchmark's figures are known by: measured anew where any of it changes."""
+    """Return a benchmark's settings; it is measured again when any of them changes."""
     import lm_eval
 
     return {
@@ -131,13 +129,13 @@ def _settings(known: str, name: str, files: TaskFiles, options: BenchmarkOptions
 
 
 def fingerprint(model: str) -> str:
-    """Return what a model is known by: the hash of its weights, configuration and tokenizer, or its name on the hub."""
+    """Return a model's identity: the hash of its weights, configuration and tokenizer, or its name on the hub."""
     folder = Path(model)
     return model_fingerprint(folder) if folder.is_dir() else f"hub:{model}"
 
 
 def chosen_device(device: str) -> str:
-    """Return the device to measure on: a GPU where there is one, if nothing is said."""
+    """Return the device to measure on; "auto" takes a GPU if there is one."""
     import torch
 
     if device != "auto":
@@ -146,7 +144,7 @@ def chosen_device(device: str) -> str:
 
 
 def summary(record: Record) -> str:
-    """Return a benchmark's metrics in a few words."""
+    """Return a benchmark's metrics as text."""
     parts = []
     for metric, figure in record["metrics"].items():
         scale = 1 if metric == "perplexity" else 100
@@ -159,7 +157,7 @@ class Harness:
     """lm_eval with one model and one set of task files."""
 
     def __init__(self, model: str, names: Sequence[str], files: TaskFiles, options: BenchmarkOptions) -> None:
-        """Open the model, to measure `names`. Raises KeylmError where it cannot be."""
+        """Open the model to measure `names`. Raises KeylmError where that fails."""
         from lm_eval.tasks import TaskManager
 
         _hush()
@@ -168,29 +166,29 @@ class Harness:
         folders = [] if files.alone else harness_folders(names)
         paths = [*map(str, folders or ()), *map(str, files.folders)]
         self._tasks = TaskManager(include_path=paths, include_defaults=folders is None)
-        self._at_hand = files.hashes
+        self._available = files.hashes
 
-    def possible(self, names: Sequence[str], asked: Sequence[str], *, quiet: bool) -> list[str]:
-        """Return the benchmarks that this model's context allows; what was asked for by name must be among them.
+    def possible(self, names: Sequence[str], requested: Sequence[str], *, quiet: bool) -> list[str]:
+        """Return the benchmarks that this model's context allows.
 
-        Raises KeylmError where it is not, or where a name is none of a task.
+        Raises KeylmError where one that was requested by name is not among them, or a name is no task.
         """
         unknown = [name for name in names if name not in self._tasks.all_tasks]
         if unknown:
-            known = ", ".join(self._at_hand or dict.fromkeys(chain(*SUITES.values())))
-            more = "" if self._at_hand else ", and any other task of lm_eval (`lm_eval ls tasks`)"
+            known = ", ".join(self._available or dict.fromkeys(chain(*SUITES.values())))
+            more = "" if self._available else ", and any other task of lm_eval (`lm_eval ls tasks`)"
             raise KeylmError(f"--tasks: no task {', '.join(unknown)}; accepted: {', '.join(SUITES)}, {known}{more}")
         context = self._lm.max_length
         if "ifeval" not in names or context > IFEVAL_TOKENS:
             return list(names)
         reason = f"answers have up to {IFEVAL_TOKENS:,} tokens, the model's context holds {context:,}"
-        if "ifeval" in asked:
+        if "ifeval" in requested:
             raise KeylmError(f"ifeval: {reason}; accepted: a model with a longer context, or --tasks without ifeval")
         say(f"ifeval  left out: {reason}", quiet=quiet)
         return [name for name in names if name != "ifeval"]
 
     def run(self, name: str) -> Record:
-        """Return one benchmark's record, all but its settings. Raises KeylmError where its items are out of reach."""
+        """Return a benchmark's record without its settings. Raises KeylmError where its items are unavailable."""
         import lm_eval
 
         chat = self._options.chats(name)
@@ -215,9 +213,9 @@ class Harness:
 
 @contextlib.contextmanager
 def _templates_compiled_once() -> Iterator[None]:
-    """Let the harness keep its compiled prompt templates, which it makes anew twice for every item.
+    """Cache the harness's compiled prompt templates, which it otherwise compiles twice for every item.
 
-    Over MMLU's 14,042 items that takes half a minute, longer than a small model takes on a GPU; prompts stay the same.
+    Over MMLU's 14,042 items that takes half a minute, longer than a small model on a GPU; prompts stay the same.
     """
     from lm_eval.utils import env
 
@@ -229,11 +227,11 @@ def _templates_compiled_once() -> Iterator[None]:
 
 
 IFEVAL_TOKENS = 1280
-"""That the harness lets a model write to one of IFEval's prompts."""
+"""Tokens that the harness lets a model generate for an IFEval prompt."""
 
 
 def record_of(name: str, results: dict[str, Any]) -> Record:
-    """Return a benchmark's metrics, hashes and every item's outcome from what the harness returns."""
+    """Return a benchmark's metrics, hashes and per-item outcomes from the harness's results."""
     found = {**results["results"].get(name, {}), **results.get("groups", {}).get(name, {})}
     metrics = {}
     for key, value in found.items():
@@ -254,31 +252,26 @@ def record_of(name: str, results: dict[str, Any]) -> Record:
 
 
 def _plain(outcome: Any) -> Any:
-    """Return an item's outcome as a number, or a list of numbers where it has several parts."""
+    """Return an item's outcome as a number, or as a list where it has several parts."""
     if isinstance(outcome, list | tuple):
         return [_plain(part) for part in outcome]
     return int(outcome) if float(outcome).is_integer() else float(outcome)
 
 
 def _task_hash(samples: Sequence[dict[str, Any]]) -> str:
-    """Return a task's hash as the harness's own logs have it."""
+    """Return a task's hash as in the harness's own logs."""
     from lm_eval.utils import hash_string
 
     return str(hash_string("".join(one["doc_hash"] + one["prompt_hash"] + one["target_hash"] for one in samples)))
 
 
 def open_model(model: str, options: BenchmarkOptions) -> Any:
-    """Return the harness's wrapper of a model. Raises KeylmError with what is wrong with it."""
+    """Return the harness's wrapper of a model. Raises KeylmError where it cannot be opened."""
     if Path(model).exists() or model.count("/") != 1:
         check_model_folder(Path(model))
     device = chosen_device(options.device)
     on_gpu = device.startswith("cuda")
-    settings = {
-        "pretrained": model,
-        "device": device,
-        "dtype": "bfloat16" if on_gpu else "float32",
-        "batch_size": 8,
-    }
+    settings = {"pretrained": model, "device": device, "dtype": "bfloat16" if on_gpu else "float32", "batch_size": 8}
     try:
         if options.scoring == "fast":
             from keylm.evaluation.scoring import SharedContextLM
@@ -303,7 +296,7 @@ def open_model(model: str, options: BenchmarkOptions) -> Any:
 
 @contextlib.contextmanager
 def _reachable(name: str) -> Iterator[None]:
-    """Say in one message that a benchmark's items cannot be had."""
+    """Turn the ways in which a benchmark's items can be unavailable into one KeylmError."""
     from datasets.exceptions import DatasetsError
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
@@ -318,7 +311,7 @@ def _reachable(name: str) -> Iterator[None]:
 
 
 def _hush() -> None:
-    """Keep libraries from talking past the progress bars."""
+    """Keep libraries' output out of the progress bars."""
     import datasets
 
     silence_transformers()

@@ -1,12 +1,12 @@
-"""How many items of each benchmark the training texts hold, before curation and after it.
+"""How many items of each benchmark the training texts contain, before and after curation.
 
     RUN/contamination.json   what `scan` found, source by source
 
-Invariant: what nobody looked at is None, with the reason, never 0.
+Invariant: what was not searched is None, with the reason, never 0.
 
-Two ways to know. `scan` searches the sources as they were and the texts that were trained on; it needs both at hand
-and takes as long as decontamination does (docs/robustness.md has the rate). Without it, what curation wrote down is
-read: it saw what its filters and de-duplication had left, and dropped every document in which it found an item.
+`scan` searches the original sources and the texts that were trained on; it needs both and takes as long as
+decontamination (docs/robustness.md has the rate). Without it, curation's report is read: curation searched what its
+filters and deduplication had left, and dropped every document in which it found an item.
 """
 
 import time
@@ -19,6 +19,7 @@ from keylm.base.errors import KeylmError
 from keylm.base.files import read_table, sha256_json, write_json
 from keylm.curate.decontamination import BATCH_CHARACTERS, LONGEST_NGRAM, Decontaminator
 from keylm.curate.evaluation_items import PLAIN_NAMES
+from keylm.curate.tally import Items, merge_items, ordered_items
 from keylm.data.curated import curated_recipe
 from keylm.data.documents import Document
 from keylm.data.provenance import input_bytes, source_stamps
@@ -30,19 +31,16 @@ from keylm.recipe.schema import Source
 FORMAT = 1
 FOUND = "contamination.json"
 Row = dict[str, Any]
-Items = dict[str, dict[str, int]]
-"""By set and number of the item, in digits: the most words that prove it, those in a row or all; 0 if fuzzy."""
 
 
 def contamination(place: Path) -> list[Row]:
-    """Return a row a benchmark of what is known of the training texts of `place`: a run folder or a manifest.json.
+    """Return a row for each benchmark searched for in the training texts of `place`: a run folder or a manifest.json.
 
     A row is {"benchmark", "items", "matchable" (items long enough to be found), "before", "before_13", "after",
-    "after_13", "documents_removed", "basis", "unknown"}. `before` and `after` count the items that the sources held
-    before curation, and that the training texts hold; those with _13 the ones with 13 words in a row, or all of theirs
-    if these are more (Brown et al. 2020, appendix C). `basis` is "scan", "curation" or "manifest"; `unknown` is a list
-    of what is not known, in words, and a count that is not known is None. There is no row where no benchmark was looked
-    for. Raises KeylmError where `place` is neither.
+    "after_13", "documents_removed", "basis", "unknown"}. `before` and `after` count the items in the sources before
+    curation and in the training texts; those with _13 only items with 13 words in a row, or all of theirs if fewer
+    (Brown et al. 2020, appendix C). `basis` is "scan", "curation" or "manifest"; `unknown` lists in words what is not
+    known; an unknown count is None. Raises KeylmError where `place` is neither.
     """
     folder = place.parent if place.is_file() else place
     folder = folder.parent if place.is_file() and folder.name == "shards" else folder
@@ -59,8 +57,8 @@ def contamination(place: Path) -> list[Row]:
     return [_row(name, basis="manifest", unknown=[_MANIFEST]) for name in _named_sets(settings)]
 
 
-def told(place: Path) -> dict[str, Any]:
-    """Return what evaluations and cards keep of `contamination(place)`: its rows, and the statement in words."""
+def contamination_record(place: Path) -> dict[str, Any]:
+    """Return `contamination(place)` for evaluations and cards: its rows, and the statement in words."""
     rows = contamination(place)
     return {"statement": statement(rows), "rows": rows}
 
@@ -69,11 +67,11 @@ _MANIFEST = "the manifest names the items that were looked for, and not what was
 
 
 def scan(recipe: Recipe, folder: Path, *, items: Sequence[Path] = (), quiet: bool = False) -> list[Row]:
-    """Search the recipe's sources, and the texts in their place in the run `folder`; write and return what was found.
+    """Search the recipe's sources and their curated texts in the run `folder`; write and return the findings.
 
-    `items` are files or folders of evaluation items; by default those of `curation.decontaminate`. What is searched and
-    unchanged is not searched again: killed, it goes on with the next source. What cannot be read is unknown, with the
-    reason. Raises KeylmError where there are no items to look for.
+    `items`: files or folders of evaluation items, by default those of `curation.decontaminate`. Sources already
+    searched and unchanged are skipped, so an interrupted scan resumes; what cannot be read is unknown, with the reason.
+    Raises KeylmError where there are no items.
     """
     paths = list(items) or [Path(path) for path in (recipe.curation.decontaminate if recipe.curation else ())]
     if not paths:
@@ -96,15 +94,12 @@ def scan(recipe: Recipe, folder: Path, *, items: Sequence[Path] = (), quiet: boo
         found["sources"][name] = entry if "after" in parts else {**entry, "after": entry["before"]}
         write_json(folder / FOUND, {**found, "sources": {**known_sources, **found["sources"]}})
     write_json(folder / FOUND, found)
-    _tell_speed(found["sources"], quiet=quiet)
+    _print_speed(found["sources"], quiet=quiet)
     return _scanned_rows(found)
 
 
 def _places(recipe: Recipe, folder: RunFolder) -> dict[str, dict[str, Source | str]]:
-    """Return for each source that is read where its texts are, "before" and "after", or why that is not known.
-
-    There is no "after" where a source is trained on as it is.
-    """
+    """Return each source's texts "before" and "after" curation, or why they are unknown; without it no "after"."""
     report = read_table(folder.curated / "report.json")
     curated = curated_recipe(recipe, folder.curated).sources if recipe.curation else {}
     places: dict[str, dict[str, Source | str]] = {}
@@ -120,7 +115,7 @@ def _places(recipe: Recipe, folder: RunFolder) -> dict[str, dict[str, Source | s
 
 
 def _as_it_was(name: str, source: Source, origin: Mapping[str, Any]) -> Source | str:
-    """Return a source as it was curated, or in words that it is another one now."""
+    """Return a source as it was curated, or why that is no longer possible."""
     if source.hub:
         return source.model_copy(update={"revision": origin.get("revision", source.revision)})
     try:
@@ -135,7 +130,7 @@ def _as_it_was(name: str, source: Source, origin: Mapping[str, Any]) -> Source |
 def _searched(
     searched: Decontaminator, name: str, where: Source | str, known: Mapping[str, Any], label: str, *, quiet: bool
 ) -> dict[str, Any]:
-    """Return what a source's documents hold; `known`, if that is of the same files."""
+    """Return the items in a source's documents; `known` if it is of the same files."""
     if isinstance(where, str):
         return {"unknown": where}
     try:
@@ -166,12 +161,12 @@ def _search(searched: Decontaminator, documents: Iterable[tuple[str, int]], stat
         seconds += time.process_time() - begun
         for verdict in verdicts:
             hits += verdict.hit
-            _merge(items, verdict.items)
+            merge_items(items, verdict.items)
         count += len(batch)
         size += sum(length for _, length in batch)
         status.update(size, f"{count:,} documents, {size / 1e6:,.1f} MB, {hits:,} with an item")
-    ordered = {name: {number: items[name][number] for number in sorted(items[name], key=int)} for name in sorted(items)}
-    return {"documents": count, "bytes": size, "hits": hits, "seconds": round(seconds, 2), "items": ordered}
+    facts = {"documents": count, "bytes": size, "hits": hits, "seconds": round(seconds, 2)}
+    return {**facts, "items": ordered_items(items)}
 
 
 def _batches(documents: Iterable[tuple[str, int]]) -> Iterator[list[tuple[str, int]]]:
@@ -187,13 +182,7 @@ def _batches(documents: Iterable[tuple[str, int]]) -> Iterator[list[tuple[str, i
         yield batch
 
 
-def _merge(items: Items, more: Mapping[str, Mapping[str, int]]) -> None:
-    for name, numbers in more.items():
-        known = items.setdefault(name, {})
-        known.update({number: max(words, known.get(number, 0)) for number, words in numbers.items()})
-
-
-def _tell_speed(sources: Mapping[str, Any], *, quiet: bool) -> None:
+def _print_speed(sources: Mapping[str, Any], *, quiet: bool) -> None:
     parts = [part for entry in sources.values() for part in entry.values() if "seconds" in part]
     size, seconds = sum(part["bytes"] for part in parts), sum(part["seconds"] for part in parts)
     if seconds:
@@ -206,7 +195,7 @@ def _row(name: str, **known: Any) -> Row:
 
 
 def _counts(column: str, items: Mapping[str, Mapping[str, int]], name: str) -> Row:
-    """Return how many items of a set were found, and how many of them with 13 words in a row."""
+    """Return how many items of a set were found, and how many with 13 words in a row."""
     words = items.get(name, {}).values()
     return {column: len(words), f"{column}_13": sum(number >= LONGEST_NGRAM for number in words)}
 
@@ -217,7 +206,7 @@ def _scanned_rows(found: Mapping[str, Any]) -> list[Row]:
     for source, entry in found["sources"].items():
         for side in sides:
             part = entry.get(side, {})
-            _merge(sides[side], part.get("items", {}))
+            merge_items(sides[side], part.get("items", {}))
             if "items" not in part:
                 unknown[side].append(f"{source}, {side} curation: {part.get('unknown', 'not searched')}")
     rows = []
@@ -230,12 +219,12 @@ def _scanned_rows(found: Mapping[str, Any]) -> list[Row]:
 
 
 def _curation_rows(report: Mapping[str, Any], left_alone: list[str] | None) -> list[Row]:
-    """Return what a curation's report tells; reports from before they named items tell of documents alone."""
+    """Return the rows of a curation's report; older reports count documents, not items."""
     items: Items = {}
     removed: dict[str, int] = {}
     for entry in report["sources"].values():
         for step in [step for step in entry["steps"] if step["step"] == "decontamination"]:
-            _merge(items, step.get("items", {}))
+            merge_items(items, step.get("items", {}))
             for reason, documents in step["reasons"].items():
                 for name in reason.split(", "):
                     removed[name] = removed.get(name, 0) + documents
@@ -250,7 +239,7 @@ def _curation_rows(report: Mapping[str, Any], left_alone: list[str] | None) -> l
     rows = []
     for name in recorded or sorted({*_named_sets(report["settings"]), *removed}):
         counts = {**_counts("before", items, name), **recorded[name]} if recorded else {}
-        # Curation drops every document with an item, so that what it let pass has none by the same rule.
+        # Curation drops every document with an item, so by the same rule the rest has none.
         after = {"after": 0, "after_13": 0} if left_alone == [] else {}
         facts = {"documents_removed": removed.get(name, 0), "basis": "curation", "unknown": list(unknown)}
         rows.append(_row(name, **counts, **after, **facts))
@@ -258,7 +247,7 @@ def _curation_rows(report: Mapping[str, Any], left_alone: list[str] | None) -> l
 
 
 def _left_alone(folder: RunFolder) -> list[str] | None:
-    """Return the sources that are trained on as they are; None where no recipe tells."""
+    """Return the sources that are trained on uncurated; None where there is no recipe."""
     if not folder.recipe.is_file():
         return None
     recipe = load_recipe(folder.recipe)
@@ -320,11 +309,11 @@ def _removed(rows: Sequence[Row]) -> list[str]:
 
 
 def _by_benchmark(rows: Sequence[Row]) -> str:
-    """Return the benchmarks that have hits, and how many of their items."""
-    told = [
+    """Return the benchmarks with hits, and how many of their items."""
+    parts = [
         f"{row['benchmark']} {row['before']:,} before and {'unknown' if row['after'] is None else row['after']} after"
         + (f", of {row['items']:,}" if row["items"] else "")
         for row in rows
         if row["before"]
     ]
-    return f"By benchmark: {'; '.join(told)}." if told else ""
+    return f"By benchmark: {'; '.join(parts)}." if parts else ""

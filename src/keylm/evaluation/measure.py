@@ -1,4 +1,4 @@
-"""Everything that is measured of a model: benchmarks, robustness, typing, contamination; and the files of it."""
+"""All measurements of a model: benchmarks, robustness, typing, instructions, contamination; and their files."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,19 +8,20 @@ from keylm.base.console import say
 from keylm.base.errors import KeylmError
 from keylm.base.files import read_table, write_json
 from keylm.evaluation import benchmarks, robustness
+from keylm.evaluation.contamination import contamination_record
 from keylm.evaluation.prompt_noise import noises
 from keylm.evaluation.results import EvaluationFolder, Record, write_rows
 from keylm.recipe.run_folder import RunFolder
 
 TYPING = "typing"
-"""What --tasks calls the typing evaluation, which is no task of lm_eval."""
+"""Name of the typing evaluation in --tasks, which is no task of lm_eval."""
 INSTRUCTIONS = "instructions"
-"""What --tasks calls the evaluation of constraints that a program checks."""
+"""Name in --tasks of the evaluation of constraints that a program checks."""
 
 
 def measure(
     model: str,
-    asked: Sequence[str],
+    requested: Sequence[str],
     folder: EvaluationFolder,
     options: benchmarks.BenchmarkOptions,
     *,
@@ -30,26 +31,28 @@ def measure(
     command: str = "",
     quiet: bool = False,
 ) -> None:
-    """Measure `asked` (suites, tasks of lm_eval, typing, instructions) of a model; write what came out into `folder`.
+    """Measure `requested` (suites, tasks of lm_eval, typing, instructions) of a model; write the files of `folder`.
 
-    Files are written as far as it came, whatever ends it. Raises KeylmError as `benchmarks.evaluate` and
+    Finished parts are written whatever ends it. Raises KeylmError as `benchmarks.evaluate` and
     `typing.evaluate_typing` do.
     """
     try:
-        tasks = [name for name in asked if name not in (TYPING, INSTRUCTIONS)]
-        if TYPING in asked:
+        tasks = [name for name in requested if name not in (TYPING, INSTRUCTIONS)]
+        if TYPING in requested:
             _typing(model, folder, options.limit, corpus, workers, quiet=quiet)
-        if INSTRUCTIONS in asked:
+        if INSTRUCTIONS in requested:
             _instructions(model, folder, options, items, quiet=quiet)
         if tasks:
             benchmarks.evaluate(model, tasks, folder, options, command=command, quiet=quiet)
     finally:
         write_summaries(folder, model)
-        _write_contamination(model, folder)
+        run = RunFolder(Path(model).absolute().parent)
+        if run.recipe.is_file():
+            write_json(folder.path / "contamination.json", contamination_record(run.path))
 
 
 def write_summaries(folder: EvaluationFolder, model: str) -> None:
-    """Write what is made of benchmarks' records: evaluation.json, and robustness.json where prompts were mistyped."""
+    """Write evaluation.json from the benchmarks' records, and robustness.json where prompts were mistyped."""
     found = folder.benchmarks()
     if found:
         write_rows(folder, model)
@@ -93,7 +96,7 @@ def _instructions(
 
 
 def robustness_points(found: dict[str, Record]) -> list[dict[str, Any]]:
-    """Return the accuracies under typing errors (rate 0: clean) that benchmarks' records have."""
+    """Return the accuracies under typing errors (rate 0: clean) in the benchmarks' records."""
     tasks = noises()
     mistyped = {noise.benchmark for name, noise in tasks.items() if name in found}
     points = []
@@ -111,7 +114,7 @@ def robustness_points(found: dict[str, Record]) -> list[dict[str, Any]]:
 
 
 def robustness_record(points: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return what robustness.json holds: the points, and each benchmark's curve by its main metric."""
+    """Return the contents of robustness.json: the points, and each benchmark's curve by its main metric."""
     found = robustness.curves(points)
     low, high = found["interval"] or (None, None)
     rows = [row for row in found["curves"] if row["metric"] == robustness.main_metric(row["benchmark"])]
@@ -126,7 +129,7 @@ def robustness_record(points: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _curve(row: dict[str, Any]) -> dict[str, Any]:
-    """Return what robustness.json holds of one benchmark: its row of `robustness.curves`, a list for each column."""
+    """Return a benchmark's row of `robustness.curves` for robustness.json, with a list for each column."""
     columns = {key: [at[key] for at in row["rates"]] for key in ("rate", "accuracy", "spread", "retention")}
     return {
         "benchmark": row["benchmark"],
@@ -135,16 +138,7 @@ def _curve(row: dict[str, Any]) -> dict[str, Any]:
         "rates": columns["rate"],
         "values": columns["accuracy"],
         "spread": columns["spread"],
-        "retention": None if None in columns["retention"] else columns["retention"],  # there at all rates or at none
+        "retention": None if None in columns["retention"] else columns["retention"],  # known at all rates or at none
         "area": row["area"],
         "reason": row["reason"],
     }
-
-
-def _write_contamination(model: str, folder: EvaluationFolder) -> None:
-    """Write what the data manifest of the model's run says about benchmarks' items in the training text."""
-    from keylm.evaluation.contamination import told
-
-    run = RunFolder(Path(model).absolute().parent)
-    if run.recipe.is_file():
-        write_json(folder.path / "contamination.json", told(run.path))

@@ -1,4 +1,4 @@
-"""What an evaluation leaves on disk, and the table that is read off it.
+"""An evaluation's files, and the results table.
 
     EVALUATION/benchmarks/NAME.json   one finished benchmark: metrics, standard errors, every item's outcome
     EVALUATION/typing.json            the typing evaluation
@@ -7,8 +7,8 @@
     EVALUATION/evaluation.json        the rows of all of it, a list, for other programs
 
 A benchmark's record: {"benchmark", "metrics": {metric: {"value", "stderr"}}, "n", "items": {metric: [one number an
-item]}, "harness", "task_hashes", "seconds", "command", "settings"}; values are fractions (perplexity aside), `settings`
-is what it was measured with and what decides whether it counts as finished.
+item]}, "harness", "task_hashes", "seconds", "command", "settings"}; values are fractions (except perplexity); a record
+counts as finished where its `settings` are those requested.
 """
 
 import math
@@ -22,7 +22,7 @@ from keylm.evaluation.statistics import bootstrap_error
 from keylm.recipe.benchmarks import BENCHMARKS
 
 Record = dict[str, Any]
-"""A finished benchmark, as in its file."""
+"""A finished benchmark's file."""
 
 
 class EvaluationFolder:
@@ -35,7 +35,7 @@ class EvaluationFolder:
         self.rows = path / "evaluation.json"
 
     def benchmark(self, name: str) -> Path:
-        """Return the file of a benchmark, there or not."""
+        """Return the file of a benchmark, which need not exist."""
         return self.path / "benchmarks" / f"{name}.json"
 
     def benchmarks(self) -> dict[str, Record]:
@@ -65,11 +65,11 @@ class ResultLine:
     parts: tuple[tuple[str, str], ...]
     """(benchmark, metric)"""
     floor: float | None = None
-    """the share right by guessing"""
+    """chance level"""
 
 
 def suite_lines(suite: str) -> tuple[ResultLine, ...]:
-    """Return the lines of a suite's benchmarks, in the order of their table."""
+    """Return the lines of a suite's benchmarks, in the table's order."""
     lines: dict[str, ResultLine] = {}
     for name, row in BENCHMARKS.items():
         if row.suite == suite:
@@ -86,7 +86,7 @@ CARD, EXTRAS = suite_lines("card"), suite_lines("extras")
 
 @dataclass(frozen=True)
 class Figure:
-    """A line of the table with what was measured."""
+    """A measured line of the table."""
 
     line: ResultLine
     value: float
@@ -95,7 +95,7 @@ class Figure:
 
     @property
     def is_share(self) -> bool:
-        """Return whether the value is a fraction, which people read in per cent."""
+        """Return whether the value is a fraction, shown in per cent."""
         return all(metric != "perplexity" for _, metric in self.line.parts)
 
     def __str__(self) -> str:
@@ -106,7 +106,7 @@ class Figure:
 
 
 def table(benchmarks: Mapping[str, Record], lines: Sequence[ResultLine] = CARD + EXTRAS) -> list[Figure]:
-    """Return the lines that `benchmarks` have all parts of."""
+    """Return the lines whose parts are all in `benchmarks`."""
     found = []
     for line in lines:
         parts = [benchmarks.get(name, {}).get("metrics", {}).get(metric) for name, metric in line.parts]
@@ -120,7 +120,7 @@ def table(benchmarks: Mapping[str, Record], lines: Sequence[ResultLine] = CARD +
 def _stderr(line: ResultLine, parts: Sequence[Mapping[str, Any]], records: Sequence[Record]) -> float | None:
     """Return the standard error of the mean of a line's parts.
 
-    Different benchmarks are independent; metrics of the same one are not: their items are drawn together by bootstrap.
+    Different benchmarks are independent; metrics of the same one share items, which the bootstrap resamples together.
     """
     if len(records) == len(parts):
         errors = [part["stderr"] for part in parts]
@@ -130,7 +130,7 @@ def _stderr(line: ResultLine, parts: Sequence[Mapping[str, Any]], records: Seque
 
 
 def write_rows(folder: EvaluationFolder, model: str) -> None:
-    """Write evaluation.json from all benchmarks that are finished: one row a benchmark and metric."""
+    """Write evaluation.json from all finished benchmarks: one row a benchmark and metric."""
     rows = [
         {
             "model": model,

@@ -1,21 +1,21 @@
-"""Log-likelihoods for lm_eval, faster: what choices have in common is read once.
+"""Faster log-likelihoods for lm_eval: the context that choices share is read once.
 
-A benchmark asks for the log-likelihood of each of a question's choices after the same context. lm_eval's `HFLM` reads
+A benchmark requests the log-likelihood of each of a question's choices after the same context. lm_eval's `HFLM` reads
 the context again for every choice of several tokens. Here a context and its continuations share a row,
 
     tokens     c0 c1 c2 | a0 a1 | b0 b1 b2      (each continuation without its last token)
     positions   0  1  2 |  3  4 |  3  4  5
 
-under a mask by which a continuation sees the context and itself: tree attention with one fork (SpecInfer, arXiv
-2305.09781, section 4.2). The first tokens of all continuations are predicted at the context's last token. A row with
-one continuation of several tokens, and any of one token, is an ordinary causal row and is read without a mask.
+under a mask by which a continuation attends to the context and itself: tree attention with one fork (SpecInfer, arXiv
+2305.09781, section 4.2). The first tokens of all continuations are predicted at the context's last token. A row with at
+most one continuation of several tokens is an ordinary causal row, without a mask.
 
-Invariant: the figures are those of `HFLM` up to rounding. Whether a model keeps to such a mask and to given positions
-is measured when it is opened, on rows as long as the longest that are shared; ALiBi, sliding windows and recurrent
-layers do not, and their rows hold one continuation each. The softmax is taken in 32 bits.
+Invariant: the figures are those of `HFLM` up to rounding. Whether a model respects such a mask and explicit positions
+is measured when it is opened, on rows as long as the longest shared ones; ALiBi, sliding windows and recurrent layers
+do not, and get one continuation a row. The softmax is computed in fp32.
 
-Cost: rows are sorted by length and batched by their number of tokens; identical requests are read once; the host waits
-for the device once a batch, while the next batch is on its way.
+Cost: rows are sorted by length and batched by tokens; identical requests are read once; the host waits for the device
+once a batch, while the next batch is under way.
 """
 
 import contextlib
@@ -37,25 +37,25 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from keylm.base.errors import KeylmError
 
 SHARED_ROW = 512
-"""Tokens of the longest row that continuations share: its mask grows with the square."""
+"""Maximum tokens of a shared row: its mask grows with the square."""
 SAVING = 0.1
-"""Share of its tokens that a question must save, for a mask to be worth its cost."""
+"""Minimum share of a question's tokens saved, for a mask to be worth its cost."""
 BATCH_TOKENS = {"cpu": 1_024, "gpu": 65_536}
 """Padded tokens of a batch."""
 BATCH_LOGITS = {"cpu": 1 << 27, "gpu": 1 << 31}
-"""Logits of a batch at most: fewer tokens where the vocabulary is large."""
+"""Maximum logits of a batch: fewer tokens where the vocabulary is large."""
 SOFTMAX_LOGITS = 1 << 26
-"""Logits that are held in 32 bits at a time."""
+"""Logits converted to fp32 at a time."""
 TOLERANCE = 1e-3
-"""Nats that a token's log-likelihood may differ by in a shared row, in 32 bits."""
+"""Nats by which a token's log-likelihood may differ in a shared row, in fp32."""
 DOUBT = 0.01
-"""The same, as a share of what it differs by where a continuation does see the one before it."""
+"""The same, as a share of the difference where a continuation does see the previous one."""
 NO_BARS = "TQDM_DISABLE"
-"""tqdm's own switch, which the harness overrules."""
+"""tqdm's own switch, which the harness overrides."""
 
 Tokens = tuple[int, ...]
 Request = tuple[tuple[str, str] | None, list[int], list[int]]
-"""What it is asked and cached by (None: a piece of a longer text), its context, its continuation."""
+"""Cache key (None: a piece of a longer text), context, continuation."""
 Answer = tuple[float, bool]
 """A continuation's log-likelihood in nats, and whether greedy decoding gives it."""
 _Ints = npt.NDArray[np.int64]
@@ -92,9 +92,9 @@ class ScoringRow:
 
 
 def rows_of(context: Tokens, continuations: Iterable[Tokens], limit: int) -> Iterator[ScoringRow]:
-    """Return a context's rows: of at most `limit` tokens where several continuations are read, else with one.
+    """Return a context's rows: several continuations up to `limit` tokens, else one each.
 
-    Continuations of one token cost nothing and stand in the first row.
+    Continuations of one token cost nothing and go into the first row.
     """
     part: list[Tokens] = []
     length = len(context)
@@ -109,7 +109,7 @@ def rows_of(context: Tokens, continuations: Iterable[Tokens], limit: int) -> Ite
 
 
 def worth_sharing(context: Tokens, continuations: Iterable[Tokens]) -> bool:
-    """Return whether one row has enough fewer tokens than one for each continuation."""
+    """Return whether one row saves enough tokens over a row for each continuation."""
     read = [len(continuation) - 1 for continuation in continuations if len(continuation) > 1]
     saved = (len(read) - 1) * len(context)
     return saved > 0 and saved >= SAVING * (len(read) * len(context) + sum(read))
@@ -129,7 +129,7 @@ class RequestBatch(NamedTuple):
 
 
 def collate(rows: Sequence[ScoringRow], multiple: int = 1) -> RequestBatch:
-    """Return rows as arrays, with a multiple of `multiple` columns; rows are all branching or all causal."""
+    """Return rows as arrays, padded to a multiple of `multiple` columns; rows are all branching or all causal."""
     lengths = np.array([row.length for row in rows])
     width = -(-int(lengths.max()) // multiple) * multiple
     filled = np.arange(width) < lengths[:, None]
@@ -163,9 +163,9 @@ def _layout(rows: Sequence[ScoringRow], filled: npt.NDArray[np.bool_]) -> _Ints:
 
 
 def branch_mask(segments: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return what is added to attention's scores, [B, 1, L, L]: 0 where a token may look, else the lowest number.
+    """Return the additive attention mask [B, 1, L, L]: 0 where a token may attend, else the dtype's minimum.
 
-    `segments` is the second part of `Batch.layout`. Every token, padding too, sees at least itself.
+    `segments`: the second part of `RequestBatch.layout`. Every token, padding too, attends at least to itself.
     """
     keys, queries = segments[:, None, :], segments[:, :, None]
     seen = (keys == 0) | (keys == queries)
@@ -175,14 +175,13 @@ def branch_mask(segments: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 class SharedContextLM(HFLM):  # type: ignore[misc]  # lm_eval is untyped
-    """lm_eval's wrapper of a causal language model, with faster log-likelihoods; takes what `HFLM` takes.
+    """lm_eval's wrapper of a causal language model, with faster log-likelihoods; same arguments as `HFLM`.
 
-    `batch_size` counts for generation alone; log-likelihoods are batched by tokens, and by ever fewer of them where
-    the device's memory does not suffice.
+    `batch_size` is for generation alone; log-likelihoods are batched by tokens, fewer after running out of memory.
     """
 
     shares_contexts: bool
-    """Whether this model's continuations share their context's row."""
+    """Whether continuations share their context's row."""
     mixed_precision_dtype: torch.dtype | None
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
@@ -222,7 +221,7 @@ class SharedContextLM(HFLM):  # type: ignore[misc]  # lm_eval is untyped
         return tokens
 
     def _encode(self, texts: Iterable[tuple[str, bool | None]], together: int = 4096) -> None:
-        """Keep the tokens of (text, whether special tokens are added) for `tok_encode`, whose rules these are."""
+        """Cache the tokens of (text, whether special tokens are added) for `tok_encode`, by its rules."""
         start = self.tokenizer.decode(self.prefix_token_id)
         alike: dict[bool | None, list[tuple[str, bool | None]]] = {}
         for text, special in texts:
@@ -240,8 +239,8 @@ class SharedContextLM(HFLM):  # type: ignore[misc]  # lm_eval is untyped
     ) -> list[Answer]:
         """Return the answers to requests, in their order.
 
-        A context loses its beginning where both have more than `max_length` + 1 tokens, as in `HFLM`. Raises KeylmError
-        where a context or a continuation is empty, or a continuation alone is longer than the model's context.
+        A context is truncated on the left where both have more than `max_length` + 1 tokens, as in `HFLM`. Raises
+        KeylmError where either is empty, or a continuation alone is longer than the model's context.
         """
         if self.backend != "causal":
             answers: list[Answer] = super()._loglikelihood_tokens(requests, disable_tqdm, override_bs)
@@ -282,8 +281,8 @@ class SharedContextLM(HFLM):  # type: ignore[misc]  # lm_eval is untyped
             yield from rows_of(context, continuations, self._row_limit if share else 0)
 
     def _answers(self, rows: Iterable[ScoringRow]) -> Iterator[tuple[ScoringRow, Tokens, Answer]]:
-        """Return the answer for each row's continuations, a batch late: the device works on the next one already."""
-        # Longest first: what does not fit into memory shows at once. A mask is made for rows that need one alone.
+        """Return the answer for each row's continuations, a batch late: the device already works on the next one."""
+        # Longest first, so that running out of memory shows at once; rows with a mask apart from those without.
         ordered = sorted(rows, key=lambda row: (not row.forks, -row.length, len(row.context)))
         forks = sum(row.forks for row in ordered)
         waiting: tuple[Sequence[ScoringRow], Tensor] = ((), torch.zeros(2, 0))
@@ -300,9 +299,9 @@ class SharedContextLM(HFLM):  # type: ignore[misc]  # lm_eval is untyped
         yield from _summed(*waiting)
 
     def _fitting(self, rows: Sequence[ScoringRow], width: int) -> Tensor | None:
-        """Return the rows' scores; None where memory does not suffice: batches are half as large from then on.
+        """Return the rows' scores; None where memory ran out, after which batches are half as large.
 
-        Raises KeylmError where it does not suffice for one row.
+        Raises KeylmError where one row does not fit.
         """
         try:
             return self._score(rows)
@@ -332,7 +331,7 @@ class SharedContextLM(HFLM):  # type: ignore[misc]  # lm_eval is untyped
         return torch.cat(parts, dim=1)
 
     def _logits(self, batch: RequestBatch) -> Tensor:
-        """Return the logits at the columns that predict, [B, K, vocabulary]."""
+        """Return the logits at the predicting columns, [B, K, vocabulary]."""
         columns = self._placed(batch.columns)
         inputs: dict[str, Any] = {"input_ids": self._placed(batch.ids)}
         if batch.layout is not None:
@@ -346,7 +345,7 @@ class SharedContextLM(HFLM):  # type: ignore[misc]  # lm_eval is untyped
         mixed = self.mixed_precision_dtype
         with torch.autocast(self.device.type, dtype=mixed, enabled=mixed is not None):
             logits: Tensor = self.model(**inputs).logits
-        # Adapters may put tokens of their own in front.
+        # Adapters may prepend tokens of their own.
         return logits if keeps else logits[:, -batch.ids.shape[1] :][:, columns]
 
     def _placed(self, array: _Ints) -> Tensor:
@@ -357,7 +356,7 @@ class SharedContextLM(HFLM):  # type: ignore[misc]  # lm_eval is untyped
     def _sharing_works(self, vocabulary: int) -> bool:
         """Return whether random continuations get the same log-likelihoods in a shared row as in rows of their own.
 
-        What counts as the same is measured too: on a continuation that sees another one before it.
+        The tolerance is relative to the difference that seeing another continuation makes.
         """
         rng = np.random.default_rng(0)
         length = self._row_limit // 2
@@ -378,7 +377,7 @@ class SharedContextLM(HFLM):  # type: ignore[misc]  # lm_eval is untyped
 
     @contextlib.contextmanager
     def _in_32_bits(self) -> Iterator[None]:
-        """Have the weights in 32 bits for a while: rounding to 16 bits would hide what is looked for."""
+        """Hold the weights in fp32 for a while: rounding to 16 bits would hide the differences."""
         halves = [(weight, weight.data) for weight in self.model.parameters() if weight.dtype.itemsize == 2]
         mixed, self.mixed_precision_dtype = self.mixed_precision_dtype, None
         try:

@@ -11,7 +11,7 @@ from typing import Any
 
 from keylm.base.errors import KeylmError
 from keylm.base.files import read_json, read_table
-from keylm.evaluation.contamination import told
+from keylm.evaluation.contamination import contamination_record
 from keylm.evaluation.results import EvaluationFolder
 from keylm.report.card_facts import CardFacts
 from keylm.report.evaluation import EvaluationSection, evaluation_folder, figures_of, read_benchmarks, read_evaluation
@@ -77,11 +77,11 @@ def gather(place: Path, details: CardDetails) -> CardFacts:
 
 
 def _contamination(run: Path | None, evaluation: EvaluationSection | None) -> Mapping[str, Any]:
-    """Return what is known of benchmark items in the training texts: measured, or what curation wrote down."""
+    """Return what is known of benchmark items in the training texts: measured, or recorded by curation."""
     if not run or (evaluation and evaluation.contamination):
         return evaluation.contamination if evaluation else {}
     try:
-        return told(run)
+        return contamination_record(run)
     except KeylmError:
         return {}
 

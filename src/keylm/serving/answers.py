@@ -102,11 +102,7 @@ def plan_completion(
 
 
 def plan_chat(
-    request: ChatRequest,
-    prompts: Prompts,
-    limits: RequestLimits,
-    fingerprint: str,
-    grammars: Callable[[], Grammars],
+    request: ChatRequest, prompts: Prompts, limits: RequestLimits, fingerprint: str, grammars: Callable[[], Grammars]
 ) -> AnswerPlan:
     """Return the jobs of a chat. Raises ApiError."""
     if not prompts.chats:
