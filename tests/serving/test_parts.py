@@ -15,7 +15,7 @@ from keylm.keyboard.suggest import Keyboards
 from keylm.model.decoder import Decoder
 from keylm.runtimes.cached_decoder import CachedDecoder, load_weights
 from keylm.serving.engine import BatchingEngine, Finished, Job, PromptScored
-from keylm.serving.sampling import Drawer, RequestSampling, Token
+from keylm.serving.sampling import RequestSampling, Token, TokenSampler
 from keylm.serving.slots import TorchSlots
 from keylm.serving.writing import TextPiece, TextWriter
 
@@ -111,8 +111,8 @@ def test_half_a_character_is_held_back(prompts):
 )
 def test_tokens_are_drawn_as_often_as_they_should(sampling, kept):
     logits = torch.tensor([0.5, 0.3, 0.14, 0.06]).log()
-    drawer = Drawer(RequestSampling(**{**vars(sampling), "seed": "7"}), 4)
-    drawn = collections.Counter(drawer.draw(logits).id for _ in range(600))
+    drawer = TokenSampler(RequestSampling(**{**vars(sampling), "seed": "7"}), 4)
+    drawn = collections.Counter(drawer.sample(logits).id for _ in range(600))
     assert set(drawn) == kept
     if sampling == RequestSampling():
         assert drawn[0] / 600 == pytest.approx(0.5, abs=0.07)

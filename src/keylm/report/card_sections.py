@@ -4,14 +4,12 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import numpy as np
-
 from keylm.recipe.benchmarks import published_models
 from keylm.recipe.schema import EMBEDDED, UNSTATED
 from keylm.report.card_facts import CardFacts
-from keylm.report.cost import cost_of
+from keylm.report.cost import cost_of, device_hours
 from keylm.report.evaluation import BESIDE, contamination_rows, interval_of
-from keylm.report.run_record import Run, column, number, table
+from keylm.report.run_record import Run, number, table
 
 UNKNOWN = "not known"
 WATTS = {"H100 80GB HBM3": 700.0, "H200": 700.0, "H100 PCIe": 350.0, "A100-SXM4-80GB": 400.0}
@@ -113,12 +111,12 @@ def _measured(facts: CardFacts) -> str:
         rows.append([figure.line.title, f"{scale * figure.value:.1f}", interval, floor, f"{figure.n:,}", *cells])
     heads = ["zero-shot, per cent", "this model", "95 %", "chance", "items", *beside]
     sources = "; ".join(f"{name}: {published[name]['source']}" for name in beside)
-    notes = [f"Measured with lm_eval {facts.harness}." if facts.harness else ""]
+    notes = [f"Measured with lm_eval {facts.harness}."] if facts.harness else []
     notes.append(f"The other models' figures are published ones, and protocols differ by up to a point ({sources}).")
-    notes += [f"Commands: {', '.join(f'`{command}`' for command in facts.commands)}." if facts.commands else ""]
+    notes += [f"Commands: {', '.join(f'`{command}`' for command in facts.commands)}."] if facts.commands else []
     if facts.part:
         notes.insert(0, f"Only the first {facts.part.removeprefix('limit-')} items of each task were asked.")
-    return markdown_table(heads, rows) + "\n\n" + " ".join(note for note in notes if note)
+    return markdown_table(heads, rows) + "\n\n" + " ".join(notes)
 
 
 INSTRUCTION_ROWS = {
@@ -284,12 +282,6 @@ def _compute(facts: CardFacts) -> str:
     return "\n\n".join(lines) or "Not measured."
 
 
-def device_hours(run: Run) -> float:
-    """Return the hours of the training steps, times the processes (one to a GPU)."""
-    processes = max(1.0, float(np.nan_to_num(number(run.summary.get("world_size", 1)))))
-    return float(np.nansum(column(run.timing, "seconds"))) * processes / 3600
-
-
 def _energy(facts: CardFacts, run: Run, hours: float) -> str:
     device = str(run.summary.get("device_name", ""))
     known = next((watts for name, watts in WATTS.items() if name in device), None)
@@ -320,31 +312,20 @@ def _formats(facts: CardFacts) -> str:
     rows = [row for row in facts.parity.get("artefacts", []) if row.get("passed")]
     if not rows:
         return ""
-    cells = [
-        [
-            row["artefact"],
-            f"{row['bytes'] / 1e6:.1f}",
-            f"{row['logit']:.2g}",
-            f"{row['kl']:.2g}",
-            f"{100 * row['top1']:.1f}",
-            f"{row['perplexity']:.2f}",
-            f"{row['tokenizer_mismatches']} of {row['tokenizer_strings']}",
-        ]
-        for row in rows
-    ]
-    heads = [
-        "file",
-        "MB",
-        "max logit difference",
-        "mean KL",
-        "same top token, %",
-        "perplexity",
-        "texts tokenized differently",
-    ]
+    columns: dict[str, Callable[[Mapping[str, Any]], str]] = {
+        "file": lambda row: str(row["artefact"]),
+        "MB": lambda row: f"{row['bytes'] / 1e6:.1f}",
+        "max logit difference": lambda row: f"{row['logit']:.2g}",
+        "mean KL": lambda row: f"{row['kl']:.2g}",
+        "same top token, %": lambda row: f"{100 * row['top1']:.1f}",
+        "perplexity": lambda row: f"{row['perplexity']:.2f}",
+        "texts tokenized differently": lambda row: f"{row['tokenizer_mismatches']} of {row['tokenizer_strings']}",
+    }
     perplexity = rows[0]["reference_perplexity"]
+    cells = [[text(row) for text in columns.values()] for row in rows]
     return (
         "Each file was run by its own runtime beside PyTorch in fp32 on the same texts "
-        f"(perplexity there {perplexity:.2f}):\n\n" + markdown_table(heads, cells)
+        f"(perplexity there {perplexity:.2f}):\n\n" + markdown_table(columns, cells)
     )
 
 

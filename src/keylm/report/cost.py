@@ -1,4 +1,4 @@
-"""What a run cost: tokens by source and licence, hours of the machine, and an estimate of its arithmetic."""
+"""What a run cost: tokens by source and licence, device hours, and an estimate of its arithmetic."""
 
 import math
 from collections.abc import Mapping
@@ -48,7 +48,7 @@ def cost_of(run: Run) -> Cost:
 
 
 def tokens_seen(run: Run) -> dict[str, float]:
-    """Return the tokens seen of each source so far, as the weights of the stages share them out."""
+    """Return the tokens seen of each source so far, by the weights of the stages."""
     seen: dict[str, float] = {}
     before = 0.0
     for index, row in enumerate(run.train):
@@ -61,22 +61,32 @@ def tokens_seen(run: Run) -> dict[str, float]:
     return seen
 
 
+def _processes(run: Run) -> float:
+    return max(1.0, float(np.nan_to_num(number(run.summary.get("world_size", 1)))))
+
+
+def device_hours(run: Run) -> float:
+    """Return the hours of the valid training steps, times the processes (one to a GPU)."""
+    return float(np.nansum(column(run.timing, "seconds"))) * _processes(run) / 3600
+
+
 def _hours(run: Run) -> str:
-    """Return the time of the valid steps, times the processes (one to a GPU), and where it was spent."""
-    processes = max(1.0, np.nan_to_num(number(run.summary.get("world_size", 1))))
-    hours = float(np.nansum(column(run.timing, "seconds"))) * processes / 3600
+    """Return the device hours in words, with the device."""
+    hours = device_hours(run)
     if not hours > 0:
         return ""
     device = str(run.summary.get("device", ""))
     kind = "GPU hours" if device.startswith("cuda") else "hours of CPU" if device else "hours"
     name = str(run.summary.get("device_name", ""))
     amount = f"{hours:,.0f}" if hours >= 100 else f"{hours:.2g}"
-    of = f"{processes:.0f} × {name}" if "world_size" in run.summary else name  # stages may have had different numbers
+    of = (
+        f"{_processes(run):.0f} × {name}" if "world_size" in run.summary else name
+    )  # stages may have had different numbers
     return f"{amount} {kind}" + (f" on {of}" if name else "")
 
 
 def _flops(run: Run) -> Markup:
-    """Return 6·N·D (Kaplan et al. 2020, section 2.1), which leaves attention over the context out."""
+    """Return 6·N·D (Kaplan et al. 2020, section 2.1), without attention over the context."""
     flops = 6 * number(run.summary.get("parameters")) * run.tokens_seen
     if not flops > 0:
         return Markup()

@@ -1,4 +1,4 @@
-"""Jobs out of requests, and answers out of an engine's events: the shapes of completions and of chat."""
+"""Requests to jobs, and an engine's events to answers, in the formats of completions and of chat."""
 
 import time
 import uuid
@@ -7,29 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from keylm.base.errors import KeylmError
+from keylm.serving import protocol as p
 from keylm.serving.engine import Finished, Job, PromptScored
 from keylm.serving.faults import ApiError, too_long
 from keylm.serving.grammar import Grammars
-from keylm.serving.protocol import (
-    AnswerMessage,
-    Cached,
-    ChatChoice,
-    ChatChunk,
-    ChatCompletion,
-    ChatLogprobs,
-    ChatRequest,
-    ChunkChoice,
-    Completion,
-    CompletionChoice,
-    CompletionRequest,
-    Delta,
-    Generation,
-    LegacyLogprobs,
-    Reason,
-    TokenLogprob,
-    TopLogprob,
-    Usage,
-)
 from keylm.serving.sampling import Grammar, RequestSampling, Token
 from keylm.serving.texts import Prompts
 from keylm.serving.writing import TextPiece, TextWriter, Vocabulary, Written
@@ -37,7 +18,7 @@ from keylm.serving.writing import TextPiece, TextWriter, Vocabulary, Written
 DEFAULT_TOKENS = 16
 """For completions without max_tokens; OpenAI's figure. A chat may continue to the end of the context."""
 LEAST = -9999.0
-"""Log-probabilities below it are given as this, since JSON has no infinity; OpenAI's figure."""
+"""Floor of the log-probabilities, since JSON has no infinity; OpenAI's figure."""
 
 
 @dataclass(frozen=True)
@@ -71,23 +52,23 @@ class AnswerPlan:
         """Return the fields that every answer and chunk starts with."""
         return {"id": self.id, "created": self.created, "model": self.model, "system_fingerprint": self.fingerprint}
 
-    def usage(self, ends: Sequence[Finished]) -> Usage:
+    def usage(self, ends: Sequence[Finished]) -> p.Usage:
         """Return the tokens used, once all choices are finished."""
         read, written = sum(map(len, self.prompts)), sum(end.written for end in ends)
         cached = sum(
             min(end.cached for end, of in zip(ends, self.of_prompt, strict=True) if of == n)
             for n in range(len(self.prompts))
         )
-        return Usage(
+        return p.Usage(
             prompt_tokens=read,
             completion_tokens=written,
             total_tokens=read + written,
-            prompt_tokens_details=Cached(cached_tokens=cached),
+            prompt_tokens_details=p.Cached(cached_tokens=cached),
         )
 
 
 def plan_completion(
-    request: CompletionRequest, prompts: Prompts, limits: RequestLimits, fingerprint: str
+    request: p.CompletionRequest, prompts: Prompts, limits: RequestLimits, fingerprint: str
 ) -> AnswerPlan:
     """Return the jobs of a completion. Raises ApiError."""
     ids = _prompts(request.prompt, prompts)
@@ -102,16 +83,14 @@ def plan_completion(
 
 
 def plan_chat(
-    request: ChatRequest, prompts: Prompts, limits: RequestLimits, fingerprint: str, grammars: Callable[[], Grammars]
+    request: p.ChatRequest, prompts: Prompts, limits: RequestLimits, fingerprint: str, grammars: Callable[[], Grammars]
 ) -> AnswerPlan:
     """Return the jobs of a chat. Raises ApiError."""
     if not prompts.chats:
         raise ApiError(400, "this model has no chat template; use /v1/completions", param="model")
     ids = prompts.chat([message.plain() for message in request.messages])
-    asked = (request.max_completion_tokens, request.max_tokens)
-    wanted = next((each for each in asked if each is not None), None)
-    if wanted is None:
-        wanted = max(1, limits.context - len(ids))
+    limits_given = (request.max_completion_tokens, request.max_tokens, max(1, limits.context - len(ids)))
+    wanted = next(each for each in limits_given if each is not None)
     form = request.response_format
     grammar: Callable[[], Grammar] | None = None
     if form is not None and form.type != "text":
@@ -129,7 +108,7 @@ def plan_chat(
 
 
 def _prompts(given: str | list[int] | list[str] | list[list[int]], prompts: Prompts) -> list[list[int]]:
-    """Return each prompt's ids, in whichever of the four forms they are given."""
+    """Return each prompt's ids, in whichever of the four forms they have."""
     if isinstance(given, str):
         return [prompts.completion(given)]
     if given and isinstance(given[0], int):
@@ -140,7 +119,7 @@ def _prompts(given: str | list[int] | list[str] | list[list[int]], prompts: Prom
 
 
 def _plan(
-    request: Generation,
+    request: p.Generation,
     prompts: list[list[int]],
     wanted: int,
     limits: RequestLimits,
@@ -182,7 +161,7 @@ def _plan(
     return AnswerPlan(jobs, prompts, of_prompt, request.model, fingerprint, echo, top is not None, top or 0)
 
 
-def _sampling(request: Generation, vocab_size: int, seed: str | None) -> RequestSampling:
+def _sampling(request: p.Generation, vocab_size: int, seed: str | None) -> RequestSampling:
     default = RequestSampling()
     names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty")
     given = {name: getattr(request, name) for name in names}
@@ -198,6 +177,8 @@ def _sampling(request: Generation, vocab_size: int, seed: str | None) -> Request
 class Shape:
     """One protocol's chunks and answers."""
 
+    chunk_type: type[p.Completion] | type[p.ChatChunk]
+
     def __init__(self, plan: AnswerPlan, vocabulary: Vocabulary) -> None:
         self.plan, self.vocabulary = plan, vocabulary
 
@@ -205,13 +186,13 @@ class Shape:
         """Return the chunk that comes before a choice's text, if there is one."""
         return None
 
-    def chunk(self, index: int, piece: TextPiece, reason: Reason | None) -> str:
+    def chunk(self, index: int, piece: TextPiece, reason: p.Reason | None) -> str:
         """Return a chunk of a stream."""
         raise NotImplementedError
 
-    def usage_chunk(self, usage: Usage) -> str:
+    def usage_chunk(self, usage: p.Usage) -> str:
         """Return the last chunk, which has no choice."""
-        raise NotImplementedError
+        return self._chunk([], usage)
 
     def whole(self, pieces: Sequence[Sequence[TextPiece]], ends: Sequence[Finished]) -> str:
         """Return the answer that is not streamed."""
@@ -221,16 +202,21 @@ class Shape:
         """Return the prompt as the beginning of the text."""
         return TextPiece("")
 
+    def _chunk(self, choices: list[Any], usage: p.Usage | None = None) -> str:
+        return self.chunk_type(**self.plan.head(), choices=choices, usage=usage).model_dump_json()
+
 
 class CompletionShape(Shape):
     """text_completion."""
+
+    chunk_type = p.Completion
 
     def __init__(self, plan: AnswerPlan, vocabulary: Vocabulary) -> None:
         super().__init__(plan, vocabulary)
         self._echoed = [self._prompt(prompt) for prompt in plan.prompts] if plan.echo else []
 
     def echoed(self, index: int) -> str:
-        """Return the prompt's text where it is to be given back."""
+        """Return the prompt's text if it is echoed."""
         return self._echoed[self.plan.of_prompt[index]] if self._echoed else ""
 
     def opening(self, index: int) -> str | None:
@@ -251,15 +237,11 @@ class CompletionShape(Shape):
             "".join(piece.text for piece in pieces), tuple(Written(t.token, t.begin - shift) for t in tokens)
         )
 
-    def chunk(self, index: int, piece: TextPiece, reason: Reason | None, *, echoed: bool = False) -> str:
+    def chunk(self, index: int, piece: TextPiece, reason: p.Reason | None, *, echoed: bool = False) -> str:
         """Return a chunk of a stream."""
         logprobs = self._logprobs(index, piece.tokens) if self.plan.logprobs and not echoed else None
-        choice = CompletionChoice(index=index, text=piece.text, logprobs=logprobs, finish_reason=reason)
-        return self._answer([choice], None)
-
-    def usage_chunk(self, usage: Usage) -> str:
-        """Return the last chunk, which has no choice."""
-        return self._answer([], usage)
+        choice = p.CompletionChoice(index=index, text=piece.text, logprobs=logprobs, finish_reason=reason)
+        return self._chunk([choice])
 
     def whole(self, pieces: Sequence[Sequence[TextPiece]], ends: Sequence[Finished]) -> str:
         """Return the answer that is not streamed."""
@@ -270,13 +252,10 @@ class CompletionShape(Shape):
                 text = self.echoed(index) + text
             tokens = [written for piece in parts for written in piece.tokens]
             logprobs = self._logprobs(index, tokens) if self.plan.logprobs else None
-            choices.append(CompletionChoice(index=index, text=text, logprobs=logprobs, finish_reason=end.reason))
-        return self._answer(choices, self.plan.usage(ends))
+            choices.append(p.CompletionChoice(index=index, text=text, logprobs=logprobs, finish_reason=end.reason))
+        return self._chunk(choices, self.plan.usage(ends))
 
-    def _answer(self, choices: list[CompletionChoice], usage: Usage | None) -> str:
-        return Completion(**self.plan.head(), choices=choices, usage=usage).model_dump_json()
-
-    def _logprobs(self, index: int, tokens: Sequence[Written]) -> LegacyLogprobs:
+    def _logprobs(self, index: int, tokens: Sequence[Written]) -> p.LegacyLogprobs:
         name, shift = self.vocabulary.name, len(self.echoed(index))
         tops: list[dict[str, float] | None] = []
         for written in tokens:
@@ -286,7 +265,7 @@ class CompletionShape(Shape):
                 continue
             pairs = [*token.likeliest, (token.id, token.log_probability)]
             tops.append({name(id): _finite(value) for id, value in reversed(pairs)})
-        return LegacyLogprobs(
+        return p.LegacyLogprobs(
             tokens=[name(written.token.id) for written in tokens],
             token_logprobs=[_optional(written.token.log_probability) for written in tokens],
             top_logprobs=tops if self.plan.top else None,
@@ -301,19 +280,17 @@ class CompletionShape(Shape):
 class ChatShape(Shape):
     """chat.completion and chat.completion.chunk."""
 
+    chunk_type = p.ChatChunk
+
     def opening(self, index: int) -> str | None:
         """Return the chunk with the role."""
-        return self._chunk([ChunkChoice(index=index, delta=Delta(role="assistant", content=""))], None)
+        return self._chunk([p.ChunkChoice(index=index, delta=p.Delta(role="assistant", content=""))])
 
-    def chunk(self, index: int, piece: TextPiece, reason: Reason | None) -> str:
+    def chunk(self, index: int, piece: TextPiece, reason: p.Reason | None) -> str:
         """Return a chunk of a stream."""
         logprobs = self._logprobs(piece.tokens) if self.plan.logprobs and piece.tokens else None
-        delta = Delta(content=piece.text) if piece.text or piece.tokens else Delta()
-        return self._chunk([ChunkChoice(index=index, delta=delta, logprobs=logprobs, finish_reason=reason)], None)
-
-    def usage_chunk(self, usage: Usage) -> str:
-        """Return the last chunk, which has no choice."""
-        return self._chunk([], usage)
+        delta = p.Delta(content=piece.text) if piece.text or piece.tokens else p.Delta()
+        return self._chunk([p.ChunkChoice(index=index, delta=delta, logprobs=logprobs, finish_reason=reason)])
 
     def whole(self, pieces: Sequence[Sequence[TextPiece]], ends: Sequence[Finished]) -> str:
         """Return the answer that is not streamed."""
@@ -321,31 +298,28 @@ class ChatShape(Shape):
         for index, (parts, end) in enumerate(zip(pieces, ends, strict=True)):
             tokens = [written for piece in parts for written in piece.tokens]
             choices.append(
-                ChatChoice(
+                p.ChatChoice(
                     index=index,
-                    message=AnswerMessage(content="".join(piece.text for piece in parts)),
+                    message=p.AnswerMessage(content="".join(piece.text for piece in parts)),
                     logprobs=self._logprobs(tokens) if plan.logprobs else None,
                     finish_reason=end.reason,
                 )
             )
-        return ChatCompletion(**plan.head(), choices=choices, usage=plan.usage(ends)).model_dump_json()
+        return p.ChatCompletion(**plan.head(), choices=choices, usage=plan.usage(ends)).model_dump_json()
 
-    def _chunk(self, choices: list[ChunkChoice], usage: Usage | None) -> str:
-        return ChatChunk(**self.plan.head(), choices=choices, usage=usage).model_dump_json()
-
-    def _logprobs(self, tokens: Sequence[Written]) -> ChatLogprobs:
+    def _logprobs(self, tokens: Sequence[Written]) -> p.ChatLogprobs:
         content = []
         for written in tokens:
             token = written.token
             assert token.log_probability is not None
             tops = [self._top(id, value) for id, value in token.likeliest]
             own = self._top(token.id, token.log_probability)
-            content.append(TokenLogprob(token=own.token, logprob=own.logprob, bytes=own.bytes, top_logprobs=tops))
-        return ChatLogprobs(content=content)
+            content.append(p.TokenLogprob(token=own.token, logprob=own.logprob, bytes=own.bytes, top_logprobs=tops))
+        return p.ChatLogprobs(content=content)
 
-    def _top(self, id: int, value: float) -> TopLogprob:
+    def _top(self, id: int, value: float) -> p.TopLogprob:
         name, raw = self.vocabulary.name(id), self.vocabulary.shown_bytes(id)
-        return TopLogprob(token=name, logprob=_finite(value), bytes=list(raw))
+        return p.TopLogprob(token=name, logprob=_finite(value), bytes=list(raw))
 
 
 def _finite(value: float) -> float:

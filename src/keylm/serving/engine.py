@@ -21,7 +21,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from keylm.serving.sampling import Drawer, Grammar, RequestSampling, Token, told
+from keylm.serving.sampling import Grammar, RequestSampling, Token, TokenSampler, scored_token
 from keylm.serving.slots import Slots
 from keylm.serving.writing import TextPiece, TextWriter, Vocabulary
 
@@ -41,7 +41,7 @@ class Job:
     sampling: RequestSampling = field(default_factory=RequestSampling)
     stops: tuple[str, ...] = ()
     top: int | None = None
-    """As sampling.Drawer's."""
+    """As sampling.TokenSampler's."""
     score_prompt: bool = False
     """Whether the prompt's log-probabilities are requested."""
     ignore_ends: bool = False
@@ -105,7 +105,7 @@ class Engine(Protocol):
 class _RunningText:
     job: Job
     emit: Emit
-    drawer: Drawer
+    sampler: TokenSampler
     writer: TextWriter
     begun: float
     row: int = -1
@@ -146,7 +146,7 @@ class BatchingEngine:
             _RunningText(
                 job,
                 emit,
-                Drawer(job.sampling, self.vocab_size, job.prompt, job.top, job.grammar and job.grammar()),
+                TokenSampler(job.sampling, self.vocab_size, job.prompt, job.top, job.grammar and job.grammar()),
                 TextWriter(self._vocabulary, job.stops),
                 now,
             )
@@ -264,7 +264,9 @@ class BatchingEngine:
         if first == 0:
             text.scores.append(Token(prompt[0]))
         following = prompt[first + 1 : text.read + 1]
-        text.scores += [told(row, token, text.job.top or 0) for row, token in zip(logits, following, strict=False)]
+        text.scores += [
+            scored_token(row, token, text.job.top or 0) for row, token in zip(logits, following, strict=False)
+        ]
 
     def _begin(self, text: _RunningText, logits: Tensor) -> None:
         if text.job.score_prompt:
@@ -272,7 +274,7 @@ class BatchingEngine:
         if text.job.max_tokens == 0:
             self._end(text, Finished("length", 0, text.cached))
         else:
-            self._draw(text, logits)
+            self._sample(text, logits)
 
     def _step(self) -> None:
         """Write one token of every text whose prompt has been read."""
@@ -284,10 +286,10 @@ class BatchingEngine:
         for text, logits in zip(texts, found, strict=True):
             self._held[text.row][text.read :] = [text.last]
             text.read += 1
-            self._draw(text, logits)
+            self._sample(text, logits)
 
-    def _draw(self, text: _RunningText, logits: Tensor) -> None:
-        token = text.drawer.draw(logits)
+    def _sample(self, text: _RunningText, logits: Tensor) -> None:
+        token = text.sampler.sample(logits)
         text.written += 1
         text.last = token.id
         if token.id in self._slots.ends and not text.job.ignore_ends:
@@ -296,7 +298,7 @@ class BatchingEngine:
         piece = text.writer.add(token)
         if piece.text or piece.tokens:
             text.emit(piece)
-        if text.writer.stopped or (text.drawer.grammar and text.drawer.grammar.finished()):
+        if text.writer.stopped or (text.sampler.grammar and text.sampler.grammar.finished()):
             self._finish(text, "stop")
         elif text.written >= text.job.max_tokens or text.read + 1 > self.context:
             self._finish(text, "length")

@@ -1,8 +1,8 @@
 """The types of HTTP requests and answers: OpenAI's completions and chat, their errors, and keylm's suggestions.
 
-Requests are strict: a field that is not known, or that this server cannot honour, is an error, never ignored. Fields
-that OpenAI takes and that change no answer are taken too (user, store, metadata, …). `top_k`, `min_p`,
-`repetition_penalty` and `ignore_eos` are extensions that other servers have by the same names.
+Requests are strict: a field that is not known, or that this server cannot honour, is an error, never ignored. OpenAI's
+fields that change no answer are accepted too (user, store, metadata, …). `top_k`, `min_p`,
+`repetition_penalty` and `ignore_eos` are extensions, named as in other servers.
 """
 
 from typing import Annotated, Any, Literal, Self
@@ -50,7 +50,7 @@ class Generation(Body):
     user: str | None = None
 
     @model_validator(mode="after")
-    def _options_are_of_streams(self) -> Self:
+    def _check_stream_options(self) -> Self:
         if self.stream_options is not None and not self.stream:
             raise ValueError("stream_options is only allowed with stream = true")
         return self
@@ -108,7 +108,7 @@ class ResponseFormat(Body):
     json_schema: JsonSchema | None = None
 
     @model_validator(mode="after")
-    def _schema_is_there(self) -> Self:
+    def _check_schema(self) -> Self:
         if (self.type == "json_schema") != (self.json_schema is not None):
             raise ValueError('json_schema belongs to type = "json_schema", and must be there then')
         return self
@@ -127,7 +127,7 @@ class ChatRequest(Generation):
     service_tier: str | None = None
 
     @model_validator(mode="after")
-    def _alternatives_are_of_logprobs(self) -> Self:
+    def _check_top_logprobs(self) -> Self:
         if self.top_logprobs is not None and not self.logprobs:
             raise ValueError("top_logprobs is only allowed with logprobs = true")
         return self
@@ -145,7 +145,7 @@ class SuggestRequest(Body):
 
 
 class Cached(BaseModel):
-    """Of a prompt's tokens, those that were known from before."""
+    """A prompt's tokens that were already cached."""
 
     cached_tokens: int
 
@@ -160,6 +160,16 @@ class Usage(BaseModel):
 
 
 Reason = Literal["stop", "length"]
+
+
+class GeneratedAnswer(BaseModel):
+    """The fields that every answer and chunk starts with."""
+
+    id: str
+    object: str
+    created: int
+    model: str
+    system_fingerprint: str
 
 
 class LegacyLogprobs(BaseModel):
@@ -180,14 +190,10 @@ class CompletionChoice(BaseModel):
     finish_reason: Reason | None
 
 
-class Completion(BaseModel):
+class Completion(GeneratedAnswer):
     """The answer of /v1/completions; in a stream each chunk."""
 
-    id: str
     object: Literal["text_completion"] = "text_completion"
-    created: int
-    model: str
-    system_fingerprint: str
     choices: list[CompletionChoice]
     usage: Usage | None = None
 
@@ -230,14 +236,10 @@ class ChatChoice(BaseModel):
     finish_reason: Reason
 
 
-class ChatCompletion(BaseModel):
+class ChatCompletion(GeneratedAnswer):
     """The answer of /v1/chat/completions."""
 
-    id: str
     object: Literal["chat.completion"] = "chat.completion"
-    created: int
-    model: str
-    system_fingerprint: str
     choices: list[ChatChoice]
     usage: Usage
 
@@ -249,7 +251,7 @@ class Delta(BaseModel):
     content: str | None = None
 
     @model_serializer
-    def _what_is_there(self) -> dict[str, str]:
+    def _without_nulls(self) -> dict[str, str]:
         return {name: value for name, value in (("role", self.role), ("content", self.content)) if value is not None}
 
 
@@ -262,20 +264,16 @@ class ChunkChoice(BaseModel):
     finish_reason: Reason | None = None
 
 
-class ChatChunk(BaseModel):
+class ChatChunk(GeneratedAnswer):
     """A chunk of a stream of /v1/chat/completions."""
 
-    id: str
     object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
-    created: int
-    model: str
-    system_fingerprint: str
     choices: list[ChunkChoice]
     usage: Usage | None = None
 
 
 class ModelCard(BaseModel):
-    """A model that is served."""
+    """A served model."""
 
     id: str
     object: Literal["model"] = "model"
@@ -285,7 +283,7 @@ class ModelCard(BaseModel):
 
 
 class ModelList(BaseModel):
-    """All that are served."""
+    """The served models."""
 
     object: Literal["list"] = "list"
     data: list[ModelCard]

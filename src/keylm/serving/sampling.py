@@ -62,8 +62,8 @@ class Token:
 
 
 @dataclass
-class Drawer:
-    """Draws one text's tokens."""
+class TokenSampler:
+    """Samples one text's tokens."""
 
     sampling: RequestSampling
     vocab_size: int
@@ -87,7 +87,7 @@ class Drawer:
             self._seen = torch.zeros(self.vocab_size, dtype=torch.bool)
             self._seen[torch.tensor(list(self.prompt), dtype=torch.int64)] = True
 
-    def draw(self, logits: Tensor) -> Token:
+    def sample(self, logits: Tensor) -> Token:
         """Return the next token by its logits, fp32 [V]."""
         chosen = self._choose(self._adjusted(logits))
         if self._counts is not None:
@@ -96,32 +96,32 @@ class Drawer:
             self._seen[chosen] = True
         if self.grammar is not None:
             self.grammar.accept(chosen)
-        return told(logits, chosen, self.top)
+        return scored_token(logits, chosen, self.top)
 
     def _adjusted(self, logits: Tensor) -> Tensor:
-        asked = self.sampling
-        if not (asked.bias or self.grammar or self._counts is not None or self._seen is not None):
+        settings = self.sampling
+        if not (settings.bias or self.grammar or self._counts is not None or self._seen is not None):
             return logits
         logits = logits.clone()
         if self._seen is not None:
-            weaker = torch.where(logits > 0, logits / asked.repetition_penalty, logits * asked.repetition_penalty)
+            weaker = torch.where(logits > 0, logits / settings.repetition_penalty, logits * settings.repetition_penalty)
             logits = torch.where(self._seen, weaker, logits)
         if self._counts is not None:
-            logits -= asked.frequency_penalty * self._counts + asked.presence_penalty * (self._counts > 0)
-        if asked.bias:
+            logits -= settings.frequency_penalty * self._counts + settings.presence_penalty * (self._counts > 0)
+        if settings.bias:
             logits += self._bias
         if self.grammar is not None:
             self.grammar.restrict(logits)
         return logits
 
     def _choose(self, logits: Tensor) -> int:
-        asked = self.sampling
-        if asked.temperature < GREEDY_BELOW or asked.top_k == 1:
+        settings = self.sampling
+        if settings.temperature < GREEDY_BELOW or settings.top_k == 1:
             return int(logits.argmax())
-        probabilities = (logits / asked.temperature).softmax(-1).numpy()
-        if asked.min_p:
-            probabilities = np.where(probabilities >= asked.min_p * probabilities.max(), probabilities, 0)
-        if asked.top_k or asked.top_p < 1:
+        probabilities = (logits / settings.temperature).softmax(-1).numpy()
+        if settings.min_p:
+            probabilities = np.where(probabilities >= settings.min_p * probabilities.max(), probabilities, 0)
+        if settings.top_k or settings.top_p < 1:
             probabilities = np.where(probabilities >= self._least(probabilities), probabilities, 0)
         sums = probabilities.cumsum(dtype=np.float64)
         # A token of zero probability adds nothing to the cumulative sum, so it is never sampled.
@@ -137,7 +137,7 @@ class Drawer:
         return float(values[min(place, len(values) - 1)])
 
 
-def told(logits: Tensor, token: int, top: int | None) -> Token:
+def scored_token(logits: Tensor, token: int, top: int | None) -> Token:
     """Return a token with its log-probability by `logits` [V], and the `top` likeliest (ties by the lower id first)."""
     if top is None:
         return Token(token)

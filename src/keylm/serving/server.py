@@ -5,6 +5,7 @@ uvicorn. The cost of a request outside the engine is some tens of microseconds a
 """
 
 import asyncio
+import functools
 import math
 import time
 from collections.abc import Awaitable, Callable
@@ -22,15 +23,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from keylm.keyboard.suggest import Keyboards
-from keylm.serving.answers import (
-    AnswerPlan,
-    ChatShape,
-    CompletionShape,
-    RequestLimits,
-    Shape,
-    plan_chat,
-    plan_completion,
-)
+from keylm.serving import protocol as p
+from keylm.serving.answers import ChatShape, CompletionShape, RequestLimits, Shape, plan_chat, plan_completion
 from keylm.serving.description import openapi
 from keylm.serving.engine import Engine
 from keylm.serving.faults import ApiError, invalid
@@ -38,16 +32,6 @@ from keylm.serving.grammar import Grammars
 from keylm.serving.guard import Guard
 from keylm.serving.metrics import Metrics
 from keylm.serving.pages import page_routes
-from keylm.serving.protocol import (
-    ChatRequest,
-    CompletionRequest,
-    Health,
-    ModelCard,
-    ModelList,
-    SuggestedWord,
-    Suggestions,
-    SuggestRequest,
-)
 from keylm.serving.streams import EventStream, Running, answer_of, whole
 from keylm.serving.texts import Prompts
 
@@ -81,7 +65,7 @@ class Served:
 
     @cached_property
     def grammars(self) -> Grammars:
-        """Made when the first answer must have a form. Raises KeylmError where the package is missing."""
+        """Loaded when first needed. Raises KeylmError where the package is missing."""
         ends = self.prompts.special
         end = ends.get("<|im_end|>", self.prompts.tokenizer.eos_token_id)
         return Grammars(self.prompts.tokenizer, self.engine.vocab_size, end)
@@ -96,9 +80,9 @@ class Served:
                 code="model_not_found",
             )
 
-    def card(self) -> ModelCard:
+    def card(self) -> p.ModelCard:
         """Return what /v1/models says of it."""
-        return ModelCard(id=self.name, created=self.created, max_model_len=self.engine.context)
+        return p.ModelCard(id=self.name, created=self.created, max_model_len=self.engine.context)
 
 
 class Routes:
@@ -116,19 +100,19 @@ class Routes:
     async def health(self, request: Request) -> Response:
         """Say that requests are answered."""
         active, waiting = self._served.engine.load()
-        return _json(Health(engine=self._served.engine.name, active=active, waiting=waiting))
+        return _json(p.Health(engine=self._served.engine.name, active=active, waiting=waiting))
 
     async def counters(self, request: Request) -> Response:
         """Return the metrics for Prometheus."""
         return Response(self.metrics.page(), media_type=self.metrics.content_type)
 
     async def description(self, request: Request) -> Response:
-        """Give the OpenAPI document."""
+        """Return the OpenAPI document."""
         return JSONResponse(openapi())
 
     async def models(self, request: Request) -> Response:
         """List the one model."""
-        return _json(ModelList(data=[self._served.card()]))
+        return _json(p.ModelList(data=[self._served.card()]))
 
     async def model(self, request: Request) -> Response:
         """Describe it."""
@@ -136,57 +120,48 @@ class Routes:
         return _json(self._served.card())
 
     async def completions(self, request: Request) -> Response:
-        """Go on with a text."""
-        asked = await self._parsed(request, CompletionRequest)
+        """Continue a text."""
+        body = await self._parsed(request, p.CompletionRequest)
         served = self._served
-        served.check(asked.model)
-        plan = await asyncio.to_thread(plan_completion, asked, served.prompts, served.limits, served.fingerprint)
-        shape = CompletionShape(plan, served.prompts.vocabulary)
-        return await self._answer(request, plan, shape, asked.stream, asked.stream_options)
+        served.check(body.model)
+        plan = await asyncio.to_thread(plan_completion, body, served.prompts, served.limits, served.fingerprint)
+        return await self._answer(request, body, CompletionShape(plan, served.prompts.vocabulary))
 
     async def chat(self, request: Request) -> Response:
         """Answer in a conversation."""
-        asked = await self._parsed(request, ChatRequest)
+        body = await self._parsed(request, p.ChatRequest)
         served = self._served
-        served.check(asked.model)
+        served.check(body.model)
         plan = await asyncio.to_thread(
-            plan_chat, asked, served.prompts, served.limits, served.fingerprint, lambda: served.grammars
+            plan_chat, body, served.prompts, served.limits, served.fingerprint, lambda: served.grammars
         )
-        return await self._answer(
-            request, plan, ChatShape(plan, served.prompts.vocabulary), asked.stream, asked.stream_options
-        )
+        return await self._answer(request, body, ChatShape(plan, served.prompts.vocabulary))
 
     async def suggest(self, request: Request) -> Response:
-        """Give a keyboard its words."""
-        asked = await self._parsed(request, SuggestRequest)
+        """Suggest words to a keyboard."""
+        body = await self._parsed(request, p.SuggestRequest)
         served = self._served
-        if asked.model is not None:
-            served.check(asked.model)
+        if body.model is not None:
+            served.check(body.model)
         if served.keyboards is None:
             raise ApiError(404, "this server offers no suggestions", code="not_found")
-        loop = asyncio.get_running_loop()
-        found = await loop.run_in_executor(
-            self._typing,
-            lambda: served.keyboards.answer(asked.text, asked.k, correct=asked.correct),  # type: ignore[union-attr]
-        )
+        answer = functools.partial(served.keyboards.answer, body.text, body.k, correct=body.correct)
+        found = await asyncio.get_running_loop().run_in_executor(self._typing, answer)
         words = [
-            SuggestedWord(word=each.word, probability=math.exp(each.log_probability)) for each in found.suggestions
+            p.SuggestedWord(word=each.word, probability=math.exp(each.log_probability)) for each in found.suggestions
         ]
+        milliseconds = round(found.seconds * 1000, 3)
         return _json(
-            Suggestions(
-                partial=found.partial,
-                suggestions=words,
-                correction=found.correction,
-                milliseconds=round(found.seconds * 1000, 3),
+            p.Suggestions(
+                partial=found.partial, suggestions=words, correction=found.correction, milliseconds=milliseconds
             )
         )
 
-    async def _answer(
-        self, request: Request, plan: AnswerPlan, shape: Shape, stream: bool | None, options: Any
-    ) -> Response:
+    async def _answer(self, request: Request, body: p.Generation, shape: Shape) -> Response:
         running = Running(self._served.engine, shape, self.metrics)
-        if stream:
-            return EventStream(running, shape, self.metrics, usage=bool(options and options.include_usage))
+        if body.stream:
+            usage = bool(body.stream_options and body.stream_options.include_usage)
+            return EventStream(running, shape, self.metrics, usage=usage)
         return await whole(request, running, shape, self.metrics)
 
     async def _parsed(self, request: Request, kind: type[Request_]) -> Request_:
