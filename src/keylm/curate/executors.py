@@ -1,7 +1,7 @@
 # mypy: disable-error-code="misc, import-untyped"
 """Where the tasks of curation run: worker processes of this machine, a Ray cluster, or Slurm.
 
-Invariants: a stage is over when every one of its tasks has left its mark, whoever ran them; a task that left its mark
+Invariants: a stage is complete when each of its tasks has left its completion mark, whoever ran it; a completed task
 is never run again. No two processes write the same files: tasks hold a lock that a new run waits for.
 """
 
@@ -31,10 +31,10 @@ from keylm.data.curated import Executor
 
 POLL_SECONDS = 0.5
 TASK_GIGABYTES = 1.5
-"""Memory that a task asks a cluster for."""
+"""Memory requested for a task on a cluster."""
 TASKS_LOCK = "tasks.lock"
 SQUEUE_TRIES, SQUEUE_SECONDS = 5, 15.0
-"""How often, and how many seconds apart, squeue must say that it knows a job no more before that is believed."""
+"""How often in a row, and how many seconds apart, squeue must report a job as unknown."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def _executor(stage: CurationStage, logs: Path, kind: Executor, workers: int) ->
     common = {"pipeline": stage.steps, "tasks": stage.tasks, "workers": workers, "logging_dir": str(logs)}
     if kind == "local":
         return QuietLocal(**common)
-    # Not to start hundreds of jobs of a second: tasks that do little go together.
+    # Group light tasks, so as not to start hundreds of jobs of a second.
     light = max(1, stage.tasks // workers) if stage.name == "buckets" else 1
     if kind == "ray":
         _start_ray(workers)
@@ -120,7 +120,7 @@ class QuietLocal(_Quiet, LocalPipelineExecutor):
     """Worker processes of this machine."""
 
     def run(self) -> list[Failure]:
-        """Run the tasks that have left no mark and return those that failed. Raises KeylmError, OSError."""
+        """Run the incomplete tasks and return those that failed. Raises KeylmError, OSError."""
         return run_ranks(self, self.get_incomplete_ranks(), self.workers)
 
 
@@ -132,7 +132,7 @@ class QuietSlurm(_Quiet, SlurmPipelineExecutor):
     """Arrays of Slurm jobs; the folder must be shared by the nodes."""
 
     def launch_merge_stats(self) -> None:
-        """Start no further job: keylm adds the figures up itself."""
+        """Start no further job: keylm merges the figures itself."""
 
 
 def _start_ray(workers: int) -> None:
@@ -147,7 +147,7 @@ def _start_ray(workers: int) -> None:
 
 
 def _await_slurm(executor: Any) -> None:
-    """Wait until all tasks left their mark, or Slurm knows the job no more, asked several times.
+    """Wait until all tasks are complete, or Slurm has repeatedly reported the job as unknown.
 
     A single answer means little: the controller may be restarting, and marks reach a shared folder late.
     """
@@ -162,10 +162,10 @@ def _await_slurm(executor: Any) -> None:
 def _slurm_knows(job: object) -> bool:
     command = ["squeue", "-h", "-j", str(job)]
     try:
-        asked = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        reply = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     except (OSError, subprocess.TimeoutExpired):
         return False
-    return asked.returncode == 0 and bool(asked.stdout.strip())
+    return reply.returncode == 0 and bool(reply.stdout.strip())
 
 
 @contextlib.contextmanager
@@ -201,7 +201,7 @@ def silenced() -> Iterator[None]:
 
 
 def _last_words(logs: Path, rank: int, known: str) -> str:
-    """Return the last line of a task's log that names an error; what is `known` of it where none does."""
+    """Return what is `known` of a task's failure, else the last line of its log that names an error."""
     try:
         lines = (logs / "logs" / f"task_{rank:05d}.log").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -211,10 +211,10 @@ def _last_words(logs: Path, rank: int, known: str) -> str:
 
 
 @contextlib.contextmanager
-def sole_run(work: Path, tell: Callable[[str], None]) -> Iterator[None]:
-    """Hold `work` for this process alone, after the last tasks of a run that was killed. Raises KeylmError."""
+def sole_run(work: Path, report: Callable[[str], None]) -> Iterator[None]:
+    """Lock `work` for this process, after waiting for the last tasks of a killed run. Raises KeylmError."""
     work.mkdir(parents=True, exist_ok=True)
-    # POSIX locks: they go with their process, and processes forked from it do not hold them on.
+    # POSIX locks end with their process, and are not inherited by forked ones.
     with (work / "run.lock").open("w") as own, (work / TASKS_LOCK).open("w") as tasks:
         try:
             fcntl.lockf(own, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -223,7 +223,7 @@ def sole_run(work: Path, tell: Callable[[str], None]) -> Iterator[None]:
         try:
             fcntl.lockf(tasks, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            tell("curate  waiting for the last tasks of a run that was killed")
+            report("curate  waiting for the last tasks of a run that was killed")
             fcntl.lockf(tasks, fcntl.LOCK_EX)
         fcntl.lockf(tasks, fcntl.LOCK_UN)
         yield

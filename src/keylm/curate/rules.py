@@ -1,6 +1,6 @@
-"""What decides a curation besides its sources and settings: every constant and table by which documents are judged.
+"""The constants and tables that decide a curation, apart from its sources and settings.
 
-Invariant: a constant that is added to one of these modules is in the fingerprint unless it is listed in `_NO_RULES`.
+Invariant: a constant added to one of these modules is in the fingerprint unless it is listed in `_NO_RULES`.
 """
 
 from typing import Any
@@ -18,7 +18,7 @@ _NO_RULES = {
     *("CHECKED_TOGETHER", "BATCH_CHARACTERS", "PLACES_AT_ONCE", "SHINGLES_AT_ONCE", "MOST_WORDS", "BLOCK_BYTES"),
     *("IO", "DAMAGE", "BENCHMARKS", "ITEM_FIELDS", "COMMON_FIELDS", "WORDS", "_QUALITY", "TYPE_CHECKING"),
 }
-"""How much is done at once, which changes no verdict; and what is no plain value, the tables among it given below."""
+"""Batch sizes, which change no verdict, and values that are not plain (tables among them are added below)."""
 
 
 def rules_of(curation: Curation) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""How many bits a causal language model needs for a continuation, given what stands before it.
+"""A continuation's code length in bits under a causal language model, given its prefix.
 
-The most sensitive measure of what a prefix does to a small model: the same continuation after a clean and after a
+The most sensitive measure of a prefix's effect on a small model: the same continuation after a clean and after a
 mistyped prefix, or the right answer after a question. Works for any model and tokenizer that transformers opens.
 """
 
@@ -23,10 +23,9 @@ def continuation_bits(
 ) -> list[float]:
     """Return each continuation's code length in bits, under `model` and after its prefix.
 
-    `items` are (prefix, continuation); both sides are encoded by themselves, so the continuation begins at a token's
-    edge. Special tokens that are spelled in a prefix count as such. A prefix loses its beginning where both together
-    have more than `context` tokens; an empty one stands for the beginning of a text. Raises KeylmError where a
-    continuation is empty or does not fit into the context.
+    `items` are (prefix, continuation), encoded separately, so the continuation begins at a token boundary. Special
+    tokens spelled out in a prefix are those tokens. A prefix is truncated on the left where both exceed `context`
+    tokens; an empty one means the beginning of a text. Raises KeylmError where a continuation is empty or too long.
     """
     encoded = [_encode(tokenizer, prefix, continuation, context) for prefix, continuation in items]
     order = sorted(range(len(encoded)), key=lambda index: len(encoded[index][0]))
@@ -40,7 +39,7 @@ def continuation_bits(
 
 
 def _encode(tokenizer: Any, prefix: str, continuation: str, context: int) -> tuple[list[int], int]:
-    """Return the ids of both, and how many of them belong to the continuation."""
+    """Return the ids of both, and how many are the continuation's."""
     before = tokenizer(prefix, add_special_tokens=False)["input_ids"] or [tokenizer.eos_token_id]
     after = tokenizer(continuation, add_special_tokens=False)["input_ids"]
     if not 0 < len(after) < context:
@@ -62,7 +61,7 @@ def _batches(order: Sequence[int], lengths: Sequence[int], batch_tokens: int) ->
 
 
 def _padded(encoded: Sequence[tuple[list[int], int]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return ids and labels, int64 [B, L]; what stands right of a row's end changes nothing before it."""
+    """Return ids and labels, int64 [B, L], padded on the right."""
     length = max(len(tokens) for tokens, _ in encoded)
     tokens = torch.zeros(len(encoded), length, dtype=torch.int64)
     labels = torch.full((len(encoded), length), IGNORED)

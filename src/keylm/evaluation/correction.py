@@ -1,4 +1,4 @@
-"""How well typed words are corrected: the words that are tested, and the outcome for each.
+"""How well typed words are corrected.
 
 Invariant: only plain words are tested (letters, apostrophes inside, not all capitals), the same ones for every system,
 each after the text as it was typed, mistakes included.
@@ -53,8 +53,7 @@ def measure_correction(
             wrong = word.typed != word.meant
             kind = "typos repaired: real words" if known(word.typed.lower()) else "typos repaired: non-words"
             for name, correct in systems.items():
-                given = correct(word.context, word.typed)
-                good = given == word.meant
+                good = correct(word.context, word.typed) == word.meant
                 tallies.add("wrong words left", name, item.document, not good, 1)
                 if wrong:
                     tallies.add("error reduction", name, item.document, good, 1)

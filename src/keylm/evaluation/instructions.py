@@ -1,9 +1,8 @@
 """How well a model follows instructions that a program can check, on items from `keylm data instructions`.
 
 Three sets (instructions/evaluation_items.py): constraints of trained types on held-out documents, constraints of types
-that training never had, and typo fixing on held-out sentences. The answers are greedy, so the same model and items give
-the same figures on the same machine; every figure is a share with a 95 % bootstrap interval over items. Cost: one
-answer an item, in batches of items of like length.
+never seen in training, and typo fixing on held-out sentences. Decoding is greedy, so the figures are reproducible on
+one machine; each is a share with a 95 % bootstrap interval over items. Cost: one answer an item, batched by length.
 """
 
 import difflib
@@ -24,7 +23,7 @@ from keylm.model.folder import model_fingerprint
 from keylm.runtimes.generation import Generator, rows_at_once
 
 PROTOCOL = "keylm instructions 1"
-"""Goes up with any change of a rule: figures of two protocols do not compare."""
+"""Incremented with any change of a rule: figures of two protocols do not compare."""
 Item = dict[str, Any]
 _KEYS = {"set", "messages", "constraints", "max_new_tokens"}
 
@@ -52,7 +51,7 @@ def evaluate_instructions(
     seed: int = 0,
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """Return what a model makes of the items, ready for JSON.
+    """Return a model's answers to the items and their scores, ready for JSON.
 
     {"protocol", "rows": [{"measure", "set", "value", "low", "high", "n", …}], "answers": [{"set", "answer", "broken"}]}
 
@@ -69,10 +68,10 @@ def evaluate_instructions(
     with Status("instructions", len(items), quiet=quiet) as status:
         done = 0
         for indices in _batches(items, batch):
-            asked = [items[index] for index in indices]
-            limits = [item["max_new_tokens"] for item in asked]
-            drawn = generator.drawn([item["messages"] for item in asked], limits, do_sample=False)
-            for index, answer in zip(indices, drawn, strict=True):
+            messages = [items[index]["messages"] for index in indices]
+            limits = [items[index]["max_new_tokens"] for index in indices]
+            written = generator.drawn(messages, limits, do_sample=False)
+            for index, answer in zip(indices, written, strict=True):
                 answers[index] = answer
             done += len(indices)
             status.update(done, "items answered")
@@ -111,7 +110,7 @@ def _add_fix(tallies: Tallies, number: int, item: Item, answer: str) -> None:
 
 
 def _wrong_words(text: str, clean: str) -> int:
-    """Return how many words have to be put in, left out or replaced to come from `text` to `clean`."""
+    """Return how many words must be inserted, deleted or replaced to turn `text` into `clean`."""
     matcher = difflib.SequenceMatcher(None, text.split()[:200], clean.split(), autojunk=False)
     return sum(max(b - a, d - c) for tag, a, b, c, d in matcher.get_opcodes() if tag != "equal")
 
@@ -122,7 +121,7 @@ def _scored(item: Item, answer: str) -> dict[str, Any]:
 
 
 def _batches(items: Sequence[Item], size: int) -> Iterator[list[int]]:
-    """Yield indices of items that ask for about as many tokens."""
+    """Yield indices of items with similar token limits."""
     order = sorted(range(len(items)), key=lambda index: items[index]["max_new_tokens"])
     for start in range(0, len(order), size):
         yield order[start : start + size]
@@ -137,9 +136,9 @@ def measure_instructions(
     device: torch.device | None,
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """Write what `evaluate_instructions` finds to `out`, unless it is there; return it.
+    """Write the results of `evaluate_instructions` to `out`, unless it has them; return them.
 
-    `limit`: the first items of each set alone. Raises KeylmError as `read_items` and `evaluate_instructions` do.
+    `limit`: only the first items of each set. Raises KeylmError as `read_items` and `evaluate_instructions` do.
     """
     settings = {"model": model_fingerprint(model_folder), "items": sha256_file(items_file), "limit": limit}
     found = read_table(out)
@@ -149,6 +148,6 @@ def measure_instructions(
     if limit is not None:
         sets = dict.fromkeys(item["set"] for item in items)
         items = [item for name in sets for item in [item for item in items if item["set"] == name][:limit]]
-    made = {**evaluate_instructions(model_folder, items, device=device, quiet=quiet), "settings": settings}
-    write_json(out, made)
-    return made
+    found = {**evaluate_instructions(model_folder, items, device=device, quiet=quiet), "settings": settings}
+    write_json(out, found)
+    return found

@@ -1,6 +1,6 @@
 """Accuracy under typing errors: retention by error rate, and the area under its curve.
 
-prompt_noise.py has the tasks that the accuracies come from; docs/robustness.md has the definitions.
+The accuracies come from the tasks of prompt_noise.py; docs/robustness.md has the definitions.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from keylm.evaluation.statistics import DRAWS, Values, middle_95
 from keylm.recipe.benchmarks import MISTYPED
 
 HIGHEST_RATE = 20
-"""Per cent of words: where the area under the curve ends."""
+"""Per cent of words at which the area under the curve ends."""
 CLEAR_ERRORS = 3
 """Standard errors by which clean accuracy must exceed chance; below, retention is mostly noise."""
 Point = Mapping[str, Any]
@@ -26,29 +26,29 @@ def curves(points: Iterable[Point]) -> dict[str, Any]:
     """Return accuracy and retention by rate, and the area under the retention curve.
 
     `points` are {"benchmark", "metric", "rate", "seed", "value", "stderr", "n"}: `rate` in per cent (0 is clean),
-    `value` a share. Retention at a rate is (accuracy - chance) / (clean accuracy - chance), neither cut off at 0 nor at
-    1. The area is its integral over rates 0 to 20 by the trapezium rule, divided by 20: 1 where nothing is lost.
+    `value` a share. Retention at a rate is (accuracy - chance) / (clean accuracy - chance), not clipped. The area is
+    its integral over rates 0 to 20 by the trapezium rule, divided by 20: 1 where nothing is lost.
 
     Returns {"curves": rows, "area", "interval", "benchmarks", "reason"}. A row is of one benchmark and metric:
     {"benchmark", "metric", "chance", "rates", "area", "interval", "reason"}; of its `rates` each is {"rate", "accuracy"
-    (mean over seeds), "spread" (standard deviation over seeds), "seeds", "stderr", "retention"}. `area` of the whole is
-    the mean over benchmarks, each with its main metric; `benchmarks` are those that it could be had of. What cannot be
-    had is None, and `reason` says why. Intervals hold 95 %, by bootstrap from the points' standard errors (`_drawn`).
-    Raises KeylmError for points that are not what is asked for.
+    (mean over seeds), "spread" (standard deviation over seeds), "seeds", "stderr", "retention"}. The overall `area` is
+    the mean over `benchmarks`, those that have one, each with its main metric. What is undefined is None, and `reason`
+    says why. Intervals hold 95 %, by bootstrap from the points' standard errors (`_resampled`). Raises KeylmError for
+    invalid points.
     """
     grouped: dict[tuple[str, str], list[Point]] = {}
     for point in points:
         _check(point)
         grouped.setdefault((point["benchmark"], point["metric"]), []).append(point)
-    rows, drawn = [], {}
+    rows, areas = [], {}
     for key in sorted(grouped, key=lambda key: (list(MISTYPED).index(key[0]), key[1])):
         row = _row(*key, grouped[key])
         if row["area"] is not None:
-            drawn[key] = _drawn(row, grouped[key])
-            row["interval"] = _interval(drawn[key])
+            areas[key] = _resampled(row, grouped[key])
+            row["interval"] = _interval(areas[key])
         rows.append(row)
     main = [row for row in rows if row["metric"] == main_metric(row["benchmark"])]
-    return {"curves": rows, **_mean_area(main, drawn)}
+    return {"curves": rows, **_mean_area(main, areas)}
 
 
 def main_metric(benchmark: str) -> str:
@@ -88,13 +88,13 @@ def _at_rate(rate: float, points: Sequence[Point]) -> dict[str, Any]:
         "accuracy": math.fsum(values) / len(values),
         "spread": float(np.std(values, ddof=1)) if len(values) > 1 else None,
         "seeds": len(values),
-        # The seeds share their items, so that the error of drawing items does not shrink with their number.
+        # The seeds share their items, so the sampling error of the items does not shrink with their number.
         "stderr": math.fsum(errors) / len(errors) if len(errors) == len(there) else None,
     }
 
 
 def _undefined(rates: Sequence[Mapping[str, Any]], chance: float) -> str | None:
-    """Return why there is no retention, None where there is."""
+    """Return why retention is undefined, or None."""
     clean = rates[0]
     if clean["rate"] != 0:
         return "no clean accuracy (rate 0)"
@@ -117,12 +117,12 @@ def _area(retentions: Sequence[tuple[float, Values]]) -> Values:
     return np.asarray(sum(parts) / HIGHEST_RATE, np.float64)
 
 
-def _drawn(row: Mapping[str, Any], points: Sequence[Point]) -> Values | None:
-    """Return areas [DRAWS] of accuracies drawn anew; None where a standard error is missing.
+def _resampled(row: Mapping[str, Any], points: Sequence[Point]) -> Values | None:
+    """Return areas [DRAWS] of resampled accuracies; None where a standard error is missing.
 
-    At each rate seeds are drawn with replacement, and one normal error of the rate's standard error is added: seeds
-    share their items. Rates share them too, yet are drawn apart, for points do not say how they hang together; so the
-    interval is wider than it would be from the items' outcomes. Draws that are at chance when clean are left out.
+    At each rate seeds are resampled with replacement, and one normal error of the rate's standard error is added, as
+    seeds share their items. Rates share them too, but the points do not give their covariance: they are sampled
+    independently, which widens the interval. Draws at chance when clean are left out.
     """
     if any(at["stderr"] is None for at in row["rates"]):
         return None
@@ -134,20 +134,20 @@ def _drawn(row: Mapping[str, Any], points: Sequence[Point]) -> Values | None:
         means = values[generator.integers(0, len(values), (DRAWS, len(values)))].mean(axis=1)
         accuracies.append(means + at["stderr"] * generator.standard_normal(DRAWS) - row["chance"])
     clean = np.where(accuracies[0] > 0, accuracies[0], np.nan)
-    return _area([(at["rate"], drawn / clean) for at, drawn in zip(row["rates"], accuracies, strict=True)])
+    return _area([(at["rate"], accuracy / clean) for at, accuracy in zip(row["rates"], accuracies, strict=True)])
 
 
-def _interval(drawn: Values | None) -> list[float] | None:
-    return None if drawn is None else list(middle_95(drawn))
+def _interval(areas: Values | None) -> list[float] | None:
+    return None if areas is None else list(middle_95(areas))
 
 
-def _mean_area(rows: Sequence[Mapping[str, Any]], drawn: Mapping[tuple[str, str], Values | None]) -> dict[str, Any]:
+def _mean_area(rows: Sequence[Mapping[str, Any]], areas: Mapping[tuple[str, str], Values | None]) -> dict[str, Any]:
     """Return the mean of the rows that have an area; different benchmarks are independent."""
     counted = [row for row in rows if row["area"] is not None]
     missing = [name for name in MISTYPED if name not in [row["benchmark"] for row in rows]]
     reasons = [f"{row['benchmark']}: {row['reason']}" for row in rows if row["reason"]]
     reasons += [f"{name}: no accuracies" for name in missing]
-    draws = [found for row in counted if (found := drawn[row["benchmark"], row["metric"]]) is not None]
+    draws = [found for row in counted if (found := areas[row["benchmark"], row["metric"]]) is not None]
     whole = len(draws) == len(counted) > 0
     return {
         "area": math.fsum(row["area"] for row in counted) / len(counted) if counted else None,

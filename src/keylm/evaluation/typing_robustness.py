@@ -14,7 +14,7 @@ from keylm.recipe.schema import Typos
 from keylm.typos.model import TypoModel
 
 KINDS = ("transposition", "omission", "insertion", "neighbour", "phonetic", "confusion", "space_missing")
-"""Kinds of error that are made one at a time; docs/typos.md explains them."""
+"""Kinds of error that are tested one at a time; docs/typos.md explains them."""
 MISTYPED = 0.2
 """Share of the words of a prefix that get an error."""
 BEFORE, AFTER = 240, 160

@@ -1,13 +1,12 @@
-"""What answers: the interface of engines, and the one that batches all requests that are under way.
+"""The interface of engines, and BatchingEngine, which batches all running requests.
 
 An engine takes jobs and returns events, in its own thread; the server knows nothing else about it. BatchingEngine is
-one loop: take new jobs, read a part of the prompts, then compute one token for every text in one batch. The logits
-come from the layer below (slots.py): PyTorch or llama.cpp. A step's cost is to a good part that of
-reading the weights, so many texts take less than many times as long as one.
+one loop: take new jobs, read a part of the prompts, then compute one token for every text in one batch. The logits come
+from slots.py: PyTorch or llama.cpp. A step's cost is largely that of reading the weights, so batching pays.
 
-Invariants: a job gets its events in order, the last one Finished or Failed, unless it was cancelled; a job is never
-held up by another's length. A row's cached tokens stay when its text is done: a prompt that begins like any of them is
-read only from where it differs.
+Invariants: a job gets its events in order, the last one Finished or Failed, unless it was cancelled; no job waits for
+another's length. A row's cached tokens stay when its text is done: a prompt with the same prefix is read only from
+where it differs.
 """
 
 import queue
@@ -26,9 +25,9 @@ from keylm.serving.slots import Slots
 from keylm.serving.writing import TextPiece, TextWriter, Vocabulary
 
 READ_AT_ONCE = 256
-"""Tokens of prompts that are read between two steps: what a text under way waits for newcomers, at most."""
+"""Maximum prompt tokens read between two steps, for which running texts wait."""
 WORTH_COPYING = 16
-"""Tokens that a row must have in common with a prompt to be copied."""
+"""Minimum common prefix, in tokens, for a row to be copied."""
 
 
 @dataclass(frozen=True)
@@ -191,7 +190,7 @@ class BatchingEngine:
         self._slots.close()
 
     def _take(self) -> None:
-        """Take what has come; wait where there is nothing else to do."""
+        """Take new jobs; wait for them when idle."""
         idle = not self._active and not self._waiting
         while not self._closed:
             try:
@@ -205,7 +204,7 @@ class BatchingEngine:
                 self._waiting.extend(texts)
 
     def _sweep(self) -> None:
-        """Drop texts that nobody waits for, or that have taken too long."""
+        """Drop texts that were cancelled or have taken too long."""
         now = time.monotonic()
         for text in [*self._active, *self._waiting]:
             late = now - text.begun > text.job.seconds
@@ -324,6 +323,6 @@ class BatchingEngine:
 
 
 def _common(left: Sequence[int], right: Sequence[int]) -> int:
-    """Return the length of the longest common beginning."""
+    """Return the length of the longest common prefix."""
     shorter = min(len(left), len(right))
     return next((n for n in range(shorter) if left[n] != right[n]), shorter)

@@ -1,11 +1,9 @@
 """Which runtime computes the logits, and the file that it needs.
 
-`auto` takes llama.cpp, which on a CPU writes for one person several times faster than PyTorch, where it is installed
-and the model can be a GGUF file; else PyTorch, and says why. A model folder is converted once, and compared with
-PyTorch as `keylm export` does, before it is served; the file stays in the user's cache folder under the hash of the
-model's files.
-
-KEYLM_CACHE names that folder; else it is keylm in XDG_CACHE_HOME, else ~/.cache/keylm.
+`auto` takes llama.cpp, several times faster than PyTorch for one user on a CPU, where it is installed and the model can
+be a GGUF file; else PyTorch, and says why. A model folder is converted once, and compared with PyTorch as `keylm
+export` does; the file is cached under the hash of the model's files, in KEYLM_CACHE, else in keylm in XDG_CACHE_HOME or
+~/.cache.
 """
 
 import contextlib
@@ -39,7 +37,7 @@ class ModelSource:
     """What is to be served: a model folder, or a GGUF file that keylm wrote."""
 
     def __init__(self, place: Path, scratch: Path) -> None:
-        """Look at it; a file's configuration and tokenizer go into `scratch`. Raises KeylmError where it is neither."""
+        """Open it; a file's configuration and tokenizer go into `scratch`. Raises KeylmError where it is neither."""
         self.place, self.gguf = place, place.suffix == ".gguf"
         self.folder = place
         if self.gguf:
@@ -119,7 +117,7 @@ def _torch(source: ModelSource, wanted: EngineOptions) -> tuple[Slots, str]:
 def _llama(source: ModelSource, wanted: EngineOptions, tell: Tell) -> tuple[Slots, str]:
     from keylm.runtimes.llama import library_file
 
-    library_file()  # said before a minute of conversion
+    library_file()  # fails before a minute of conversion
     if source.kind and wanted.precision not in (None, source.kind):
         raise KeylmError(
             f"--precision: got {wanted.precision}, but {source.place} is {source.kind}; accepted: that, or the folder"

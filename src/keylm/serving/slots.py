@@ -1,10 +1,10 @@
-"""What an engine writes with: texts side by side, each with a cache of the tokens that were read of it.
+"""The rows that an engine generates with: texts side by side, each with a cache of its tokens.
 
-Two are there: PyTorch, on keylm's own decoder, and llama.cpp, on a GGUF file. Both give plain logits, so drawing,
-stop strings, scores, grammars and batches are the engine's and the same for all.
+Two implementations: PyTorch, on keylm's own decoder, and llama.cpp, on a GGUF file. Both return plain logits, so
+sampling, stop strings, scores, grammars and batching are the engine's.
 
-Invariant: the logits of a text depend on its own tokens alone, whatever is in other rows (but for rounding); the
-tokens of a row stay until something is read in their place, and after an error too, but for those that were to be read.
+Invariant: the logits of a text depend on its own tokens alone (up to rounding); a row's tokens stay until they are
+overwritten, and after an error too, except those being read.
 """
 
 from collections.abc import Sequence
@@ -39,13 +39,13 @@ class Slots(Protocol):
         """Read tokens of one row, overwriting it from place `start` on; return logits [wanted, V] of the last."""
 
     def step(self, rows: Sequence[int], ids: Sequence[int], lengths: Sequence[int]) -> Tensor:
-        """Read one more token for each of B rows (ascending), which have `lengths` tokens; return logits [B, V]."""
+        """Read one more token for each of B rows (ascending) with `lengths` tokens; return logits [B, V]."""
 
     def copy(self, source: int, target: int, length: int) -> None:
-        """Give one row the first `length` tokens of another, replacing its own."""
+        """Replace one row's tokens with the first `length` tokens of another."""
 
     def close(self) -> None:
-        """Give back the memory."""
+        """Free the memory."""
 
 
 class TorchSlots:
@@ -100,8 +100,8 @@ class LlamaSlots:
     def step(self, rows: Sequence[int], ids: Sequence[int], lengths: Sequence[int]) -> Tensor:
         """As in Slots.
 
-        llama.cpp reads rows together only where they follow each other without a gap; elsewhere it reads the weights
-        once more. So a small gap is filled: rows in it read a token that is forgotten at once.
+        llama.cpp batches only adjacent rows; each gap costs another pass over the weights. So small gaps are filled:
+        their rows read a token that is removed at once.
         """
         places = [Place(*each, True) for each in zip(rows, lengths, ids, strict=True)]
         filling = [Place(row, self._filled[row], 0, False) for row in self._gaps(rows)]

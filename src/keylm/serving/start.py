@@ -1,6 +1,6 @@
-"""`keylm serve`: from a model folder, or a GGUF file that keylm wrote, to a server that listens.
+"""`keylm serve`: from a model folder, or a GGUF file that keylm wrote, to a listening server.
 
-The port is taken before the model is loaded, so that one in use is said at once.
+The port is bound before the model is loaded, so that one in use is reported at once.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from keylm.serving.server import Served
 
 GRACE = 3
-"""Seconds that answers under way have at the end."""
+"""Seconds for running answers at shutdown."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class ServeOptions:
 
 
 def serve(model: Path, options: ServeOptions, *, quiet: bool = False) -> None:
-    """Serve a model until Ctrl-C or SIGTERM. Raises KeylmError where that cannot be."""
+    """Serve a model until Ctrl-C or SIGTERM. Raises KeylmError where it cannot."""
     try:
         import uvicorn
     except ImportError:
@@ -128,7 +128,7 @@ def _small(source: ModelSource, slots: Slots, precision: str) -> CachedDecoder:
 
 
 def _name(folder: Path) -> str:
-    """Return what the model is called: its folder or file, or the run that the folder is of."""
+    """Return the model's name: that of its folder or file, or of its run."""
     resolved = folder.resolve()
     if resolved.suffix == ".gguf":
         return resolved.stem
@@ -136,7 +136,7 @@ def _name(folder: Path) -> str:
 
 
 def _listen(options: ServeOptions) -> socket.socket:
-    """Return a socket that listens. Raises KeylmError where the address cannot be had."""
+    """Return a listening socket. Raises KeylmError where the address is unavailable."""
     family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
     try:

@@ -1,4 +1,4 @@
-"""From an engine's events, which come from its thread, to an HTTP answer: whole, or as server-sent events.
+"""An engine's events, from its thread, as an HTTP answer: whole, or as server-sent events.
 
 Invariant: whatever ends a request (its end, an error, a client that hangs up) cancels its jobs.
 """
@@ -27,7 +27,7 @@ class Running:
     """A request's jobs, under way."""
 
     def __init__(self, engine: Engine, shape: Shape, metrics: Metrics) -> None:
-        """Hand the jobs in. Raises ApiError where the engine has too much to do."""
+        """Submit the jobs. Raises ApiError where the engine's queue is full."""
         self._shape, self._metrics = shape, metrics
         self._queue: asyncio.Queue[Indexed] = asyncio.Queue()
         self.ends: dict[int, Finished] = {}
@@ -143,7 +143,7 @@ class EventStream(Response):
 
 
 async def _before_hang_up(work: Coroutine[Any, Any, None], receive: Receive) -> bool:
-    """Do `work`, unless the client hangs up before it is done; return whether it was done."""
+    """Do `work` unless the client hangs up first; return whether it was done."""
 
     async def hang_up() -> None:
         while (await receive())["type"] != "http.disconnect":
