@@ -1,7 +1,7 @@
 """Decontamination: which evaluation items a training text holds, word for word or with some words changed.
 
 Invariant: a verdict depends on the text and the evaluation items alone, not on the texts before it; and an item that
-with its right answer has eight words or more, and stands in a text word for word, is always found.
+with its right answer has eight words or more, and occurs in a text word for word, is always found.
 
 Seed and verify, as in sequence search (Altschul et al., "Basic Local Alignment Search Tool", 1990):
 1. runs of four or six words that also occur in an item are looked up for the whole text at once;
@@ -32,12 +32,12 @@ from keylm.curate.evaluation_items import read_items
 from keylm.curate.evaluation_words import HashedWords, hash_words, word_spans
 
 FUZZY_SHARE = 0.8
-"""Share of a question's or an item's words that must stand in a text."""
+"""Share of a question's or an item's words that must occur in a text."""
 NGRAM_SHARE = 0.5
 """The same share where fewer than LONGEST_NGRAM words in a row are to be proof: most runs of 8 are stock phrases."""
 PROOF_BITS = 60
 """Information that the words of a match must have unless it is whole or has LONGEST_NGRAM words in a row. "Is made up
-of a series of" stands in texts that have nothing to do with the item that it is most of."""
+of a series of" occurs in texts that are unrelated to the item that it is most of."""
 ANSWER_CHARACTERS = 200
 """How far from a match, in characters, the right answer counts as given away (GPT-3's margin)."""
 LONGEST_NGRAM = 13
@@ -69,7 +69,7 @@ class Match:
     share: float
     """share of the item's words, or of its question's if that is greater, that are there"""
     answer_leaks: bool
-    """whether the right answer stands in the match or within ANSWER_CHARACTERS of it"""
+    """whether the right answer occurs in the match or within ANSWER_CHARACTERS of it"""
 
     def __str__(self) -> str:
         how = f"{self.words}-gram" if self.how == "ngram" else f"{self.how} {self.share:.2f}"
@@ -149,7 +149,7 @@ class Decontaminator:
 
     @property
     def matchable(self) -> dict[str, int]:
-        """Items of each set that with the right answer have enough words to be told from ordinary language.
+        """Items of each set that with the right answer have enough words to stand out from ordinary language.
 
         The others are found at most with a longer wrong answer, or as on an examination sheet.
         """
@@ -259,7 +259,7 @@ class Decontaminator:
         )
 
     def _answer_leaks(self, text: str, spans: list[tuple[int, int]], start: int, end: int, item: int, at: int) -> bool:
-        """Say whether an item's answer stands at word `at`, or, where that is -1, near the match."""
+        """Return whether an item's answer occurs at word `at`, or, where that is -1, near the match."""
         answer = self._index.answers[self._index.answer_starts[item] : self._index.answer_starts[item + 1]]
         if not len(answer):
             return False
@@ -283,7 +283,7 @@ class _Alignment:
     words: int
     share: float
     answer: int
-    """the word of the text at which the answer would stand, or -1"""
+    """the word of the text at which the answer would begin, or -1"""
 
     @property
     def rank(self) -> tuple[float, int]:
@@ -313,7 +313,7 @@ def _longest_runs(same: npt.NDArray[np.bool_]) -> Integers:
 
 
 def _same(row: Row, words: Row, start: int) -> npt.NDArray[np.bool_]:
-    """Return which of `words` stand in `row` where they belong if the first belongs at `start`."""
+    """Return which of `words` are in their place in `row` if the first belongs at `start`."""
     same = np.zeros(len(words), dtype=bool)
     first, last = max(0, -start), min(len(words), len(row) - start)
     if first < last:
@@ -322,7 +322,7 @@ def _same(row: Row, words: Row, start: int) -> npt.NDArray[np.bool_]:
 
 
 def _shifted(row: Row, words: Row, start: int) -> npt.NDArray[np.bool_]:
-    """Return which of `words` stand in runs of SHIFTED_RUN up to MAX_SHIFT places beside where they belong."""
+    """Return which of `words` are in runs of SHIFTED_RUN up to MAX_SHIFT places from where they belong."""
     there = np.zeros(len(words), dtype=bool)
     for shift in (*range(-MAX_SHIFT, 0), *range(1, MAX_SHIFT + 1)):
         same = _same(row, words, start + shift)
@@ -333,6 +333,6 @@ def _shifted(row: Row, words: Row, start: int) -> npt.NDArray[np.bool_]:
 
 
 def _runs(same: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
-    """Return the runs of true values: first place and the place behind the last."""
+    """Return the runs of true values: first place and the place after the last."""
     edges = np.flatnonzero(np.diff(same, prepend=False, append=False))
     return [(int(first), int(last)) for first, last in zip(edges[0::2], edges[1::2], strict=True)]

@@ -4,7 +4,7 @@ Invariant: every form of MATCHABLE_WORDS words or more has a seed in the index, 
 word of an evaluation set can be read from it.
 
 A form is a row of words in which a training text could hold an item: its question with the right answer; where the
-question alone is too short to be told from ordinary language, also with each wrong answer, and with all of them as
+question alone is too short to stand out from ordinary language, also with each wrong answer, and with all of them as
 on an examination sheet. A seed is a run of SHORT_SEED or LONG_SEED words of a form. A form with one word in ten
 changed keeps at least one: of 8 words 4 on one side of the change, of 13 words 6.
 """

@@ -74,7 +74,8 @@ def _row(benchmark: str, metric: str, points: Sequence[Point]) -> dict[str, Any]
     for at in rates:
         at["retention"] = None if reason else (at["accuracy"] - chance) / (rates[0]["accuracy"] - chance)
     row = {"benchmark": benchmark, "metric": metric, "chance": chance, "rates": rates}
-    reason = reason or _no_area(rates)
+    if not reason and HIGHEST_RATE not in [at["rate"] for at in rates]:
+        reason = f"no accuracy at {HIGHEST_RATE} %, where the area ends"
     found = None if reason else float(_area([(at["rate"], np.array(at["retention"])) for at in rates]))
     return {**row, "area": found, "interval": None, "reason": reason}
 
@@ -101,12 +102,6 @@ def _undefined(rates: Sequence[Mapping[str, Any]], chance: float) -> str | None:
     if clean["accuracy"] - chance <= CLEAR_ERRORS * (clean["stderr"] or 0.0):
         error = "" if clean["stderr"] is None else f" ± {clean['stderr']:.3f}"
         return f"clean accuracy {clean['accuracy']:.3f}{error} is not clearly above chance, {chance:g}"
-    return None
-
-
-def _no_area(rates: Sequence[Mapping[str, Any]]) -> str | None:
-    if HIGHEST_RATE not in [at["rate"] for at in rates]:
-        return f"no accuracy at {HIGHEST_RATE} %, where the area ends"
     return None
 
 

@@ -1,10 +1,10 @@
 """Intervals, standard errors and paired tests of figures over items, mostly by bootstrap.
 
-Words of one document or sentence are not independent, so items (documents, sentence pairs) are drawn, not words: the
+Words of one document or sentence are not independent, so items (documents, pairs) are resampled, not words: the
 percentile bootstrap over clusters (Efron & Tibshirani, An Introduction to the Bootstrap, 1993, ch. 13; Davison &
 Hinkley, Bootstrap Methods and their Application, 1997, 3.8). With fewer than about 20 items it is a little too narrow.
 
-Two models are compared on the same items: pairing takes out what items differ in, which is most of the variance of two
+Two models are compared on the same items: pairing removes the variance between items, which is most of that of two
 separate figures (Dror et al. 2018, "The Hitchhiker's Guide to Testing Statistical Significance in NLP", ACL).
 """
 
@@ -86,7 +86,7 @@ def middle_95(drawn: Values) -> tuple[float, float]:
 
 
 def bootstrap_error(items: Sequence[Sequence[float | Sequence[float]]], seed: int = 0) -> float:
-    """Return the standard error of the mean of several metrics' means, items drawn together.
+    """Return the standard error of the mean of several metrics' means, which share resampled items.
 
     Each metric has one entry an item: a number, or a list of numbers that all count (instructions of a prompt).
     """
@@ -103,7 +103,7 @@ def bootstrap_error(items: Sequence[Sequence[float | Sequence[float]]], seed: in
 def mcnemar(first: Sequence[float], second: Sequence[float]) -> float:
     """Return the two-sided p of McNemar's exact test for outcomes 0 and 1 of the same items (Edwards 1948; Fay 2010).
 
-    Only items that one model has right and the other wrong count: under no difference they are tosses of a coin.
+    Only items on which the models disagree count: under the null hypothesis they are coin tosses.
     """
     better = sum(1 for a, b in zip(first, second, strict=True) if b > a)
     worse = sum(1 for a, b in zip(first, second, strict=True) if a > b)
@@ -129,7 +129,7 @@ def bootstrap(groups: Sequence[Values], statistic: Statistic, seed: int = 0) -> 
 
 
 def _drawn_sums(items: Values, generator: np.random.Generator) -> Values:
-    """Return the sums of DRAWS samples, fp64 [DRAWS, columns]; items that are alike are drawn together."""
+    """Return the sums of DRAWS samples, fp64 [DRAWS, columns]; identical items are sampled together."""
     kinds, counts = np.unique(items, axis=0, return_counts=True)
     rows = max(1, _CHUNK // len(kinds))
     sizes = [min(rows, DRAWS - start) for start in range(0, DRAWS, rows)]

@@ -23,7 +23,7 @@ TASK = "text-generation"
 
 @dataclass(frozen=True)
 class CardDetails:
-    """What a card says that no file of the model does."""
+    """What a card says that is in no file of the model."""
 
     name: str | None = None
     """The model's name; by default that of its run or folder."""
@@ -87,7 +87,7 @@ def _contamination(run: Path | None, evaluation: EvaluationSection | None) -> Ma
 
 
 def _folders(place: Path) -> tuple[Path, Path | None]:
-    """Return the model folder and, where it is the end of a run, that run; earlier models are not all of it."""
+    """Return the model folder and, where it is a run's final model, that run."""
     if (place / "config.json").is_file():
         folder = place.resolve()
         of_run = folder.name == "model" and (folder.parent / "recipe.toml").is_file()
@@ -100,7 +100,7 @@ def _folders(place: Path) -> tuple[Path, Path | None]:
 
 
 def _has_chat(model: Path, run: Run | None) -> bool:
-    """Return whether the model learnt answers: by its recipe, or where none is known by its having a template."""
+    """Return whether the model was trained to chat: by its recipe, or without one by its chat template."""
     if run and run.recipe:
         sources = run.recipe.get("sources", {})
         return any(

@@ -122,8 +122,8 @@ def _measured(facts: CardFacts) -> str:
 INSTRUCTION_ROWS = {
     ("trained", "all constraints"): "all constraints kept, types that training had",
     ("held_out", "all constraints"): "all constraints kept, types that training never had",
-    ("typos", "exact"): "sentence mended to the character",
-    ("typos", "error reduction"): "wrong words mended, less those made wrong",
+    ("typos", "exact"): "sentence fixed to the character",
+    ("typos", "error reduction"): "wrong words fixed, less right ones spoilt",
 }
 
 
@@ -228,10 +228,10 @@ def _data(facts: CardFacts) -> str:
 
 
 def _described(source: Mapping[str, Any]) -> list[str]:
-    """Return a source's origin, register and licence, in words."""
+    """Return a source's origin, register and licence as text."""
     origin = source.get("hub") or _origin(str(source.get("path") or UNKNOWN))
     if source.get("typos_of"):
-        origin = "errors put into " + ", ".join(source["typos_of"])
+        origin = "errors added to " + ", ".join(source["typos_of"])
     return [origin, str(source.get("register") or "not stated"), str(source.get("licence") or "unstated")]
 
 
@@ -240,7 +240,7 @@ def _count(value: float) -> str:
 
 
 def _origin(path: str) -> str:
-    """Return a path without the folders of the machine that it lay on."""
+    """Return a path without this machine's folders."""
     return path.replace("\\", "/").rsplit("/", 1)[-1] if path.startswith(("/", "../")) or ":\\" in path else path
 
 
@@ -353,8 +353,8 @@ def _limitations(facts: CardFacts) -> str:
 
 def _licence(facts: CardFacts) -> str:
     if not facts.licence:
-        return "Not stated. The licences of the training data stand above; keylm itself, the code, is Apache-2.0."
-    return f"{facts.licence}. The licences of the training data stand above."
+        return "Not stated. The training data's licences are listed above; keylm itself, the code, is Apache-2.0."
+    return f"{facts.licence}. The training data's licences are listed above."
 
 
 def _citation(facts: CardFacts) -> str:

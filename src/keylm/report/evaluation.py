@@ -1,6 +1,6 @@
-"""What an evaluation left in a run folder, as the report shows it: benchmarks, contamination, commands.
+"""An evaluation in a run folder, as the report shows it: benchmarks, contamination, commands.
 
-Every file is optional. One that is missing or cannot be read costs its part of the page and is named there.
+Every file is optional. One that is missing or unreadable is named in place of its part of the page.
 """
 
 import json
@@ -160,7 +160,7 @@ def benchmarks_of(records: Mapping[str, Record]) -> Benchmarks | None:
         lines=lines,
         harness=", ".join(sorted({str(record.get("harness", "version not recorded")) for record in records.values()})),
         limit=_limit_note(records),
-        chat=_chat_note(records),
+        chat=", ".join(name for name, record in records.items() if record.get("settings", {}).get("chat")),
     )
 
 
@@ -210,10 +210,6 @@ def _limit_note(records: Mapping[str, Record]) -> str:
             limits.setdefault(int(limit), []).append(name)
     parts = (f"the first {limit:,} items of each task of {', '.join(names)}" for limit, names in limits.items())
     return "; ".join(parts)
-
-
-def _chat_note(records: Mapping[str, Record]) -> str:
-    return ", ".join(name for name, record in records.items() if record.get("settings", {}).get("chat"))
 
 
 def contamination_rows(contamination: Mapping[str, Any]) -> list[dict[str, str]]:

@@ -118,11 +118,6 @@ def _cell(row: Mapping[str, Any] | None, unit: str) -> TypingCell:
     return TypingCell(in_unit(row["value"], unit), interval)
 
 
-def _column_dot(row: Mapping[str, Any], index: int, scale: float) -> Dot:
-    value, low, high = (scale * number(row.get(key)) for key in ("value", "low", "high"))
-    return Dot(column_colour(index), value, low, high, marker=shape(index)[0], strong=index == 0)
-
-
 def column_colour(index: int) -> str:
     """Return the colour of column number `index`; the first is the model, where columns are systems."""
     return ACCENT if index == 0 else source_colour(index)
@@ -134,7 +129,11 @@ def _chart(title: str, unit: str, cells: Cells, columns: Sequence[str]) -> Chart
     for (measure, test_set, its_unit), found in cells.items():
         if its_unit == unit:
             used |= set(found)
-            dots = (_column_dot(found[name], columns.index(name), scale) for name in columns if name in found)
+            dots = []
+            for index, column in enumerate(columns):
+                if column in found:
+                    value, low, high = (scale * number(found[column].get(key)) for key in ("value", "low", "high"))
+                    dots.append(Dot(column_colour(index), value, low, high, marker=shape(index)[0], strong=index == 0))
             rows.append(Measure(" · ".join(part for part in (measure, test_set) if part), tuple(dots)))
     name = "typing-" + "".join(letter if letter.isalnum() else "-" for letter in f"{title} {unit}".lower())
     plot = DotPlot(name, f"{title} with 95 % intervals", unit_words(unit), tuple(rows), apart=True, zero=True)
