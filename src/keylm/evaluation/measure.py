@@ -8,7 +8,6 @@ from keylm.base.console import say
 from keylm.base.errors import KeylmError
 from keylm.base.files import read_table, write_json
 from keylm.evaluation import benchmarks, robustness
-from keylm.evaluation.contamination import contamination_record
 from keylm.evaluation.prompt_noise import noises
 from keylm.evaluation.results import EvaluationFolder, Record, write_rows
 from keylm.recipe.run_folder import RunFolder
@@ -48,6 +47,8 @@ def measure(
         write_summaries(folder, model)
         run = RunFolder(Path(model).absolute().parent)
         if run.recipe.is_file():
+            from keylm.evaluation.contamination import contamination_record  # imports pyarrow
+
             write_json(folder.path / "contamination.json", contamination_record(run.path))
 
 
