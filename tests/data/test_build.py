@@ -16,10 +16,11 @@ from support.recipes import chat, tiny_recipe, write_jsonl
 from keylm.base.errors import KeylmError
 from keylm.data import source_builder
 from keylm.data.build import build_shards
+from keylm.data.documents import content_hash, is_held_out
 from keylm.data.manifest import ShardManifest, read_manifest
 from keylm.data.provenance import DataProvenance
 from keylm.data.shards import Window
-from keylm.data.sources import content_hash, is_held_out, read_source
+from keylm.data.sources import read_source
 from keylm.data.store import finished_store
 from keylm.data.tokenizer_sample import tokenizer_sample
 from keylm.recipe.load import Recipe, load_recipe

@@ -12,10 +12,9 @@ from keylm.base.errors import KeylmError
 from keylm.base.files import sha256_file
 from keylm.data import source_builder
 from keylm.data.build import build_shards
-from keylm.data.documents import Document
+from keylm.data.documents import Document, content_hash, is_held_out
 from keylm.data.manifest import FORMAT, ShardManifest, read_manifest
 from keylm.data.provenance import DataProvenance, build_settings, source_origin
-from keylm.data.sources import content_hash, is_held_out
 from keylm.data.store import finished_store
 from keylm.recipe.load import Recipe, load_recipe
 

@@ -16,12 +16,11 @@ from hypothesis import strategies as st
 from support.recipes import chat, sentence, tiny_recipe, write_jsonl
 
 from keylm.data.contrast import Contrast
-from keylm.data.documents import Document, Fault, Record
+from keylm.data.documents import Document, Fault, Record, content_hash, is_held_out
 from keylm.data.encode import Encoder, text_piece
 from keylm.data.manifest import read_manifest
 from keylm.data.pieces import Piece
 from keylm.data.shards import Shard, ShardWriter, Window
-from keylm.data.sources import content_hash, is_held_out
 from keylm.data.store import finished_store
 from keylm.pipeline.run import run
 from keylm.recipe.load import Recipe

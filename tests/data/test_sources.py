@@ -10,18 +10,10 @@ from support.recipes import chat, tiny_recipe, write_jsonl
 
 from keylm.base.errors import KeylmError
 from keylm.data import sources as module
-from keylm.data.documents import Document, Fault, Record
+from keylm.data.documents import Document, Fault, Record, document_bytes
 from keylm.data.provenance import source_origin, source_stamps
 from keylm.data.readers import source_files
-from keylm.data.sources import (
-    Records,
-    check_sources,
-    document_bytes,
-    open_records,
-    parse,
-    read_source,
-    source_adapter,
-)
+from keylm.data.sources import Records, check_sources, open_records, parse, read_source, source_adapter
 from keylm.recipe.load import Recipe, load_recipe
 from keylm.recipe.schema import Source
 

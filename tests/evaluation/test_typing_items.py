@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from keylm.base.errors import KeylmError
-from keylm.data.documents import Document
-from keylm.data.sources import content_hash, document_texts, is_held_out, read_source
+from keylm.data.documents import Document, content_hash, document_texts, is_held_out
+from keylm.data.sources import read_source
 from keylm.evaluation import typing_items
 from keylm.evaluation.touch import Typist
 from keylm.evaluation.typing_items import EMBEDDED, PASSAGE, TypingItem, TypingSet, embedded_set, load_sets, record

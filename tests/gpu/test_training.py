@@ -15,9 +15,9 @@ from keylm.pipeline.run import run
 from keylm.recipe.load import Recipe
 from keylm.recipe.run_folder import RunFolder, checkpoint_paths
 from keylm.training.distributed import Ranks
-from keylm.training.feeding import cumulative_lengths
 from keylm.training.loop import Trainer
 from keylm.training.objective import loss_and_grad
+from keylm.training.prefetch import cumulative_lengths
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 FAST = ["training.precision=bf16", "training.compile=true"]

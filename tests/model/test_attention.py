@@ -10,7 +10,7 @@ from torch import Tensor
 
 from keylm.model.attention import Packing, attend, document_mask, packed_attention, packed_attention_backward
 from keylm.model.decoder import Decoder, initialise
-from keylm.training.feeding import cumulative_lengths
+from keylm.training.prefetch import cumulative_lengths
 
 GROUPED = shape(num_attention_heads=4, num_key_value_heads=2, head_dim=8)
 NUMBERS = np.array([[0] * 5 + [1] * 1 + [2] * 10, [0] * 16, [0] * 15 + [1]], dtype=np.int32)

@@ -5,7 +5,8 @@ import re
 import numpy as np
 import pytest
 
-from keylm.report import charts, drawing, intervals
+from keylm.report import charts, drawing
+from keylm.report import dot_plot as intervals
 from keylm.report.page import in_unit, signed
 
 

@@ -17,9 +17,9 @@ from keylm.model.decoder import Decoder, initialise
 from keylm.recipe.schema import Optimizer
 from keylm.training import checkpoint, distributed
 from keylm.training.distributed import Ranks, join
-from keylm.training.feeding import MicroBatch
 from keylm.training.objective import Objective
 from keylm.training.optimizer import Muon, Optimizers
+from keylm.training.prefetch import MicroBatch
 from keylm.training.sharding import clip_gradients, is_sharded, local, shard, synchronise
 
 

@@ -25,8 +25,8 @@ from keylm.model.attention import Packing
 from keylm.recipe.load import Recipe
 from keylm.recipe.run_folder import RunFolder, checkpoint_paths
 from keylm.training.distributed import Ranks
-from keylm.training.feeding import feed
 from keylm.training.loop import Trainer
+from keylm.training.prefetch import feed
 
 CPU = Ranks(0, 1, torch.device("cpu"))
 STEPS = 24

@@ -21,8 +21,8 @@ from keylm.pipeline.run import run
 from keylm.recipe.load import Recipe
 from keylm.recipe.run_folder import RunFolder, checkpoint_paths
 from keylm.training.distributed import Ranks
-from keylm.training.feeding import feed, label_bytes
 from keylm.training.loop import Trainer
+from keylm.training.prefetch import feed, label_bytes
 from keylm.training.validation import token_losses, validate
 
 CPU = Ranks(0, 1, torch.device("cpu"))

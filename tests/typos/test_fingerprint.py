@@ -41,8 +41,9 @@ def test_every_constant_is_in_the_fingerprint(name: str, monkeypatch: pytest.Mon
 
 def test_constants_that_were_once_forgotten_are_covered():
     known = {name.removeprefix("keylm.typos.") for name in CONSTANTS}
-    assert {"model.CALM_SHARE", "model.LENGTH_CLASSES", "model.VERSION", "keys.TAP_SLOTS", "letters.SHORTEST"} <= known
-    assert {"words._FLAGS", "letters._CUTS", "kinds.POSITIONS", "model._DRAWS", "slips.WORD_KINDS"} <= known
+    assert {"model.CALM_SHARE", "model.LENGTH_CLASSES", "model.VERSION", "keys.TAP_SLOTS"} <= known
+    assert {"finger_slips.SHORTEST", "finger_slips._CUTS"} <= known
+    assert {"words._FLAGS", "kinds.POSITIONS", "model._DRAWS", "word_slips.WORD_KINDS"} <= known
 
 
 def test_what_decides_no_noise_is_left_out(monkeypatch: pytest.MonkeyPatch):

@@ -24,7 +24,7 @@ from keylm.recipe.schema import Typos
 from keylm.typos.keys import keys_of
 from keylm.typos.kinds import KINDS, classify, distance
 from keylm.typos.model import Edit, Noisy, TypoModel
-from keylm.typos.slips import KINDS_MADE
+from keylm.typos.word_slips import KINDS_MADE
 
 ROOT = Path(__file__).parents[2]
 CORPUS = ROOT.parent / "shared/corpus"

@@ -26,11 +26,11 @@ from typing import Any, NamedTuple
 
 from keylm.languages.language import ENGLISH, TypoRates
 from keylm.recipe.schema import Typos
+from keylm.typos.finger_slips import LETTER_KINDS
 from keylm.typos.kinds import KINDS, POSITIONS, Finding, classify, position_class
-from keylm.typos.letters import LETTER_KINDS
 from keylm.typos.lists import read_pairs
 from keylm.typos.model import LENGTH_CLASSES, TypoModel
-from keylm.typos.slips import KINDS_OF_SLIPS
+from keylm.typos.word_slips import KINDS_OF_SLIPS
 from tools.command import run_script, script_parser
 
 FIGURES = Path(__file__).parents[2] / "src/keylm/languages/en/typo_rates.json"

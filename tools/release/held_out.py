@@ -27,9 +27,9 @@ from keylm.recipe.schema import UNSTATED
 from keylm.report.card_sections import markdown_table
 from keylm.text.tokenizer import DocumentTokenizer
 from keylm.training.distributed import Ranks, choose_device
-from keylm.training.feeding import MicroBatch, suited
 from keylm.training.initial_model import check_shape, fill
 from keylm.training.objective import Objective
+from keylm.training.prefetch import MicroBatch, suited
 from keylm.training.validation import validate
 from tools.release.plan import parser, read_plan, run
 

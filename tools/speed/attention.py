@@ -24,7 +24,7 @@ from keylm.data.curriculum import BatchLoader, Curriculum
 from keylm.data.store import finished_store
 from keylm.model.attention import TORCH, Kernel, document_mask, newest_kernel
 from keylm.recipe.run_folder import RunFolder
-from keylm.training.feeding import cumulative_lengths
+from keylm.training.prefetch import cumulative_lengths
 from tools.command import run_script, script_parser
 
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]

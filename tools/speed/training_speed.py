@@ -41,8 +41,8 @@ from keylm.model.folder import qwen3_config
 from keylm.recipe.load import Recipe, load_recipe
 from keylm.recipe.run_folder import RunFolder
 from keylm.training.distributed import Ranks, join
-from keylm.training.feeding import cumulative_lengths
 from keylm.training.loop import Trainer
+from keylm.training.prefetch import cumulative_lengths
 from tools.command import run_script, script_parser
 
 RESULTS = Path(__file__).parents[2] / "results" / "training_speed.json"

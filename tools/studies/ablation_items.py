@@ -26,8 +26,8 @@ from multypo import MultiTypoGenerator
 from textnoisr.noise import CharNoiseAugmenter
 
 from keylm.data.curated import curated_recipe
-from keylm.data.documents import Document
-from keylm.data.sources import content_hash, document_texts, is_held_out, read_source
+from keylm.data.documents import Document, content_hash, document_texts, is_held_out
+from keylm.data.sources import read_source
 from keylm.recipe.run_folder import RunFolder
 from keylm.recipe.schema import Typos
 from keylm.typos.model import TypoModel

@@ -55,7 +55,7 @@ def plan(
     plot: Annotated[Path | None, typer.Option(help="Draw the plan to this .svg, .png or .pdf as well.")] = None,
 ) -> None:
     """Show how many tokens and epochs each source gives in each stage. Exact once the shards are built."""
-    from keylm.pipeline.plan import show_plan
+    from keylm.pipeline.data_plan import show_plan
     from keylm.recipe.run_folder import RunFolder
 
     parsed = load_recipe(recipe, overrides)

@@ -29,7 +29,7 @@ from keylm.curate.reading import Unit, joined, stored_hashes
 from keylm.curate.report import MINHASH
 from keylm.curate.tally import Tally
 from keylm.data.documents import Document as Read
-from keylm.data.sources import content_hash
+from keylm.data.documents import content_hash
 from keylm.recipe.schema import Curation
 
 SHINGLES_AT_ONCE = 512

@@ -4,6 +4,7 @@ Invariant: every record becomes documents or a fault with file and line; nothing
 than PIECE_BYTES is cut at paragraph ends into several documents, all of which are kept.
 """
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -128,3 +129,27 @@ def _conversation(messages: Any, file: str, line: int) -> Document | Fault:
             return Fault(file, line, "lone_surrogate")
         turns.append({"role": str(message["role"]), "content": content})
     return Document(file, line, messages=tuple(turns))
+
+
+def document_bytes(document: Document) -> int:
+    """Return the UTF-8 bytes of a document's text."""
+    return sum(len(text.encode()) for text in document_texts(document))
+
+
+def document_texts(document: Document) -> list[str]:
+    """Return the text, or each message's text."""
+    return [document.text] if document.text is not None else [turn["content"] for turn in document.messages]
+
+
+def content_hash(document: Document) -> int:
+    """Return 64 bits that depend on a document's content alone."""
+    digest = hashlib.blake2b(digest_size=8)
+    for turn in document.messages:
+        digest.update(f"\x00{turn['role']}\x00{turn['content']}".encode())
+    digest.update((document.text or "").encode())
+    return int.from_bytes(digest.digest(), "little")
+
+
+def is_held_out(content: int, holdout: float) -> bool:
+    """Return whether the document of this content hash belongs to validation (`holdout`: its share)."""
+    return content % 1_000_000 < round(holdout * 1_000_000)

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from keylm.data.contrast import Contrast, Occurrence
-from keylm.data.documents import Document, Fault, Record
+from keylm.data.documents import Document, Fault, Record, content_hash, document_bytes, is_held_out
 from keylm.data.pieces import Piece, fitting_tokens
-from keylm.data.sources import content_hash, document_bytes, is_held_out, parse, source_adapter
+from keylm.data.sources import parse, source_adapter
 from keylm.recipe.load import Recipe
 from keylm.text.tokenizer import END_OF_TEXT, DocumentTokenizer, Tokens
 

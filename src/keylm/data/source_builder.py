@@ -18,7 +18,7 @@ import numpy.typing as npt
 from keylm.base.errors import KeylmError
 from keylm.base.files import sha256_file, sweep, write_json
 from keylm.base.json_lines import JsonLines
-from keylm.data.documents import Document, Fault, Record
+from keylm.data.documents import Document, Fault, Record, document_bytes
 from keylm.data.encode import Encoded, PieceFacts
 from keylm.data.manifest import (
     SPLITS,
@@ -33,7 +33,7 @@ from keylm.data.manifest import (
 from keylm.data.pieces import Piece
 from keylm.data.provenance import DataProvenance, source_stamps
 from keylm.data.shards import ShardWriter
-from keylm.data.sources import Records, document_bytes, open_records
+from keylm.data.sources import Records, open_records
 from keylm.data.workers import Workers
 from keylm.recipe.load import Recipe
 

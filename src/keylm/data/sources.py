@@ -4,7 +4,6 @@ Invariants: whether a document is held out depends on its content alone, so the 
 sides, whichever file, order or machine it comes from. A source opened at a saved state resumes exactly there.
 """
 
-import hashlib
 from collections import deque
 from collections.abc import Iterator, Mapping
 from itertools import islice
@@ -14,7 +13,7 @@ from typing import Any, Protocol
 from keylm.base.console import say
 from keylm.base.errors import KeylmError
 from keylm.data.adapters import Adapter, adapter_for
-from keylm.data.documents import Document, Fault, Record, parse_line, read_record
+from keylm.data.documents import Document, Fault, Record, document_bytes, parse_line, read_record
 from keylm.data.hub import HubRows
 from keylm.data.readers import FileRecords, Listing, list_source, name_within
 from keylm.recipe.load import CORPUS_FOLDER, Recipe, missing_path, paths_in
@@ -251,27 +250,3 @@ def read_source(name: str, source: Source) -> Iterator[Document | Fault]:
                 if taken > source.max_bytes:
                     return
             yield item
-
-
-def document_bytes(document: Document) -> int:
-    """Return the UTF-8 bytes of a document's text."""
-    return sum(len(text.encode()) for text in document_texts(document))
-
-
-def document_texts(document: Document) -> list[str]:
-    """Return the text, or each message's text."""
-    return [document.text] if document.text is not None else [turn["content"] for turn in document.messages]
-
-
-def content_hash(document: Document) -> int:
-    """Return 64 bits that depend on a document's content alone."""
-    digest = hashlib.blake2b(digest_size=8)
-    for turn in document.messages:
-        digest.update(f"\x00{turn['role']}\x00{turn['content']}".encode())
-    digest.update((document.text or "").encode())
-    return int.from_bytes(digest.digest(), "little")
-
-
-def is_held_out(content: int, holdout: float) -> bool:
-    """Return whether the document of this content hash belongs to validation (`holdout`: its share)."""
-    return content % 1_000_000 < round(holdout * 1_000_000)

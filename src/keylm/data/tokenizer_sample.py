@@ -5,9 +5,9 @@ Invariant: the sample depends on the recipe and the documents alone, and holds n
 
 from collections.abc import Iterator, Mapping
 
-from keylm.data.documents import Fault
+from keylm.data.documents import Fault, content_hash, document_bytes, document_texts, is_held_out
 from keylm.data.provenance import input_bytes
-from keylm.data.sources import content_hash, document_bytes, document_texts, is_held_out, read_source
+from keylm.data.sources import read_source
 from keylm.recipe.load import Recipe
 from keylm.recipe.schema import Source
 from keylm.recipe.shares import sample_shares

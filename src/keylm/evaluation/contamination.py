@@ -21,9 +21,9 @@ from keylm.curate.decontamination import BATCH_CHARACTERS, LONGEST_NGRAM, Decont
 from keylm.curate.evaluation_items import PLAIN_NAMES
 from keylm.curate.tally import Items, merge_items, ordered_items
 from keylm.data.curated import curated_recipe
-from keylm.data.documents import Document
+from keylm.data.documents import Document, document_bytes, document_texts
 from keylm.data.provenance import input_bytes, source_stamps
-from keylm.data.sources import document_bytes, document_texts, read_source
+from keylm.data.sources import read_source
 from keylm.recipe.load import Recipe, load_recipe
 from keylm.recipe.run_folder import RunFolder
 from keylm.recipe.schema import Source

@@ -24,9 +24,9 @@ from typing import Any, NamedTuple
 
 from keylm.base.errors import KeylmError
 from keylm.base.files import read_json, sha256_json
-from keylm.data.documents import Document
+from keylm.data.documents import Document, content_hash, document_texts, is_held_out
 from keylm.data.readers import FileRecords
-from keylm.data.sources import content_hash, document_texts, is_held_out, read_source
+from keylm.data.sources import read_source
 from keylm.evaluation.touch import Typist
 from keylm.recipe.schema import Source
 

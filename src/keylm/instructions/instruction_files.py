@@ -30,8 +30,8 @@ from keylm.base.console import Status, say
 from keylm.base.errors import KeylmError
 from keylm.base.files import atomic_folder, read_json, read_table, sha256_file, write_json
 from keylm.curate.decontamination import Decontaminator
-from keylm.data.documents import Document
-from keylm.data.sources import content_hash, is_held_out, read_source
+from keylm.data.documents import Document, content_hash, is_held_out
+from keylm.data.sources import read_source
 from keylm.instructions import evaluation_items
 from keylm.instructions.checks import HELD_OUT, TRAINED
 from keylm.instructions.document_tasks import SourceText

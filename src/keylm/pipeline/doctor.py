@@ -21,7 +21,7 @@ from keylm.base.machine import device_name, free_memory
 from keylm.data.provenance import input_bytes, source_stamps
 from keylm.data.sources import check_sources
 from keylm.model.decoder import count_parameters
-from keylm.pipeline.plan import plan
+from keylm.pipeline.data_plan import plan
 from keylm.pipeline.run import run
 from keylm.recipe.load import Recipe, parse_recipe, stage_steps
 from keylm.recipe.run_folder import RunFolder

@@ -11,12 +11,12 @@ from pathlib import Path
 from keylm.base.console import say
 from keylm.base.errors import KeylmError
 from keylm.base.files import atomic_write, read_json, sweep, write_json
+from keylm.data.background_build import PendingBuild, fetch_manifest
 from keylm.data.build import changed_sources, check_published
 from keylm.data.curated import Executor, curated_recipe, curated_sources, curation_facts
 from keylm.data.provenance import CurationFacts, DataProvenance, source_origin
 from keylm.data.sources import check_sources
 from keylm.data.store import finished_store
-from keylm.data.streaming import PendingBuild, fetch_manifest
 from keylm.data.tokenizer_sample import tokenizer_sample
 from keylm.recipe.load import Recipe
 from keylm.recipe.provenance import differences

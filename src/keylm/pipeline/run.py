@@ -21,10 +21,10 @@ from keylm.base.errors import KeylmError
 from keylm.base.files import sha256_file, write_json
 from keylm.base.json_lines import read_rows
 from keylm.base.machine import device_name
+from keylm.data.background_build import BackgroundBuild, background_build
 from keylm.data.curated import Executor
 from keylm.data.curriculum import Curriculum
 from keylm.data.manifest import read_manifest
-from keylm.data.streaming import BackgroundBuild, background_build
 from keylm.model.decoder import count_parameters
 from keylm.model.folder import export_model
 from keylm.pipeline.prepare import STAGES, RunOptions, prepare

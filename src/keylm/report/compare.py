@@ -18,9 +18,9 @@ from keylm.evaluation.results import Figure, Record, ResultLine
 from keylm.evaluation.statistics import holm
 from keylm.report import page
 from keylm.report.compare_items import Difference, difference
+from keylm.report.dot_plot import Dot, DotPlot, Measure, interval_chart, shape
 from keylm.report.drawing import NARROW, WIDE
 from keylm.report.evaluation import evaluation_folder, figures_of, read_benchmarks
-from keylm.report.intervals import Dot, DotPlot, Measure, interval_chart, shape
 from keylm.report.page import Chart, Key
 from keylm.report.run_record import Reader, Row, Run, number, read_run, table
 from keylm.report.typing import column_colour

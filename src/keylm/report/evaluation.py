@@ -15,8 +15,8 @@ from markupsafe import Markup
 
 from keylm.evaluation.results import CARD, EXTRAS, EvaluationFolder, Figure, Record, ResultLine, table
 from keylm.recipe.benchmarks import published_models
+from keylm.report.dot_plot import Dot, DotPlot, Measure, interval_chart, shape
 from keylm.report.drawing import ACCENT, NARROW, WIDE, source_colour
-from keylm.report.intervals import Dot, DotPlot, Measure, interval_chart, shape
 from keylm.report.page import DASH, Chart, Key
 from keylm.report.run_record import Reader, Row, number
 from keylm.report.typing import Robustness, TypingGroup, instruction_groups, robustness_of, typing_groups

@@ -9,8 +9,8 @@ import numpy as np
 from markupsafe import Markup
 
 from keylm.report import charts
+from keylm.report.dot_plot import Dot, DotPlot, Measure, interval_chart, shape
 from keylm.report.drawing import ACCENT, HALF, INK, NARROW, WIDE, source_colour
-from keylm.report.intervals import Dot, DotPlot, Measure, interval_chart, shape
 from keylm.report.page import DASH, Chart, Key, in_unit, is_share, unit_words
 from keylm.report.run_record import Row, number
 

@@ -22,8 +22,8 @@ from keylm.base.console import Status, errors, say
 from keylm.base.errors import Interrupted, KeylmError, TrainingDiverged
 from keylm.base.json_lines import JsonLines
 from keylm.base.machine import compute_deterministically, free_memory
+from keylm.data.background_build import BackgroundBuild, open_store
 from keylm.data.curriculum import BatchLoader, Curriculum
-from keylm.data.streaming import BackgroundBuild, open_store
 from keylm.model.decoder import Decoder, count_parameters, initialise
 from keylm.model.fused import can_fuse
 from keylm.recipe.load import Recipe
@@ -33,10 +33,10 @@ from keylm.text.tokenizer import DocumentTokenizer
 from keylm.training.benchmarks import draw_items, measure, pack_items
 from keylm.training.checkpoint import Checkpoint, latest_checkpoint, prune, save_checkpoint, save_sharded_checkpoint
 from keylm.training.distributed import Ranks, check_share
-from keylm.training.feeding import Feed, MicroBatch, Prefetcher, feed, suited
 from keylm.training.initial_model import load_initial
 from keylm.training.objective import Objective
 from keylm.training.optimizer import Optimizers
+from keylm.training.prefetch import Feed, MicroBatch, Prefetcher, feed, suited
 from keylm.training.schedule import multiplier
 from keylm.training.sharding import check_even, clip_gradients, shard, synchronise
 from keylm.training.signals import StopSignals

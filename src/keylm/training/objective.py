@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from keylm.model.attention import Packing
 from keylm.model.decoder import Decoder
-from keylm.training.feeding import MicroBatch
+from keylm.training.prefetch import MicroBatch
 from keylm.training.validation import token_losses
 
 CACHED_LOGITS = 1 << 19

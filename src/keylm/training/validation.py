@@ -17,7 +17,7 @@ from keylm.data.shards import Window
 from keylm.data.store import ShardStore
 from keylm.recipe.schema import Training
 from keylm.training.distributed import Ranks
-from keylm.training.feeding import MicroBatch, label_bytes, micro_batches
+from keylm.training.prefetch import MicroBatch, label_bytes, micro_batches
 
 TokenLosses = Callable[[MicroBatch], Tensor]
 """A micro-batch to the cross-entropy of each label, fp32 [B, L] in nats, 0 where the label is -100."""

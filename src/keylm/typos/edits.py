@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from keylm.typos.letters import Splices
-from keylm.typos.slips import KINDS_MADE
+from keylm.typos.finger_slips import Splices
+from keylm.typos.word_slips import KINDS_MADE
 from keylm.typos.words import Ints, PlainWords
 
 

@@ -10,7 +10,7 @@ How a text gets its errors, without a visit to every word:
 3. one look-up by the length of the word gives a kind of error, or none: how prone words of each length are to each
    kind is fitted to real errors (languages/en/typo_rates.json; docs/typos.md shows how well it fits); where the word
    offers no such error, another kind is drawn, once;
-4. the kind's slip (letters.py, slips.py) says which letters change, or that the word offers no such error;
+4. the kind's slip (finger_slips.py, word_slips.py) says which letters change, or that the word offers no such error;
 5. again from 2. until there are enough, or a text with few plain words has been tried often enough.
 
 Each step runs for all draws of many texts at once, as arrays; a text's draws are the first of an endless sequence that
@@ -39,9 +39,9 @@ from keylm.recipe.schema import Typos
 from keylm.typos.edits import Edit as Edit
 from keylm.typos.edits import Errors, spliced
 from keylm.typos.edits import Noisy as Noisy
-from keylm.typos.letters import FINGER_KINDS, FingerSlips, Splices, Struck, joined, strings_of
+from keylm.typos.finger_slips import FINGER_KINDS, FingerSlips, Splices, Struck, joined, strings_of
 from keylm.typos.lists import Listed, read_lists
-from keylm.typos.slips import KINDS_MADE, WordSlips, respelled
+from keylm.typos.word_slips import KINDS_MADE, WordSlips, respelled
 from keylm.typos.words import GOLDEN, LONGEST, Bits, Bools, Ints, PlainWords, mixed
 
 VERSION = 2

@@ -8,7 +8,7 @@ import torch
 
 from keylm.data.curriculum import Batch
 from keylm.recipe.schema import Training
-from keylm.training.feeding import Feed, Prefetcher, feed
+from keylm.training.prefetch import Feed, Prefetcher, feed
 
 CPU = torch.device("cpu")
 

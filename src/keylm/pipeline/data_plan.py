@@ -15,10 +15,10 @@ from keylm.base.errors import KeylmError
 from keylm.base.files import atomic_path, read_table
 from keylm.data.build import changed_sources, windows_taken
 from keylm.data.curated import curated_recipe, curated_sources, curation_facts
-from keylm.data.documents import Document
+from keylm.data.documents import Document, document_bytes
 from keylm.data.manifest import read_manifest
 from keylm.data.provenance import DataProvenance, input_bytes, source_stamps
-from keylm.data.sources import document_bytes, read_source
+from keylm.data.sources import read_source
 from keylm.recipe.load import Recipe, stage_steps
 from keylm.recipe.run_folder import RunFolder, checkpoint_paths
 from keylm.recipe.schema import Source

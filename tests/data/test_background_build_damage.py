@@ -10,11 +10,11 @@ from support.recipes import tiny_recipe
 
 from keylm.base.errors import KeylmError
 from keylm.base.files import write_json
-from keylm.data import streaming
+from keylm.data import background_build as streaming
+from keylm.data.background_build import BackgroundBuild, GrowingShards, PendingBuild, open_store
 from keylm.data.manifest import read_manifest
 from keylm.data.provenance import DataProvenance
 from keylm.data.store import ShardStore
-from keylm.data.streaming import BackgroundBuild, GrowingShards, PendingBuild, open_store
 from keylm.pipeline.run import run
 from keylm.recipe.load import Recipe
 from keylm.recipe.run_folder import RunFolder, checkpoint_paths

@@ -12,7 +12,7 @@ from keylm.data.curriculum import Curriculum
 from keylm.data.manifest import read_manifest
 from keylm.data.provenance import DataProvenance
 from keylm.data.store import finished_store
-from keylm.pipeline.plan import Share, plan, show_plan
+from keylm.pipeline.data_plan import Share, plan, show_plan
 from keylm.pipeline.run import run
 from keylm.recipe.load import Recipe, load_recipe, parse_recipe
 from keylm.recipe.run_folder import RunFolder

@@ -5,7 +5,7 @@ offers no such error (nothing sounds alike); it never returns the word itself. T
 randomness, and all tables consist of whole slots, so that the result is the same on every platform.
 
 Cost: about a microsecond each; a table look-up skips words that offer no error, and misspellings by sound are cached
-for the last 65,536 words. The slips of the fingers are in letters.py.
+for the last 65,536 words. The slips of the fingers are in finger_slips.py.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from keylm.languages.language import Language
+from keylm.typos.finger_slips import FINGER_KINDS, FIRST_ENDING, SHORTEST, SLOTS, Splices, Struck, joined
 from keylm.typos.keys import TAP_SLOTS, fill, keys_of
-from keylm.typos.letters import FINGER_KINDS, FIRST_ENDING, SHORTEST, SLOTS, Splices, Struck, joined
 from keylm.typos.words import LONGEST, Ints, PlainWords
 
 Slip = Callable[[str, int], str | None]

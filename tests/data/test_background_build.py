@@ -19,13 +19,13 @@ from support.programs import run as run_program
 from support.recipes import tiny_recipe, write_jsonl
 
 from keylm.base.errors import KeylmError
-from keylm.data import streaming
+from keylm.data import background_build as streaming
+from keylm.data.background_build import FetchedShards
 from keylm.data.build import build_shards
 from keylm.data.curriculum import BatchLoader, Curriculum
 from keylm.data.manifest import read_manifest
 from keylm.data.provenance import DataProvenance
 from keylm.data.store import ShardStore, finished_store
-from keylm.data.streaming import FetchedShards
 from keylm.pipeline.run import run
 from keylm.recipe.load import Recipe
 from keylm.recipe.run_folder import RunFolder, checkpoint_paths
