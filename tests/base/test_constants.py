@@ -31,7 +31,9 @@ def test_a_new_constant_is_found_without_being_listed(module: types.ModuleType):
 
 def test_all_modules_of_a_package_are_read():
     modules = {name.rpartition(".")[0] for name in constants_of("keylm.typos", apart=("ENGLISH",))}
-    assert {f"keylm.typos.{name}" for name in ("keys", "kinds", "letters", "model", "slips", "words")} <= modules
+    assert {
+        f"keylm.typos.{name}" for name in ("finger_slips", "keys", "kinds", "model", "word_slips", "words")
+    } <= modules
 
 
 @pytest.mark.parametrize(

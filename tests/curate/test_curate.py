@@ -19,6 +19,7 @@ from keylm.base.errors import KeylmError
 from keylm.base.files import read_json
 from keylm.curate import pipeline
 from keylm.curate.pipeline import curate
+from keylm.curate.report import MINHASH
 from keylm.data.curated import curated_sources
 from keylm.recipe.load import Recipe, parse_recipe
 
@@ -354,9 +355,11 @@ def test_a_second_process_in_the_same_folder_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed: pip install ray")
-def test_ray_gives_the_same_bytes(tmp_path: Path) -> None:
+def test_ray_gives_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import ray
 
+    for name in ("minhash_buckets", "minhash_hashes"):  # a bucket is a task, which Ray takes long to start
+        monkeypatch.setitem(MINHASH, name, 2)
     recipe = mixed(tmp_path)
     local = curate(recipe, tmp_path / "local", workers=1, quiet=True)
     try:

@@ -158,7 +158,7 @@ def test_words_of_an_unexpected_error_name_kind_and_place() -> None:
         {}["nothing"]
     except KeyError as error:
         told = streaming._words(error)
-    assert told.startswith("the build of the shards failed: KeyError: 'nothing' (test_streaming_damage.py:")
+    assert told.startswith("the build of the shards failed: KeyError: 'nothing' (test_background_build_damage.py:")
 
 
 def streamed_until_killed(folder: Path, *extra: str) -> tuple[Recipe, RunFolder]:
