@@ -161,29 +161,32 @@ def written(folder: Path) -> dict[Path, float]:
     return {path: path.stat().st_mtime for path in [folder, *folder.rglob("*")]}
 
 
+def needs_weights(folder: Path) -> None:
+    """Skip where a light clone (README.md) left a released model's weights out."""
+    if not list(folder.glob("*.safetensors")):
+        pytest.skip(f"the clone left out the weights of {folder.name}: git sparse-checkout disable")
+
+
 def test_the_released_model_answers():
-    if not (MODELS / DEFAULT).is_dir():
-        pytest.skip(f"models/{DEFAULT} is not here yet")
+    needs_weights(MODELS / DEFAULT)
     done = keylm(MODELS, "chat", "--max-new-tokens", "20", "--seed", "1", stdin="What is a cat?\n/exit\n")
     assert done.returncode == 0, done.stderr
     assert done.stdout.split("> ")[1].strip(), "an answer has words"
 
 
-def test_a_released_folder_is_complete():
-    folders = [folder for folder in sorted(MODELS.glob("*")) if folder.is_dir()]
-    if not folders:
-        pytest.skip("models/ has no released model yet")
-    for folder in folders:
-        assert folder.name in released.NAMES
-        check_model_folder(folder)
-        assert (folder / "README.md").read_text(encoding="utf-8").startswith("---\n")
-        assert read_json(folder / "manifest.json")["sources"]
-        assert load_recipe(folder / "recipe.toml").name == folder.name
-        rows = read_json(folder / "evaluation.json")
-        assert rows
-        assert all(set(row) >= ROW for row in rows)
-        assert gather(folder, CardDetails()).parameters == PARAMETERS
-        check_weights(folder)
+@pytest.mark.parametrize("name", released.NAMES)
+def test_a_released_folder_is_complete(name: str):
+    folder = MODELS / name
+    needs_weights(folder)
+    check_model_folder(folder)
+    assert (folder / "README.md").read_text(encoding="utf-8").startswith("---\n")
+    assert read_json(folder / "manifest.json")["sources"]
+    assert load_recipe(folder / "recipe.toml").name == folder.name
+    rows = read_json(folder / "evaluation.json")
+    assert rows
+    assert all(set(row) >= ROW for row in rows)
+    assert gather(folder, CardDetails()).parameters == PARAMETERS
+    check_weights(folder)
 
 
 def check_weights(folder: Path) -> None:
@@ -230,7 +233,10 @@ def test_the_readme_says_what_was_measured(model: str, column: int):
 
 def typing_figures(run: str) -> dict[tuple[str, str, str], str]:
     """Return set, system and measure to per cent, of a run that is kept."""
-    with tarfile.open(RESULTS.parent / "release_run.tar.xz") as kept:
+    archive = RESULTS.parent / "release_run.tar.xz"
+    if not archive.is_file():
+        pytest.skip(f"the clone left out results/{archive.name}: git sparse-checkout disable")
+    with tarfile.open(archive) as kept:
         file = kept.extractfile(f"./{run}/evaluation/typing.json")
         assert file is not None
         rows = json.load(file)["rows"]
