@@ -19,9 +19,9 @@ from keylm.base.errors import KeylmError
 from keylm.base.files import read_json
 from keylm.curate import pipeline
 from keylm.curate.pipeline import curate
-from keylm.curate.report import MINHASH
 from keylm.data.curated import curated_sources
 from keylm.recipe.load import Recipe, parse_recipe
+from keylm.recipe.schema import MINHASH
 
 pytest.importorskip("datatrove", reason="datatrove is not installed: pip install 'keylm[curate]'")
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.typo_examples import KINDS_BY_EXAMPLE
 
 from keylm.evaluation.typing_items import embedded_set
 from keylm.export.web import write_page
@@ -24,22 +25,9 @@ from keylm.typos.model import TypoModel
 
 needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="needs Node.js to run the page's JavaScript")
 CASES = [
-    ("teh", "the", "transposition"),
-    ("spce", "space", "omission"),
-    ("accomodate", "accommodate", "undoubling"),
-    ("wqant", "want", "insertion"),
-    ("occcur", "occur", "doubling"),
-    ("shoukd", "should", "neighbour"),
-    ("becouse", "because", "vowel"),
-    ("rainbox", "rainbow", "substitution"),
+    *KINDS_BY_EXAMPLE,
     ("fone", "phone", "multiple"),
     ("nefew", "nephew", "phonetic"),
-    ("recieve", "receive", "phonetic"),
-    ("their", "there", "confusion"),
-    ("request", "requests", "inflection"),
-    ("dont", "don't", "apostrophe"),
-    ("implemention", "implementation", "multiple"),
-    ("cat", "elephant", "other"),
     ("x", "constructor", "other"),
 ]
 """Typed, meant, kind; the page knows none for "multiple" and "other"."""

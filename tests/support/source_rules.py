@@ -8,12 +8,9 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-# fmt: off
-LAYERS = [
-    "base", "recipe", "text", "model", "languages", "typos", "data", "curate", "instructions", "runtimes", "training",
-    "keyboard", "evaluation", "report", "page", "export", "serving", "pipeline", "tuning", "cli",
-]
-# fmt: on
+from tools.docs.module_map import PACKAGES
+
+LAYERS = PACKAGES
 """A package may import only itself and the packages before it."""
 
 Edges = dict[str, dict[str, int]]

@@ -17,6 +17,7 @@ import pytest
 import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.typo_examples import KINDS_BY_EXAMPLE
 
 from keylm.base.errors import KeylmError
 from keylm.languages.language import ENGLISH
@@ -242,25 +243,12 @@ def test_all_kinds_occur_and_by_far_most_are_named_as_they_were_meant():
 @pytest.mark.parametrize(
     ("noisy", "clean", "kind"),
     [
-        ("teh", "the", "transposition"),
-        ("spce", "space", "omission"),
-        ("accomodate", "accommodate", "undoubling"),
-        ("wqant", "want", "insertion"),
-        ("occcur", "occur", "doubling"),
-        ("shoukd", "should", "neighbour"),
-        ("becouse", "because", "vowel"),
-        ("rainbox", "rainbow", "substitution"),
-        ("recieve", "receive", "phonetic"),
-        ("their", "there", "confusion"),
-        ("request", "requests", "inflection"),
-        ("dont", "don't", "apostrophe"),
+        *KINDS_BY_EXAMPLE,
         ("it's", "its", "apostrophe"),
         ("ONe", "One", "case"),
         ("alot", "a lot", "space_missing"),
         ("with in", "within", "space_extra"),
-        ("implemention", "implementation", "multiple"),
         ("minor", "major", "multiple"),
-        ("cat", "elephant", "other"),
     ],
 )
 def test_kinds_by_example(noisy: str, clean: str, kind: str):

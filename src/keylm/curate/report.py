@@ -14,12 +14,10 @@ from keylm.base.console import say
 from keylm.base.files import atomic_path, read_json, sha256_file, sha256_json
 from keylm.curate.decontamination import Decontaminator
 from keylm.curate.tally import Tally
-from keylm.recipe.schema import Curation, Source
+from keylm.recipe.schema import MINHASH, Curation, Source
 
 FORMAT = 2
 """Incremented when the same settings come to mean something else."""
-MINHASH = {"minhash_words": 5, "minhash_buckets": 14, "minhash_hashes": 8}
-"""Words in an n-gram, buckets, and hashes in each: near-duplicates are alike above about (1 / 14) ** (1 / 8) = 0.72."""
 SUSPICIOUS = 0.5
 """A source that loses more than this share of its bytes or documents to the filters is flagged."""
 REPORT = "report.json"

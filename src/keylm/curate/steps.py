@@ -26,11 +26,10 @@ from datatrove.utils.text import TextNormConfig, simplify_text
 from keylm.base.files import write_json
 from keylm.curate.filters import WORDS, quality_filters
 from keylm.curate.reading import Unit, joined, stored_hashes
-from keylm.curate.report import MINHASH
 from keylm.curate.tally import Tally
 from keylm.data.documents import Document as Read
 from keylm.data.documents import content_hash
-from keylm.recipe.schema import Curation
+from keylm.recipe.schema import MINHASH, Curation
 
 SHINGLES_AT_ONCE = 512
 """Word n-grams hashed at once: as many as fit into the processor's cache."""

@@ -1,7 +1,7 @@
 """Whether an exported file is the same model: its logits, choices and tokens against PyTorch's in fp32.
 
 Every runtime reads the same tokens: the beginnings of 50 documents of the embedded corpus, and 20 kB of its text. The
-logits of all positions are compared, so no error hides behind a likely word. LIMITS has the limits with their reasons.
+logits of all positions are compared, so a likely word hides no error. LIMITS has the limits with their reasons.
 Cost: about 9,000 tokens in each runtime, half a minute for 75 million parameters on two idle cores.
 """
 

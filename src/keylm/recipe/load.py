@@ -20,6 +20,7 @@ from keylm.recipe.marks import FREE, IsPath, Location, map_texts, marked
 from keylm.recipe.messages import explain, near
 from keylm.recipe.schema import (
     EMBEDDED,
+    MINHASH,
     UNSTATED,
     Checkpoints,
     Curation,
@@ -166,8 +167,7 @@ def _without_retired(data: Mapping[str, Any]) -> Mapping[str, Any]:
     """Drop fields that resolved recipes of earlier runs spell out: fixed by now, or of no effect with Muon."""
     curation, optimizer = data.get("curation"), data.get("optimizer")
     if isinstance(curation, dict):
-        fixed = {"minhash_words": 5, "minhash_buckets": 14, "minhash_hashes": 8}
-        data = {**data, "curation": {key: value for key, value in curation.items() if fixed.get(key) != value}}
+        data = {**data, "curation": {key: value for key, value in curation.items() if MINHASH.get(key) != value}}
     if isinstance(optimizer, dict) and optimizer.get("matrices") == "muon":
         unused = {"matrices", "matrix_learning_rate", "matrix_betas", "matrix_weight_decay"}
         data = {**data, "optimizer": {key: value for key, value in optimizer.items() if key not in unused}}

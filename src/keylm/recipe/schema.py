@@ -23,6 +23,9 @@ EMBEDDED = "embedded:"
 PIECE_BYTES = 1 << 20
 """Longest document, in UTF-8 bytes; longer texts are cut."""
 
+MINHASH = {"minhash_words": 5, "minhash_buckets": 14, "minhash_hashes": 8}
+"""Words in an n-gram, buckets, and hashes in each: near-duplicates are alike above about (1 / 14) ** (1 / 8) = 0.72."""
+
 UNSTATED = "unstated"
 """The licence of a source that states none."""
 
