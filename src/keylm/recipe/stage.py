@@ -1,5 +1,6 @@
 """A stage of training in a recipe: how long, on which mixture of sources, at which learning rate."""
 
+import math
 from typing import Self
 
 from pydantic import model_validator
@@ -32,11 +33,11 @@ class Stage(Section):
 
     @model_validator(mode="after")
     def _sound(self) -> Self:
-        total = sum(self.weights.values())
+        total = math.fsum(self.weights.values())
         if total <= 0:
             raise ValueError("weights sum to 0; at least one source needs a positive weight")
         for name, weight in self.weights.items():
-            if 0 < weight < total / PATTERN_WINDOWS:
+            if 0 < weight < total / PATTERN_WINDOWS * (1 - 1e-9):  # the sum is rounded
                 raise ValueError(
                     f"weights.{name} = {weight} is under 1/{PATTERN_WINDOWS} of the stage; "
                     f"give it at least {total / PATTERN_WINDOWS:g} or 0"
