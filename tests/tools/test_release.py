@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -55,7 +56,7 @@ base = [["arc_easy"]]
 
 @pytest.fixture(scope="module")
 def scripts():
-    names = ("pack_run", "unpack_run", "plan", "train", "evaluate", "collect", "sequence", "average", "held_out")
+    names = ("pack_run", "unpack_run", "plan", "train", "evaluate", "collect", "sequence", "average", "held_out", "stretch")
     modules = {name: importlib.import_module(f"tools.release.{name}") for name in names}
     return SimpleNamespace(**modules, instruct=importlib.import_module("tools.studies.instruct"))
 
@@ -149,6 +150,41 @@ def test_of_a_stage_that_was_cut_off_the_last_checkpoint_is_exported(scripts, th
     assert (folder.model / "model.safetensors").is_file()
     with pytest.raises(KeylmError, match="no checkpoint"):
         scripts.train.export_reached(RunFolder(there / "out/nothing"), 1)
+
+
+def test_stretches_on_several_machines_are_one_run(scripts, tmp_path: Path):
+    more = ["training.device='cpu'", "data.shard_tokens=1024", "checkpoints.every_steps=1", "checkpoints.keep_last=1000"]
+    built = run(tiny_recipe(tmp_path, more), tmp_path / "data", until="shards", quiet=True)
+    shutil.copytree(built.tokenizer, built.shards / "tokenizer")
+    (tmp_path / "plan.toml").write_text(PLAN)
+    plan = scripts.plan.read_plan(tmp_path / "plan.toml")
+    recipe = scripts.plan.stage_recipe(plan, "pretrain", built.shards, None)
+    whole = run(recipe, tmp_path / "whole", until="train", quiet=True)
+    steps = sorted(whole.checkpoints.iterdir())
+    for path in steps[len(steps) // 2 :]:  # as if the machine had gone back then
+        shutil.rmtree(path)
+    asked = {"plan": tmp_path / "plan.toml", "stage": "pretrain", "initial": None, "set": [], "part_bytes": 100_000}
+    back = {**asked, "back": whole.path, "out": tmp_path / "back"}
+    scripts.stretch.pack(SimpleNamespace(**back))
+    scripts.unpack_run.unpack([tmp_path / "back"], tmp_path / "kept")
+    there = {**asked, "back": None, "data": built.path, "run": tmp_path / "kept", "tokens": 10**9, "out": tmp_path / "on"}
+    scripts.stretch.pack(SimpleNamespace(**there))
+    scripts.unpack_run.unpack([tmp_path / "on"], tmp_path / "there")
+    travelled = {file.relative_to(tmp_path / "there/shards") for file in (tmp_path / "there/shards").glob("*/train*")}
+    assert travelled < {file.relative_to(built.shards) for file in built.shards.glob("*/train*")}
+    recipe = scripts.plan.stage_recipe(plan, "pretrain", tmp_path / "there/shards", None)
+    resumed = run(recipe, tmp_path / "there/run/pretrain", until="train", quiet=True)
+    assert resumed.metrics.read_bytes() == whole.metrics.read_bytes()
+    assert sorted(path.name for path in resumed.checkpoints.iterdir())[-1] == steps[-1].name
+
+
+def test_the_first_stretch_takes_what_its_tokens_need(scripts, there: Path, tmp_path: Path):
+    recipe = scripts.plan.stage_recipe(scripts.plan.read_plan(there / "plan.toml"), "pretrain", there / "there/shards", None)
+    names = [name for name, _ in scripts.stretch.stretch_files(recipe, there / "data", 0, 1)]
+    assert names[:2] == ["recipe.toml", "shards/manifest.json"]
+    assert {name.split("/")[1] for name in names if "train-" in name} == set(recipe.used_sources)
+    with pytest.raises(KeylmError, match="no checkpoint"):
+        scripts.stretch.run_files(tmp_path)
 
 
 def test_falls_from_one_model_are_averaged(scripts, there: Path, tmp_path: Path):

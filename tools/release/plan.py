@@ -83,7 +83,7 @@ def stage_recipe(plan: Plan, stage: str, shards: Path, initial: Path | None, mor
     data.pop("curation", None)
     data["seed"] += list(plan.stages).index(stage)
     data["name"], data["stages"] = f"{plan.name}-{stage}", {stage: data["stages"][source]}
-    data["data"] = {"shards": str(shards.resolve()), "cache_bytes": 1 << 40}
+    data["data"] = {**data.get("data", {}), "shards": str(shards.resolve()), "cache_bytes": 1 << 40}
     if initial is not None:
         data["training"]["initial_model"] = str(initial.resolve())
     return parse_recipe(data, f"{plan.recipe}, stage {stage}")

@@ -195,7 +195,7 @@ class FetchedShards:
             name: [record.windows for record in source.train.shards] for name, source in self.manifest.sources.items()
         }
         self._curriculum = Curriculum(recipe, fixed(shards))
-        self._pinned = {folder / name / FIRST_HELD_OUT for name in shards}
+        self._pinned = {folder / name / FIRST_HELD_OUT for name in recipe.used_sources}
         self._step = 0
         self._changed = threading.Condition()
         self._error: BaseException | None = None
