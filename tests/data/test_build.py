@@ -47,7 +47,7 @@ def windows(folder: Path, source: str, split: str) -> Iterator[tuple[Window, lis
     store = finished_store(folder / "shards")
     for shard, record in enumerate(read_manifest(folder / "shards").sources[source].split(split).shards):
         for index in range(record.windows):
-            yield store.window(source, shard, index, split), store.origins(source, shard, index, split)
+            yield store.window(source, shard, index, split), store.shard(source, shard, split).origins(index)
 
 
 def as_it_lies(folder: Path, *overrides: str) -> Recipe:

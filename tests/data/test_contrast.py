@@ -370,7 +370,7 @@ def test_what_is_held_out_is_held_out_with_its_noise(tmp_path: Path) -> None:
                 place
                 for shard, record in enumerate(shards)
                 for index in range(record.windows)
-                for place in store.origins(name, shard, index, split)
+                for place in store.shard(name, shard, split).origins(index)
             ]
             lines[split] = {line for file, line, _ in origins if file == f"{prefix}tales.jsonl"}
         assert lines["validation"] <= held

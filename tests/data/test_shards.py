@@ -159,7 +159,7 @@ def test_every_window_is_what_a_slow_reading_of_all_documents_gives(
             assert window.tokens.tolist() == expected.tokens.tolist()
             assert window.labels.tolist() == expected.labels.tolist()
             assert window.documents.tolist() == expected.documents.tolist()
-            assert store.origins("s", shard, index) == origins
+            assert store.shard("s", shard).origins(index) == origins
     entry = read_manifest(folder).sources["s"].train
     assert entry.documents == len(pieces)
     assert entry.tokens == sum(len(piece.tokens) for piece in pieces)
@@ -192,10 +192,10 @@ def test_a_shard_begins_and_ends_with_a_document(tmp_path: Path) -> None:
     found = windows(store)
     tokens = [*range(20, 53), PAD, PAD, PAD, 53, 54, PAD, PAD]
     assert np.concatenate([window.tokens for window in found]).tolist() == tokens
-    assert store.origins("s", 0, 0) == [("a.jsonl", 1, 0), ("a.jsonl", 9, 3)]
-    assert store.origins("s", 0, 1) == [("a.jsonl", 9, 0)]
-    assert store.origins("s", 0, 8) == [("a.jsonl", 9, 0), ("", 0, 1)]
-    assert store.origins("s", 1, 0) == [("a.jsonl", 10, 0), ("", 0, 2)]
+    assert store.shard("s", 0).origins(0) == [("a.jsonl", 1, 0), ("a.jsonl", 9, 3)]
+    assert store.shard("s", 0).origins(1) == [("a.jsonl", 9, 0)]
+    assert store.shard("s", 0).origins(8) == [("a.jsonl", 9, 0), ("", 0, 1)]
+    assert store.shard("s", 1).origins(0) == [("a.jsonl", 10, 0), ("", 0, 2)]
     assert found[0].labels.tolist() == [21, 22, -100, 24], "nothing is learnt across the documents' edge"
     assert found[9].labels.tolist() == [54, -100, -100, -100]
 

@@ -9,7 +9,9 @@ How a window of the run is found, without visiting any window before it:
 4. that number, divided by the source's windows, gives epoch and place. In the first epoch the source's shards come
    in the order in which they are built, in later ones in a seeded order; the place gives the shard;
 5. the place within the shard goes through a seeded permutation, a Feistel network that can be evaluated at any index
-   (Black & Rogaway, "Ciphers with Arbitrary Finite Domains", CT-RSA 2002).
+   (Black & Rogaway, "Ciphers with Arbitrary Finite Domains", CT-RSA 2002);
+6. with `data.repack`, each epoch after the first packs the documents of a shard in an order of its own, into as many
+   windows (`Shard.repacked`), of which 5. then takes one.
 
 So resuming is a number, the world size does not change the batches, anyone with the manifest can recompute any
 batch, and a window of the first epoch is known as soon as its shard is: training can begin while later shards are
@@ -54,6 +56,8 @@ class Pick:
     shard: int
     window: int
     """its number within the shard"""
+    packing: str
+    """names the order in which the shard's documents are packed; empty: as it was built"""
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,7 @@ class Curriculum:
         """Plan `recipe` over the shards of `layout`; without one, everything but the place of a window is known."""
         self.sources = list(recipe.used_sources)
         self.batch_windows = recipe.training.batch_windows
-        self._seed = recipe.seed
+        self._seed, self._repack = recipe.seed, recipe.data.repack
         self._layout = layout
         self._steps = stage_steps(recipe)
         self._patterns = [_Pattern(stage, self.sources) for stage in recipe.stages.values()]
@@ -124,7 +128,8 @@ class Curriculum:
         source = self.sources[index]
         number = self._given[stage][index] + int(pattern.counts_before(place)[index])
         epoch, shard, within, size = self._locate(source, number)
-        return Pick(source, epoch, shard, permute(within, size, f"{self._seed}/{source}/{epoch}/{shard}"))
+        key = f"{self._seed}/{source}/{epoch}/{shard}"
+        return Pick(source, epoch, shard, permute(within, size, key), key if self._repack and epoch else "")
 
     def _locate(self, source: str, number: int) -> tuple[int, int, int, int]:
         """Return window `number`'s epoch and shard, its place in that shard's turn, and the shard's windows."""
@@ -249,7 +254,7 @@ class BatchLoader:
         """Return rank `rank`'s share of `step`'s global batch: the shares, in order, are the global batch."""
         picks = self.curriculum.picks(step)
         share = picks[rank * len(picks) // world_size : (rank + 1) * len(picks) // world_size]
-        windows = [self._store.window(pick.source, pick.shard, pick.window) for pick in share]
+        windows = [self._store.shard(p.source, p.shard, packing=p.packing).window(p.window) for p in share]
         return stack(windows, [self.curriculum.sources.index(pick.source) for pick in share])
 
 

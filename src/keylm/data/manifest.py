@@ -91,6 +91,8 @@ class WindowOrder(_Record):
     batch_windows: int
     sources: list[str]
     stages: list[StageOrder]
+    repack: bool = False
+    """whether epochs after the first pack a shard's documents in another order"""
 
 
 class CurationRecord(_Record):
@@ -115,7 +117,10 @@ class BuildSettings(_Record):
 
 
 class ShardManifest(BuildSettings):
-    """All that a build consists of: shards/manifest.json."""
+    """All that a build consists of: shards/manifest.json, where a field at its default is left out.
+
+    So a build without `order.repack` has the manifest, and the hash, that it had before there was the field.
+    """
 
     order: WindowOrder
     origins: dict[str, Settings]
@@ -126,11 +131,11 @@ class ShardManifest(BuildSettings):
 
     def sealed(self) -> "ShardManifest":
         """Return the manifest with its hash."""
-        return self.model_copy(update={"hash": manifest_hash(self.model_dump())})
+        return self.model_copy(update={"hash": manifest_hash(self.model_dump(exclude_defaults=True))})
 
     def write(self, folder: Path) -> None:
         """Write `folder/manifest.json`, whole or not at all."""
-        write_json(folder / "manifest.json", self.model_dump())
+        write_json(folder / "manifest.json", self.model_dump(exclude_defaults=True))
 
 
 class BuildProgress(_Record):

@@ -122,7 +122,8 @@ def window_order(recipe: Recipe) -> WindowOrder:
     """Return what, besides the shards, decides which window is where in the run."""
     steps = stage_steps(recipe)
     stages = [StageOrder(name=name, steps=steps[name], weights=stage.weights) for name, stage in recipe.stages.items()]
-    return WindowOrder(batch_windows=recipe.training.batch_windows, sources=list(recipe.used_sources), stages=stages)
+    batch_windows, sources = recipe.training.batch_windows, list(recipe.used_sources)
+    return WindowOrder(batch_windows=batch_windows, sources=sources, stages=stages, repack=recipe.data.repack)
 
 
 def curation_inputs(settings: Mapping[str, object], sources: Mapping[str, Source]) -> str:

@@ -11,13 +11,13 @@ A shard is one safetensors file with
 Invariants: a shard appears under its name complete; its SHA-256 is in the manifest; the same documents and
 tokenizer give the same bytes. Memory is bounded by one shard, whatever the corpus's size. A shard begins with a
 document and ends with one, so each can be built and read alone. A conversation never crosses the edge of a window,
-so no turn is cut; texts run on from window to window.
+so no turn is cut; texts run on from window to window, and so may be repacked: read in another order of documents.
 """
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from safetensors.numpy import save_file
 from keylm.base.files import atomic_path, sha256_file
 from keylm.data.manifest import ShardRecord
 from keylm.data.pieces import Partners, Piece
-from keylm.text.tokenizer import PAD, Mask, Tokens
+from keylm.text.tokenizer import IM_START, PAD, TYPO, Mask, Tokens
 
 NO_FILE = 2**32 - 1
 """In `file`: padding, which has no origin."""
@@ -125,18 +125,28 @@ class Shard:
         self._files = files
         self._arrays = memory_map(path)
 
-    @cached_property
-    def _starts(self) -> npt.NDArray[np.uint32]:
-        return np.asarray(self._arrays["starts"])
+    def repacked(self, order: str) -> "Shard":
+        """Return the shard with its documents in the pseudorandom order that `order` names, in as many windows.
+
+        Padding at its end stays there. A shard with pieces that stand whole in their windows stays as it is, as another
+        order would cut them or need other padding: conversations and corrections are known by their first token, or by
+        padding between documents, pairs by `partners`.
+        """
+        starts = self._arrays["starts"]
+        count = len(starts) - int(self._arrays["file"][-1] == NO_FILE)
+        whole = np.isin(self._arrays["tokens"][starts[:count]], (PAD, IM_START, TYPO)).any()
+        if whole or "partners" in self._arrays:
+            return self
+        # Not NumPy's generators: their values may change from release to release.
+        keys = np.frombuffer(hashlib.shake_128(order.encode()).digest(8 * count), "<u8")
+        return RepackedShard(self, np.append(np.argsort(keys, kind="stable"), np.arange(count, len(starts))))
 
     def window(self, index: int) -> Window:
         """Return window `index` of this shard."""
         begin, end = index * self._context, (index + 1) * self._context
-        tokens = np.asarray(self._arrays["tokens"][begin : end + 1])
-        bits = self._arrays["trained"][begin // 8 : (end + 8) // 8]
-        trained = np.unpackbits(np.asarray(bits))[begin % 8 :][: len(tokens)].astype(np.bool_)
+        tokens, trained = self._read(begin, min(end + 1, len(self._arrays["tokens"])))
         first, last = self._documents(begin, end + 1)
-        starts = self._starts[first:last].astype(np.int64) - begin
+        starts = self._arrays["starts"][first:last].astype(np.int64) - begin
         documents = np.zeros(len(tokens), dtype=np.int32)
         documents[starts[(starts > 0) & (starts < len(tokens))]] = 1
         documents = np.cumsum(documents, dtype=np.int32)
@@ -145,6 +155,11 @@ class Shard:
         labels = np.full(self._context, -100, dtype=np.int64)
         labels[: len(targets)] = np.where(targets, tokens[1:].astype(np.int64), -100)
         return Window(tokens[: self._context], labels, documents[: self._context], self._partners(begin, end))
+
+    def _read(self, begin: int, end: int) -> tuple[Tokens, Mask]:
+        """Return the tokens [begin, end), and whether each is trained on."""
+        bits = self._arrays["trained"][begin // 8 : (end + 7) // 8]
+        return self._arrays["tokens"][begin:end], np.unpackbits(bits)[begin % 8 :][: end - begin].astype(np.bool_)
 
     def _partners(self, begin: int, end: int) -> npt.NDArray[np.int64] | None:
         """Return the positions within the window [begin, end) that its tokens point back to."""
@@ -157,17 +172,40 @@ class Shard:
         """Return (file, line, first token in the window) of each document; the file of padding is empty."""
         begin = index * self._context
         first, last = self._documents(begin, begin + self._context)
-        return [self._origin(number, max(0, int(self._starts[number]) - begin)) for number in range(first, last)]
+        starts = self._arrays["starts"]
+        return [self._origin(number, max(0, int(starts[number]) - begin)) for number in range(first, last)]
 
     def _documents(self, begin: int, end: int) -> tuple[int, int]:
         """Return the range of documents that have tokens in [begin, end)."""
-        first = int(np.searchsorted(self._starts, begin, side="right")) - 1
-        return first, int(np.searchsorted(self._starts, end, side="left"))
+        starts = self._arrays["starts"]
+        first = int(np.searchsorted(starts, begin, side="right")) - 1
+        return first, int(np.searchsorted(starts, end, side="left"))
 
     def _origin(self, document: int, start: int) -> tuple[str, int, int]:
         file = int(self._arrays["file"][document])
         name = "" if file == NO_FILE else self._files[file]
         return name, int(self._arrays["line"][document]), start
+
+
+class RepackedShard(Shard):
+    """A shard in another order of its documents; a document takes 20 bytes, its tokens are read where they lie."""
+
+    def __init__(self, shard: Shard, order: npt.NDArray[np.int64]) -> None:
+        """Read `shard` in this order. order: int64 [documents], their numbers in the shard."""
+        self._context, self._files = shard._context, shard._files
+        arrays = shard._arrays
+        lengths = np.diff(arrays["starts"], append=np.uint32(len(arrays["tokens"])))[order]
+        moved = {"starts": np.cumsum(lengths) - lengths, "file": arrays["file"][order], "line": arrays["line"][order]}
+        moved["starts"] = moved["starts"].astype(np.uint32)
+        self._arrays = {**arrays, **moved}
+        self._shifts = arrays["starts"][order].astype(np.int64) - moved["starts"]
+
+    def _read(self, begin: int, end: int) -> tuple[Tokens, Mask]:
+        first, last = self._documents(begin, end)
+        bounds = np.append(self._arrays["starts"][first:last], end).clip(begin)
+        places = np.arange(begin, end) + np.repeat(self._shifts[first:last], np.diff(bounds))
+        bits = self._arrays["trained"][places // 8] >> (7 - places % 8)
+        return self._arrays["tokens"][places], (bits & 1).astype(np.bool_)
 
 
 def memory_map(path: Path) -> dict[str, npt.NDArray[Any]]:

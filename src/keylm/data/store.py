@@ -93,6 +93,7 @@ class ShardStore:
         self._open: dict[Path, Shard] = {}
         self._sound: dict[Path, tuple[int, int]] = {}
         self._windows: dict[str, list[int]] = {}
+        self._repacked: dict[str, tuple[str, Shard]] = {}
         self._lock = threading.Lock()  # training reads ahead in a thread, validation beside it
 
     def layout(self, source: str, number: int) -> list[int]:
@@ -108,11 +109,28 @@ class ShardStore:
 
     def window(self, source: str, shard: int, index: int, split: Split = "train") -> Window:
         """Return window `index` of a source's shard."""
-        return self._shard(source, shard, split).window(index)
+        return self.shard(source, shard, split).window(index)
 
-    def origins(self, source: str, shard: int, index: int, split: Split = "train") -> list[tuple[str, int, int]]:
-        """Return (file, line, first token in the window) of each document of a window."""
-        return self._shard(source, shard, split).origins(index)
+    def shard(self, source: str, shard: int, split: Split = "train", packing: str = "") -> Shard:
+        """Return a source's shard, with its documents in the order that `packing` names; empty: as it was built.
+
+        Of each source the last repacked shard is kept: training is done with a shard before it begins the next, even
+        where both have windows in one batch. Raises IndexError where there is no such shard.
+        """
+        known = self._supply.shards(source, shard if split == "train" else 0)
+        records = known.split(split)
+        if not 0 <= shard < len(records):
+            raise IndexError(f"{source} has no {split} shard {shard}")
+        record = records[shard]
+        path = self._supply.file(source, record)  # may wait, so nothing is locked yet
+        with self._lock:
+            if path not in self._open:
+                self._map(path, record.sha256, known.files)
+            if not packing:
+                return self._open[path]
+            if self._repacked.get(source, ("",))[0] != packing:
+                self._repacked[source] = packing, self._open[path].repacked(packing)
+            return self._repacked[source][1]
 
     def held_out(self, source: str) -> int:
         """Return how many windows are for validation: those that were held out before the first shard was full.
@@ -134,22 +152,11 @@ class ShardStore:
         """Note that training has reached `step`, so that what comes next can be prepared."""
         self._supply.expect(step)
 
-    def _shard(self, source: str, shard: int, split: Split) -> Shard:
-        known = self._supply.shards(source, shard if split == "train" else 0)
-        records = known.split(split)
-        if not 0 <= shard < len(records):
-            raise IndexError(f"{source} has no {split} shard {shard}")
-        record = records[shard]
-        path = self._supply.file(source, record)  # may wait, so nothing is locked yet
-        with self._lock:
-            if path not in self._open:
-                self._map(path, record.sha256, known.files)
-            return self._open[path]
-
     def _map(self, path: Path, digest: str, files: Sequence[str]) -> None:
         """Open a shard, and close one where there are too many."""
         if self._verify:
             self._check(path, digest)
+        self._repacked.clear()  # they read from mappings that may be closed here
         for gone in [other for other in self._open if not other.exists()]:
             del self._open[gone]  # a fetched shard that had to make room: its mapping would keep the disk full
         if len(self._open) >= OPEN_SHARDS:

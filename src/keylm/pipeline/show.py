@@ -9,7 +9,7 @@ from keylm.data.build import check_published
 from keylm.data.curriculum import Curriculum
 from keylm.data.manifest import ShardManifest, read_manifest
 from keylm.data.provenance import window_order
-from keylm.data.shards import Window
+from keylm.data.shards import RepackedShard, Window
 from keylm.data.store import finished_store
 from keylm.recipe.load import Recipe
 from keylm.recipe.run_folder import RunFolder
@@ -35,10 +35,11 @@ def show_batch(run_dir: Path, step: int, windows: int, characters: int) -> None:
     say(f"step {step}: stage {stage} ({within + 1} of {steps}), {size}: {counts}")
     tokenizer = DocumentTokenizer(folder.tokenizer)
     for number, pick in enumerate(picks[:windows]):
-        where = f"{pick.source}, epoch {pick.epoch}, shard {pick.shard}, window {pick.window}"
+        shard = store.shard(pick.source, pick.shard, packing=pick.packing)
+        again = " (repacked)" if isinstance(shard, RepackedShard) else ""
+        where = f"{pick.source}, epoch {pick.epoch}, shard {pick.shard}{again}, window {pick.window}"
         console.rule(f"window {number}: {where}", align="left")
-        origins = store.origins(pick.source, pick.shard, pick.window)
-        _show_window(store.window(pick.source, pick.shard, pick.window), origins, tokenizer, characters)
+        _show_window(shard.window(pick.window), shard.origins(pick.window), tokenizer, characters)
     if len(picks) > windows:
         say(f"… and {len(picks) - windows} more windows (--windows {len(picks)} shows all)")
 

@@ -70,8 +70,9 @@ def identity(recipe: Recipe) -> dict[str, JsonValue]:
 
 
 def identity_hash(recipe: Recipe) -> str:
-    """Return the SHA-256 of a recipe's identity."""
-    return sha256_json(identity(recipe))
+    """Return the SHA-256 of a recipe's identity; runs from before there was `data.repack` keep theirs."""
+    fields = identity(recipe).items()
+    return sha256_json({key: value for key, value in fields if (key, value) != ("data.repack", False)})
 
 
 def differences(before: Recipe, now: Recipe) -> list[str]:

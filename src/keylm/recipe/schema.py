@@ -142,6 +142,8 @@ class Data(Section):
 
     shard_tokens: Annotated[int, Field(ge=1, le=1 << 28)] = 1 << 24
     """tokens in a shard, within which windows are shuffled"""
+    repack: bool = False
+    """pack a shard's documents in another order in each epoch after the first, so that windows differ (docs/data.md)"""
     stream: Annotated[bool, FREE] = False
     """begin training while later shards are being built"""
     shards: Annotated[PathText | None, IsPath("build"), FREE] = None
