@@ -30,8 +30,9 @@ from keylm.pipeline.run import run
 from keylm.recipe.load import Recipe
 from keylm.recipe.run_folder import RunFolder, checkpoint_paths
 
-# Some ten shards are read from, and one source is gone through twice.
+# Some ten shards are read from, and one source is gone through twice, repacked the second time.
 SETTINGS = [
+    "data.repack=true",
     "data.shard_tokens=1024",
     "stages.pretrain.tokens=5120",
     "stages.chat.tokens=2048",

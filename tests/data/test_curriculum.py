@@ -2,7 +2,8 @@
 
 import json
 import time
-from collections import Counter
+import weakref
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from support.recipes import tiny_recipe
 from keylm.data.build import build_shards
 from keylm.data.curriculum import BatchLoader, Curriculum, fixed, permute, proportions
 from keylm.data.provenance import DataProvenance
+from keylm.data.shards import RepackedShard, Shard
 from keylm.data.store import finished_store
 from keylm.data.tokenizer_sample import tokenizer_sample
 from keylm.recipe.load import Recipe, parse_recipe
@@ -111,16 +113,23 @@ def test_proportions_sum_to_a_thousand_and_are_within_one(weights: list[float]):
     assert all(abs(n - 1000 * w / sum(weights)) <= 1 for n, w in zip(counts, weights, strict=True))
 
 
+# Every source is gone through several times, those of texts in several shards.
+REPEATED = [
+    *("data.repack=true", "data.shard_tokens=512", "sources.tales.max_bytes=6000", "sources.notes.max_bytes=3000"),
+    *("sources.chat.max_bytes=1000", "stages.pretrain.tokens=12288", "stages.chat.tokens=8192"),
+]
+
+
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Recipe, Path]:
     folder = tmp_path_factory.mktemp("built")
-    recipe = tiny_recipe(folder)
+    recipe = tiny_recipe(folder, REPEATED)
     train_tokenizer(tokenizer_sample(recipe, recipe.sources), recipe.tokenizer.vocab_size, folder / "tokenizer", 32)
     build_shards(recipe, DataProvenance.of(recipe), folder / "tokenizer", folder / "shards", quiet=True)
     return recipe, folder
 
 
-@given(step=st.integers(0, 3), world_size=st.integers(1, 8))
+@given(step=st.integers(0, 79), world_size=st.integers(1, 8))
 def test_the_global_batch_is_the_same_on_any_number_of_ranks(built: tuple[Recipe, Path], step: int, world_size: int):
     recipe, folder = built
     store = finished_store(folder / "shards", verify="none")
@@ -130,6 +139,86 @@ def test_the_global_batch_is_the_same_on_any_number_of_ranks(built: tuple[Recipe
     for name in ("tokens", "labels", "documents", "sources"):
         joined = np.concatenate([getattr(share, name) for share in shares])
         np.testing.assert_array_equal(joined, getattr(whole, name))
+
+
+def epochs(loader: BatchLoader, source: str) -> list[Counter[bytes]]:
+    """Return the windows of each whole epoch of a source, as the bytes of their tokens and labels."""
+    found: dict[int, Counter[bytes]] = defaultdict(Counter)
+    for step in range(loader.curriculum.total_steps):
+        batch = loader.batch(step)
+        for number, pick in enumerate(loader.curriculum.picks(step)):
+            if pick.source == source:
+                found[pick.epoch][np.stack([batch.tokens[number], batch.labels[number]]).tobytes()] += 1
+    return [found[number] for number in range(len(found) - 1)]
+
+
+def learnt(windows: Counter[bytes]) -> Counter[tuple[int, int]]:
+    """Return how often each token has each label."""
+    pairs = Counter()
+    for window, times in windows.items():
+        for pair in zip(*np.frombuffer(window, np.int64).reshape(2, -1).tolist(), strict=True):
+            pairs[pair] += times
+    return pairs
+
+
+@pytest.mark.parametrize("source", ["tales", "notes", "chat"])
+def test_a_repacked_epoch_has_other_windows_of_the_same_documents_and_conversations_stay(
+    source: str, built: tuple[Recipe, Path]
+) -> None:
+    store = finished_store(built[1] / "shards")
+    first, *later = epochs(BatchLoader(Curriculum(built[0], store.layout), store), source)
+    plain = built[0].model_copy(update={"data": built[0].data.model_copy(update={"repack": False})})
+    same = epochs(BatchLoader(Curriculum(plain, store.layout), store), source)
+    assert len(later) >= 2
+    assert same == [first] * len(same), "without repack the windows are the same again"
+    for number, epoch in enumerate(later):
+        assert learnt(epoch) == learnt(first)
+        if source == "chat":
+            assert epoch == first
+        else:
+            assert (epoch & first).total() < first.total() / 2
+            assert epoch not in later[:number]
+
+
+def test_a_batch_is_the_same_whatever_was_read_before_it(built: tuple[Recipe, Path]) -> None:
+    store = finished_store(built[1] / "shards")
+    loader = BatchLoader(Curriculum(built[0], store.layout), store)
+    straight = [loader.batch(step) for step in range(loader.curriculum.total_steps)]
+    assert any(pick.packing for pick in loader.curriculum.picks(40))
+    for step in (79, 40, 41, 7, 60):
+        fresh = finished_store(built[1] / "shards")
+        for again in (loader, BatchLoader(Curriculum(built[0], fresh.layout), fresh)):
+            np.testing.assert_array_equal(again.batch(step).tokens, straight[step].tokens)
+            np.testing.assert_array_equal(again.batch(step).labels, straight[step].labels)
+
+
+def test_one_repacked_shard_of_each_source_is_kept_and_none_is_made_twice(
+    built: tuple[Recipe, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+    alive: weakref.WeakSet[Shard] = weakref.WeakSet()
+    original = Shard.repacked
+
+    def repacked(shard: Shard, order: str) -> Shard:
+        made.append(order)
+        result = original(shard, order)
+        alive.update([result] if isinstance(result, RepackedShard) else [])
+        return result
+
+    monkeypatch.setattr(Shard, "repacked", repacked)
+    store = finished_store(built[1] / "shards")
+    for name in ("tales", "notes", "chat"):
+        assert name == "chat" or len(store.layout(name, 10**9)) > 1
+        for shard in range(len(store.layout(name, 10**9))):
+            store.shard(name, shard)  # opened, as all are by the end of the first epoch
+    loader = BatchLoader(Curriculum(built[0], store.layout), store)
+    orders: dict[str, None] = {}
+    for step in range(loader.curriculum.total_steps):
+        loader.batch(step)
+        orders |= dict.fromkeys(pick.packing for pick in loader.curriculum.picks(step) if pick.packing)
+        assert len(alive) <= 2, "of tales and of notes"
+    assert len(alive) == 2
+    assert made == list(orders)
 
 
 def test_steps_outside_the_run_are_refused():

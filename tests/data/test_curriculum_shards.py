@@ -3,6 +3,7 @@
 import json
 import math
 from collections import Counter, defaultdict
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -123,6 +124,20 @@ def upcoming(steps: list[list[Pick]], step: int) -> list[tuple[float, str, int]]
         for pick in steps[number]:
             turns.setdefault((pick.source, pick.epoch, pick.shard), number)
     return sorted((float(number), source, shard) for (source, _, shard), number in turns.items())
+
+
+@given(layouts, st.integers(1, 9))
+def test_repacking_changes_no_window_of_the_first_epoch_and_the_places_of_none(shards: Shards, windows: int) -> None:
+    plain = recipe_with(150, 150, windows)
+    repacking = plain.model_copy(update={"data": plain.data.model_copy(update={"repack": True})})
+    steps = zip(*(picked(Curriculum(recipe, fixed(shards))) for recipe in (plain, repacking)), strict=True)
+    packings: dict[str, tuple[str, int, int]] = {}
+    for ours, theirs in (pair for step in steps for pair in zip(*step, strict=True)):
+        assert replace(theirs, packing="") == ours
+        assert bool(theirs.packing) == (theirs.epoch > 0)
+        if theirs.packing:
+            place = theirs.source, theirs.epoch, theirs.shard
+            assert packings.setdefault(theirs.packing, place) == place, "each turn of a shard has an order of its own"
 
 
 def test_the_windows_of_two_sources_are_drawn_apart() -> None:

@@ -53,6 +53,7 @@ DECIDES = {
     "sources.tales.max_bytes=900": {"noisy"},
     "sources.tales.adapter=wikipedia": {"noisy"},
     "stages.all.weights.chat=2": {"tokenizer"},
+    "data.repack=true": set(),
     "name=other": set(),
     "sources.chat.licence=MIT": set(),
     "training.micro_batch_windows=2": set(),
@@ -100,6 +101,8 @@ def test_the_order_of_windows_is_that_of_the_recipe(tokenizer: Path, tmp_path: P
         ("chat", 4, {"chat": 0.8, "tales": 0.2}),
     ]
     assert build_settings(tiny_recipe(tmp_path), tokenizer, None).context == 32
+    assert not order.repack
+    assert window_order(tiny_recipe(tmp_path, ["data.repack=true"])) == order.model_copy(update={"repack": True})
 
 
 def test_a_curation_is_decided_by_its_settings_its_sources_and_their_files(tmp_path: Path) -> None:

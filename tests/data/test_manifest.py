@@ -31,6 +31,19 @@ def test_a_manifest_is_written_as_it_is_read(built: Path, tmp_path: Path) -> Non
     assert manifest.model_copy(update={"seed": 8}).sealed().hash != manifest.hash
 
 
+def test_a_manifest_has_the_bytes_of_before_there_was_repacking_unless_it_repacks(built: Path, tmp_path: Path) -> None:
+    manifest = read_manifest(built)
+    content = read_json(built / "manifest.json")
+    assert content["order"].keys() == {"batch_windows", "sources", "stages"}
+    assert content.keys() == type(manifest).model_fields.keys()
+    order = manifest.order.model_copy(update={"repack": True})
+    repacking = manifest.model_copy(update={"order": order}).sealed()
+    repacking.write(tmp_path)
+    assert read_json(tmp_path / "manifest.json")["order"]["repack"] is True
+    assert read_manifest(tmp_path) == repacking
+    assert repacking.hash != manifest.hash
+
+
 def test_a_split_has_the_totals_of_its_shards() -> None:
     records = [
         ShardRecord(file="f", sha256="", size=0, windows=n, tokens=2 * n, trained_tokens=n, documents=1, bytes=5 * n)

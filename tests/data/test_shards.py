@@ -1,5 +1,6 @@
 """What goes into shards comes out of the windows, with labels that a slow and obvious reading agrees with."""
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,9 +13,9 @@ from keylm.base.errors import KeylmError
 from keylm.base.files import read_json, write_json
 from keylm.data import pieces as packed
 from keylm.data.manifest import FORMAT, ShardManifest, SourceRecord, SplitRecord, WindowOrder, read_manifest
-from keylm.data.shards import Shard, ShardWriter, Window
+from keylm.data.shards import RepackedShard, Shard, ShardWriter, Window
 from keylm.data.store import ShardStore, finished_store
-from keylm.text.tokenizer import PAD
+from keylm.text.tokenizer import IM_START, PAD, TYPO
 
 VOCABULARY = 60_000
 FILES = ["a.jsonl", "b.jsonl"]
@@ -32,13 +33,13 @@ class Piece:
 
 
 @st.composite
-def corpora(draw: st.DrawFn) -> tuple[int, int, list[Piece]]:
+def corpora(draw: st.DrawFn, *, texts_alone: bool = False) -> tuple[int, int, list[Piece]]:
     """Draw (context, tokens in a full shard, documents); every token of a corpus is another one."""
     context = draw(st.sampled_from([4, 5, 8, 13, 16]))
     pieces: list[Piece] = []
     first = 20
     for number in range(draw(st.integers(1, 12))):
-        whole = draw(st.booleans())
+        whole = not texts_alone and draw(st.booleans())
         length = draw(st.integers(1, context if whole else 4 * context))
         mask = draw(st.integers(0, 2**length - 1))
         trained = [bool(mask >> bit & 1) for bit in range(length)]
@@ -213,6 +214,66 @@ def test_partners_point_back_within_their_window(tmp_path: Path) -> None:
     assert shard.window(0).partners.tolist() == [-1] * 8
     assert shard.window(1).partners.tolist() == [-1, -1, -1, -1, 1, -1, -1, -1]
     assert shard.window(1).documents.tolist() == [0, 0, 0, 1, 1, 1, 2, 2]
+    assert shard.repacked("any") is shard
+
+
+def learnt(shard: Shard, count: int) -> Counter[tuple[int, int]]:
+    """Return how often each token has each label in `count` windows."""
+    read = [shard.window(index) for index in range(count)]
+    return Counter(pair for w in read for pair in zip(w.tokens.tolist(), w.labels.tolist(), strict=True))
+
+
+def read_back(shard: Shard, count: int) -> dict[tuple[str, int], list[int]]:
+    """Return the tokens of each document, by the file and line that the windows' origins name."""
+    found: dict[tuple[str, int], list[int]] = {}
+    for index in range(count):
+        window = shard.window(index)
+        for number, (file, line, start) in enumerate(shard.origins(index)):
+            places = np.flatnonzero(window.documents == number)
+            assert places[0] == start
+            found.setdefault((file, line), []).extend(window.tokens[places].tolist())
+    return {origin: tokens for origin, tokens in found.items() if origin[0]}
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(corpus=corpora(texts_alone=True), order=st.text(min_size=1, max_size=4))
+def test_a_repacked_shard_holds_the_same_documents_with_the_same_labels(
+    corpus: tuple[int, int, list[Piece]], order: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    context, shard_tokens, pieces = corpus
+    store = build(tmp_path_factory.mktemp("shards"), context, shard_tokens, pieces)
+    for shard, group in enumerate(grouped(context, shard_tokens, pieces)):
+        count = store.layout("s", 10**9)[shard]
+        plain, repacked = store.shard("s", shard), store.shard("s", shard, packing=order)
+        assert isinstance(repacked, RepackedShard)
+        assert learnt(repacked, count) == learnt(plain, count)
+        assert read_back(repacked, count) == {(FILES[piece.file or 0], piece.line): piece.tokens for piece in group}
+
+
+def test_the_order_of_a_repacked_shard_is_the_same_everywhere(tmp_path: Path) -> None:
+    store = build(tmp_path, 4, 99, [text(10 * n, 2 + n % 4, line=n) for n in range(2, 8)])
+    repacked = store.shard("s", 0, packing="7/s/1/0")
+    read = np.concatenate([repacked.window(index).tokens for index in range(6)])
+    documents = [*range(50, 53), *range(70, 75), *range(20, 24), *range(30, 35), *range(60, 64), *range(40, 42)]
+    assert read.tolist() == [*documents, PAD]
+    assert repacked.origins(4) == [("a.jsonl", 3, 0), ("a.jsonl", 6, 1)]
+    assert repacked.origins(5) == [("a.jsonl", 6, 0), ("a.jsonl", 4, 1), ("", 0, 3)]
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [text(20, 3), Piece([30, 31], [True, True], True, 0, 2)],
+        [Piece([IM_START, 31], [True, True], True, 0, 1), text(20, 6, 2)],
+        [text(20, 6, 1), Piece([TYPO, 31], [True, True], True, 0, 2)],
+    ],
+    ids=["padding between documents", "conversation", "correction"],
+)
+def test_a_shard_with_pieces_that_stand_whole_in_their_windows_stays_as_it_is(
+    pieces: list[Piece], tmp_path: Path
+) -> None:
+    store = build(tmp_path, 4, 99, pieces)
+    assert store.shard("s", 0, packing="any") is store.shard("s", 0)
 
 
 def test_the_same_documents_give_the_same_bytes(tmp_path: Path) -> None:

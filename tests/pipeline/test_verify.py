@@ -24,7 +24,7 @@ from keylm.recipe.run_folder import RunFolder
 SETTINGS = [
     *("data.shard_tokens=1024", "model.max_position_embeddings=256", "training.context=256"),
     *("training.batch_tokens=512", "stages.pretrain.tokens=8192", "stages.chat.tokens=2048"),
-    "sources.notes.max_bytes=3000",
+    *("sources.notes.max_bytes=3000", "data.repack=true"),
 ]
 NOISE = [
     'sources.noisy={typos_of=["tales", "chat"], forms={masked=1, pair=2, correction=1}}',
@@ -137,6 +137,7 @@ def test_a_changed_source_is_refused_by_name(
         ({"data": {"shard_tokens": 2048}}, "shard_tokens: the manifest says 1024, .* 2048"),
         ({"evaluation": {"holdout": 0.2}}, r"holdout: the manifest says 0\.1, .* 0\.2"),
         ({"stages": {"chat": {"tokens": 4096}}}, "order: the manifest says "),
+        ({"data": {"repack": False}}, "order: the manifest says .*'repack': True.*'repack': False"),
         ({"stages": {"pretrain": {"weights": {"tales": 4}}}}, "order: the manifest says "),
         ({"sources": {"chat": {"loss": "all"}}}, r"sources\.chat: its settings is "),
         ({"sources": {"noisy": {"passes": 2}}}, r"sources\.noisy: its settings is "),

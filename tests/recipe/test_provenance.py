@@ -20,6 +20,14 @@ def test_what_decides_nothing_makes_no_other_run(tmp_path: Path):
     assert differences(tiny_recipe(tmp_path), faster) == ["optimizer.muon_learning_rate was 0.02, is 0.5"]
 
 
+def test_repacking_makes_another_run_and_none_leaves_the_hash_of_runs_from_before_it(tmp_path: Path) -> None:
+    plain, repacking = tiny_recipe(tmp_path), tiny_recipe(tmp_path, ["data.repack=true"])
+    assert differences(plain, repacking) == ["data.repack was False, is True"]
+    assert identity_hash(repacking) != identity_hash(plain)
+    before = {key: value for key, value in identity(plain).items() if key != "data.repack"}
+    assert identity_hash(plain) == sha256_json(before)
+
+
 def test_orders_count_which_tables_do_not_show(tmp_path: Path) -> None:
     recipe = tiny_recipe(tmp_path)
     turned = recipe.model_copy(update={"sources": dict(reversed(recipe.sources.items()))})

@@ -20,7 +20,8 @@ from support.recipes import tiny_recipe, training_command, with_shards
 from keylm.base.errors import Interrupted, KeylmError, TrainingDiverged
 from keylm.base.files import sha256_json
 from keylm.base.json_lines import read_rows
-from keylm.data.curriculum import Batch
+from keylm.data.curriculum import Batch, Curriculum
+from keylm.data.store import finished_store
 from keylm.model.attention import Packing
 from keylm.recipe.load import Recipe
 from keylm.recipe.run_folder import RunFolder, checkpoint_paths
@@ -35,6 +36,7 @@ SETTINGS = [
     f"stages.chat.tokens={256 * (STEPS - 16)}",
     "checkpoints.every_steps=3",
     "evaluation.every_steps=5",
+    *("data.repack=true", "sources.tales.max_bytes=6000", "sources.notes.max_bytes=1500"),  # gone through repeatedly
 ]
 
 
@@ -92,6 +94,20 @@ def kill_when(process: "subprocess.Popen[bytes] | Program", ready, limit: float 
 def rows_written(run_dir: Path) -> int:
     file = run_dir / "metrics.jsonl"
     return len(file.read_bytes().splitlines()) if file.exists() else 0
+
+
+def test_resume_in_the_middle_of_a_repacked_epoch_leaves_no_trace(prepared, uninterrupted):
+    path, step = prepared[1] / "repacked", 16
+    curriculum = Curriculum(prepared[0], finished_store(uninterrupted / "shards").layout)
+    before, after = ({pick.packing for pick in curriculum.picks(number)} - {""} for number in (step - 1, step))
+    assert before & after, "no repacked shard is in use before and after the checkpoint"
+    shutil.copytree(uninterrupted, path)
+    for checkpoint in checkpoint_paths(path / "checkpoints"):
+        if checkpoint.name > f"step-{step:08d}":
+            shutil.rmtree(checkpoint)
+    assert checkpoint_paths(path / "checkpoints")[-1].name == f"step-{step:08d}"
+    run_program(command(prepared, "repacked"), check=True)
+    assert_same_run(uninterrupted, path)
 
 
 @pytest.mark.parametrize("seed", range(3))

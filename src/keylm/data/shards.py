@@ -178,8 +178,9 @@ class Shard:
     def _documents(self, begin: int, end: int) -> tuple[int, int]:
         """Return the range of documents that have tokens in [begin, end)."""
         starts = self._arrays["starts"]
-        first = int(np.searchsorted(starts, begin, side="right")) - 1
-        return first, int(np.searchsorted(starts, end, side="left"))
+        # A bound of another type would have NumPy convert all of `starts`.
+        first = int(np.searchsorted(starts, np.uint32(begin), side="right")) - 1
+        return first, int(np.searchsorted(starts, np.uint32(end), side="left"))
 
     def _origin(self, document: int, start: int) -> tuple[str, int, int]:
         file = int(self._arrays["file"][document])
