@@ -266,6 +266,7 @@ def test_fetched_batches_are_the_same_and_the_disk_holds_no_more_than_allowed(pu
         most = max(most, len(sizes))
     everything = len(list(published.glob("*/train-*.safetensors")))
     assert most < len(seen) <= everything
+    assert any(pick.packing for step in range(STEPS) for pick in ours.curriculum.picks(step)), "none is repacked"
     for name in recipe.used_sources:
         assert store.held_out(name) == straight.held_out(name)
         for index in range(store.held_out(name)):

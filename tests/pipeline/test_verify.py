@@ -59,6 +59,8 @@ def test_an_intact_run_is_proved_with_nothing_but_manifest_and_tokenizer(built: 
     recipe, folder = built
     expected = hashes(recipe, folder)
     assert len(set(expected)) == STEPS
+    curriculum = Curriculum(recipe, finished_store(folder.shards).layout)
+    assert any(pick.packing for step in range(STEPS) for pick in curriculum.picks(step)), "none is repacked"
     for shard in folder.shards.rglob("*.safetensors"):
         shard.unlink()
     kept = {file: file.read_bytes() for file in folder.path.rglob("*") if file.is_file()}
