@@ -1,11 +1,13 @@
 """What decides a training makes another run, and nothing else does."""
 
+import json
 from pathlib import Path
 
+import pytest
 from support.recipes import tiny_recipe
 
 from keylm.base.files import sha256_json, write_json
-from keylm.recipe.provenance import TrainingProvenance, differences, identity, identity_hash
+from keylm.recipe.provenance import NEWER, TrainingProvenance, differences, identity, identity_hash
 from keylm.recipe.run_folder import RunFolder
 
 
@@ -20,11 +22,15 @@ def test_what_decides_nothing_makes_no_other_run(tmp_path: Path):
     assert differences(tiny_recipe(tmp_path), faster) == ["optimizer.muon_learning_rate was 0.02, is 0.5"]
 
 
-def test_repacking_makes_another_run_and_none_leaves_the_hash_of_runs_from_before_it(tmp_path: Path) -> None:
-    plain, repacking = tiny_recipe(tmp_path), tiny_recipe(tmp_path, ["data.repack=true"])
-    assert differences(plain, repacking) == ["data.repack was False, is True"]
-    assert identity_hash(repacking) != identity_hash(plain)
-    before = {key: value for key, value in identity(plain).items() if key != "data.repack"}
+@pytest.mark.parametrize(("key", "value"), [("data.repack", True), ("stages.pretrain.average", 0.25)])
+def test_a_newer_field_makes_another_run_and_its_default_leaves_earlier_hashes(tmp_path: Path, key, value) -> None:
+    given = ["stages.pretrain.decay=0.5"]
+    plain, changed = tiny_recipe(tmp_path, given), tiny_recipe(tmp_path, [*given, f"{key}={json.dumps(value)}"])
+    default = next(default for name, default in NEWER if key.endswith(name))
+    assert differences(plain, changed) == [f"{key} was {default!r}, is {value!r}"]
+    assert identity_hash(changed) != identity_hash(plain)
+    names = {name for name, _ in NEWER}
+    before = {key: value for key, value in identity(plain).items() if key.rpartition(".")[2] not in names}
     assert identity_hash(plain) == sha256_json(before)
 
 

@@ -56,7 +56,18 @@ base = [["arc_easy"]]
 
 @pytest.fixture(scope="module")
 def scripts():
-    names = ("pack_run", "unpack_run", "plan", "train", "evaluate", "collect", "sequence", "average", "held_out", "stretch")
+    names = (
+        "pack_run",
+        "unpack_run",
+        "plan",
+        "train",
+        "evaluate",
+        "collect",
+        "sequence",
+        "average",
+        "held_out",
+        "stretch",
+    )
     modules = {name: importlib.import_module(f"tools.release.{name}") for name in names}
     return SimpleNamespace(**modules, instruct=importlib.import_module("tools.studies.instruct"))
 
@@ -153,7 +164,12 @@ def test_of_a_stage_that_was_cut_off_the_last_checkpoint_is_exported(scripts, th
 
 
 def test_stretches_on_several_machines_are_one_run(scripts, tmp_path: Path):
-    more = ["training.device='cpu'", "data.shard_tokens=1024", "checkpoints.every_steps=1", "checkpoints.keep_last=1000"]
+    more = [
+        "training.device='cpu'",
+        "data.shard_tokens=1024",
+        "checkpoints.every_steps=1",
+        "checkpoints.keep_last=1000",
+    ]
     built = run(tiny_recipe(tmp_path, more), tmp_path / "data", until="shards", quiet=True)
     shutil.copytree(built.tokenizer, built.shards / "tokenizer")
     (tmp_path / "plan.toml").write_text(PLAN)
@@ -167,7 +183,14 @@ def test_stretches_on_several_machines_are_one_run(scripts, tmp_path: Path):
     back = {**asked, "back": whole.path, "out": tmp_path / "back"}
     scripts.stretch.pack(SimpleNamespace(**back))
     scripts.unpack_run.unpack([tmp_path / "back"], tmp_path / "kept")
-    there = {**asked, "back": None, "data": built.path, "run": tmp_path / "kept", "tokens": 10**9, "out": tmp_path / "on"}
+    there = {
+        **asked,
+        "back": None,
+        "data": built.path,
+        "run": tmp_path / "kept",
+        "tokens": 10**9,
+        "out": tmp_path / "on",
+    }
     scripts.stretch.pack(SimpleNamespace(**there))
     scripts.unpack_run.unpack([tmp_path / "on"], tmp_path / "there")
     travelled = {file.relative_to(tmp_path / "there/shards") for file in (tmp_path / "there/shards").glob("*/train*")}
@@ -179,7 +202,9 @@ def test_stretches_on_several_machines_are_one_run(scripts, tmp_path: Path):
 
 
 def test_the_first_stretch_takes_what_its_tokens_need(scripts, there: Path, tmp_path: Path):
-    recipe = scripts.plan.stage_recipe(scripts.plan.read_plan(there / "plan.toml"), "pretrain", there / "there/shards", None)
+    recipe = scripts.plan.stage_recipe(
+        scripts.plan.read_plan(there / "plan.toml"), "pretrain", there / "there/shards", None
+    )
     names = [name for name, _ in scripts.stretch.stretch_files(recipe, there / "data", 0, 1)]
     assert names[:2] == ["recipe.toml", "shards/manifest.json"]
     assert {name.split("/")[1] for name in names if "train-" in name} == set(recipe.used_sources)

@@ -36,6 +36,7 @@ SETTINGS = [
     f"stages.chat.tokens={256 * (STEPS - 16)}",
     "checkpoints.every_steps=3",
     "evaluation.every_steps=5",
+    *("stages.chat.decay=0.75", "stages.chat.average=0.5"),
     *("data.repack=true", "sources.tales.max_bytes=6000", "sources.notes.max_bytes=1500"),  # gone through repeatedly
 ]
 

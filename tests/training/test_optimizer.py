@@ -5,6 +5,7 @@ import itertools
 
 import pytest
 import torch
+from pydantic import ValidationError
 from support.shapes import SHAPE
 
 from keylm.base.errors import KeylmError
@@ -12,7 +13,7 @@ from keylm.model.decoder import Decoder, initialise
 from keylm.recipe.schema import Optimizer
 from keylm.recipe.stage import Stage
 from keylm.training.optimizer import NEWTON_SCHULZ, Muon, Optimizers, orthogonalise
-from keylm.training.schedule import multiplier
+from keylm.training.schedule import averaging_rate, multiplier
 
 
 @pytest.mark.parametrize("shape", [(4, 24, 24), (3, 16, 40), (3, 40, 16)])
@@ -136,3 +137,33 @@ def test_schedule_climbs_stays_and_falls():
     assert all(a > b for a, b in itertools.pairwise(course[60:]))
     assert 0.05 < course[99] < 0.07
     assert multiplier(Stage(tokens=1, weights={"a": 1}), 0, 1) == 1.0
+
+
+def test_weights_are_averaged_only_while_the_rate_decays():
+    stage = Stage(tokens=1, weights={"a": 1}, decay=0.4, average=0.25)
+    assert [averaging_rate(stage, step, 100) for step in (0, 59, 60, 99)] == [None, None, 0.1, 0.1]
+    assert averaging_rate(stage.model_copy(update={"average": 0.0}), 99, 100) is None
+    assert averaging_rate(stage.model_copy(update={"average": 0.001}), 99, 100) == 1.0
+    with pytest.raises(ValidationError, match="average = 0.5 without a decay"):
+        Stage(tokens=1, weights={"a": 1}, average=0.5)
+
+
+def test_the_mean_becomes_the_weights_at_the_end_and_survives_a_checkpoint():
+    model = Decoder(SHAPE, 50)
+    initialise(model, 0)
+    optimizers, weight = Optimizers(model, Optimizer()), model.model.norm.weight
+    optimizers.average(None, ends=False)
+    assert not optimizers.state_tensors()
+    expected = None
+    for step in range(4):
+        with torch.no_grad():
+            weight.fill_(float(step))
+        if step == 2:  # resumed
+            state = optimizers.state_tensors()
+            assert set(state) == {f"average/mean/{name}" for name, _ in model.named_parameters()}
+            optimizers = Optimizers(model, Optimizer())
+            optimizers.load_state_tensors(state)
+        optimizers.average(0.25, ends=step == 3)
+        expected = float(step) if expected is None else expected + 0.25 * (step - expected)
+    assert weight.tolist() == pytest.approx([expected] * len(weight))
+    assert not optimizers.state_tensors()

@@ -58,7 +58,7 @@ class Cleaner:
     """Cleans the documents of one source."""
 
     def __init__(self, name: str, rules: Rules) -> None:
-        self._rules, self._random = rules, random.Random(name)  # noqa: S311 - a reproducible sample
+        self._rules, self._random = rules, random.Random(name)
         self.dropped: Counter[str] = Counter()
 
     def clean(self, row: dict[str, Any]) -> dict[str, Any] | None:
@@ -133,7 +133,7 @@ def clean_source(corpus: Path, out: Path, name: str, rules: Rules) -> dict[str, 
         read += 1
         if (row := cleaner.clean(json.loads(line))) is not None:
             lines.append(json.dumps(row, ensure_ascii=False).encode() + b"\n")
-    random.Random(name).shuffle(lines)  # noqa: S311
+    random.Random(name).shuffle(lines)
     dropped = dict(cleaner.dropped.most_common())
     counts = {"read": read, "kept": len(lines), "bytes": sum(map(len, lines)), "dropped": dropped}
     with atomic_folder(folder) as temporary:
@@ -171,7 +171,9 @@ def clean(arguments: argparse.Namespace) -> None:
     with ProcessPoolExecutor(arguments.workers) as pool:
         size = {name: (arguments.corpus / f"{name}.jsonl.zst").stat().st_size for name in table}
         ordered = sorted(table, key=lambda name: -size[name])
-        found = {name: pool.submit(clean_source, arguments.corpus, arguments.out, name, table[name]) for name in ordered}
+        found = {
+            name: pool.submit(clean_source, arguments.corpus, arguments.out, name, table[name]) for name in ordered
+        }
         for name in ordered:
             counts = found[name].result()
             print(f"{name}: {counts['kept']:,} of {counts['read']:,} documents stay", flush=True)

@@ -7,9 +7,9 @@
     python -m tools.release.unpack_run BACK OUT/stable              # here again
 
 A stage at a steady rate may be longer than a machine is to be had for. The stretches together are one run: the newest
-checkpoint, with the optimizer's state, and the metrics travel, and the steps are the same as without a break. Of the build,
-only shards that the stretch reads travel, in the order in which it needs them (as one Zstandard stream, so that training can begin
-before the last parts have arrived).
+checkpoint, with the optimizer's state, and the metrics travel, and the steps are the same as without a break. Of the
+build, only shards that the stretch reads travel, in the order in which it needs them (as one Zstandard stream, so that
+training can begin before the last parts have arrived).
 """
 
 import argparse

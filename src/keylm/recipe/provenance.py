@@ -18,6 +18,8 @@ from keylm.recipe.schema import Evaluation, Model
 
 FREE_FIELDS = marked(Recipe, IsFree)
 """The fields that a run may change between two starts."""
+NEWER = (("repack", False), ("average", 0.0))
+"""(field, default) of fields that earlier versions lacked and that change nothing at their default."""
 
 
 @dataclass(frozen=True)
@@ -70,9 +72,9 @@ def identity(recipe: Recipe) -> dict[str, JsonValue]:
 
 
 def identity_hash(recipe: Recipe) -> str:
-    """Return the SHA-256 of a recipe's identity; runs from before there was `data.repack` keep theirs."""
+    """Return the SHA-256 of a recipe's identity; runs from before there were the fields of NEWER keep theirs."""
     fields = identity(recipe).items()
-    return sha256_json({key: value for key, value in fields if (key, value) != ("data.repack", False)})
+    return sha256_json({key: value for key, value in fields if (key.rpartition(".")[2], value) not in NEWER})
 
 
 def differences(before: Recipe, now: Recipe) -> list[str]:

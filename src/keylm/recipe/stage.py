@@ -30,6 +30,9 @@ class Stage(Section):
     """share of the steps in which the rate rises"""
     decay: Share = 0.0
     """share of the steps over which it decays"""
+    average: Share = 0.0
+    """time constant of an exponential moving average of the weights, as a share of the decaying steps; at its end the
+    stage's weights become that average; 0: they stay the last ones"""
 
     @model_validator(mode="after")
     def _sound(self) -> Self:
@@ -42,6 +45,8 @@ class Stage(Section):
                     f"weights.{name} = {weight} is under 1/{PATTERN_WINDOWS} of the stage; "
                     f"give it at least {total / PATTERN_WINDOWS:g} or 0"
                 )
+        if self.average and not self.decay:
+            raise ValueError(f"average = {self.average:g} without a decay; accepted: a decay over 0, or average = 0")
         if self.warmup + self.decay > 1:
             raise ValueError(f"warmup + decay = {self.warmup + self.decay:g}; together at most 1")
         return self

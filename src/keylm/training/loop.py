@@ -37,7 +37,7 @@ from keylm.training.initial_model import load_initial
 from keylm.training.objective import Objective
 from keylm.training.optimizer import Optimizers
 from keylm.training.prefetch import Feed, MicroBatch, Prefetcher, feed, suited
-from keylm.training.schedule import multiplier
+from keylm.training.schedule import averaging_rate, multiplier
 from keylm.training.sharding import check_even, clip_gradients, shard, synchronise
 from keylm.training.signals import StopSignals
 from keylm.training.validation import validate
@@ -221,11 +221,13 @@ class Trainer:
                 "If it stops here again, delete the newest checkpoint to resume from the previous one"
             )
         self._prune()
-        row["learning_rate_scale"] = multiplier(self._recipe.stages[name], within, steps)
+        stage = self._recipe.stages[name]
+        row["learning_rate_scale"] = multiplier(stage, within, steps)
         if sum(sums["tokens"]):
             self._optimizers.step(self._step, row["learning_rate_scale"])
         else:
             self._optimizers.skip()
+        self._optimizers.average(averaging_rate(stage, within, steps), ends=within + 1 == steps)
         self._step += 1
         return row, bool(sums["stop"])
 

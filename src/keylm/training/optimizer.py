@@ -118,6 +118,7 @@ class Optimizers:
             fused=True if self._fused else None,
         )
         self._all: dict[str, torch.optim.Optimizer] = {"muon": self.muon, "adamw": self.adamw}
+        self._means: dict[str, Tensor] = {}
         self._base_rates = {
             name: [group["lr"] for group in optimizer.param_groups] for name, optimizer in self._all.items()
         }
@@ -134,6 +135,24 @@ class Optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 
+    @torch.no_grad()
+    def average(self, rate: float | None, *, ends: bool) -> None:
+        """Move the mean of the weights towards them by `rate`; None: there is none. If `ends`, it becomes the weights.
+
+        The first call starts it from the weights. A mean over the decay is better than its last weights (LOG.md), as
+        for the tail of stochastic gradient descent (Polyak & Juditsky, SIAM J. Control Optim. 30, 1992).
+        """
+        if rate is None:
+            return
+        weights = [local(parameter) for parameter in self._parameters.values()]
+        if not self._means:
+            self._means = {name: parameter.detach().clone() for name, parameter in self._parameters.items()}
+        means = [local(self._means[name]) for name in self._parameters]
+        torch._foreach_lerp_(means, weights, rate)
+        if ends:
+            torch._foreach_copy_(weights, means)
+            self._means = {}
+
     def skip(self) -> None:
         """Forget the gradients of a step that trained nothing."""
         for optimizer in self._all.values():
@@ -142,20 +161,24 @@ class Optimizers:
     def state_tensors(self) -> dict[str, Tensor]:
         """Return the whole state as `optimizer/value/parameter` → tensor."""
         names: dict[Tensor, str] = {parameter: name for name, parameter in self._parameters.items()}
-        return {
+        moments = {
             f"{kind}/{key}/{names[parameter]}": value
             for kind, optimizer in self._all.items()
             for parameter, state in optimizer.state.items()
             for key, value in state.items()
         }
+        return moments | {f"average/mean/{name}": mean for name, mean in self._means.items()}
 
     def load_state_tensors(self, tensors: dict[str, Tensor]) -> None:
         """Take back what `state_tensors` gave. Raises KeylmError where a parameter is not this model's."""
         for path, value in tensors.items():
             kind, key, name = path.split("/", 2)
-            if kind not in self._all or name not in self._parameters:
+            if kind not in (*self._all, "average") or name not in self._parameters:
                 raise KeylmError(f"optimizer state {path!r} does not belong to this model; accepted: the same recipe")
             parameter = self._parameters[name]
+            if kind == "average":
+                self._means[name] = value.to(parameter.device).clone()
+                continue
             # Plain AdamW counts its steps on the CPU, the fused one where the parameter is.
             device = torch.device("cpu") if key == "step" and not self._fused else parameter.device
             self._all[kind].state[parameter][key] = value.to(device).clone()
