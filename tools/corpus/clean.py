@@ -5,8 +5,8 @@
 CORPUS has REGISTER/SOURCE.jsonl.zst, one JSON object with `text` or `messages` a line; cleaning.toml says which of them
 are used and how each is cleaned. OUT/SOURCE/000.jsonl.zst … are written, about PART_BYTES of text each, in an order
 that the source's name alone decides, so that any stretch of a source is a fair sample of it. OUT/SOURCE/ appears whole
-or not at all, and a finished one is not made again: the command can be stopped and repeated. OUT/counts/SOURCE.json counts
-what was dropped and why.
+or not at all, and a finished one is not made again: the command can be stopped and repeated. OUT/counts/SOURCE.json
+counts what was dropped and why.
 """
 
 import argparse
@@ -101,8 +101,9 @@ class Cleaner:
         return text.strip()
 
 
-def read_table(path: Path = TABLE) -> dict[str, Rules]:
+def read_table(path: Path | None = None) -> dict[str, Rules]:
     """Return the rules of each source, by REGISTER/SOURCE. Raises KeylmError where a table has an unknown key."""
+    path = path or TABLE
     table = tomllib.loads(path.read_text(encoding="utf-8"))
     shared = table.pop("rules")
     known = {field.name for field in fields(Rules)}
@@ -169,14 +170,18 @@ def clean(arguments: argparse.Namespace) -> None:
     """Clean all sources of the table. Raises KeylmError."""
     table = read_table()
     with ProcessPoolExecutor(arguments.workers) as pool:
-        size = {name: (arguments.corpus / f"{name}.jsonl.zst").stat().st_size for name in table}
-        ordered = sorted(table, key=lambda name: -size[name])
+        ordered = sorted(table, key=lambda name: -size_of(arguments.corpus / f"{name}.jsonl.zst"))
         found = {
             name: pool.submit(clean_source, arguments.corpus, arguments.out, name, table[name]) for name in ordered
         }
         for name in ordered:
             counts = found[name].result()
             print(f"{name}: {counts['kept']:,} of {counts['read']:,} documents stay", flush=True)
+
+
+def size_of(file: Path) -> int:
+    """Return a file's bytes, 0 where it is missing."""
+    return file.stat().st_size if file.is_file() else 0
 
 
 def main() -> None:
