@@ -111,7 +111,7 @@ def read_table(path: Path | None = None) -> dict[str, Rules]:
     for name, own in table.items():
         if unknown := sorted(set(own) - known):
             raise KeylmError(f"{path}: {name} has {unknown[0]!r}; accepted: {', '.join(sorted(known))}")
-        merged = shared | own | {"replace": [*own.get("replace", []), *shared["replace"]]}
+        merged = shared | own | {"replace": [*own.get("replace", []), *shared.get("replace", [])]}
         found[name] = Rules(**{key: _frozen(value) for key, value in merged.items()})
     return found
 
