@@ -1,7 +1,4 @@
-"""The page of a preference tuning: curves of what it preferred, its pairs, how to do it again.
-
-Invariant: only files of the run folder are read; the same files give the same page.
-"""
+"""The page of a preference tuning, from the run folder's files alone: curves, pairs, how to do it again."""
 
 from pathlib import Path
 from typing import Any
