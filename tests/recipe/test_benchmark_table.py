@@ -122,7 +122,7 @@ def test_published_figures_are_per_cent_of_models_with_a_source():
         ('gold = "right"', "gold = 0", ""),
         (', gold = "right"', "", "training: needs item.choices and item.gold"),
         ("piqa/piqa.yaml", "piqa", "harness: a folder where files name"),
-        ("title =", "titel =", "riddles.title: Field required"),
+        ("title =", "titel =", "riddles.title: is missing"),
         ('"Riddles"', '"Riddles"\nstands_in_for = "nothing"', "riddles.stands_in_for: 'nothing'; accepted: riddles"),
         (
             "[riddles]",

@@ -7,8 +7,7 @@
     OUT/manifest.json           settings, fingerprints of tables and code, sources with licences and hashes, counts
 
 Invariant: the folder appears whole or not at all; the same corpus, settings and version of keylm give the same files
-whatever the number of workers. Exact duplicates are left out, and so are training records with a given benchmark item
-(evaluation items come from documents that training never has). Cost: 1 to 2 ms a pair and core.
+whatever the number of workers, without exact duplicates or given benchmark items. Cost: 1 to 2 ms a pair and core.
 """
 
 import hashlib
@@ -338,7 +337,5 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """Return the manifest of a folder that `write_instructions` made. Raises KeylmError where there is none."""
     found = read_table(folder / "manifest.json")
     if "constraint_types" not in found:
-        raise KeylmError(
-            f"{folder}: no manifest of instructions; accepted: a folder that `keylm data instructions` wrote"
-        )
+        raise KeylmError(f"{folder}: no manifest; accepted: a folder that `keylm data instructions` wrote")
     return found
