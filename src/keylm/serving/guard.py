@@ -18,8 +18,7 @@ class Guard:
     api_key: str | None = None
     """Where it is set, requests need `Authorization: Bearer KEY`."""
     hosts: tuple[str, ...] = ()
-    """Names in the Host header that are answered; empty: all. Keeps other sites' pages from a server without a key
-    (DNS rebinding)."""
+    """Host names that are answered; empty: all. Keeps other sites' pages away (DNS rebinding)."""
     body_bytes: int = 4_000_000
     body_seconds: float = 30.0
 

@@ -39,9 +39,7 @@ class Vocabulary:
         try:
             plain = [b"" if n in special else bytes(table[c] for c in token) for n, token in enumerate(tokens)]
         except KeyError as error:
-            raise KeylmError(
-                f"the tokenizer has a token with the character {error}; accepted: a ByteLevel tokenizer"
-            ) from None
+            raise KeylmError(f"a token has the character {error}; accepted: a ByteLevel tokenizer") from None
         self._bytes, self._names, self.special = plain, tokens, special
         self.size = len(tokens)
 
