@@ -1,12 +1,12 @@
-"""The index of evaluation items: which of them have a run of words in common with a text, in one look-up a word.
+"""The index of evaluation items: which of them share a run of words with a text, at one look-up per word.
 
 Invariant: every form of MATCHABLE_WORDS words or more has a seed in the index, and its file holds numbers alone: no
 word of an evaluation set can be read from it.
 
-A form is a row of words in which a training text could hold an item: its question with the right answer; where the
-question alone is too short to stand out from ordinary language, also with each wrong answer, and with all of them as
-on an examination sheet. A seed is a run of SHORT_SEED or LONG_SEED words of a form. A form with one word in ten
-changed keeps at least one: of 8 words 4 on one side of the change, of 13 words 6.
+A form is a sequence of words in which a training text could contain an item: its question with the right answer; where
+the question alone is too short to stand out, also with each wrong answer, and with all of them as on an exam sheet. A
+seed is a run of SHORT_SEED or LONG_SEED words of a form. A form with one word in ten changed keeps at least one: of 8
+words 4 on one side of the change, of 13 words 6.
 """
 
 import json
@@ -131,9 +131,7 @@ class EvaluationIndex:
             if index.facts["version"] != VERSION:
                 raise ValueError(f"version {index.facts['version']}, not {VERSION}")
         except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise KeylmError(
-                f"{path}: not an index of evaluation items: {error}; remove it, and it is made anew"
-            ) from None
+            raise KeylmError(f"{path}: not an index of evaluation items: {error}; delete it to rebuild it") from None
         return index
 
 

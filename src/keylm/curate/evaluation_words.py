@@ -1,12 +1,10 @@
 """Words as numbers: a text's words, each as a 64-bit hash, for comparing texts far faster than as strings.
 
-Invariant: a word's hash depends on its letters and digits alone: not on case, punctuation, place or neighbours, nor
+Invariant: a word's hash depends on its letters and digits alone: not on case, punctuation, position or neighbours, nor
 on the process, the machine or the texts it is hashed together with.
 
-Words are those of Brown et al. 2020, appendix C: lower-case, punctuation removed, split on white space. Long dashes
-also part words, since they are written both with and without spaces around them.
-
-All words of a text are hashed at once, eight bytes of each in a step, so that most words take one step.
+Words are those of Brown et al. 2020, appendix C: lower-case, punctuation removed, split on white space; long dashes
+also separate words. All words of a text are hashed at once, eight bytes of each in a step.
 """
 
 import re
@@ -16,6 +14,8 @@ from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
+
+from keylm.typos.words import mixed
 
 Hashes = npt.NDArray[np.uint64]
 
@@ -56,11 +56,11 @@ def hash_words(texts: Sequence[str]) -> HashedWords:
 def _hash_spans(joined: bytes, starts: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> Hashes:
     """Return the hashes of the bytes from each of `starts`; BLOCK more bytes must follow the last span."""
     blocks: Hashes = np.ndarray((len(joined) - BLOCK + 1,), dtype="<u8", buffer=joined, strides=(1,))
-    hashes = mix(blocks[starts] & _FIRST_BYTES[np.minimum(lengths, BLOCK)])
+    hashes = mixed(blocks[starts] & _FIRST_BYTES[np.minimum(lengths, BLOCK)])
     longer, done = np.flatnonzero(lengths > BLOCK), BLOCK
     while len(longer):
         rest = _FIRST_BYTES[np.minimum(lengths[longer] - done, BLOCK)]
-        hashes[longer] = mix(hashes[longer] * np.uint64(3) + (blocks[starts[longer] + done] & rest))
+        hashes[longer] = mixed(hashes[longer] * np.uint64(3) + (blocks[starts[longer] + done] & rest))
         done += BLOCK
         longer = longer[lengths[longer] > done]
     return hashes
@@ -69,14 +69,6 @@ def _hash_spans(joined: bytes, starts: npt.NDArray[np.int64], lengths: npt.NDArr
 def word_spans(text: str) -> list[tuple[int, int]]:
     """Return the start and end, in characters of `text`, of the words that `hash_words` hashes."""
     return [match.span() for match in _TOKEN.finditer(text) if any(map(str.isalnum, match.group()))]
-
-
-def mix(values: Hashes) -> Hashes:
-    """Return `values` with all bits depending on all bits (the finalizer of splitmix64, Steele et al. 2014)."""
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    mixed: Hashes = values ^ (values >> np.uint64(31))
-    return mixed
 
 
 def _plain(text: str) -> bytes:

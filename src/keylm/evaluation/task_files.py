@@ -119,10 +119,7 @@ def _config(task: str, harness_file: str, files: dict[str, str]) -> dict[str, An
 
 
 def harness_folders(names: Iterable[str]) -> list[Path] | None:
-    """Return the folders of the harness that have these tasks; None where one is not known to be in any.
-
-    Reading all of its folders takes over ten seconds.
-    """
+    """Return the harness's folders of these tasks (all take 10 s to read); None where one is not known to be in any."""
     folders = []
     for name in names:
         if name in BENCHMARKS:

@@ -1,8 +1,8 @@
-"""Typos of thumbs on a phone, for test sets only: training never uses this model.
+"""Thumb-typing errors on a phone, for test sets only: training never uses this model.
 
 Every letter is a tap around its key (Gaussian; Azenkot & Zhai, MobileHCI 2012; spreads in the layout) with a bias that
-each typist keeps; besides, taps are lost, doubled, or overtaken by the other thumb. Training's noise
-(typos/model.py) draws words and kinds of error instead, at rates fitted to documentation written on keyboards.
+each typist keeps; taps are also dropped, doubled, or overtaken by the other thumb. The noise of training
+(typos/model.py) instead draws words and kinds of error, at rates fitted to documentation typed on keyboards.
 """
 
 import random

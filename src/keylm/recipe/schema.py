@@ -351,7 +351,7 @@ class Evaluation(Section):
     holdout: Annotated[float, Field(gt=0, lt=0.5)] = 0.005
     """share of the documents that are held out, chosen by their content"""
     benchmarks: Annotated[tuple[Benchmark, ...], FREE] = ()
-    """benchmarks to measure in training: pip install 'keylm[eval]'"""
+    """benchmarks to measure in training, with the extra `eval`"""
     benchmark_items: Annotated[PositiveInt, FREE] = 200
     """items of each"""
     benchmarks_every_steps: Annotated[int, Field(ge=0, lt=2**53), FREE] = 0

@@ -99,10 +99,7 @@ def smooth(values: Array, width: float) -> Array:
 
 
 def trace(x: Array, y: Array, edges: Sequence[int], points: int = MOST_POINTS) -> tuple[Array, Array, Array]:
-    """Thinned x, y and smoothed y of a curve whose stages start at rows `edges` (the first is 0).
-
-    Stages are averaged separately with NaN between them, so nothing is smeared over a boundary.
-    """
+    """Thinned x, y and smoothed y of a curve, with NaN between its stages, which start at rows `edges` (first: 0)."""
     parts: list[list[Array]] = [[], [], []]
     count = max(1, len(x))
     for start, end in zip(edges, [*edges[1:], len(x)], strict=False):

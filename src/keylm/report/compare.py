@@ -98,10 +98,7 @@ class Comparison:
 
 
 def compare(runs: Sequence[Path]) -> Comparison:
-    """Compare run or evaluation folders with the first of them.
-
-    Raises KeylmError for fewer than two, and for a folder that holds neither an evaluation nor metrics.
-    """
+    """Compare run or evaluation folders with the first of them. Raises KeylmError for fewer than two, or empty ones."""
     if len(runs) < 2:
         raise KeylmError(f"{len(runs)} to compare; {ACCEPTED}, two or more of them")
     sides = tuple(_side(path, name) for path, name in zip(runs, _names(runs), strict=True))

@@ -149,9 +149,8 @@ def benchmarks_of(records: Mapping[str, Record]) -> Benchmarks | None:
     published = {row["model"]: row for row in published_models() if row["figures"]}
     beside = [name for name in BESIDE if name in published]
     rows = tuple(_benchmark_row(figure, [published[name]["figures"] for name in beside]) for figure in figures)
-    lines = tuple(
-        figure.line for figure in figures if any(figure.line.title in row["figures"] for row in published.values())
-    )
+    titles = {title for row in published.values() for title in row["figures"]}
+    lines = tuple(figure.line for figure in figures if figure.line.title in titles)
     return Benchmarks(
         rows=rows,
         chart=_benchmark_chart(figures, {name: published[name]["figures"] for name in beside}),
