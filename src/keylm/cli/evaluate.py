@@ -143,7 +143,7 @@ def show_instructions(folder: "EvaluationFolder") -> None:
 
 def show(figures: "Sequence[Figure]", folder: "EvaluationFolder") -> None:
     """Print the table next to published figures."""
-    from keylm.recipe.benchmarks import published_models
+    from keylm.recipe.benchmark_table import published_models
 
     if not figures:
         return

@@ -20,11 +20,11 @@ from typing import IO, Any
 
 from keylm.base.errors import KeylmError
 from keylm.data.readers import DAMAGE, ZstdReader
-from keylm.recipe.benchmarks import BENCHMARKS, ItemFields, titles
+from keylm.recipe.benchmark_table import BENCHMARKS, ItemFields, titles
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 PLAIN_NAMES = {"test", "tests", "validation", "valid", "val", "dev", "train", "data", "eval", "questions", "main"}
-"""Names of files and folders that say which split they are and not which set."""
+"""File and folder names that say which split they are, not which set."""
 WIKIHOW_MARK = re.compile(r"\[.*?\]")
 """As in lm_eval's task hellaswag; of 50,210 texts of its validation split, 12 have other words in brackets."""
 
@@ -39,7 +39,7 @@ class EvaluationItem:
     """index into `choices`; None where there is no right answer"""
     tail: str = ""
     inside: bool = False
-    """whether the answer is a part of the running text (WinoGrande, LAMBADA)"""
+    """whether the answer is part of the running text (WinoGrande, LAMBADA)"""
 
     @property
     def answer(self) -> str:
@@ -74,7 +74,7 @@ def evaluation_files(path: Path) -> list[Path]:
 
 
 def unread_files(path: Path) -> list[str]:
-    """Return the names of the files below `path` that are no evaluation files, and so protect nothing."""
+    """Return the names of the files below `path` that are not evaluation files and so protect nothing."""
     return [file.relative_to(path).as_posix() for file in _files(path) if not file.name.endswith(SUFFIXES)]
 
 

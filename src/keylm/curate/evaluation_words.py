@@ -23,12 +23,12 @@ BLOCK = 8
 """Bytes of a word that are hashed in one step."""
 _BREAKS = "–—―"
 _ASCII = [chr(code) for code in range(128)]
-_PLAIN_BYTE = bytes(ord(" ") if sign.isspace() else ord(sign.lower()) for sign in _ASCII) + bytes(range(128, 256))
-_DROPPED_BYTES = bytes(code for code, sign in enumerate(_ASCII) if not sign.isspace() and not sign.isalnum())
+_PLAIN_BYTE = bytes(ord(" ") if c.isspace() else ord(c.lower()) for c in _ASCII) + bytes(range(128, 256))
+_DROPPED_BYTES = bytes(code for code, c in enumerate(_ASCII) if not c.isspace() and not c.isalnum())
 _NON_ASCII = re.compile(r"[^\x00-\x7f]")
 _TOKEN = re.compile(rf"[^\s{_BREAKS}]+")
 _FEW_SIGNS = 48
-"""Up to as many different signs are replaced one after the other, which is faster than searching for all of them."""
+"""Up to this many different characters are replaced one by one, which is faster than searching for all."""
 _FIRST_BYTES = np.array([(1 << 8 * size) - 1 for size in range(BLOCK + 1)], dtype=np.uint64)
 
 
@@ -75,17 +75,17 @@ def _plain(text: str) -> bytes:
     """Return a text in lower case without punctuation, all white space being blanks, as UTF-8."""
     if not text.isascii():
         codes = np.frombuffer(text.encode("utf-32-le", "replace"), dtype="<u4")
-        signs = [chr(code) for code in np.unique(codes[codes > 127])]
-        if len(signs) > _FEW_SIGNS:
-            text = _NON_ASCII.sub(lambda match: _plain_sign(match[0]), text)
+        characters = [chr(code) for code in np.unique(codes[codes > 127])]
+        if len(characters) > _FEW_SIGNS:
+            text = _NON_ASCII.sub(lambda match: _plain_character(match[0]), text)
         else:
-            for sign in signs:
-                text = text.replace(sign, _plain_sign(sign))
+            for character in characters:
+                text = text.replace(character, _plain_character(character))
     return text.encode("utf-8", "replace").translate(_PLAIN_BYTE, _DROPPED_BYTES)
 
 
 @lru_cache(maxsize=1 << 16)
-def _plain_sign(sign: str) -> str:
-    if sign.isalnum():
-        return sign.lower()
-    return " " if sign.isspace() or sign in _BREAKS else ""
+def _plain_character(character: str) -> str:
+    if character.isalnum():
+        return character.lower()
+    return " " if character.isspace() or character in _BREAKS else ""

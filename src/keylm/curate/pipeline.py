@@ -78,7 +78,7 @@ def curate(
         shutil.rmtree(folder / WORK)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise KeylmError(f"{folder}: the disk is full; free some, and the same command goes on") from None
+            raise KeylmError(f"{folder}: the disk is full; free some space, the same command goes on") from None
         raise
     print_report(report, quiet=quiet)
     return _usable(report)

@@ -23,7 +23,7 @@ from keylm.evaluation.prompt_noise import RATES, noises
 from keylm.evaluation.results import EvaluationFolder, Record
 from keylm.evaluation.task_files import TaskFiles, harness_folders, prepare
 from keylm.model.folder import check_model_folder, model_fingerprint, silence_transformers
-from keylm.recipe.benchmarks import BENCHMARKS, MISTYPED
+from keylm.recipe.benchmark_table import BENCHMARKS, MISTYPED
 from keylm.runtimes.generation import rows_at_once
 
 

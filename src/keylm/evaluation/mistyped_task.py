@@ -12,7 +12,7 @@ from lm_eval.api.task import ConfigurableTask
 
 from keylm.base.errors import KeylmError
 from keylm.evaluation.prompt_noise import Noise
-from keylm.recipe.benchmarks import MISTYPED
+from keylm.recipe.benchmark_table import MISTYPED
 
 _STRUCTURE = ("class", "typos", "tag", "group", "include", "task_list")
 """Keys of a task file that are not fields of a task."""

@@ -19,7 +19,7 @@ import yaml
 
 from keylm.base.errors import KeylmError
 from keylm.base.files import atomic_write
-from keylm.recipe.benchmarks import MISTYPED
+from keylm.recipe.benchmark_table import MISTYPED
 from keylm.recipe.schema import Typos
 from keylm.typos.model import VERSION, TypoModel
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from keylm.base.files import read_table, write_json
 from keylm.evaluation.statistics import bootstrap_error
-from keylm.recipe.benchmarks import BENCHMARKS
+from keylm.recipe.benchmark_table import BENCHMARKS
 
 Record = dict[str, Any]
 """A finished benchmark's file."""

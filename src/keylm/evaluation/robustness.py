@@ -10,7 +10,7 @@ import numpy as np
 
 from keylm.base.errors import KeylmError
 from keylm.evaluation.statistics import DRAWS, Values, middle_95
-from keylm.recipe.benchmarks import MISTYPED
+from keylm.recipe.benchmark_table import MISTYPED
 
 HIGHEST_RATE = 20
 """Per cent of words at which the area under the curve ends."""

@@ -17,7 +17,7 @@ import yaml
 from keylm.base.errors import KeylmError
 from keylm.base.files import sha256_file, sha256_json
 from keylm.evaluation.prompt_noise import noises, write_tasks
-from keylm.recipe.benchmarks import BENCHMARKS, MISTYPED, PARTS, BenchmarkSpec
+from keylm.recipe.benchmark_table import BENCHMARKS, MISTYPED, PARTS, BenchmarkSpec
 
 
 class _TaskText(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML is untyped

@@ -16,8 +16,8 @@ from keylm.data.sources import check_sources
 from keylm.data.store import finished_store
 from keylm.data.tokenizer_sample import tokenizer_sample
 from keylm.recipe.load import Recipe
-from keylm.recipe.provenance import differences
 from keylm.recipe.run_folder import REFUSED, RunFolder, checkpoint_paths
+from keylm.recipe.run_identity import differences
 from keylm.text.tokenizer import DocumentTokenizer, tokenizer_config, train_tokenizer
 from keylm.training.initial_model import claim_initial
 

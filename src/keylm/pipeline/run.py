@@ -29,12 +29,12 @@ from keylm.model.decoder import count_parameters
 from keylm.model.folder import export_model
 from keylm.pipeline.prepare import STAGES, RunOptions, prepare
 from keylm.recipe.load import Recipe, stage_steps
-from keylm.recipe.provenance import TrainingProvenance, export_inputs, report_inputs, sample_inputs
 from keylm.recipe.run_folder import RunFolder, checkpoint_path
+from keylm.recipe.run_identity import TrainingProvenance, export_inputs, report_inputs, sample_inputs
 from keylm.recipe.run_records import RunSummary
 from keylm.report.run_report import write_report
 from keylm.runtimes.generation import Generator, Sampling
-from keylm.training.benchmarks import draw_items
+from keylm.training.benchmarks_in_training import draw_items
 from keylm.training.checkpoint import DamagedCheckpoint, read_checkpoint
 from keylm.training.distributed import Ranks, join
 from keylm.training.loop import Trainer

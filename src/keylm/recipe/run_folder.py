@@ -10,7 +10,7 @@ from keylm.base.console import say, seconds
 from keylm.base.errors import KeylmError
 from keylm.base.files import read_table, sha256_file, write_json
 from keylm.recipe.load import Recipe, parse_recipe, read_toml
-from keylm.recipe.run_records import InitialModelRecord, StageRecord, read_record, record_of
+from keylm.recipe.run_records import DoneRecord, InitialModelRecord, read_record, record_of
 
 try:
     import fcntl
@@ -68,9 +68,9 @@ class RunFolder:
         record = read_record(InitialModelRecord, self.initial)
         return record.sha256 if record else None
 
-    def done(self) -> dict[str, StageRecord]:
+    def done(self) -> dict[str, DoneRecord]:
         """Return the record of each finished stage; one that is damaged counts as not finished."""
-        found = {name: record_of(StageRecord, value) for name, value in read_table(self.stages).items()}
+        found = {name: record_of(DoneRecord, value) for name, value in read_table(self.stages).items()}
         return {name: record for name, record in found.items() if record is not None}
 
     def is_done(self, stage: str, inputs: str | None = None) -> bool:
@@ -84,7 +84,7 @@ class RunFolder:
         """Record that `stage` is finished; `outputs` are files and folders of this run."""
         files = [file for output in outputs for file in ([output] if output.is_file() else sorted(output.iterdir()))]
         hashes = {file.relative_to(self.path).as_posix(): _hash(file) for file in files}
-        record = StageRecord(inputs=inputs, outputs=hashes, seconds=round(seconds, 2))
+        record = DoneRecord(inputs=inputs, outputs=hashes, seconds=round(seconds, 2))
         write_json(self.stages, {name: done.model_dump() for name, done in {**self.done(), stage: record}.items()})
 
     def run_unless_done(

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from keylm.recipe.benchmarks import TRAINING
+from keylm.recipe.benchmark_table import TRAINING
 from keylm.recipe.fields import (
     Beta,
     Decay,
@@ -334,7 +334,7 @@ if TYPE_CHECKING:
     Benchmark = str
 else:
     Benchmark = Literal[tuple(TRAINING)]
-    """What can be measured during training; see training/benchmarks.py."""
+    """What can be measured during training; see training/benchmarks_in_training.py."""
 
 
 class Evaluation(Section):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from keylm.evaluation.results import Figure
-from keylm.recipe.benchmarks import published_models
+from keylm.recipe.benchmark_table import published_models
 from keylm.recipe.schema import EMBEDDED, UNSTATED
 from keylm.report.cost import cost_of, device_hours
 from keylm.report.evaluation import BESIDE, contamination_rows, interval_of
@@ -138,7 +138,7 @@ def _measured(facts: CardFacts) -> str:
     notes.append(f"The other models' figures are published ones, and protocols differ by up to a point ({sources}).")
     notes += [f"Commands: {', '.join(f'`{command}`' for command in facts.commands)}."] if facts.commands else []
     if facts.part:
-        notes.insert(0, f"Only the first {facts.part.removeprefix('limit-')} items of each task were asked.")
+        notes.insert(0, f"Only the first {facts.part.removeprefix('limit-')} items of each task were evaluated.")
     return markdown_table(heads, rows) + "\n\n" + " ".join(notes)
 
 

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from keylm.report import drawing
 from keylm.report.drawing import Array, Size
 
-MOST_POINTS = 600  # that one curve is thinned to
+MOST_POINTS = 600  # of one curve after thinning
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ def line_chart(plot: Plot, size: Size) -> str:
     for line in lines:
         _draw_curve(axes, line)
     if top > high:
-        clear = max(_entry(line, high) for line in lines) / axes.get_xlim()[1]  # right of it no line is near the top
+        clear = max(_entry(line, high) for line in lines) / axes.get_xlim()[1]  # to its right no line is near the top
         drawing.draw_note(axes, f"↑ starts at {top:.2f}", (clear, 1), (10, -4), "left", "top")
     _end_labels(axes, named, size)
     return drawing.page_svg(figure, f"{plot.name}-{size.width:.0f}", plot.alt)

@@ -23,7 +23,7 @@ from keylm.report.drawing import NARROW, WIDE
 from keylm.report.evaluation import evaluation_folder, figures_of, read_benchmarks
 from keylm.report.page import Chart, Key
 from keylm.report.run_record import Reader, Row, Run, number, read_run, table
-from keylm.report.typing import column_colour
+from keylm.report.typing_tables import column_colour
 
 LEVEL = 0.05
 """Corrected p below which a difference is called one."""

@@ -14,12 +14,12 @@ from typing import Any, TypeVar
 from markupsafe import Markup
 
 from keylm.evaluation.results import CARD, EXTRAS, EvaluationFolder, Figure, Record, ResultLine, table
-from keylm.recipe.benchmarks import published_models
+from keylm.recipe.benchmark_table import published_models
 from keylm.report.dot_plot import Dot, DotPlot, Measure, interval_chart, shape
 from keylm.report.drawing import ACCENT, NARROW, WIDE, source_colour
 from keylm.report.page import DASH, Chart, Key
 from keylm.report.run_record import Reader, Row, number
-from keylm.report.typing import Robustness, TypingGroup, instruction_groups, robustness_of, typing_groups
+from keylm.report.typing_tables import Robustness, TypingGroup, instruction_groups, robustness_of, typing_groups
 
 BESIDE = ("KeyLM-75M", "KeyLM-75M-Instruct", "Pythia-70M", "GPT-2-124M", "SmolLM-135M")
 """Published models beside ours in the table and the chart; the others are in a separate table."""

@@ -13,7 +13,7 @@ import numpy as np
 from markupsafe import Markup
 
 from keylm.base.files import atomic_write
-from keylm.recipe.benchmarks import BENCHMARKS
+from keylm.recipe.benchmark_table import BENCHMARKS
 from keylm.report import charts, drawing, page
 from keylm.report.charts import Bar, CurveLine, Part, Plot, Span
 from keylm.report.cost import cost_of

@@ -94,10 +94,10 @@ class CachedDecoder:
         end = start + len(ids)
         places = torch.arange(start, end)
         mask = None if len(ids) == 1 else torch.arange(end) <= places[:, None]
-        return self.behind(cache, row, ids, places, places, end, mask)
+        return self.read_at(cache, row, ids, places, places, end, mask)
 
     @torch.inference_mode()
-    def behind(
+    def read_at(
         self,
         cache: Cache,
         row: int,

@@ -89,7 +89,7 @@ class Generator:
         ids = [self._chat_ids(messages)[0] for messages in conversations]
         return self._drawn(ids, [sampling.max_new_tokens] * len(ids), sampling.seed, sampling.arguments())
 
-    def drawn(self, conversations: Sequence[list[Message]], limits: Sequence[int], **arguments: Any) -> list[str]:
+    def sampled(self, conversations: Sequence[list[Message]], limits: Sequence[int], **arguments: Any) -> list[str]:
         """Return as `answers` does, each of at most its limit's tokens; `arguments` are those of generate."""
         return self._drawn([self._chat_ids(messages)[0] for messages in conversations], limits, None, arguments)
 

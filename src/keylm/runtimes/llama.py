@@ -220,7 +220,7 @@ class LlamaModel:
         self._batch.n_tokens = len(places)
         status = self._library.llama_decode(self._context, self._batch)
         if status:
-            raise KeylmError(f"llama.cpp failed on {len(places)} tokens after {places[0].place} (status {status})")
+            raise KeylmError(f"llama.cpp could not decode {len(places)} tokens after {places[0].place} ({status})")
         wanted = [n for n, each in enumerate(places) if each.wanted]
         logits = np.empty((len(wanted), self.vocab_size), np.float32)
         for row, n in zip(logits, wanted, strict=True):

@@ -15,7 +15,7 @@ from keylm.base.console import say
 from keylm.base.errors import KeylmError, how_to_install
 from keylm.model.folder import check_model_folder, silence_transformers
 from keylm.runtimes.cached_decoder import CachedDecoder
-from keylm.serving.runtimes import EngineOptions, ModelSource, Runtime, Tell, make_slots, opened
+from keylm.serving.runtime_choice import EngineOptions, ModelSource, Runtime, Tell, make_slots, opened
 from keylm.serving.slots import Slots, TorchSlots
 
 if TYPE_CHECKING:

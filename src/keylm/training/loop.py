@@ -27,10 +27,10 @@ from keylm.data.curriculum import BatchLoader, Curriculum
 from keylm.model.decoder import Decoder, count_parameters, initialise
 from keylm.model.fused import can_fuse
 from keylm.recipe.load import Recipe
-from keylm.recipe.provenance import TrainingProvenance
 from keylm.recipe.run_folder import RunFolder, checkpoint_paths
+from keylm.recipe.run_identity import TrainingProvenance
 from keylm.text.tokenizer import DocumentTokenizer
-from keylm.training.benchmarks import draw_items, measure, pack_items
+from keylm.training.benchmarks_in_training import draw_items, measure, pack_items
 from keylm.training.checkpoint import (
     Checkpoint,
     CheckpointState,

@@ -36,7 +36,7 @@ def render(path: Path) -> bytes:
         name=path.absolute().name,
         run=run,
         summary=read_table(folder.summary),
-        charts=[(_chart(name, learnt, held), *told) for name, told in CURVES.items()],
+        charts=[(_chart(name, learnt, held), *words) for name, words in CURVES.items()],
         held=held[:1] + held[-1:],
         pairs=pairs[::every][:SHOWN_PAIRS],
     )

@@ -29,7 +29,7 @@ from keylm.data.curriculum import permute
 from keylm.data.hub import HubRows
 from keylm.data.readers import DAMAGE
 from keylm.data.shards import Window
-from keylm.recipe.benchmarks import TRAINING, BenchmarkSpec, InTraining
+from keylm.recipe.benchmark_table import TRAINING, BenchmarkSpec, InTraining
 from keylm.recipe.load import Recipe
 from keylm.recipe.schema import Benchmark, Source, Training
 from keylm.training.distributed import Ranks

@@ -46,7 +46,7 @@ class ItemFields(_Row):
 
 
 class InTraining(_Row):
-    """How the benchmark is measured on the model being trained (training/benchmarks.py)."""
+    """How the benchmark is measured on the model being trained (training/benchmarks_in_training.py)."""
 
     hub: Text
     config: Text | None = None
