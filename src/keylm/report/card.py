@@ -13,7 +13,7 @@ from keylm.base.errors import KeylmError
 from keylm.base.files import read_json, read_table
 from keylm.evaluation.contamination import contamination_record
 from keylm.evaluation.results import EvaluationFolder
-from keylm.report.card_facts import CardFacts
+from keylm.report.card_sections import CardFacts
 from keylm.report.evaluation import EvaluationSection, evaluation_folder, figures_of, read_benchmarks, read_evaluation
 from keylm.report.run_record import Run, read_run
 

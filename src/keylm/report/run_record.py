@@ -7,7 +7,7 @@ import json
 import math
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,30 @@ class Reader:
 
 
 @dataclass(frozen=True)
+class RunFacts:
+    """What summary.json says (RunSummary), as far as it can be read; "" and NaN for the rest."""
+
+    keylm: str = ""
+    torch: str = ""
+    python: str = ""
+    device: str = ""
+    device_name: str = ""
+    command: str = ""
+    date: str = ""
+    world_size: float = math.nan
+    parameters: float = math.nan
+
+    @classmethod
+    def of(cls, summary: Row) -> "RunFacts":
+        """Return the facts in a summary."""
+        known: dict[str, Any] = {}
+        for field in fields(cls):
+            if (value := summary.get(field.name)) is not None:
+                known[field.name] = str(value) if isinstance(field.default, str) else number(value)
+        return cls(**known)
+
+
+@dataclass(frozen=True)
 class Run:
     """What was found in a run folder; a file that is not there or cannot be read is in `missing`."""
 
@@ -61,8 +85,9 @@ class Run:
     benchmarks: list[Row]
     timing: list[Row]
     samples: list[Row]
-    summary: Row
-    stages: Row
+    summary: RunFacts
+    seconds: dict[str, float]
+    """of each finished stage"""
     missing: dict[str, str]
 
     @property
@@ -93,7 +118,7 @@ def read_run(folder: Path) -> Run:
     """Read a run folder."""
     read = Reader(folder)
     recipe_text = read("recipe.toml", str, str)
-    metrics = read("metrics.jsonl", parse_rows, list)
+    metrics, stages = read("metrics.jsonl", parse_rows, list), read("stages.json", json.loads, dict)
     train, validation, benchmarks = (
         _latest(row for row in metrics if row.get("kind") == kind) for kind in ("train", "validation", "benchmark")
     )
@@ -106,8 +131,8 @@ def read_run(folder: Path) -> Run:
         benchmarks=benchmarks,
         timing=_latest(read("timing.jsonl", parse_rows, list)),
         samples=[row for row in read("samples.json", json.loads, list) if isinstance(row, dict)],
-        summary=read("summary.json", json.loads, dict),
-        stages=read("stages.json", json.loads, dict),
+        summary=RunFacts.of(read("summary.json", json.loads, dict)),
+        seconds={name: number(table(stages, name).get("seconds")) for name in stages},
         missing={name: read.missing[name] for name in FILES if name in read.missing},
     )
 
