@@ -111,10 +111,10 @@ class TypoModel:
     def fingerprint(self) -> str:
         """Return the SHA-256 of everything that decides the noise.
 
-        All of the language's tables, all constants of this package, the settings, and the word lists' contents.
+        The language's tables but the keyboard's, all constants of this package, the settings, the word lists' contents.
         """
         decisive = {
-            "language": self._language.digest,
+            "language": self._language.noise_digest,
             "constants": constants_of("keylm.typos", apart=UNDECISIVE),
             "highest_rate": self._highest,
             "word_lists": self._lists_digest,
