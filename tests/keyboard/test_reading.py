@@ -57,7 +57,7 @@ def test_no_word_drops_a_negation():
 
 
 def test_a_slip_beside_the_missing_apostrophe_has_a_probability():
-    """The channel of the contraction typed bare, times that of the bare form mistyped."""
+    """That of the bare form mistyped, times the share of contractions that are typed bare."""
     edits = EditModel()
     assert ("havent", "haven't") in READING.near("havnt")
     assert edits.log_probability("havnt", "havent") > edits.log_probability("hxvnt", "havent")

@@ -76,8 +76,9 @@ class Candidates:
         """Return the words that may have been meant, the likeliest first without any context."""
         channel = self._edits.log_probability
         words = {word: channel(typed, word) for word in self._lexicon.near(typed)}
-        for form, word in self.reading.near(typed):  # a slip, and the apostrophe is missing
-            words[word] = max(words.get(word, -math.inf), channel(typed, form) + channel(form, word))
+        omitted = math.log(self._edits.language.contractions.omitted)
+        for form, word in self.reading.near(typed):
+            words[word] = max(words.get(word, -math.inf), channel(typed, form) + omitted)
         near = [Candidate(word, p, 0.0, self._frequency(word)) for word, p in words.items() if p > -math.inf]
         return sorted(near, key=lambda found: (-found.channel - found.frequency, found.word))
 

@@ -168,6 +168,7 @@ class Contractions:
     apostrophes: str
     certain: tuple[str, ...]
     also_words: tuple[str, ...]
+    omitted: float
     negation: str
     negation_mistyped: str
 

@@ -48,10 +48,10 @@ export class NearWords {
   /** Return [{word, channel}]: contractions without their apostrophe and with one more slip. */
   contractions(typed) {
     const low = typed.toLowerCase();
-    const found = this.#language.near(typed).map(([form, contraction]) => {
-      const channel = this.#channel.logProbability(low, form) + this.#channel.logProbability(form, contraction);
-      return { word: cased(contraction, typed), channel };
-    });
+    const found = this.#language.near(typed).map(([form, contraction]) => ({
+      word: cased(contraction, typed),
+      channel: this.#channel.logProbability(low, form) + Math.log(this.#language.omitted),
+    }));
     return found.filter(({ word, channel }) => channel > -Infinity && this.#language.keeps(typed, word));
   }
 }

@@ -26,6 +26,7 @@ export class Language {
     this.typed = new RegExp(`(?<![\\p{L}\\p{N}_${apostrophe}])(?:${unfinished})$`, "u");
     this.part = new RegExp(`^(?:${part}|[${contractions.apostrophes}])$`); // one character of a word
     this.continued = new RegExp(prose.continued); // what shows that the word before it was no prose
+    this.omitted = contractions.omitted; // share of contractions without their apostrophe
     this.#words = words;
     const used = `(?<=${letter})[${apostrophe}${contractions.apostrophes}]`;
     this.#used = new RegExp(used, "g");
