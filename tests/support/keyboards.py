@@ -105,8 +105,6 @@ class StandIn:
 class ServersEngine:
     """The engine in Python."""
 
-    corrects_only_behind_a_space = False
-
     def __init__(self, decoder: Any, tokenizer: Any) -> None:
         self._decoder, self._tokenizer = decoder, tokenizer
 
@@ -117,8 +115,6 @@ class ServersEngine:
 
 class BrowsersEngine:
     """The engine in JavaScript, in Node.js, on the same model."""
-
-    corrects_only_behind_a_space = True
 
     def __init__(self, decoder: Any, tokenizer: Any, node: subprocess.Popen[str]) -> None:
         self._decoder, self._tokenizer, self._node = decoder, tokenizer, node
