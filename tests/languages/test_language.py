@@ -10,6 +10,7 @@ import pytest
 
 from keylm.base.errors import KeylmError
 from keylm.evaluation.touch import Typist
+from keylm.evaluation.typing import typing_fingerprint
 from keylm.keyboard.edit_model import EditModel
 from keylm.languages.language import ENGLISH, Language, confusion_table, load_language
 from keylm.page.language import language_table
@@ -88,6 +89,22 @@ def test_every_table_is_in_the_digest(path: tuple[str, ...]):
     assert with_altered(ENGLISH, path).digest != ENGLISH.digest
 
 
+@pytest.mark.parametrize("path", leaves(ENGLISH), ids=".".join)
+def test_what_only_the_keyboard_reads_is_not_in_the_noise(path: tuple[str, ...], monkeypatch: pytest.MonkeyPatch):
+    """A contraction more must not make anyone build data again; it does make another evaluation of typing."""
+    other = with_altered(ENGLISH, path)
+    noise, typing = TypoModel(Typos()).fingerprint(), typing_fingerprint()
+    is_keyboards = path[0] in ("contractions", "prose")
+    assert (TypoModel(Typos(), other).fingerprint() == noise) == is_keyboards
+    monkeypatch.setattr("keylm.evaluation.typing.ENGLISH", other)
+    assert typing_fingerprint() != typing
+
+
+def test_data_built_so_far_keep_their_noise():
+    """The fingerprint from before the keyboard had tables of its own; another noise has another, and says so."""
+    assert TypoModel(Typos()).fingerprint() == "4ee8c1efbd3b9962104dc6eb9ec9a14ccc464894d04d2500632b19fb39bfb5e9"
+
+
 def test_the_order_of_a_table_is_in_the_digest():
     hazards = ENGLISH.typo_rates.hazards
     names = list(hazards)
@@ -111,6 +128,9 @@ def test_no_word_is_confused_with_itself_and_each_other_word_comes_once():
         ("words.toml", "xyz", "xyzé", "accepted: a to z"),
         ("words.toml", 'vowels = "aeiouy"', 'vowels = "aeiouyå"', "vowels"),
         ("confusions.toml", "endings = [", "suffixes = [", "suffixes"),
+        ("contractions.toml", '"ain\'t"', '"aint"', r"contractions \['aint'\]; accepted: words with an apostrophe"),
+        ("contractions.toml", 'negation = "[a-z]+', 'negation = "[a-z+', "pattern .* accepted: a regular expression"),
+        ("prose.toml", "fence =", "fences =", "fences"),
         ("channel.toml", "taps = 0.3", "taps =", "accepted: the files and fields of languages/en"),
     ],
 )

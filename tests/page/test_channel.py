@@ -118,3 +118,42 @@ def test_the_language_has_what_the_page_reads():
     assert re.fullmatch(table["words"]["word"], "don't")
     assert not re.fullmatch(table["words"]["word"], "don't'")
     assert re.fullmatch(table["words"]["unfinished"], "don'")
+
+
+TYPED = """
+import { Typing } from "./typing.js";
+import { LANGUAGE } from "./language.js";
+const found = ["exmaple.com ", "exmaple. x", "exmaple... x", "exmaple:8080", "exmaple, x", "teh:) "].map((keys) => {
+  const typing = new Typing(LANGUAGE);
+  for (const key of `see ${keys}`) {
+    typing.press(key);
+    const partial = typing.partial;
+    const correction = ["exmaple", "teh"].includes(partial) ? { exmaple: "example", teh: "the" }[partial] : null;
+    if (typing.question()) typing.answered(typing.question(), { suggestions: [], correction, partial });
+  }
+  return [typing.text, typing.corrected];
+});
+const late = new Typing(LANGUAGE);
+for (const key of "see exmaple.c") late.press(key);
+late.answered("see exmaple", { suggestions: [], correction: "example", partial: "exmaple" });
+const curled = new Typing(LANGUAGE);
+for (const key of "I don’t") curled.press(key);
+console.log(JSON.stringify([...found, late.text, curled.partial]));
+"""
+
+
+@needs_node
+def test_a_word_that_becomes_an_address_gets_back_its_letters(tmp_path: Path):
+    page_answers(tmp_path, [])
+    (tmp_path / "program.js").write_text(TYPED)
+    done = subprocess.run(["node", "program.js"], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True)
+    assert json.loads(done.stdout) == [
+        ["see exmaple.com ", 0],
+        ["see example. x", 1],
+        ["see example... x", 1],
+        ["see exmaple:8080", 0],
+        ["see example, x", 1],
+        ["see the:) ", 1],
+        "see exmaple.c",
+        "don’t",
+    ]

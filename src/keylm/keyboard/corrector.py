@@ -5,6 +5,9 @@ noisy channel model", COLING 1990): of the words near the typed one, the one wit
 + log p(typed | word) is chosen; the typed word is a candidate too. The other half is edit_model.py. Small models know
 rare words badly, so a second system takes half of p(word | text before) from the model and half from the word's
 frequency in a dictionary (Jelinek & Mercer's linear interpolation, 1980).
+
+Rules come before the channel (reading.py): what is no prose stays, a word that only lacks its apostrophe gets it, and
+no correction drops a negation: a small model is wrong about these too often, and the harm is greater than a typo's.
 """
 
 import math
@@ -14,7 +17,8 @@ from typing import NamedTuple
 
 from keylm.keyboard.edit_model import EditModel
 from keylm.keyboard.lexicon import Lexicon, cased
-from keylm.keyboard.search import Suggester
+from keylm.keyboard.reading import Reading
+from keylm.keyboard.search import Suggester, Suggestion
 
 CANDIDATES = 24
 """Words that the model scores, at most: the likeliest by frequency and channel."""
@@ -49,7 +53,7 @@ class Candidates:
 
     def __init__(self, suggester: Suggester, lexicon: Lexicon, edits: EditModel) -> None:
         self._suggester, self._lexicon, self._edits = suggester, lexicon, edits
-        self.words = edits.language.words
+        self.words, self.reading = edits.language.words, Reading(edits.language)
         self._total = math.log(sum(lexicon.counts.values()))
         self.weighed = lru_cache(maxsize=8)(self._weighed)
         self._near = lru_cache(maxsize=1 << 14)(self._words_near)
@@ -70,9 +74,26 @@ class Candidates:
 
     def _words_near(self, typed: str) -> list[Candidate]:
         """Return the words that may have been meant, the likeliest first without any context."""
-        words = ((word, self._edits.log_probability(typed, word)) for word in self._lexicon.near(typed))
-        near = [Candidate(word, p, 0.0, self._frequency(word)) for word, p in words if p > -math.inf]
+        channel = self._edits.log_probability
+        words = {word: channel(typed, word) for word in self._lexicon.near(typed)}
+        omitted = math.log(self._edits.language.contractions.omitted)
+        for form, word in self.reading.near(typed):
+            words[word] = max(words.get(word, -math.inf), channel(typed, form) + omitted)
+        near = [Candidate(word, p, 0.0, self._frequency(word)) for word, p in words.items() if p > -math.inf]
         return sorted(near, key=lambda found: (-found.channel - found.frequency, found.word))
+
+    def alternative(self, context: str, typed: str) -> Suggestion | None:
+        """Return the contraction that `typed`, a word too, may stand for, where the model finds it likelier."""
+        word = self.reading.alternative(typed)
+        if word is None or not self.correctable(context, typed):
+            return None
+        kept, found = self._suggester.log_probabilities(context, [typed, word])
+        return Suggestion(word, found) if found > kept else None
+
+    def correctable(self, context: str, typed: str) -> bool:
+        """Return whether `typed` is a word of prose, and none in capitals."""
+        capitals = len(typed) > 1 and typed.isupper()
+        return self.words.whole.fullmatch(typed) is not None and not capitals and self.reading.is_prose(context + typed)
 
     def _least(self, candidate: Candidate, kept: Candidate) -> float:
         """Return the least log-probability from the model for a candidate to matter; -inf where frequency may suffice.
@@ -99,10 +120,14 @@ class Corrector:
 
     def __call__(self, context: str, typed: str) -> str:
         """Return the word for `typed` after `context`, which ends where the word begins."""
-        if not self._candidates.words.whole.fullmatch(typed) or (len(typed) > 1 and typed.isupper()):
+        if not self._candidates.correctable(context, typed):
             return typed
+        reading = self._candidates.reading
+        if found := reading.contraction(typed):
+            return found
+        kept = (found for found in self._candidates.weighed(context, typed) if reading.keeps(typed, found.word))
         # The first of the best: the typed word, where another is no likelier.
-        return max(self._candidates.weighed(context, typed), key=lambda candidate: candidate.score(self._share)).word
+        return max(kept, key=lambda candidate: candidate.score(self._share)).word
 
 
 def _log_sum(left: float, right: float) -> float:

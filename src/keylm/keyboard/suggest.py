@@ -12,6 +12,7 @@ Several people may type at once: each text goes to the keyboard (cache and tree)
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -22,6 +23,7 @@ from keylm.base.errors import KeylmError
 from keylm.keyboard.corrector import Candidates, Corrector
 from keylm.keyboard.edit_model import EditModel
 from keylm.keyboard.lexicon import Lexicon, lexicon
+from keylm.keyboard.reading import Reading
 from keylm.keyboard.search import CONTEXT, LONGEST, Suggester, Suggestion, common_prefix
 from keylm.keyboard.tokens import WordTokens
 from keylm.languages.language import ENGLISH, Language
@@ -121,7 +123,8 @@ class Keyboard:
         self._suggester = Suggester.of(
             self.continuations, tokens, tokenizer, decoder.context, width=WIDTH, rounds=ROUNDS
         )
-        self._corrector = Corrector(Candidates(self._suggester, words, EditModel(language))) if words else None
+        self._candidates = Candidates(self._suggester, words, EditModel(language)) if words else None
+        self._corrector = Corrector(self._candidates) if self._candidates else None
         self.text = ""
         self._tokenizer = tokenizer
         self._suggest = lru_cache(maxsize=64)(self._suggester.suggest)
@@ -132,7 +135,9 @@ class Keyboard:
         if correct:
             spelled = self._tokenizer(" " * before.endswith(" ") + partial, add_special_tokens=False)["input_ids"]
             self.continuations.announce(tuple(spelled[:LONGEST]))
-        return self._suggest(before, partial, k)
+        words = self._suggest(before, partial, k)
+        other = self._candidates.alternative(before, partial) if correct and self._candidates else None
+        return [other, *(word for word in words if word.word != other.word)][:k] if other else words
 
     def correct(self, before: str, typed: str) -> str | None:
         """Return the correction of a typed word; None where it should stay."""
@@ -143,7 +148,10 @@ class Keyboard:
 
 
 class Answer:
-    """What a keyboard shows: suggestions and a correction for the word being typed, and the seconds they took."""
+    """What a keyboard shows: suggestions and a correction for the word being typed, and the seconds they took.
+
+    `partial` is as it was typed; suggestions and correction have the apostrophe that the text used last.
+    """
 
     def __init__(self, partial: str, suggestions: list[Suggestion], correction: str | None, seconds: float) -> None:
         self.partial, self.suggestions, self.correction, self.seconds = partial, suggestions, correction, seconds
@@ -158,7 +166,7 @@ class Keyboards:
         """Take a decoder and its tokenizer. Raises KeylmError where the tokenizer cannot spell words."""
         spellings = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
         tokens = WordTokens(spellings, decoder.vocab_size, language.words)
-        self._words = language.words
+        self._words, self._reading = language.words, Reading(language)
         try:
             words: Lexicon | None = lexicon()
             self.why_no_corrections = ""
@@ -170,7 +178,8 @@ class Keyboards:
     def answer(self, text: str, k: int = 3, *, correct: bool = True) -> Answer:
         """Return what a keyboard shows after `text`, whose last letters are the word being typed."""
         begun = time.perf_counter()
-        text = text[-LONGEST_TEXT:]
+        typed = text[-LONGEST_TEXT:]
+        text, apostrophe = self._reading.straight(typed)
         match = self._words.typed.search(text)
         before, partial = (text[: match.start()], match[0]) if match else (text, "")
         if not partial and text and (text[-1].isalnum() or text[-1] == self._words.apostrophe):
@@ -179,7 +188,10 @@ class Keyboards:
         wanted = correct and len(partial) >= CORRECTED_FROM and self._words.whole.fullmatch(partial) is not None
         words = keyboard.suggest(before, partial, k, correct=wanted)
         correction = keyboard.correct(before, partial) if wanted else None
-        return Answer(partial, words, correction, time.perf_counter() - begun)
+        if apostrophe != self._words.apostrophe:
+            words = [replace(word, word=word.word.replace(self._words.apostrophe, apostrophe)) for word in words]
+            correction = correction and correction.replace(self._words.apostrophe, apostrophe)
+        return Answer(typed[len(before) :], words, correction, time.perf_counter() - begun)
 
     def _keyboard(self, text: str) -> Keyboard:
         shared = [common_prefix(keyboard.text, text) for keyboard in self._all]

@@ -1,13 +1,15 @@
 """A language as one typed object, read from its folder: layout, words, confusions, error rates, typing channel.
 
-Invariant: everything that is specific to a language or its keyboard, in Python and in the page, comes from this object,
-and `digest` covers all of it. A second language is a second folder; the typo engine and the page so far need letters
-a to z.
+Invariant: everything that is specific to a language or its keyboard, in Python and in the page, comes from this object;
+`digest` covers all of it, `noise_digest` what the typo engine reads. A second language is a second folder; the typo
+engine and the page so far need letters a to z.
 
     languages/en/layout.toml       rows of keys, sizes, the spread of taps, the page's other keys
     languages/en/words.toml        letters, vowels, apostrophes
     languages/en/confusions.toml   words taken for one another, spellings of one sound, endings
     languages/en/channel.toml      what the corrector assumes about typists
+    languages/en/contractions.toml words typed without their apostrophe, negations
+    languages/en/prose.toml        where a typed word is prose, and where an address or code
     languages/en/typo_rates.json   rates fitted to real errors (tools/corpus/fit_typos.py)
 """
 
@@ -30,6 +32,8 @@ from keylm.base.errors import KeylmError
 from keylm.recipe.messages import explain
 
 _STRICT = ConfigDict(extra="forbid")
+_FILES = ("layout", "words", "channel", "contractions", "prose")
+_KEYBOARDS = ("contractions", "prose")
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -159,6 +163,29 @@ class Channel:
 
 
 @dataclass(frozen=True, eq=False, config=_STRICT)
+class Contractions:
+    """Words with an apostrophe that are typed without it, and those that negate; contractions.toml explains each."""
+
+    apostrophes: str
+    certain: tuple[str, ...]
+    also_words: tuple[str, ...]
+    omitted: float
+    negation: str
+    negation_mistyped: str
+
+
+@dataclass(frozen=True, eq=False, config=_STRICT)
+class Prose:
+    """Which typed words are prose, as patterns that are valid in Python and in JavaScript; prose.toml explains each."""
+
+    token: str
+    not_prose: tuple[str, ...]
+    fence: str
+    code_mark: str
+    continued: str
+
+
+@dataclass(frozen=True, eq=False, config=_STRICT)
 class Language:
     """A language and its keyboard."""
 
@@ -173,17 +200,24 @@ class Language:
     """Endings that are exchanged when the wrong form of a word is written."""
     channel: Channel
     typo_rates: TypoRates
+    contractions: Contractions
+    prose: Prose
 
     @cached_property
     def digest(self) -> str:
         """The SHA-256 of everything that this object holds, the order of its tables included."""
-        return hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()
+        return _digest(asdict(self))
+
+    @cached_property
+    def noise_digest(self) -> str:
+        """The same without the tables that only the keyboard reads: they change no text that is trained on."""
+        return _digest({name: table for name, table in asdict(self).items() if name not in _KEYBOARDS})
 
 
 def load_language(folder: Traversable) -> Language:
     """Read a language's folder. Raises KeylmError where a file is missing, or has other fields or letters."""
     try:
-        tables = {name: tomllib.loads(_text(folder, f"{name}.toml")) for name in ("layout", "words", "channel")}
+        tables = {name: tomllib.loads(_text(folder, f"{name}.toml")) for name in _FILES}
         mistakes = tomllib.loads(_text(folder, "confusions.toml"))
         fields = {
             **tables,
@@ -210,6 +244,10 @@ def confusion_table(sets: Sequence[Sequence[str]]) -> dict[str, tuple[str, ...]]
     return table
 
 
+def _digest(tables: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(tables).encode()).hexdigest()
+
+
 def _text(folder: Traversable, name: str) -> str:
     return (folder / name).read_text(encoding="utf-8")
 
@@ -221,6 +259,14 @@ def _check(folder: Traversable, language: Language) -> None:
     keys = "".join(row.keys for row in language.layout.rows)
     if sorted(keys) != sorted(letters):
         raise KeylmError(f"{folder}: rows with the keys {keys!r}; accepted: each of {letters!r} once")
+    table, prose = language.contractions, language.prose
+    if bare := [word for word in (*table.certain, *table.also_words) if language.words.apostrophe not in word]:
+        raise KeylmError(f"{folder}: contractions {bare}; accepted: words with an apostrophe")
+    for pattern in (table.negation, table.negation_mistyped, prose.token, *prose.not_prose, prose.continued):
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise KeylmError(f"{folder}: pattern {pattern!r}: {error}; accepted: a regular expression") from None
     if not set(language.words.vowels) < set(letters):
         raise KeylmError(f"{folder}: vowels {language.words.vowels!r}; accepted: some of {letters!r}")
 

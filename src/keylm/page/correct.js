@@ -2,6 +2,7 @@
 // of one token, one mistake away; the model alone says how likely they are here, channel.js how likely the mistake is.
 
 import { commonPrefix } from "./channel.js";
+import { cased, isCapital } from "./language.js";
 
 const SHORTEST = 3; // letters of a word that may be corrected
 const SCORED = 3; // candidates that the model scores whole
@@ -11,10 +12,12 @@ const HOPELESS = 3; // nats that a word of one token may lose by its end, at mos
 export class NearWords {
   #byLength = new Map();
   #channel;
+  #language;
 
   /** `tokens`: the WordTokens; those with a space before them begin words. `language` and `channel`: theirs. */
   constructor(tokens, language, channel) {
     this.#channel = channel;
+    this.#language = language;
     for (const [id, text] of tokens.spelling) {
       const word = text.slice(1);
       if (text[0] !== " " || word.length < 2 || !language.plain.test(word)) continue;
@@ -35,19 +38,29 @@ export class NearWords {
     const capital = isCapital(typed);
     const lengths = [low.length - 1, low.length, low.length + 1].map((length) => this.#byLength.get(length) ?? []);
     return lengths.flat().flatMap(({ id, word, low: meant }) => {
-      if (isCapital(word) !== capital || meant === low) return [];
+      if (isCapital(word) !== capital || meant === low || !this.#language.keeps(typed, word)) return [];
       if (!isNear(low, meant) && !this.#channel.confused(low, meant)) return [];
       const channel = this.#channel.logProbability(low, meant);
       return channel > -Infinity ? [{ id, word, channel }] : [];
     });
   }
+
+  /** Return [{word, channel}]: contractions without their apostrophe and with one more slip. */
+  contractions(typed) {
+    const low = typed.toLowerCase();
+    const found = this.#language.near(typed).map(([form, contraction]) => ({
+      word: cased(contraction, typed),
+      channel: this.#channel.logProbability(low, form) + Math.log(this.#language.omitted),
+    }));
+    return found.filter(({ word, channel }) => channel > -Infinity && this.#language.keeps(typed, word));
+  }
 }
 
 /**
  * Return the correction of `typed`, null where it should stay. `ids`: the typed word's tokens, with the space before
- * it; `expect` and `tokens` as in words.js.
+ * it; `expect` and `tokens` as in words.js; `slips`: candidates of several tokens, {word, channel, ids}.
  */
-export async function correct(expect, tokens, words, typed, ids) {
+export async function correct(expect, tokens, words, typed, ids, slips = []) {
   if (typed.length < SHORTEST || typed === typed.toUpperCase()) return null;
   const [first] = await expect([[]]);
   const unchanged = words.kept(typed);
@@ -57,9 +70,12 @@ export async function correct(expect, tokens, words, typed, ids) {
     .filter(({ score }) => score > hope)
     .sort((left, right) => right.score - left.score)
     .slice(0, SCORED);
-  if (!likely.length) return null;
+  if (!likely.length && !slips.length) return null;
   const rows = await expect([...likely.map(({ id }) => [id]), [ids[0]]]);
   const scored = likely.map(({ word, score }, place) => ({ word, score: score + ended(rows[place], tokens) }));
+  for (const { word, channel, ids: spelled } of slips) {
+    scored.push({ word, score: channel + (await logProbability(expect, tokens, spelled)) });
+  }
   const best = scored.reduce((left, right) => (right.score > left.score ? right : left));
   // More tokens only make the typed word less likely, so mostly the first two decide.
   let kept = first[ids[0]] + unchanged;
@@ -70,6 +86,17 @@ export async function correct(expect, tokens, words, typed, ids) {
     [row] = await expect([ids.slice(0, length + 1)]);
   }
   return kept + ended(row, tokens) < best.score ? best.word : null;
+}
+
+/** Return the log-probability of a word, spelled as `ids`, with its end. */
+export async function logProbability(expect, tokens, ids) {
+  let [row] = await expect([[]]);
+  let value = 0;
+  for (let length = 0; length < ids.length; length++) {
+    value += row[ids[length]];
+    [row] = await expect([ids.slice(0, length + 1)]);
+  }
+  return value + ended(row, tokens);
 }
 
 /** Return the log-probability that the word has ended. */
@@ -85,8 +112,4 @@ function isNear(left, right) {
   while (suffix < shorter - prefix && left.at(-1 - suffix) === right.at(-1 - suffix)) suffix++;
   const rest = Math.max(left.length, right.length) - prefix - suffix;
   return rest < 2 || (rest === 2 && (prefix > 0 || (left[0] === right[1] && left[1] === right[0])));
-}
-
-function isCapital(word) {
-  return word[0] !== word[0].toLowerCase();
 }

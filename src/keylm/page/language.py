@@ -34,6 +34,8 @@ def language_table(language: Language = ENGLISH) -> dict[str, Any]:
         },
         "layout": {"rows": [row.keys for row in layout.rows], **asdict(layout.page)},
         "mistakes": _mistakes(language),
+        "contractions": asdict(language.contractions),
+        "prose": asdict(language.prose),
     }
 
 

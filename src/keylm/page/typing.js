@@ -20,7 +20,7 @@ export class Typing {
   #answers = new Map(); // for the last texts
   #ended = []; // words whose end was typed before their correction was known
   #kept = new Set(); // words that the user insists on
-  #undo = null; // {before: the text as it is now, restored: as it was typed, word: what was typed, corrected}
+  #undo = null; // {before: the text now, restored: as typed, word: what was typed, sign: behind it, corrected}
   #spaced = null; // the text, where its last space came with a word
 
   /** `language`: a Language. */
@@ -69,6 +69,7 @@ export class Typing {
   /** A key: one character. */
   press(character) {
     this.keys += 1;
+    this.#takeBack(character);
     if (TAKES_A_SPACE.has(character) && this.#spaced === this.before) this.before = this.before.slice(0, -1);
     const word = this.partial;
     const question = this.before;
@@ -81,6 +82,16 @@ export class Typing {
     const ended = { question, word };
     if (this.#answers.has(question)) this.#correct(ended, this.#answers.get(question));
     else if (this.autocorrect && !this.#kept.has(word.toLowerCase())) this.#ended.push(ended);
+  }
+
+  /** Restore a corrected word where `character`, behind the sign that ended it, makes it an address ("exmaple.com"). */
+  #takeBack(character) {
+    if (this.undoable === null || !this.#undo.corrected) return;
+    const { sign, word, restored } = this.#undo;
+    if (!this.#language.continued.test(sign + character)) return;
+    this.corrected -= 1;
+    this.before = restored;
+    this.#undo = null;
   }
 
   /** The key that deletes; right after a correction or an accepted word it restores what was typed. */
@@ -165,7 +176,9 @@ export class Typing {
     const correction = this.#wanted(word, answer);
     if (!correction || !this.before.startsWith(question) || this.before === question) return;
     const restored = this.before;
-    this.before = question.slice(0, question.length - word.length) + correction + this.before.slice(question.length);
+    const sign = restored.slice(question.length);
+    if (this.#language.continued.test(sign)) return;
+    this.before = question.slice(0, question.length - word.length) + correction + sign;
     this.#ended = this.#ended.map((later) => ({
       ...later,
       question: later.question.startsWith(question)
@@ -173,6 +186,6 @@ export class Typing {
         : later.question,
     }));
     this.corrected += 1;
-    this.#undo = { before: this.before, restored, word, corrected: true };
+    this.#undo = { before: this.before, restored, word, sign, corrected: true };
   }
 }

@@ -3,9 +3,10 @@
 
 import { Reading, Tree, sample } from "./runner.js";
 import { Channel } from "./channel.js";
-import { NearWords, correct } from "./correct.js";
+import { NearWords } from "./correct.js";
 import { LANGUAGE } from "./language.js";
-import { WordTokens, search } from "./words.js";
+import { answer } from "./suggest.js";
+import { WordTokens } from "./words.js";
 
 const CONTEXT = 128; // tokens before the cursor that the model attends to, at most; at least half of them
 const LONGEST = 8; // tokens of room for the word
@@ -147,30 +148,26 @@ async function* chat({ messages, settings }) {
 /** Yield what a keyboard shows after `text`, whose last letters are the word being typed. */
 async function* suggest({ text }) {
   const begun = performance.now();
-  const partial = LANGUAGE.partial(text);
-  const before = text.slice(0, text.length - partial.length);
-  const inOther = !partial && LANGUAGE.other.test(text); // a number, or a word of another language
-  const { words, correction } = inOther ? { words: [], correction: null } : await wordsAfter(before, partial);
+  session.typing ??= await session.openTyping();
+  const { words: tokens, near } = session;
+  const { partial, words, correction } = await answer(text, LANGUAGE, { tokens, near, encode: encodeWord, read });
   const suggestions = words.map(([word, value]) => ({ word, probability: Math.exp(value) }));
   yield { partial, suggestions, correction, milliseconds: performance.now() - begun };
 }
 
-async function wordsAfter(before, partial) {
-  session.typing ??= await session.openTyping();
-  const { typing, words, near } = session;
-  const space = before.endsWith(" ") ? " " : "";
+/** Read a text; return the function from paths of tokens behind it to the log-probabilities of the next one. */
+async function read(before) {
+  const { typing } = session;
   const context = Math.min(CONTEXT, session.context - LONGEST);
   const half = context >> 1;
-  const ids = [session.start, ...(before.trim() ? encode(before.slice(0, before.length - space.length)) : [])];
+  const ids = [session.start, ...(before.trim() ? encode(before) : [])];
   // Cut at multiples, so that the start stays the same for a while and the cache remains valid.
   await typing.move(ids.slice(Math.max(0, Math.ceil((ids.length - context) / half)) * half));
-  const expect = (paths) => typing.expect(paths);
-  const found = await search(expect, words, space + partial, 3);
-  const plain = space && LANGUAGE.plain.test(partial);
-  const correction = plain
-    ? await correct(expect, words, near, partial, encode(space + partial).slice(0, LONGEST))
-    : null;
-  return { words: found, correction };
+  return (paths) => typing.expect(paths);
+}
+
+function encodeWord(text) {
+  return encode(text).slice(0, LONGEST);
 }
 
 function encode(text) {

@@ -104,7 +104,7 @@ class TypoModel:
     def fingerprint(self) -> str:
         """Return the SHA-256 of all that decides the noise: language, the package's constants, settings, word lists."""
         decisive = {
-            "language": self._language.digest,
+            "language": self._language.noise_digest,
             "constants": constants_of("keylm.typos", apart=UNDECISIVE),
             "highest_rate": self._highest,
             "word_lists": self._lists_digest,
