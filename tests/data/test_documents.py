@@ -92,7 +92,11 @@ def test_parquet_gives_texts_and_conversations_by_row(tmp_path: Path) -> None:
 
 FAULTY = {
     b'{"text": "cut off': "malformed_json",
-    b"[" * 100_000: "malformed_json",
+    b"[" * 100_000: "nested_too_deep",
+    b'{"text": "x", "n": ' + b"[" * 101 + b"]" * 101 + b"}": "nested_too_deep",
+    b'{"messages": [{"role": ' + b"[" * 400 + b"]" * 400 + b"}]}": "nested_too_deep",
+    b'{"text": ' + b'{"a":' * 90_000 + b"1" + b"}" * 90_000 + b"}": "nested_too_deep",
+    b'{"text": "x", "n": [' + b"[]," * 2_000_000 + b"[]]}": "too_many_values",
     b'{"text": "x", "n": ' + b"9" * 5000 + b"}": "malformed_json",
     b'{"text": "\xff\xfe"}': "invalid_utf8",
     b'{"text": ""}': "empty",
@@ -114,7 +118,11 @@ FAULTY = {
     b'{"messages": [{"content": "x"}]}': "unknown_role",
     b'{"messages": [{"role": "user", "content": " "}]}': "empty_turn",
     b'{"messages": [{"role": "user", "content": "x"}, {"role": "assistant"}]}': "empty_turn",
-    b'{"messages": [{"role": "user", "content": ["x"]}]}': "empty_turn",
+    b'{"messages": [{"role": "user", "content": []}]}': "empty_turn",
+    b'{"messages": [{"role": "user", "content": ["x"]}]}': "not_text",
+    b'{"messages": [{"role": "user", "content": 5}]}': "not_text",
+    b'{"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}': "not_text",
+    b'{"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "tool_calls": [{"id": 1}]}]}': "tools",
 }
 
 
@@ -278,7 +286,18 @@ def test_a_parquet_row_of_invalid_utf8_stops_nothing(tmp_path: Path) -> None:
 
 def test_a_parquet_row_without_our_columns_is_a_fault_that_names_them(tmp_path: Path) -> None:
     pq.write_table(pa.table({"body": ["x"]}), tmp_path / "a.parquet")
-    assert read(tmp_path)[1] == [Fault("a.parquet", 1, "no_text_or_messages", "keys: ['body']")]
+    assert read(tmp_path)[1] == [Fault("a.parquet", 1, "no_text_or_messages", "keys: {'body': 'str'}")]
+
+
+def test_parquet_columns_without_the_mark_of_a_text_are_read(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": [b"H\xc3\xa4", b"\xff\xfe", None]}), tmp_path / "a.parquet")
+    turns = [{"role": b"user", "content": b"Hi"}, {"role": b"assistant", "content": b"Hello."}]
+    pq.write_table(pa.table({"messages": [turns], "image": [b"\xff"]}), tmp_path / "b.parquet")
+    found, faults = read(tmp_path)
+    assert [document.text for document in found] == ["Hä", None]
+    assert list(found[1].messages) == [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]
+    expected = [(2, "keys: {'text': 'bytes'}"), (3, "keys: {'text': 'NoneType'}")]
+    assert [(fault.line, fault.detail) for fault in faults] == expected
 
 
 def test_broken_bytes_in_plain_text_are_replaced_and_counted_by_line(tmp_path: Path) -> None:
