@@ -6,6 +6,7 @@ import random
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
+from time import process_time
 from typing import Any
 
 import pyarrow as pa
@@ -180,6 +181,29 @@ def test_a_50_megabyte_line_is_cut_into_pieces_in_bounded_memory(tmp_path: Path)
     assert position == expected
     assert peak < 6 * size
     assert item == Document("a.jsonl", 2, text="after")
+
+
+@pytest.mark.parametrize("line", [b"[" + b"[]," * (100 << 20) + b"[]]\n", b"[" + b"[]," * (20 << 20) + b"[]]\n"])
+def test_an_archive_that_packs_very_well_costs_neither_memory_nor_time(line: bytes, tmp_path: Path) -> None:
+    packed = zstandard.compress(line, 3)
+    assert len(packed) < len(line) // 5000
+    write(tmp_path / "a.jsonl.zst", packed + zstandard.compress(lines([{"text": "after"}])))
+    write(tmp_path / "b.txt.zst", zstandard.compress(b"x " * (100 << 20)))
+    begun = process_time()
+    tracemalloc.start()
+    items = read_source("s", Source(path=str(tmp_path)))
+    fault, after = next(items), next(items)
+    pieces = sum(isinstance(item, Document) for item in items)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert isinstance(fault, Fault)
+    long = len(line) > readers.LINE_BYTES
+    assert fault.kind == ("line_too_long" if long else "too_many_values")
+    assert "67,108,864" in fault.detail if long else "2,000,000" in fault.detail
+    assert after == Document("a.jsonl.zst", 2, text="after")
+    assert pieces in (200, 201)
+    assert peak < 300 << 20
+    assert process_time() - begun < 20
 
 
 def test_a_long_text_file_is_read_in_constant_memory(tmp_path: Path) -> None:
