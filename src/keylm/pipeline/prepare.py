@@ -84,7 +84,7 @@ def _prepare_tokenizer(
     inputs = provenance.tokenizer_inputs(data)
     if begun:
         _check_inputs(data, folder, provenance, inputs)
-    folder.stage("tokenizer", inputs, [folder.tokenizer], lambda: _make_tokenizer(data, folder), quiet=quiet)
+    folder.stage("tokenizer", inputs, [folder.tokenizer], lambda: _make_tokenizer(data, folder, quiet), quiet=quiet)
     _check_prompts(data, folder)
 
 
@@ -202,12 +202,11 @@ def _check_prompts(recipe: Recipe, folder: RunFolder) -> None:
                 )
 
 
-def _make_tokenizer(recipe: Recipe, folder: RunFolder) -> None:
+def _make_tokenizer(recipe: Recipe, folder: RunFolder, quiet: bool) -> None:
     context = recipe.model.max_position_embeddings
     if recipe.given_tokenizer is None:
-        train_tokenizer(
-            tokenizer_sample(recipe, recipe.sources), recipe.tokenizer.vocab_size, folder.tokenizer, context
-        )
+        sample = tokenizer_sample(recipe, recipe.sources, lambda text: say(text, quiet=quiet))
+        train_tokenizer(sample, recipe.tokenizer.vocab_size, folder.tokenizer, context)
         return
     given = DocumentTokenizer(Path(recipe.given_tokenizer))
     _check_vocabulary(recipe, given, recipe.given_tokenizer)
