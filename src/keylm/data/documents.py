@@ -69,12 +69,10 @@ def parse_line(raw: bytes, file: str, line: int) -> object:
     except ValueError as error:
         return Fault(file, line, "malformed_json", str(error)[:200])
     except RecursionError:
-        return _too_deep(file, line)
-    return _too_deep(file, line) if brackets > MOST_NESTED and _is_deep(value) else value
-
-
-def _too_deep(file: str, line: int) -> Fault:
-    return Fault(file, line, "nested_too_deep", f"accepted: {MOST_NESTED} levels")
+        value = None
+    if brackets > MOST_NESTED and (value is None or _is_deep(value)):
+        return Fault(file, line, "nested_too_deep", f"accepted: {MOST_NESTED} levels")
+    return value
 
 
 def _is_deep(value: object) -> bool:

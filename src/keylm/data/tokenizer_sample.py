@@ -4,19 +4,11 @@ Invariant: the sample depends on the recipe and the documents alone, and holds n
 its share, be it many documents or a single one.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 
 from keylm.base.errors import KeylmError
-from keylm.data.documents import (
-    Document,
-    Fault,
-    content_hash,
-    document_bytes,
-    document_texts,
-    is_held_out,
-    piece_end,
-)
+from keylm.data.documents import Document, Fault, content_hash, document_bytes, document_texts, is_held_out, piece_end
 from keylm.data.provenance import input_bytes
 from keylm.data.sources import read_source
 from keylm.recipe.load import Recipe
@@ -31,22 +23,6 @@ SHORTEST, LONGEST = 1024, 4096
 """Bytes that such a piece may have, at most: by the budget."""
 
 
-@dataclass
-class _Sample:
-    """What one source gives, and how much of it has been looked at, in bytes of text."""
-
-    source: str
-    budget: float
-    given: int = 0
-    seen: int = 0
-    held_out: int = 0
-
-    def text(self) -> str:
-        """Return what a person wants to know of it."""
-        held = f", {self.held_out / 1e6:.3g} MB are held out" if self.held_out and not self.given else ""
-        return f"{self.source}: {self.given / 1e6:.3g} MB of {self.seen / 1e6:.3g} MB read{held}"
-
-
 def tokenizer_sample(
     recipe: Recipe, sources: Mapping[str, Source], tell: Callable[[str], None] = lambda _: None
 ) -> Iterator[str]:
@@ -55,36 +31,40 @@ def tokenizer_sample(
     Documents are chosen by their content's hash from a source's whole length, or from its first SAMPLE_READ budgets.
     `tell` gets what each source gave. Raises KeylmError where all give nothing.
     """
-    shares, samples = sample_shares(recipe), []
+    shares, told, total = sample_shares(recipe), [], 0
     for name, share in shares.items():
-        sample = _Sample(name, recipe.tokenizer.sample_bytes * share / sum(shares.values()))
-        samples.append(sample)
-        available = min(input_bytes(name, sources[name]), SAMPLE_READ * sample.budget)
-        chosen = min(1.0, 1.2 * sample.budget / available) if available else 1.0
-        yield from _texts(recipe, sources[name], sample, 0.0, chosen)
-        if sample.given < min(sample.budget, sample.seen) / 2:
-            # The files hold less text than was thought, as in columns that are not read: their whole text is known now.
-            sample.seen, known = 0, sample.seen
-            yield from _texts(recipe, sources[name], sample, chosen, min(1.0, 1.2 * sample.budget / known))
-        tell(f"tokenizer  {sample.text()}")
-    if not any(sample.given for sample in samples):
-        raise KeylmError(f"tokenizer: the sources give no text to train it on: {'; '.join(s.text() for s in samples)}")
+        budget, size = recipe.tokenizer.sample_bytes * share / sum(shares.values()), Counter[str]()
+        available = min(input_bytes(name, sources[name]), SAMPLE_READ * budget)
+        chosen = min(1.0, 1.2 * budget / available) if available else 1.0
+        yield from _texts(recipe, read_source(name, sources[name]), budget, (0.0, chosen), size)
+        if size["given"] < min(budget, size["read"]) / 2:
+            # The files hold less text than was thought, as in columns that are not read: now it is known how much.
+            more = chosen, min(1.0, 1.2 * budget / size["read"])
+            size["read"] = size["held"] = 0
+            yield from _texts(recipe, read_source(name, sources[name]), budget, more, size)
+        held = "" if size["given"] else f", {size['held'] / 1e6:.3g} MB are held out"
+        told.append(f"{name}: {size['given'] / 1e6:.3g} MB of {size['read'] / 1e6:.3g} MB read{held}")
+        tell(f"tokenizer  {told[-1]}")
+        total += size["given"]
+    if not total:
+        raise KeylmError(f"tokenizer: the sources give no text to train it on: {'; '.join(told)}")
 
 
-def _texts(recipe: Recipe, source: Source, sample: _Sample, least: float, most: float) -> Iterator[str]:
-    """Yield the texts whose hashes are between these shares of all hashes, until the budget is spent."""
-    for item in read_source(sample.source, source):
+def _texts(
+    recipe: Recipe, items: Iterator[Document | Fault], budget: float, shares: tuple[float, float], size: Counter[str]
+) -> Iterator[str]:
+    """Yield texts whose hashes are between two shares of all hashes until the budget is spent; `size` counts bytes."""
+    least, most = (share * 1_000_000 for share in shares)
+    for item in items:
         if isinstance(item, Fault):
             continue
-        if is_held_out(content_hash(item), recipe.evaluation.holdout):
-            sample.held_out += document_bytes(item)
-            continue
-        sample.seen += document_bytes(item)
-        for part in _parts(item, sample.budget) if most < 1 or least else [item]:
-            if least * 1_000_000 <= (content_hash(part) >> 20) % 1_000_000 < most * 1_000_000:
+        held = is_held_out(content_hash(item), recipe.evaluation.holdout)
+        size["held" if held else "read"] += document_bytes(item)
+        for part in () if held else _parts(item, budget) if shares != (0, 1) else (item,):
+            if least <= (content_hash(part) >> 20) % 1_000_000 < most:
                 yield from document_texts(part)
-                sample.given += document_bytes(part)
-        if sample.given >= sample.budget:
+                size["given"] += document_bytes(part)
+        if size["given"] >= budget:
             return
 
 

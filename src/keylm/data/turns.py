@@ -5,16 +5,13 @@ has no use here is among the notices.
 """
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 Turn = dict[str, str]
 """{"role", "content"}, and {"weight": "0"} where it must carry no loss."""
 ROLES = ("system", "user", "assistant")
-NAMES = {
-    **{role: role for role in ROLES},
-    **{"developer": "system", "human": "user", "prompter": "user", "gpt": "assistant", "bot": "assistant"},
-    "model": "assistant",
-}
+NAMES = {role: role for role in ROLES} | {"developer": "system", "human": "user", "prompter": "user"}
+NAMES |= dict.fromkeys(("gpt", "bot", "model"), "assistant")
 """Our roles by what data sets call them."""
 MARKS = ("weight", "train", "trainable", "training", "loss_mask")
 """Keys of a message that say whether it is trained on."""
@@ -33,16 +30,8 @@ class TurnError(ValueError):
         self.kind, self.detail = kind, detail[:200]
 
 
-class Conversation(NamedTuple):
-    """A conversation with what its row says beside the messages."""
-
-    turns: list[Turn]
-    notices: list[TurnError]
-    """what was left out"""
-
-
-def read_conversation(messages: object, row: Mapping[str, Any]) -> Conversation:
-    """Return `messages` as turns, after the system prompt and the history in the row's other columns.
+def read_conversation(messages: object, row: Mapping[str, Any]) -> tuple[list[Turn], list[TurnError]]:
+    """Return `messages` as turns, after the system prompt and history in the row's other columns, and what is left out.
 
     Raises TurnError where a message cannot be read.
     """
@@ -59,7 +48,7 @@ def read_conversation(messages: object, row: Mapping[str, Any]) -> Conversation:
         except TurnError as error:
             notices.append(TurnError(f"{name if name == 'history' else 'system'}_not_used", f"{name}: {error.detail}"))
     notices += [TurnError("tools_not_used", f"{name}: no tools are trained") for name in TOOLS if _given(row.get(name))]
-    return Conversation(turns, notices)
+    return turns, notices
 
 
 def _led(turns: list[Turn]) -> bool:
@@ -143,8 +132,8 @@ def _turn(message: object, notices: list[TurnError]) -> Turn:
 def content_text(content: object) -> str:
     """Return a message's text, also one that comes in parts. Raises TurnError where it is none, or blank."""
     if isinstance(content, list | tuple):
-        content = "".join(_part(part) for part in content)
-    if content is not None and not isinstance(content, str):
+        content = "".join(map(_part, content))
+    if not isinstance(content, str | None):
         raise TurnError("not_text", f"accepted: a text, or parts of type 'text'; got {type(content).__name__}")
     if content is None or not content.strip():
         raise TurnError("empty_turn")
