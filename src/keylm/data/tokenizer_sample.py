@@ -64,8 +64,8 @@ def _texts(
             if least <= (content_hash(part) >> 20) % 1_000_000 < most:
                 yield from document_texts(part)
                 size["given"] += document_bytes(part)
-        if size["given"] >= budget:
-            return
+                if size["given"] >= budget:
+                    return
 
 
 def _parts(document: Document, budget: float) -> Iterator[Document]:
