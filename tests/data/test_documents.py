@@ -6,6 +6,7 @@ import random
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
+from time import process_time
 from typing import Any
 
 import pyarrow as pa
@@ -92,7 +93,11 @@ def test_parquet_gives_texts_and_conversations_by_row(tmp_path: Path) -> None:
 
 FAULTY = {
     b'{"text": "cut off': "malformed_json",
-    b"[" * 100_000: "malformed_json",
+    b"[" * 100_000: "nested_too_deep",
+    b'{"text": "x", "n": ' + b"[" * 101 + b"]" * 101 + b"}": "nested_too_deep",
+    b'{"messages": [{"role": ' + b"[" * 400 + b"]" * 400 + b"}]}": "nested_too_deep",
+    b'{"text": ' + b'{"a":' * 90_000 + b"1" + b"}" * 90_000 + b"}": "nested_too_deep",
+    b'{"text": "x", "n": [' + b"[]," * 2_000_000 + b"[]]}": "too_many_values",
     b'{"text": "x", "n": ' + b"9" * 5000 + b"}": "malformed_json",
     b'{"text": "\xff\xfe"}': "invalid_utf8",
     b'{"text": ""}': "empty",
@@ -114,7 +119,11 @@ FAULTY = {
     b'{"messages": [{"content": "x"}]}': "unknown_role",
     b'{"messages": [{"role": "user", "content": " "}]}': "empty_turn",
     b'{"messages": [{"role": "user", "content": "x"}, {"role": "assistant"}]}': "empty_turn",
-    b'{"messages": [{"role": "user", "content": ["x"]}]}': "empty_turn",
+    b'{"messages": [{"role": "user", "content": []}]}': "empty_turn",
+    b'{"messages": [{"role": "user", "content": ["x"]}]}': "not_text",
+    b'{"messages": [{"role": "user", "content": 5}]}': "not_text",
+    b'{"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}': "not_text",
+    b'{"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "tool_calls": [{"id": 1}]}]}': "tools",
 }
 
 
@@ -172,6 +181,29 @@ def test_a_50_megabyte_line_is_cut_into_pieces_in_bounded_memory(tmp_path: Path)
     assert position == expected
     assert peak < 6 * size
     assert item == Document("a.jsonl", 2, text="after")
+
+
+@pytest.mark.parametrize("line", [b"[" + b"[]," * (100 << 20) + b"[]]\n", b"[" + b"[]," * (20 << 20) + b"[]]\n"])
+def test_an_archive_that_packs_very_well_costs_neither_memory_nor_time(line: bytes, tmp_path: Path) -> None:
+    packed = zstandard.compress(line, 3)
+    assert len(packed) < len(line) // 5000
+    write(tmp_path / "a.jsonl.zst", packed + zstandard.compress(lines([{"text": "after"}])))
+    write(tmp_path / "b.txt.zst", zstandard.compress(b"x " * (100 << 20)))
+    begun = process_time()
+    tracemalloc.start()
+    items = read_source("s", Source(path=str(tmp_path)))
+    fault, after = next(items), next(items)
+    pieces = sum(isinstance(item, Document) for item in items)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert isinstance(fault, Fault)
+    long = len(line) > readers.LINE_BYTES
+    assert fault.kind == ("line_too_long" if long else "too_many_values")
+    assert "67,108,864" in fault.detail if long else "2,000,000" in fault.detail
+    assert after == Document("a.jsonl.zst", 2, text="after")
+    assert pieces in (200, 201)
+    assert peak < 300 << 20
+    assert process_time() - begun < 20
 
 
 def test_a_long_text_file_is_read_in_constant_memory(tmp_path: Path) -> None:
@@ -278,7 +310,18 @@ def test_a_parquet_row_of_invalid_utf8_stops_nothing(tmp_path: Path) -> None:
 
 def test_a_parquet_row_without_our_columns_is_a_fault_that_names_them(tmp_path: Path) -> None:
     pq.write_table(pa.table({"body": ["x"]}), tmp_path / "a.parquet")
-    assert read(tmp_path)[1] == [Fault("a.parquet", 1, "no_text_or_messages", "keys: ['body']")]
+    assert read(tmp_path)[1] == [Fault("a.parquet", 1, "no_text_or_messages", "keys: {'body': 'str'}")]
+
+
+def test_parquet_columns_without_the_mark_of_a_text_are_read(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": [b"H\xc3\xa4", b"\xff\xfe", None]}), tmp_path / "a.parquet")
+    turns = [{"role": b"user", "content": b"Hi"}, {"role": b"assistant", "content": b"Hello."}]
+    pq.write_table(pa.table({"messages": [turns], "image": [b"\xff"]}), tmp_path / "b.parquet")
+    found, faults = read(tmp_path)
+    assert [document.text for document in found] == ["Hä", None]
+    assert list(found[1].messages) == [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]
+    expected = [(2, "keys: {'text': 'bytes'}"), (3, "keys: {'text': 'NoneType'}")]
+    assert [(fault.line, fault.detail) for fault in faults] == expected
 
 
 def test_broken_bytes_in_plain_text_are_replaced_and_counted_by_line(tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ import zstandard
 from support.recipes import write_jsonl
 
 from keylm.base.errors import KeylmError
+from keylm.curate.evaluation_items import evaluation_files
+from keylm.curate.report import _content
 from keylm.data import readers
 from keylm.data.documents import Document, Fault
 from keylm.data.provenance import input_bytes
@@ -106,6 +108,27 @@ def test_files_that_are_not_read_are_listed(tmp_path: Path) -> None:
     files, others = list_source(tmp_path)
     assert [name_within(tmp_path, file) for file in files] == ["a.jsonl"]
     assert [name_within(tmp_path, file) for file in others] == ["README.md", "deep/b.json", "deep/c.jsonl.xz"]
+
+
+HIDDEN = (
+    ".x.jsonl",
+    "._a.jsonl",
+    ".git/b.jsonl",
+    ".ipynb_checkpoints/a.jsonl",
+    "deep/.cache/c.jsonl",
+    "deep/._c.jsonl",
+)
+
+
+def test_hidden_files_and_folders_are_neither_read_nor_in_the_way(tmp_path: Path) -> None:
+    for name in ("a.jsonl", "deep/c.jsonl", *HIDDEN):
+        put(tmp_path / ".data" / name)
+    (tmp_path / ".data" / ".#a.jsonl").symlink_to("nowhere")  # an editor's lock
+    assert names(tmp_path / ".data") == ["a.jsonl", "deep/c.jsonl"]
+    assert not list_source(tmp_path / ".data").others
+    assert names(tmp_path / ".data" / ".x.jsonl") == [".x.jsonl"]  # a path that is asked for by name is read
+    assert [file.name for file in evaluation_files(tmp_path / ".data")] == ["a.jsonl", "c.jsonl"]
+    assert [name for name, _ in _content(tmp_path / ".data")] == [".data/a.jsonl", ".data/deep/c.jsonl"]
 
 
 def test_linked_folders_and_files_are_read_by_the_links_name(tmp_path: Path) -> None:

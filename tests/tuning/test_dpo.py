@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from support.recipes import write_jsonl
 from keylm.base.errors import KeylmError
 from keylm.base.files import read_json
 from keylm.base.json_lines import read_rows
+from keylm.data.documents import Fault
 from keylm.runtimes.generation import Message
 from keylm.tuning.dpo import dpo, round_by_chance
 from keylm.tuning.pairs import Constraint, PairRequest, Search, make_pairs, read_pairs, read_requests
@@ -133,6 +135,61 @@ def test_lines_are_read_in_all_their_forms(tmp_path: Path):
     assert isinstance(second, PairRequest)
     assert first.prompt == turns[1:]
     assert (second.prompt, second.chosen, second.rejected, second.line) == (turns, "good", "bad", 1)
+
+
+TURNS = [{"role": "system", "content": "s"}, {"role": "user", "content": "q"}]
+GOOD, BAD = ([{"role": "assistant", "content": text}] for text in ("good", "bad"))
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"chosen": TURNS + GOOD, "rejected": TURNS + BAD},
+        {"prompt": TURNS, "chosen": GOOD, "rejected": BAD},
+        {"prompt": TURNS, "chosen": TURNS[1:] + GOOD, "rejected": TURNS[1:] + BAD},
+        {"prompt": "q", "chosen": TURNS + GOOD, "rejected": TURNS + BAD},
+        {"prompt": " q ", "chosen": TURNS + GOOD, "rejected": TURNS + BAD},
+        {"system": "s", "question": "q", "chosen": "good", "rejected": "bad"},
+        {"system": "s", "instruction": "q", "input": "", "chosen": GOOD[0], "rejected": BAD[0]},
+        {"messages": TURNS, "chosen": "good", "rejected": "bad"},
+        {"system": "s", "chosen": "\n\nHuman: q\n\nAssistant: good", "rejected": "\n\nHuman: q\n\nAssistant: bad"},
+        {
+            "prompt": [
+                {"role": "developer", "content": "s"},
+                {"role": "user", "content": [{"type": "text", "text": "q"}]},
+            ],
+            "chosen": [{"role": "assistant", "content": [{"type": "text", "text": "good"}]}],
+            "rejected": [{"from": "gpt", "value": "bad"}],
+        },
+    ],
+)
+def test_pairs_are_read_in_the_hubs_forms(row: dict[str, Any], tmp_path: Path):
+    [pair] = read_requests([write_jsonl(tmp_path / "p.jsonl", [row])])
+    assert pair == PairRequest(0, TURNS, "good", "bad", [])
+
+
+@pytest.mark.parametrize(
+    ("row", "kind"),
+    [
+        ({"prompt": "q", "chosen": GOOD, "rejected": [{"role": "user", "content": "x"}]}, "no_rejected_or_constraints"),
+        ({"prompt": "q", "chosen": [*GOOD, TURNS[1], *GOOD], "rejected": BAD}, "prompts_differ"),
+        ({"chosen": "good", "rejected": "bad"}, "no_prompt"),
+        ({"chosen": 5, "rejected": "bad"}, "no_chosen"),
+        ({"prompt": "q", "chosen": [{"role": "tool", "content": "x"}], "rejected": BAD}, "unknown_role"),
+        ({"prompt": [{"role": "user", "content": [{"type": "image"}]}], "chosen": GOOD, "rejected": BAD}, "not_text"),
+    ],
+)
+def test_a_pair_that_cannot_be_read_is_told_why(row: dict[str, Any], kind: str, tmp_path: Path):
+    [fault] = read_requests([write_jsonl(tmp_path / "p.jsonl", [row])])
+    assert isinstance(fault, Fault)
+    assert (fault.line, fault.kind) == (1, kind)
+
+
+def test_a_pair_with_tools_is_read_and_the_tools_are_told(tmp_path: Path):
+    file = write_jsonl(tmp_path / "p.jsonl", [{"prompt": "q", "chosen": GOOD, "rejected": BAD, "tools": ["t"]}])
+    notice, pair = read_requests([file])
+    assert isinstance(notice, Fault)
+    assert (notice.kind, pair) == ("tools_not_used", PairRequest(0, TURNS[1:], "good", "bad", []))
 
 
 def test_sampling_goes_on_with_the_lines_that_are_left(tmp_path: Path):

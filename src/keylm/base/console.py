@@ -1,8 +1,11 @@
 """What a person sees while something runs: a live line on a terminal, a plain line now and then elsewhere."""
 
+import errno
+import io
 import os
+import sys
 import time
-from typing import Self
+from typing import Any, Self
 
 from rich import progress
 from rich.console import Console
@@ -11,8 +14,47 @@ console = Console(highlight=False, emoji=False, markup=False)
 """Standard output. No markup is read, in tables neither: `.[eval]` stays as it is."""
 errors = Console(stderr=True, highlight=False, emoji=False, markup=False)
 
+GONE = (errno.EPIPE, errno.EIO, errno.EBADF)
+"""What writing raises where the reader, the terminal or the descriptor is gone."""
 LINE_SECONDS = 15.0
 """Seconds between two lines where no terminal is listening."""
+
+
+class _Lasting(io.FileIO):
+    """A standard stream that outlives its reader: what nobody can receive any more is dropped, and the work goes on."""
+
+    def write(self, data: Any, /) -> int:
+        """Write, or drop what is written from now on."""
+        try:
+            return super().write(data)
+        except OSError as error:
+            if error.errno not in GONE:
+                raise
+            os.dup2(nowhere := os.open(os.devnull, os.O_RDWR), self.fileno())
+            os.close(nowhere)
+            return memoryview(data).nbytes
+
+
+def prepare_streams() -> None:
+    """Make standard streams such that no text, encoding or closed descriptor ends a command that has its result."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:  # closed: a file opened later would get its number, and what was meant for a person
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+        stream = getattr(sys, name) or os.fdopen(number, "w" if number else "r", encoding="utf-8", closefd=False)
+        if isinstance(stream, io.TextIOWrapper):
+            raw = getattr(stream.buffer, "raw", stream.buffer)
+            lossy = stream.errors if stream.errors not in ("strict", "surrogateescape") else "replace"
+            if number and type(raw) is io.FileIO:  # a console of Windows has a class of its own
+                lasting = _Lasting(number, "w", closefd=False)
+                stream = io.TextIOWrapper(
+                    lasting if raw is stream.buffer else io.BufferedWriter(lasting),
+                    *(stream.encoding, lossy, None, stream.line_buffering, stream.write_through),
+                )
+            else:  # what is read is checked where it is used
+                stream.reconfigure(errors=lossy if number else "surrogateescape")
+        setattr(sys, name, stream)
 
 
 class Status:
@@ -27,7 +69,7 @@ class Status:
         if self._live:
             text = progress.TextColumn
             columns: list[progress.ProgressColumn] = [
-                progress.SpinnerColumn(),
+                progress.SpinnerColumn("dots" if console.encoding.startswith("utf") else "line"),
                 text("{task.description}", markup=False),
             ]
             columns += [progress.BarColumn(bar_width=28), progress.TimeElapsedColumn()]

@@ -115,6 +115,17 @@ def sweep(folder: Path) -> None:
             leftover.unlink(missing_ok=True)
 
 
+def visible_files(folder: Path, pattern: str = "*") -> list[Path]:
+    """Return the files below a folder by name, without those that are hidden or in a hidden folder."""
+    found = (file for file in folder.rglob(pattern) if file.is_file())
+    return sorted(file for file in found if not any(map(is_hidden, file.relative_to(folder).parts)))
+
+
+def is_hidden(name: str) -> bool:
+    """Return whether a file or folder of this name is a program's own (.git, ._x, .ipynb_checkpoints), not data."""
+    return name.startswith(".")
+
+
 def sha256_file(path: Path) -> str:
     """Return the SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:

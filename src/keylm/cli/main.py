@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 import keylm
-from keylm.base.console import console, errors, is_leader, say, seconds
+from keylm.base.console import console, errors, is_leader, prepare_streams, say, seconds
 from keylm.base.errors import FailedElsewhere, Interrupted, KeylmError, TrainingDiverged
 from keylm.cli import data as cli_data
 from keylm.cli import evaluate as cli_eval
@@ -195,6 +195,7 @@ def emit(text: str) -> None:
 
 def main() -> None:
     """Run the command line; user errors are one message and their exit code."""
+    prepare_streams()
     try:
         app()
     except KeylmError as error:

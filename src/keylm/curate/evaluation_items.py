@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from keylm.base.errors import KeylmError
+from keylm.base.files import visible_files
 from keylm.data.readers import DAMAGE, ZstdReader
 from keylm.recipe.benchmark_table import BENCHMARKS, ItemFields, titles
 
@@ -79,7 +80,7 @@ def unread_files(path: Path) -> list[str]:
 
 
 def _files(path: Path) -> list[Path]:
-    return [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    return [path] if path.is_file() else visible_files(path)
 
 
 def _set_name(path: Path, file: Path) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from keylm.base.console import say
-from keylm.base.files import atomic_path, read_json, sha256_file, sha256_json
+from keylm.base.files import atomic_path, read_json, sha256_file, sha256_json, visible_files
 from keylm.curate.decontamination import Decontaminator
 from keylm.curate.tally import Tally
 from keylm.recipe.schema import MINHASH, Curation, Source
@@ -38,7 +38,7 @@ def settings_of(curation: Curation) -> dict[str, Any]:
 
 def _content(path: Path) -> list[list[str]]:
     """Return the name and SHA-256 of a file, or of all files in a folder."""
-    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    files = visible_files(path) if path.is_dir() else [path]
     return [[file.relative_to(path.parent).as_posix(), sha256_file(file)] for file in files]
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from keylm.base.errors import KeylmError
 from keylm.data.documents import Document, Fault, read_record, split_text
+from keylm.data.turns import COLUMNS, as_messages, asked_messages
 from keylm.text.sentences import sentences
 
 Row = Mapping[str, Any]
@@ -26,12 +27,18 @@ class Adapter:
     """How a data set's rows are read.
 
     `documents` takes a row, its file and its line (from 1); `columns` are those it reads, () for all of them;
-    `group` comes first where a document spans several rows, and joins them into one.
+    `group` comes first where a document spans several rows, and joins them into one. `with_columns` are those that it
+    uses where a row has them.
     """
 
     documents: Callable[[Row, str, int], Items]
     columns: tuple[str, ...]
     group: Callable[[Iterator[Row]], Iterator[Row]] | None = None
+
+    @property
+    def with_columns(self) -> tuple[str, ...]:
+        """Return `columns`, and those that belong to a conversation beside its messages."""
+        return (*self.columns, *COLUMNS) if "messages" in self.columns else self.columns
 
 
 def adapter_for(hub: str | None, name: str | None) -> Adapter:
@@ -47,7 +54,7 @@ def _text(row: Row, file: str, line: int) -> Items:
 
 
 def _messages(row: Row, file: str, line: int) -> Items:
-    yield from _turns(row.get("messages"), file, line)
+    yield from _turns(row.get("messages"), file, line, row)
 
 
 def _wikipedia(row: Row, file: str, line: int) -> Items:
@@ -172,7 +179,7 @@ def _smoltalk2(row: Row, file: str, line: int) -> Items:
         yield Fault(file, line, "tools")
         return
     if not isinstance(messages, list | tuple):
-        yield from _turns(messages, file, line)
+        yield from _turns(messages, file, line, row)
         return
     turns = [_without_thought(turn) for turn in messages]
     if any(turn is None for turn in turns):
@@ -182,7 +189,7 @@ def _smoltalk2(row: Row, file: str, line: int) -> Items:
     leads = bool(turns) and isinstance(turns[0], Mapping) and turns[0].get("role") == "system"
     if isinstance(instructions, str) and instructions.strip() and not leads:
         turns.insert(0, {"role": "system", "content": instructions})
-    yield from _turns(turns, file, line)
+    yield from _turns(turns, file, line, row)
 
 
 def _without_thought(turn: object) -> object:
@@ -198,7 +205,7 @@ def _without_thought(turn: object) -> object:
         start = closing + len("</think>")
         while text[start : start + 1].isspace():
             start += 1
-    return {"role": "assistant", "content": "".join(kept) + text[start:]}
+    return {**turn, "content": "".join(kept) + text[start:]}
 
 
 def _trees(rows: Iterator[Row]) -> Iterator[Row]:
@@ -257,8 +264,12 @@ PAIRS = (
     ("instruction", "output"),
     ("instruction", "response"),
     ("question", "answer"),
+    ("question", "response"),
+    ("query", "response"),
+    ("prompt", "output"),
+    ("prompt", "answer"),
 )
-"""Columns of data sets with one question and one answer a row; an "input" column belongs to the question."""
+"""Columns of data sets with one question and one answer a row, as texts or as messages."""
 
 
 def _auto(row: Row, file: str, line: int) -> Items:
@@ -266,37 +277,26 @@ def _auto(row: Row, file: str, line: int) -> Items:
     if isinstance(row, Mapping) and not isinstance(row.get("text"), str) and not row.get("messages"):
         for column in ("conversations", "conversation"):
             if isinstance(row.get(column), list | tuple) and len(row[column]):
-                yield from _turns(row[column], file, line)
+                yield from _turns(row[column], file, line, row)
                 return
         for asked, answered in PAIRS:
-            question, answer, extra = row.get(asked), row.get(answered), row.get("input")
-            if isinstance(question, str) and isinstance(answer, str):
-                question = f"{question}\n\n{extra}" if isinstance(extra, str) and extra.strip() else question
-                pair = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-                yield from _turns(pair, file, line)
+            question, answer = asked_messages(row, asked), as_messages(row.get(answered), "assistant")
+            if question and answer:
+                whole = answer[: len(question)] == question  # an answer that repeats what it answers
+                yield from _turns(answer if whole else question + answer, file, line, row)
                 return
     yield from read_record(row, file, line)
 
 
-NAMES = {"human": "user", "prompter": "user", "gpt": "assistant", "bot": "assistant"}
-"""Other data sets' names for our roles."""
-
-
-def _turns(turns: object, file: str, line: int) -> Items:
-    """Yield a conversation whose turns say role and content, or from and value."""
+def _turns(turns: object, file: str, line: int, row: Row | None = None) -> Items:
+    """Yield a conversation, with what the `row` that it comes from says beside it."""
     if not isinstance(turns, list | tuple):
         yield Fault(file, line, "no_text_or_messages", f"turns are {type(turns).__name__}")
     elif not turns:
         yield Fault(file, line, "empty")
     else:
-        yield from read_record({"messages": [_turn(turn) for turn in turns]}, file, line)
-
-
-def _turn(turn: object) -> object:
-    if not isinstance(turn, Mapping):
-        return turn
-    role, content = turn.get("role", turn.get("from")), turn.get("content", turn.get("value"))
-    return {"role": NAMES.get(role, role) if isinstance(role, str) else role, "content": content}
+        beside = {name: row[name] for name in COLUMNS if row.get(name)} if row else {}
+        yield from read_record({**beside, "messages": turns}, file, line)
 
 
 _CHAT = ("conversation", "language", "redacted")

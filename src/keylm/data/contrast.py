@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from keylm.data.documents import Document, Fault
-from keylm.data.pieces import Piece, fitting_tokens
+from keylm.data.pieces import Piece, fitting_tokens, untrain_turns
 from keylm.recipe.load import Recipe
 from keylm.text.tokenizer import END_OF_TEXT, FIX, TYPO, DocumentTokenizer, Mask, Tokens
 from keylm.typos.model import Noisy, TypoModel
@@ -130,6 +130,7 @@ class Contrast:
             if one is not None:
                 _, kept = self._noisy_tokens(one)
                 trained[end - TURN_END - len(kept) : end - TURN_END] = kept
+        untrain_turns(trained, messages, ends)
         return Piece(tokens[:fitting], trained[:fitting], whole=True)
 
     def _noisy_tokens(self, noisy: Noisy) -> tuple[Tokens, Mask]:

@@ -10,9 +10,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from keylm.data.turns import TurnError, is_unicode, read_conversation
 from keylm.recipe.schema import PIECE_BYTES as PIECE_BYTES
 
-ROLES = ("system", "user", "assistant")
+MOST_NESTED = 100
+"""Levels of lists and tables that a line may have; far below what stops Python."""
+MOST_BRACKETS = 2_000_000
+"""Opening brackets in a line, each of which may cost 150 bytes of memory."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,7 @@ class Document:
     line: int
     text: str | None = None
     messages: tuple[dict[str, str], ...] = ()
+    """{"role", "content"}, and {"weight": "0"} where a turn must carry no loss"""
 
 
 @dataclass(frozen=True)
@@ -49,29 +54,51 @@ class Record:
 
 
 def parse_line(raw: bytes, file: str, line: int) -> object:
-    """Return the value that a line of JSON holds, or a Fault."""
+    """Return the value that a line of JSON holds, or a Fault; memory is bounded whatever the line is."""
     if not raw.strip():
         return Fault(file, line, "empty")
+    brackets = raw.count(b"[") + raw.count(b"{")
+    if brackets > MOST_BRACKETS:
+        return Fault(file, line, "too_many_values", f"{brackets:,} lists and tables; accepted: {MOST_BRACKETS:,}")
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
         return Fault(file, line, "invalid_utf8", str(error))
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
+        value: object = json.loads(text)
+    except ValueError as error:
         return Fault(file, line, "malformed_json", str(error)[:200])
+    except RecursionError:
+        value = None
+    if brackets > MOST_NESTED and (value is None or _is_deep(value)):
+        return Fault(file, line, "nested_too_deep", f"accepted: {MOST_NESTED} levels")
+    return value
+
+
+def _is_deep(value: object) -> bool:
+    """Return whether a value is nested deeper than MOST_NESTED; what copies or shows values would stop there."""
+    level = [value]
+    for _ in range(MOST_NESTED + 1):
+        inner = (one.values() if isinstance(one, dict) else one for one in level if isinstance(one, dict | list))
+        level = [value for values in inner for value in values]
+    return bool(level)
 
 
 def read_record(record: object, file: str, line: int) -> Iterator[Document | Fault]:
-    """Yield what one record is: `{"text": …}` or `{"messages": [{"role", "content"}, …]}`, other keys ignored."""
+    """Yield what one record is: `{"text": …}`, or `{"messages": [{"role", "content"}, …]}` with columns beside it."""
     if not isinstance(record, Mapping):
         yield Fault(file, line, "not_a_record", type(record).__name__)
     elif isinstance(record.get("messages"), list | tuple) and len(record["messages"]):
-        yield _conversation(record["messages"], file, line)
+        yield from _conversation(record, file, line)
     elif isinstance(record.get("text"), str):
         yield from split_text(record["text"], file, line)
     else:
-        yield Fault(file, line, "no_text_or_messages", f"keys: {list(record)[:8]!a}"[:200])
+        yield Fault(file, line, "no_text_or_messages", value_types(record))
+
+
+def value_types(record: Mapping[Any, object]) -> str:
+    """Return the names of a record's first values and of their types, for a fault's detail."""
+    return f"keys: { {key: type(record[key]).__name__ for key in list(record)[:8]}!a}"[:200]
 
 
 def split_text(text: str, file: str, line: int) -> Iterator[Document | Fault]:
@@ -79,7 +106,7 @@ def split_text(text: str, file: str, line: int) -> Iterator[Document | Fault]:
     if not text.strip():
         yield Fault(file, line, "empty")
         return
-    if not _is_unicode(text):
+    if not is_unicode(text):
         yield Fault(file, line, "lone_surrogate")
         return
     if len(text) > PIECE_BYTES // 4 and len(text.encode()) > PIECE_BYTES:
@@ -91,12 +118,13 @@ def split_text(text: str, file: str, line: int) -> Iterator[Document | Fault]:
         start = end
 
 
-def piece_end(text: str, start: int) -> int:
-    """Return where the piece from `start` ends: at most PIECE_BYTES on, after the last good break."""
-    piece = text[start : start + PIECE_BYTES]
+def piece_end(text: str, start: int, most: int | None = None) -> int:
+    """Return where the piece from `start` ends: at most `most` bytes (PIECE_BYTES) on, after the last good break."""
+    most = most or PIECE_BYTES
+    piece = text[start : start + most]
     size = len(piece.encode())
-    if size > PIECE_BYTES:
-        piece = piece.encode()[:PIECE_BYTES].decode("utf-8", errors="ignore")
+    if size > most:
+        piece = piece.encode()[:most].decode("utf-8", errors="ignore")
     end = start + len(piece)
     if end >= len(text):
         return len(text)
@@ -107,28 +135,15 @@ def piece_end(text: str, start: int) -> int:
     return end
 
 
-def _is_unicode(text: str) -> bool:
+def _conversation(record: Mapping[str, Any], file: str, line: int) -> Iterator[Document | Fault]:
+    """Yield a conversation whose every turn has a known role and some text, or what is wrong with it."""
     try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _conversation(messages: Any, file: str, line: int) -> Document | Fault:
-    """Return a conversation whose every turn has a known role and some text, or what is wrong with it."""
-    turns = []
-    for message in messages:
-        if not isinstance(message, Mapping) or message.get("role") not in ROLES:
-            role = message.get("role") if isinstance(message, Mapping) else message
-            return Fault(file, line, "unknown_role", f"accepted: {', '.join(ROLES)}; got {role!a}"[:200])
-        content = message.get("content")
-        if not isinstance(content, str) or not content.strip():
-            return Fault(file, line, "empty_turn")
-        if not _is_unicode(content):
-            return Fault(file, line, "lone_surrogate")
-        turns.append({"role": str(message["role"]), "content": content})
-    return Document(file, line, messages=tuple(turns))
+        turns, notices = read_conversation(record["messages"], record)
+    except TurnError as error:
+        yield Fault(file, line, error.kind, error.detail)
+        return
+    yield from (Fault(file, line, notice.kind, notice.detail) for notice in notices)
+    yield Document(file, line, messages=tuple(turns))
 
 
 def document_bytes(document: Document) -> int:

@@ -12,7 +12,7 @@ import numpy as np
 
 from keylm.data.contrast import Contrast, Occurrence
 from keylm.data.documents import Document, Fault, Record, content_hash, document_bytes, is_held_out
-from keylm.data.pieces import Piece, fitting_tokens
+from keylm.data.pieces import Piece, fitting_tokens, untrain_turns
 from keylm.data.sources import parse, source_adapter
 from keylm.recipe.load import Recipe
 from keylm.text.tokenizer import END_OF_TEXT, DocumentTokenizer, Tokens
@@ -129,6 +129,7 @@ class Encoder:
         """Yield a conversation that fits into one window, cut after an answer where it was longer."""
         tokens, answers, ends = self._tokenizer.encode_chat(document.messages)
         trained = answers if self._source.loss == "assistant" else np.ones(len(tokens), dtype=np.bool_)
+        untrain_turns(trained, document.messages, ends)
         fitting = fitting_tokens(document.messages, ends, self._context)
         if fitting < len(tokens):
             kind = "conversation_cut" if fitting else "conversation_too_long"

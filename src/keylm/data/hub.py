@@ -133,7 +133,7 @@ class HubRows:
             given = f"split = {self._source.split!r}"
             raise self._error(f"there is no {given}; accepted: {', '.join(map(str, splits))}")
         stream = splits[self._source.split]
-        columns = [column for column in self._adapter.columns if column in (stream.column_names or ())]
+        columns = [column for column in self._adapter.with_columns if column in (stream.column_names or ())]
         if not columns or len(columns) == len(stream.column_names):
             return stream
         if hasattr(builder.config, "columns"):

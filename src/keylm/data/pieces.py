@@ -30,6 +30,13 @@ class Piece:
         return bytes(2 * len(self.tokens)) if self.partners is None else self.partners.tobytes()
 
 
+def untrain_turns(trained: Mask, messages: Sequence[Mapping[str, str]], ends: Sequence[int]) -> None:
+    """Take the loss from those turns of a conversation that must carry none; `ends` as in `fitting_tokens`."""
+    for begin, end, turn in zip([0, *ends[:-1]], ends, messages, strict=True):
+        if turn.get("weight") == "0":
+            trained[begin:end] = False
+
+
 def fitting_tokens(messages: Sequence[Mapping[str, str]], ends: Sequence[int], context: int) -> int:
     """Return how many tokens of a conversation go into a window: all, or up to the last answer that ends there.
 

@@ -21,14 +21,17 @@ import pyarrow.parquet as pq
 import zstandard
 
 from keylm.base.errors import KeylmError
+from keylm.base.files import is_hidden
 from keylm.data import documents
 from keylm.data.documents import Document, Fault, Record, piece_end, split_text
 
 SUFFIXES = (".jsonl", ".jsonl.zst", ".jsonl.gz", ".parquet", ".txt", ".txt.zst", ".txt.gz")
-LINE_BYTES = 256 << 20
+LINE_BYTES = 64 << 20
 """Longest line of a JSON-lines file that is read at all, in bytes."""
 CHUNK_BYTES = 1 << 16
-"""Compressed bytes that are unpacked in one go."""
+"""Bytes that are read in one go."""
+PACKED_BYTES = 1 << 10
+"""Bytes of a zstandard file that are unpacked in one go: to 32 MB at most (a block has 4 bytes and gives 128 KB)."""
 SEPARATOR = "<|endoftext|>"
 """A line of a .txt file that ends a document."""
 
@@ -55,7 +58,7 @@ def source_files(path: Path) -> list[Path]:
 
 
 def list_source(path: Path) -> Listing:
-    """Return the files at `path`: itself, or all files below it by name; linked folders are followed, each once.
+    """Return the files at `path`: itself, or all below it by name that are not hidden; links are followed once.
 
     Raises KeylmError where nothing can be read, a folder cannot be listed, or a link is broken: text that
     is missing in silence would be missed by nobody.
@@ -66,7 +69,7 @@ def list_source(path: Path) -> Listing:
         raise KeylmError(_why_not(path, error)) from None
     files = [file for file in found if file.name.lower().endswith(SUFFIXES)]
     if not files:
-        raise KeylmError(f"{path}: nothing to read; accepted: {', '.join(SUFFIXES)}, or a folder of such files")
+        raise KeylmError(f"{path}: nothing to read; accepted: {', '.join(SUFFIXES)}, or a folder with such files")
     return Listing(files, [file for file in found if not file.name.lower().endswith(SUFFIXES)])
 
 
@@ -81,9 +84,9 @@ def _files_below(top: Path) -> Iterator[Path]:
                 below.clear()
                 continue
             seen.add(real)
-            below.sort()
+            below[:] = sorted(name for name in below if not is_hidden(name))
             tops += [Path(folder, name) for name in below if Path(folder, name).is_symlink()]
-            files = (Path(folder, name) for name in names)
+            files = (Path(folder, name) for name in names if not is_hidden(name))
             yield from (file for file in files if stat.S_ISREG(file.stat().st_mode))
 
 
@@ -154,7 +157,7 @@ def _read_jsonl(file: Path, name: str) -> Iterator[Record]:
             if line == 1:
                 raw = raw.removeprefix(codecs.BOM_UTF8)
             if len(raw) == LINE_BYTES and not raw.endswith(b"\n"):
-                yield Record(name, line, Fault(name, line, "line_too_long", f"over {LINE_BYTES} bytes"))
+                yield Record(name, line, Fault(name, line, "line_too_long", f"accepted: up to {LINE_BYTES:,} bytes"))
                 while raw and not raw.endswith(b"\n"):
                     raw = stream.readline(LINE_BYTES)
             else:
@@ -262,7 +265,7 @@ class ZstdReader(io.RawIOBase):
     def __init__(self, file: Path) -> None:
         self._file = file.open("rb")
         self._frame: Any = None
-        self._ready = b""
+        self._ready = memoryview(b"")  # a part of it is no copy
 
     def readable(self) -> bool:
         """Return True."""
@@ -277,14 +280,15 @@ class ZstdReader(io.RawIOBase):
         """Fill `buffer` as far as one piece goes; return how many bytes that is. Raises EOFError, ZstdError."""
         while not self._ready:
             ended = self._frame is None or self._frame.eof
-            packed = (self._frame.unused_data if self._frame is not None and ended else b"") or self._file.read(4096)
+            left = self._frame.unused_data if self._frame is not None and ended else b""
+            packed = left or self._file.read(PACKED_BYTES)
             if not packed and ended:
                 return 0
             if not packed:
                 raise EOFError("ends in the middle of a zstandard frame")
             if ended:
                 self._frame = zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj()
-            self._ready = self._frame.decompress(packed)
+            self._ready = memoryview(self._frame.decompress(packed))
         size = min(len(buffer), len(self._ready))
         buffer[:size], self._ready = self._ready[:size], self._ready[size:]
         return size

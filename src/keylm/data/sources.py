@@ -43,7 +43,7 @@ def open_records(sources: Mapping[str, Source], name: str, state: Mapping[str, A
         return HubRecords(name, source, state)
     if adapter.group:
         return GroupedRecords(source_path(source), adapter, state)
-    return FileRecords(source_path(source), adapter.columns, state)
+    return FileRecords(source_path(source), adapter.with_columns, state)
 
 
 def source_adapter(source: Source) -> Adapter:
@@ -64,9 +64,23 @@ def row_of(record: Record) -> Mapping[str, Any] | Document | Fault:
     content: object = record.content
     if isinstance(content, bytes):
         content = parse_line(content, record.file, record.line)
+    elif isinstance(content, Mapping):
+        content = _decoded(content)
     if isinstance(content, Mapping | Document | Fault):
         return content
     return Fault(record.file, record.line, "not_a_record", type(content).__name__)
+
+
+def _decoded(value: Any) -> Any:
+    """Return a value with bytes that are UTF-8 as text: so do files store it whose columns lack the mark of a text."""
+    if isinstance(value, bytes):
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            return value
+    if isinstance(value, Mapping):
+        return {key: _decoded(one) for key, one in value.items()}
+    return [_decoded(one) for one in value] if isinstance(value, list) else value
 
 
 def parse(record: Record, adapter: Adapter) -> Iterator[Document | Fault]:
@@ -122,7 +136,7 @@ class GroupedRecords:
 
     def _rows(self, aside: deque[Record]) -> Iterator[Mapping[str, Any]]:
         """Yield the rows; a record that is none (a fault, most likely) is put `aside`."""
-        for record in FileRecords(self._path, self._adapter.columns):
+        for record in FileRecords(self._path, self._adapter.with_columns):
             row = row_of(record)
             if isinstance(row, Document | Fault):
                 aside.append(Record(record.file, record.line, row))

@@ -27,7 +27,7 @@ import zstandard
 import keylm
 from keylm.base.console import Status, say
 from keylm.base.errors import KeylmError
-from keylm.base.files import atomic_folder, read_json, read_table, sha256_file, write_json
+from keylm.base.files import atomic_folder, read_json, read_table, sha256_file, visible_files, write_json
 from keylm.curate.decontamination import Decontaminator
 from keylm.data.documents import Document, content_hash, is_held_out
 from keylm.data.sources import read_source
@@ -144,7 +144,7 @@ def find_corpus_files(plan: InstructionPlan) -> list[CorpusFile]:
         listed = {row["path"]: (row["licence"], row["licence_status"]) for row in rows}
     found = []
     for name in _SOURCES.files:
-        for path in sorted(plan.corpus.rglob(f"{name}.jsonl*"))[:1]:
+        for path in visible_files(plan.corpus, f"{name}.jsonl*")[:1]:
             licence, status = listed.get(path.relative_to(plan.corpus).as_posix(), ("unstated", "unstated"))
             if status == "open" or not plan.open_only:
                 found.append(CorpusFile(name, path, licence, status))

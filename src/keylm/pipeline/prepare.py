@@ -1,5 +1,6 @@
 """What training reads: curated sources, tokenizer, shards; once training has begun they stay as they are."""
 
+import functools
 import os
 import time
 from dataclasses import dataclass
@@ -77,7 +78,8 @@ def _prepare_tokenizer(
     inputs = provenance.tokenizer_inputs(data)
     if begun:
         _check_inputs(data, folder, provenance, inputs)
-    folder.run_unless_done("tokenizer", inputs, [folder.tokenizer], lambda: _make_tokenizer(data, folder), quiet=quiet)
+    make = functools.partial(_make_tokenizer, data, folder, quiet)
+    folder.run_unless_done("tokenizer", inputs, [folder.tokenizer], make, quiet=quiet)
     _check_prompts(data, folder)
 
 
@@ -188,12 +190,11 @@ def _check_prompts(recipe: Recipe, folder: RunFolder) -> None:
                 )
 
 
-def _make_tokenizer(recipe: Recipe, folder: RunFolder) -> None:
+def _make_tokenizer(recipe: Recipe, folder: RunFolder, quiet: bool) -> None:
     context = recipe.model.max_position_embeddings
     if recipe.given_tokenizer is None:
-        train_tokenizer(
-            tokenizer_sample(recipe, recipe.sources), recipe.tokenizer.vocab_size, folder.tokenizer, context
-        )
+        sample = tokenizer_sample(recipe, recipe.sources, lambda text: say(text, quiet=quiet))
+        train_tokenizer(sample, recipe.tokenizer.vocab_size, folder.tokenizer, context)
         return
     given = DocumentTokenizer(Path(recipe.given_tokenizer))
     _check_vocabulary(recipe, given, recipe.given_tokenizer)

@@ -59,7 +59,7 @@ def train_tokenizer(texts: Iterator[str], vocab_size: int, folder: Path, context
     if tokenizer.get_vocab_size() != vocab_size:
         raise KeylmError(
             f"tokenizer.vocab_size: got {vocab_size}, but the sample of text yields only "
-            f"{tokenizer.get_vocab_size()} entries; give that or fewer, or more text"
+            f"{tokenizer.get_vocab_size()} entries; give that or fewer, more text, or a larger tokenizer.sample_bytes"
         )
     _save(tokenizer, folder, context)
 

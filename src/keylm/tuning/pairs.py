@@ -1,14 +1,16 @@
 """Preference pairs: read from files, or built by sampling answers that a checker rejects.
 
-A line is {"prompt", "chosen", "rejected"} or {"prompt", "chosen", "constraints"}; a prompt is a text or messages, an
-answer a text or messages that end with it. For lines of the second kind the model itself answers until an answer
-violates a constraint; that one is the rejected answer, so it is of the kind that tuning has to move away from.
+A line is {"prompt", "chosen", "rejected"} or {"prompt", "chosen", "constraints"}; a prompt is a text or messages, or
+what chosen and rejected both begin with; an answer is a text or messages that end with it. For lines of the second kind
+the model itself answers until an answer violates a constraint; that one is the rejected answer, so it is of the kind
+that tuning has to move away from.
 
 Invariants: every line gives a pair or a reason that is counted; what is found is written batch by batch, so that a
 killed command resumes with the remaining lines; a chosen answer that violates its own constraints is never used.
 """
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,9 +22,10 @@ from pydantic import JsonValue
 from keylm.base.console import Status
 from keylm.base.errors import KeylmError
 from keylm.base.json_lines import JsonLines, read_rows
-from keylm.data.documents import ROLES, Fault
+from keylm.data.documents import Fault, value_types
 from keylm.data.readers import FileRecords
 from keylm.data.sources import row_of
+from keylm.data.turns import TurnError, as_messages, asked_messages, joined_turns, read_conversation, read_turns
 from keylm.runtimes.generation import Message, check_unicode
 
 Constraint = dict[str, Any]
@@ -30,6 +33,11 @@ Checker = Callable[[str, Sequence[Constraint]], Sequence[object]]
 """(answer, constraints) → those that it violates."""
 Answers = Callable[[Sequence[list[Message]], int], list[str]]
 """(conversations, seed) → an answer to each; the same seed gives the same answers."""
+PROMPTS = ("prompt", "question", "instruction", "query", "input", "messages", "conversations", "conversation")
+"""Columns that a prompt is looked for in, in this order."""
+HUMAN = re.compile(r"\s*Human: ")
+TRANSCRIPT = re.compile(r"(?:^|\n\n)(Human|Assistant):[ ]?")
+"""Dialogues as text, in the form of Anthropic's hh-rlhf."""
 
 
 class PreferencePair(TypedDict):
@@ -77,47 +85,55 @@ def read_requests(files: Sequence[Path]) -> Iterator[PairRequest | Fault]:
     number = 0
     for path in files:
         for record in FileRecords(path):
-            row = row_of(record)
-            yield row if isinstance(row, Fault) else _request(row, record.file, record.line, number)
+            yield from _request(row_of(record), record.file, record.line, number)
             number += 1
 
 
-def _request(content: object, file: str, line: int, number: int) -> PairRequest | Fault:
-    if not isinstance(content, Mapping):
-        return Fault(file, line, "not_a_record", type(content).__name__)
-    prompt, chosen = _messages(content.get("prompt")), _answer(content.get("chosen"))
-    rejected, constraints = _answer(content.get("rejected")), content.get("constraints")
-    if not prompt or prompt[-1]["role"] != "user":
-        return Fault(file, line, "no_prompt", "accepted: a text, or messages that end with the user's")
-    if chosen is None:
-        return Fault(file, line, "no_chosen", "accepted: a text, or messages that end with the assistant's")
-    if rejected is not None:
-        return PairRequest(number, prompt, chosen, rejected, [])
-    if isinstance(constraints, list) and constraints and all(isinstance(one, dict) for one in constraints):
-        return PairRequest(number, prompt, chosen, None, constraints)
-    return Fault(file, line, "no_rejected_or_constraints", f"keys: {list(content)[:8]!a}"[:200])
+def _request(row: object, file: str, line: int, number: int) -> Iterator[PairRequest | Fault]:
+    """Yield what one line asks for, after what of it was left out; or what is wrong with it."""
+    if not isinstance(row, Mapping):
+        yield row if isinstance(row, Fault) else Fault(file, line, "not_a_record", type(row).__name__)
+        return
+    try:
+        prompt = next((_plain(found) for column in PROMPTS if (found := asked_messages(row, column))), [])
+        chosen, rejected, constraints = _whole(prompt, row, "chosen"), _whole(prompt, row, "rejected"), None
+        if chosen is None:
+            raise TurnError("no_chosen", f"accepted: a text, or messages that end with an answer; {value_types(row)}")
+        if rejected is None:
+            constraints = row.get("constraints")
+            if not (
+                isinstance(constraints, list) and constraints and all(isinstance(one, dict) for one in constraints)
+            ):
+                raise TurnError("no_rejected_or_constraints", value_types(row))
+        if rejected is not None and rejected[:-1] != chosen[:-1]:
+            raise TurnError("prompts_differ", "accepted: chosen and rejected that differ in their last turn alone")
+        asked, notices = read_conversation(chosen[:-1], row)
+        if not asked or asked[-1]["role"] != "user":
+            raise TurnError("no_prompt", f"accepted: a text, or messages that end with a user's; {value_types(row)}")
+    except TurnError as error:
+        yield Fault(file, line, error.kind, error.detail)
+        return
+    yield from (Fault(file, line, notice.kind, notice.detail) for notice in notices)
+    answer = None if rejected is None else rejected[-1]["content"]
+    yield PairRequest(number, asked, chosen[-1]["content"], answer, constraints or [])
 
 
-def _messages(value: object) -> list[Message]:
-    """Return a prompt as messages; none where it is neither a text nor sound messages."""
-    if isinstance(value, str):
-        value = [{"role": "user", "content": value}]
-    if not isinstance(value, list):
-        return []
-    messages = []
-    for turn in value:
-        role, content = (turn.get("role"), turn.get("content")) if isinstance(turn, dict) else (None, None)
-        if role not in ROLES or not isinstance(content, str) or not _is_text(content):
-            return []
-        messages.append({"role": role, "content": content})
-    return messages
+def _whole(prompt: list[Message], row: Mapping[str, Any], column: str) -> list[Message] | None:
+    """Return the prompt and the answer in a column, which may begin with the prompt; None where there is no answer."""
+    value = row.get(column)
+    if isinstance(value, str) and HUMAN.match(value):
+        _, *parts = TRANSCRIPT.split(value.strip())
+        value = [{"role": role.lower(), "content": text} for role, text in zip(parts[::2], parts[1::2], strict=True)]
+    messages = as_messages(value, "assistant")
+    if messages is None or (isinstance(value, str) and not value.strip()):
+        return None
+    turns = joined_turns(prompt, _plain(messages))
+    return turns if turns[-1]["role"] == "assistant" else None
 
 
-def _answer(value: object) -> str | None:
-    """Return an answer's text, or None."""
-    if isinstance(value, list) and value and isinstance(value[-1], dict) and value[-1].get("role") == "assistant":
-        value = value[-1].get("content")
-    return value if isinstance(value, str) and _is_text(value) else None
+def _plain(messages: list[Any]) -> list[Message]:
+    """Return messages as role and content alone: which turns carry loss is not the messages' to say here."""
+    return [{"role": turn["role"], "content": turn["content"]} for turn in read_turns(messages)]
 
 
 def _is_text(value: str) -> bool:
