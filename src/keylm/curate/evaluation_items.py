@@ -13,7 +13,6 @@ of the common forms:
 
 import gzip
 import io
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from keylm.base.errors import KeylmError
+from keylm.base.files import parse_json
 from keylm.data.readers import DAMAGE, ZstdReader
 from keylm.recipe.benchmarks import BENCHMARKS, ItemFields, titles
 
@@ -115,7 +115,7 @@ def open_lines(file: Path) -> IO[str]:
 
 def _read_line(line: str, file: Path, number: int) -> EvaluationItem:
     try:
-        return _item(json.loads(line))
+        return _item(parse_json(line))
     except (ValueError, LookupError, TypeError, AttributeError):
         raise KeylmError(
             f"{file}, line {number}: not an evaluation item; accepted: records of {titles()}, or with `question`, "

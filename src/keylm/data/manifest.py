@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
 from keylm.base.errors import KeylmError
-from keylm.base.files import read_json, read_table, sha256_json, write_json
+from keylm.base.files import read_object, read_table, sha256_json, write_json
 
 FORMAT = 3
 """Of manifest and shards; raised when the same documents give other shards."""
@@ -186,8 +186,8 @@ def load_manifest(path: Path, name: str, fix: str) -> ShardManifest:
     Raises KeylmError as `read_manifest` does.
     """
     try:
-        manifest: dict[str, Any] = dict(read_json(path))
-    except (ValueError, TypeError) as error:
+        manifest = read_object(path)
+    except ValueError as error:
         raise KeylmError(f"{name}: is damaged: {error}; {fix}") from None
     if manifest_hash(manifest) != manifest.get("hash"):
         raise KeylmError(

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from keylm.base.errors import KeylmError
-from keylm.model.folder import opening
+from keylm.model.opening import chat_ids, open_pair
 
 Message = dict[str, str]
 GREEDY_BELOW = 0.01
@@ -61,11 +61,7 @@ class Generator:
 
     def __init__(self, folder: Path, device: torch.device | None = None) -> None:
         """Load a model folder. Raises KeylmError where there is no model in it."""
-        with opening(folder):
-            from transformers import AutoModelForCausalLM, AutoTokenizer
-
-            self.tokenizer = AutoTokenizer.from_pretrained(folder)
-            model = AutoModelForCausalLM.from_pretrained(folder)
+        model, self.tokenizer = open_pair(folder)
         self.device = device or torch.device("cpu")
         # A CPU computes fp32 faster than bf16, and the weights are small.
         self.model = model.to(self.device, torch.float32 if self.device.type == "cpu" else torch.bfloat16).eval()
@@ -144,10 +140,7 @@ class Generator:
     def _chat_ids(self, messages: list[Message]) -> torch.Tensor:
         if not self.tokenizer.chat_template:
             raise KeylmError("this model has no chat template; accepted: a model that was tuned to chat")
-        rendered = self.tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
-        )
-        ids: torch.Tensor = rendered["input_ids"]
+        ids: torch.Tensor = chat_ids(self.tokenizer, messages, add_generation_prompt=True, return_tensors="pt")
         return ids
 
     def _generate(self, ids: torch.Tensor, sampling: Sampling, emit: Callable[[str], None] | None) -> str:

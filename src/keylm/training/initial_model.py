@@ -11,6 +11,7 @@ from keylm.base.errors import KeylmError
 from keylm.base.files import write_json
 from keylm.model.decoder import Decoder
 from keylm.model.folder import check_model_folder, qwen3_config, qwen3_entries, read_weights, weights_hash
+from keylm.model.tensors import Stored, check_shapes
 from keylm.recipe.load import Recipe
 from keylm.recipe.run_folder import RunFolder
 from keylm.recipe.run_records import InitialModelRecord
@@ -71,12 +72,6 @@ def load_initial(model: Decoder, recipe: Recipe, folder: RunFolder) -> None:
 def fill(model: Decoder, path: Path) -> None:
     """Fill `model` (on the CPU, fp32) with a model folder's weights. Raises KeylmError where some are missing."""
     weights = read_weights(path)
-    wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    got = {name: tuple(value.shape) for name, value in weights.items()}
-    if got != wanted:
-        odd = sorted(name for name in {**wanted, **got} if wanted.get(name) != got.get(name))
-        raise KeylmError(
-            f"training.initial_model: {path}: tensor {odd[0]} is {got.get(odd[0], 'missing')}, the model has "
-            f"{wanted.get(odd[0], 'none of that name')}; accepted: exactly the model's tensors"
-        )
+    found = {name: Stored(path, tuple(tensor.shape)) for name, tensor in weights.items()}
+    check_shapes(found, model.shape, model.vocab_size, path, tied=False)
     model.load_state_dict(weights)
