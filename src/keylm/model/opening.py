@@ -15,6 +15,7 @@ import torch
 
 from keylm.base.errors import KeylmError
 from keylm.base.files import atomic_folder
+from keylm.model.config_files import check_config_files
 from keylm.model.folder import check_model_folder, save_model, silence_transformers
 from keylm.model.tensors import check_finite, stored_tensors
 
@@ -25,9 +26,7 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jin
 
 @contextlib.contextmanager
 def _opening(place: Place) -> Iterator[None]:
-    """Check a folder, and turn whatever transformers and tokenizers raise on its files into one KeylmError."""
-    if isinstance(place, Path):
-        check_model_folder(place)
+    """Turn whatever transformers and tokenizers raise on a folder's files into one KeylmError."""
     silence_transformers()
     try:
         yield
@@ -40,6 +39,8 @@ def _opening(place: Place) -> Iterator[None]:
 
 def open_tokenizer(place: Place) -> Any:
     """Return the tokenizer of a model folder, or of a model on the hub. Raises KeylmError where it is unusable."""
+    if isinstance(place, Path):
+        check_config_files(place)  # it may be that of a GGUF file, which has no weights beside it
     with _opening(place):
         from transformers import AutoTokenizer
 
@@ -52,6 +53,8 @@ def open_tokenizer(place: Place) -> Any:
 
 def open_model(place: Place, dtype: torch.dtype | None = None) -> Any:
     """Return a causal language model, on the CPU, in `dtype` or as stored. Raises KeylmError where it isn't whole."""
+    if isinstance(place, Path):
+        check_model_folder(place)
     with _opening(place):
         from transformers import AutoModelForCausalLM
 
@@ -71,7 +74,7 @@ def open_model(place: Place, dtype: torch.dtype | None = None) -> Any:
 
 def open_pair(place: Place, dtype: torch.dtype | None = None) -> tuple[Any, Any]:
     """Return a model and its tokenizer. Raises KeylmError as those do, and where they do not belong together."""
-    tokenizer, model = open_tokenizer(place), open_model(place, dtype)
+    model, tokenizer = open_model(place, dtype), open_tokenizer(place)
     check_vocabulary(tokenizer, model.get_input_embeddings().num_embeddings, place)
     return model, tokenizer
 
