@@ -17,7 +17,7 @@ from keylm.text.tokenizer import train_tokenizer
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
 
-# A busy machine is no fault of the code's.
+# A busy machine is not the code's error.
 settings.register_profile("keylm", deadline=None)
 settings.load_profile("keylm")
 

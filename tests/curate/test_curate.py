@@ -421,5 +421,5 @@ def test_a_task_that_fails_is_named_and_a_full_disk_is_told(tmp_path: Path, monk
 
 def test_missing_datatrove_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datatrove", None)
-    with pytest.raises(KeylmError, match=r"datatrove is not installed; .* pip install 'keylm\[curate\]'"):
+    with pytest.raises(KeylmError, match=r"datatrove is not installed; .* pip install -e '\.\[curate\]'"):
         run(recipe_of(tmp_path, book=texts(prose(1))), tmp_path)

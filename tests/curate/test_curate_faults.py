@@ -1,4 +1,4 @@
-"""What goes wrong in a curation is told in one sentence, loses nothing, and the same command goes on."""
+"""What goes wrong in a curation is reported in one sentence, loses nothing, and the same command goes on."""
 
 import errno
 import hashlib
@@ -68,7 +68,7 @@ class Odd(Exception):
 
 @pytest.fixture
 def trap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Put a Trap behind the first stage's steps; return its mark, whose name says the way."""
+    """Put a Trap after the first stage's steps; return its mark, whose name says the way."""
     real = pipeline._clean_steps
     mark = tmp_path / "mark"
 
@@ -197,7 +197,7 @@ def test_a_missing_extra_is_told(missing: str, tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setitem(sys.modules, missing, None)
     monkeypatch.setattr("keylm.curate.report.version", version)
-    with pytest.raises(KeylmError, match=rf"{missing} is not installed; .* pip install 'keylm\[curate\]'"):
+    with pytest.raises(KeylmError, match=rf"{missing} is not installed; .* pip install -e '\.\[curate\]'"):
         run(recipe_of(tmp_path, book=texts(prose(1))), tmp_path)
 
 
@@ -359,7 +359,7 @@ def test_a_source_that_changes_while_it_is_read_is_told(tmp_path: Path, monkeypa
 
     with monkeypatch.context() as patch:
         patch.setattr(pipeline, "_publish", publish)
-        with pytest.raises(KeylmError, match="files changed while they were read; the same command starts anew"):
+        with pytest.raises(KeylmError, match="files changed while being read; the same command starts anew"):
             run(recipe, tmp_path)
     assert run(recipe, tmp_path)["sources"]["book"]["kept"]["documents"] == 2
 

@@ -339,12 +339,12 @@ def test_a_line_that_is_no_item_stops_the_reading(tmp_path, line):
 def test_paths_without_items_and_n_out_of_range_are_refused(tmp_path, evaluation):
     with pytest.raises(KeylmError, match="no evaluation file; accepted"):
         Decontaminator.from_paths([tmp_path])
-    with pytest.raises(KeylmError, match="no path given: no evaluation item"):
+    with pytest.raises(KeylmError, match="no path of evaluation items"):
         Decontaminator.from_paths([])
     (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(b'{"question": "What?"}\n' * 500)[:40])
     with pytest.raises(KeylmError, match="not a readable evaluation file"):
         Decontaminator.from_paths([tmp_path])
-    with pytest.raises(KeylmError, match="ngram = 5 is not accepted"):
+    with pytest.raises(KeylmError, match="got ngram = 5; accepted"):
         Decontaminator.from_paths([evaluation], ngram=5)
 
 

@@ -156,7 +156,7 @@ Should it be?
 
 
 def test_questions_are_a_texts_titles_and_lines_that_the_next_line_answers() -> None:
-    """Answers that are questions, too short or no sentence are none; long ones are cut behind a sentence."""
+    """Answers that are questions, too short or no sentence are none; long ones are cut after a sentence."""
     items = list(ADAPTERS["questions"].documents({"text": ARTICLE}, "f", 7))
     texts = [item.text for item in items if isinstance(item, Document)]
     often = "Once a month is enough in most towns. Where water is soft, twice a year does. "

@@ -107,7 +107,7 @@ def corrupted_mask(tokenizer: DocumentTokenizer, noisy: Noisy) -> npt.NDArray[np
 
 
 def windows_of(piece: Piece, folder: Path, before: int = 0) -> list[Window]:
-    """Return a piece as training sees it, behind so many tokens of another document."""
+    """Return a piece as training sees it, after so many tokens of another document."""
     writer = ShardWriter(CONTEXT)
     if before:
         writer.add(text_piece(np.full(before, 300, np.uint16), 0), 0, 1)
@@ -200,7 +200,7 @@ def last_token(tokenizer: DocumentTokenizer, text: str, end: int, byte_ends: npt
     holder = int(np.searchsorted(characters, end))
     found = int(ends[holder]) - 1
     if characters[holder] == end:
-        # The first token whose end is at or behind the word's end, in bytes.
+        # The first token whose end is at or after the word's end, in bytes.
         assert found == int(np.searchsorted(byte_ends, len(text[:end].encode())))
     return found
 

@@ -1,4 +1,4 @@
-"""Every line of the input is a document or a counted fault, whatever its container and its state."""
+"""Every line of the input is a document or a counted error, whatever its container and its state."""
 
 import gzip
 import json

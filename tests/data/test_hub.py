@@ -271,7 +271,7 @@ def test_no_network_at_all_is_told_soon(tmp_path: Path) -> None:
 def test_the_offline_switch_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     libraries = (None, SimpleNamespace(constants=SimpleNamespace(HF_HUB_OFFLINE=True)))
     monkeypatch.setattr(hub_module, "_libraries", lambda: libraries)
-    with pytest.raises(KeylmError, match=r"our/web/train: HF_HUB_OFFLINE forbids to reach the hub; unset it, or"):
+    with pytest.raises(KeylmError, match=r"our/web/train: HF_HUB_OFFLINE is set; unset it, or"):
         HubRows("web", Source(hub="our/web"))
     assert hub_size(Source(hub="our/web")) is None
 
@@ -282,6 +282,6 @@ def test_without_datasets_the_error_names_what_to_install(monkeypatch: pytest.Mo
 
     hub_module._libraries.cache_clear()
     monkeypatch.setattr(hub_module.importlib, "import_module", missing)
-    with pytest.raises(KeylmError, match=r"package datasets: pip install 'keylm\[hub\]'"):
+    with pytest.raises(KeylmError, match=r"need datasets: pip install -e '\.\[hub\]'"):
         HubRows("web", Source(hub="our/web"))
     assert hub_size(Source(hub="our/web")) is None

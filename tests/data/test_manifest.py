@@ -79,13 +79,16 @@ def without(*keys: str) -> Callable[[dict[str, Any]], None]:
     [
         (lambda manifest: manifest.update(format=2), r"is of format 2; accepted: format 3, .* build the data anew"),
         (without("format"), "is of format None; accepted: format 3"),
-        (without("order"), "not a manifest of this keylm: it has no 'order'"),
-        (without("sources"), "it has no 'sources'"),
-        (without("sources", "notes", "train"), r"sources\.notes has no 'train'"),
-        (without("sources", "notes", "train", "tokens"), r"sources\.notes\.train has no 'tokens'"),
-        (lambda manifest: manifest["sources"]["notes"]["train"]["shards"][0].pop("windows"), "has no 'windows'"),
+        (without("order"), "not a manifest of this keylm: order: is missing"),
+        (without("sources"), "sources: is missing"),
+        (without("sources", "notes", "train"), r"sources\.notes\.train: is missing"),
+        (without("sources", "notes", "train", "tokens"), r"sources\.notes\.train\.tokens: is missing"),
+        (
+            lambda manifest: manifest["sources"]["notes"]["train"]["shards"][0].pop("windows"),
+            "0.windows: is missing",
+        ),
         (lambda manifest: manifest["sources"].update(notes=[]), r"sources\.notes: got \[\]; accepted: a valid dict"),
-        (lambda manifest: manifest.update(seed="7"), "seed: got '7'; accepted: a valid integer"),
+        (lambda manifest: manifest.update(seed="7"), 'seed: got "7"; accepted: a valid integer'),
     ],
 )
 def test_a_manifest_that_lacks_something_is_one_clear_error(

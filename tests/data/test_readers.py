@@ -1,4 +1,4 @@
-"""Readers find every file that is there, say what they cannot look at, and go on exactly behind any record."""
+"""Readers find every file that is there, say what they cannot look at, and resume exactly after any record."""
 
 import gzip
 import json

@@ -136,7 +136,7 @@ def expected_window(
             origins.append((name, piece.line, place - index * context))
         tokens.append(token)
         documents.append(len(origins) - 1)
-        # The last place of a shard has nothing behind it in its file, so it carries no loss.
+        # The last place of a shard has nothing after it in its file, so it carries no loss.
         ends_shard = place + 1 == len(places)
         following, trained, next_number, _ = places[0] if ends_shard else places[place + 1]
         labels.append(following if trained and next_number == number and not ends_shard else -100)

@@ -23,13 +23,13 @@ ONLY_TYPOS = ["stages={all={tokens=1024, weights={typed=1}}}"]
 
 
 def with_states(records: Records) -> Iterator[tuple[Record, dict[str, Any]]]:
-    """Yield each record and the state behind it, as it would be saved."""
+    """Yield each record and the state after it, as it would be saved."""
     for record in records:
         yield record, json.loads(json.dumps(records.state()))
 
 
 def go_on_everywhere(sources: dict[str, Source], name: str) -> list[Record]:
-    """Return a source's records, having gone on from the state behind each of them."""
+    """Return a source's records, having resumed from the state after each of them."""
     whole = list(with_states(open_records(sources, name)))
     expected = [record for record, _ in whole]
     for number, (_, state) in enumerate(whole, 1):

@@ -39,7 +39,7 @@ def test_without_suggestions_every_character_is_a_key():
         ("hello there", 5, 11),  # a word that is typed to its end has nothing left to choose
         ("hello, there.", 0, 5),  # a sign takes the space's place, the next space is typed
         ("hello\nthere", 0, 3),
-        ("hello 5there", 0, 7),  # behind a digit is no word
+        ("hello 5there", 0, 7),  # after a digit there is no word
     ],
 )
 def test_keys_by_the_protocol(text, letters, keys):

@@ -12,7 +12,7 @@ import yaml
 
 from keylm.base.errors import KeylmError
 from keylm.evaluation.prompt_noise import Noise, noises, write_tasks
-from keylm.recipe.benchmarks import MISTYPED
+from keylm.recipe.benchmark_table import MISTYPED
 
 SHARED = Path(__file__).parents[3] / "shared" / "eval" / "data"
 ITEMS = {

@@ -1,4 +1,4 @@
-"""Nothing goes to the hub unless asked, and then exactly what was listed."""
+"""Nothing goes to the hub unless requested, and then exactly what was listed."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from keylm.export.push import plan_upload, push
 
 
 class FakeHfApi:
-    """Takes down what it is asked."""
+    """Records what is requested of it."""
 
     def __init__(self, fault: Exception | None = None) -> None:
         self.calls: list[tuple[str, dict[str, Any]]] = []

@@ -47,7 +47,7 @@ def test_genres_have_names_of_their_own():
 
 
 def every_constraint() -> list[dict]:
-    """Return an example of each type, with each relation that is asked for."""
+    """Return an example of each type, with each relation that it takes."""
     examples = {constraint["type"]: constraint for constraint, _, _ in GOOD_AND_BAD}
     table = phrase_tables().wordings
     found = []

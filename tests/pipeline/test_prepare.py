@@ -157,7 +157,7 @@ def test_data_are_built_where_the_device_of_the_training_is_not(tmp_path: Path) 
     recipe = tiny_recipe(tmp_path, ["training.device=cuda"])
     folder = run(recipe, tmp_path / "run", until="shards", quiet=True)
     assert read_manifest(folder.shards).hash
-    with pytest.raises(KeylmError, match=r"training\.device: got 'cuda', which this machine or torch build lacks"):
+    with pytest.raises(KeylmError, match=r"training\.device: got 'cuda', which this machine or torch lacks"):
         run(recipe, folder.path, until="train", quiet=True)
 
 

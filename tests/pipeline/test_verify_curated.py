@@ -1,4 +1,4 @@
-"""With curation `data verify` goes back to the sources themselves, unless it is asked not to, and says which."""
+"""With curation `data verify` goes back to the sources themselves, unless told not to, and says which."""
 
 import shutil
 from pathlib import Path

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from keylm.base.errors import KeylmError
-from keylm.recipe.benchmarks import BENCHMARKS, published_models, read_benchmarks
+from keylm.recipe.benchmark_table import BENCHMARKS, published_models, read_benchmarks
 
 SOURCE = Path(__file__).parents[2] / "src"
 ROW = """
@@ -36,11 +36,11 @@ from keylm.evaluation.prompt_noise import noises
 from keylm.evaluation.results import CARD, table
 from keylm.evaluation.robustness import curves
 from keylm.evaluation.task_files import harness_folders, write_task_files
-from keylm.recipe.benchmarks import published_models
+from keylm.recipe.benchmark_table import published_models
 from keylm.recipe.schema import Evaluation
 from keylm.report.run_report import MAIN
-from keylm.training.benchmarks import choice_item
-from keylm.recipe.benchmarks import TRAINING
+from keylm.training.benchmarks_in_training import choice_item
+from keylm.recipe.benchmark_table import TRAINING
 
 folder = Path(sys.argv[1])
 record = json.loads((folder / "data/riddles/validation.jsonl").read_text())
@@ -122,7 +122,7 @@ def test_published_figures_are_per_cent_of_models_with_a_source():
         ('gold = "right"', "gold = 0", ""),
         (', gold = "right"', "", "training: needs item.choices and item.gold"),
         ("piqa/piqa.yaml", "piqa", "harness: a folder where files name"),
-        ("title =", "titel =", "riddles.title: Field required"),
+        ("title =", "titel =", "riddles.title: is missing"),
         ('"Riddles"', '"Riddles"\nstands_in_for = "nothing"', "riddles.stands_in_for: 'nothing'; accepted: riddles"),
         (
             "[riddles]",

@@ -10,7 +10,7 @@ from support.recipes import tiny_recipe
 from keylm.recipe.fields import Section
 from keylm.recipe.load import PATHS, Recipe, load_recipe
 from keylm.recipe.marks import FREE, IsFree, IsPath, covers, map_texts, marked
-from keylm.recipe.provenance import FREE_FIELDS, identity
+from keylm.recipe.run_identity import FREE_FIELDS, identity
 
 FREE_BY_HAND = {
     "name",
@@ -100,7 +100,7 @@ def test_a_new_field_decides_what_is_trained_unless_it_is_marked(
     data = tiny_recipe(tmp_path).model_dump(by_alias=True)
     assert "name" not in identity(Wider(**data))
     assert identity(Wider(**data))["name_of_it"] == "a"
-    monkeypatch.setattr("keylm.recipe.provenance.FREE_FIELDS", marked(Marked, IsFree))
+    monkeypatch.setattr("keylm.recipe.run_identity.FREE_FIELDS", marked(Marked, IsFree))
     assert "name_of_it" not in identity(Marked(**data))
 
 

@@ -1,4 +1,4 @@
-"""Every mistake in a recipe is told with its field, its value and what is accepted."""
+"""Every mistake in a recipe is reported with its field, its value and what is accepted."""
 
 import tomllib
 from pathlib import Path

@@ -6,7 +6,7 @@ import pytest
 
 from keylm.base.files import read_json, write_json
 from keylm.recipe.run_folder import RunFolder
-from keylm.recipe.run_records import InitialModelRecord, StageRecord, read_record
+from keylm.recipe.run_records import DoneRecord, InitialModelRecord, read_record
 
 ENTRY = {"inputs": "a", "outputs": {}, "seconds": 1.5}
 
@@ -29,7 +29,7 @@ def test_a_stage_is_recorded_with_its_outputs(tmp_path: Path) -> None:
 def test_a_damaged_stage_is_not_done_and_the_others_are(damage: object, tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     write_json(folder.stages, {"shards": damage, "train": ENTRY})
-    assert folder.done() == {"train": StageRecord(inputs="a", outputs={}, seconds=1.5)}
+    assert folder.done() == {"train": DoneRecord(inputs="a", outputs={}, seconds=1.5)}
     assert not folder.is_done("shards")
 
 

@@ -141,7 +141,7 @@ def test_an_earlier_stages_model_does_not_take_the_runs_figures(finished: Path):
 
 def test_only_some_items_are_told(finished: Path):
     write_evaluation(finished / "evaluation" / "limit-50", records(1, number=50, limit=50))
-    assert "Only the first 50 items of each task were asked." in sections(card_text(finished))["Evaluation"]
+    assert "Only the first 50 items of each task were evaluated." in sections(card_text(finished))["Evaluation"]
 
 
 def test_licence_and_exports_are_shown(finished: Path, tmp_path: Path):

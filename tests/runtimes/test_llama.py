@@ -76,5 +76,5 @@ def test_a_file_that_is_none_is_one_error(tmp_path: Path):
 
 def test_without_llama_cpp_the_extra_is_named(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(llama.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(KeylmError, match=r"pip install 'keylm\[export\]'"):
+    with pytest.raises(KeylmError, match=r"pip install -e '\.\[export\]'"):
         llama.library_file()

@@ -5,7 +5,7 @@ import torch
 from support.fake_server import both_engines, decoder, model_folder, weights  # noqa: F401
 
 from keylm.base.errors import KeylmError
-from keylm.serving.runtimes import EngineOptions, make_slots, opened
+from keylm.serving.runtime_choice import EngineOptions, make_slots, opened
 
 pytestmark = both_engines
 

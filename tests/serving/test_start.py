@@ -31,7 +31,7 @@ def test_a_port_in_use_and_a_missing_model_are_said_at_once(model_folder, tmp_pa
 
 def test_a_missing_package_is_named(model_folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "uvicorn", None)
-    with pytest.raises(KeylmError, match=r"pip install 'keylm\[serve\]'"):
+    with pytest.raises(KeylmError, match=r"pip install -e '\.\[serve\]'"):
         serve(model_folder, ServeOptions())
 
 

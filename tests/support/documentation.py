@@ -41,7 +41,7 @@ class Block:
 
     @property
     def kind(self) -> str:
-        """shell, toml, python or other: told from the text, as most blocks are indented and name no language."""
+        """shell, toml, python or other: judged by the text, as most blocks are indented and name no language."""
         first = self.text.split("\n", 1)[0]
         if SHELL.match(first):
             return "shell"

@@ -91,18 +91,22 @@ def gradients_are_those_of_all_ranks(ranks: Ranks, folder: Path) -> None:
     assert clip_gradients(decoder.parameters(), 1.0).item() == pytest.approx(0.5, rel=1e-3)
 
 
+def state_at(step: int) -> checkpoint.CheckpointState:
+    return checkpoint.CheckpointState(step=step, recipe="r", shards="x")
+
+
 def a_write_that_fails_on_one_rank_is_heard_of_on_all(ranks: Ranks, folder: Path) -> None:
     """And leaves nothing behind."""
     decoder, aside = decoder_of(50), ranks.aside()
     shard(Objective(decoder, 0.0, 0.0), decoder, ranks, bf16=False)
     optimizers = Optimizers(decoder, Optimizer())
-    arguments = decoder.state_dict(), optimizers.state_tensors(), {"manifest": "x"}, aside
-    checkpoint.save_sharded_checkpoint(folder, 1, *arguments)
+    arguments = decoder.state_dict(), optimizers.state_tensors(), aside
+    checkpoint.save_sharded_checkpoint(folder, state_at(1), *arguments)
     if not ranks.leads:
         torch.distributed.checkpoint.filesystem.FileSystemWriter._write_data = _full
     distributed.LEAVE_SECONDS = 0.1
     with pytest.raises(KeylmError, match="No space left") as caught:
-        checkpoint.save_sharded_checkpoint(folder, 2, *arguments)
+        checkpoint.save_sharded_checkpoint(folder, state_at(2), *arguments)
     if ranks.leads:
         assert "step-00000002: cannot be written by process 1: " in str(caught.value)
     else:

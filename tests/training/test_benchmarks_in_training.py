@@ -21,10 +21,10 @@ from keylm.base.errors import KeylmError
 from keylm.base.json_lines import read_rows
 from keylm.model.folder import export_model
 from keylm.pipeline.run import run
-from keylm.recipe.benchmarks import TRAINING
+from keylm.recipe.benchmark_table import TRAINING
 from keylm.recipe.load import Recipe
 from keylm.recipe.run_folder import RunFolder, checkpoint_paths
-from keylm.training.benchmarks import ChoiceItem, choice_item, draw_items, measure, pack_items
+from keylm.training.benchmarks_in_training import ChoiceItem, choice_item, draw_items, measure, pack_items
 from keylm.training.checkpoint import read_checkpoint
 from keylm.training.distributed import Ranks
 from keylm.training.loop import Trainer
@@ -335,15 +335,15 @@ def test_without_files_and_hub_the_run_stops_before_training(prepared: Path, mon
         draw_items(tiny_recipe(prepared, asked[-1:]), quiet=True)
     with pytest.raises(KeylmError, match=r"nowhere has no arc_easy/test.jsonl"):
         run(tiny_recipe(prepared, asked), prepared / "anew", quiet=True)
-    assert not (prepared / "anew" / "tokenizer").exists()  # told before anything is built
+    assert not (prepared / "anew" / "tokenizer").exists()  # reported before anything is built
 
 
 READ_HUB = """
 import sys
 from pathlib import Path
 from support.recipes import tiny_recipe
-from keylm.recipe.benchmarks import TRAINING
-from keylm.training.benchmarks import draw_items
+from keylm.recipe.benchmark_table import TRAINING
+from keylm.training.benchmarks_in_training import draw_items
 print(draw_items(tiny_recipe(Path(sys.argv[1]), [f"evaluation.benchmarks={list(TRAINING)}"]), quiet=True))
 """
 

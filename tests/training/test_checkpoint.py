@@ -6,18 +6,26 @@ import pytest
 import torch
 
 from keylm.recipe.run_folder import checkpoint_path, checkpoint_paths
-from keylm.training.checkpoint import DamagedCheckpoint, latest_checkpoint, prune, read_checkpoint, save_checkpoint
+from keylm.training.checkpoint import (
+    CheckpointState,
+    DamagedCheckpoint,
+    latest_checkpoint,
+    prune,
+    read_checkpoint,
+    save_checkpoint,
+)
 
 
 def save(folder: Path, step: int) -> Path:
-    return save_checkpoint(folder, step, {"w": torch.full((50,), step)}, {"m": torch.ones(3)}, {"manifest": "x"})
+    state = CheckpointState(step=step, recipe="r", shards="x", metrics_bytes=3)
+    return save_checkpoint(folder, state, {"w": torch.full((50,), step)}, {"m": torch.ones(3)})
 
 
 def test_what_was_saved_comes_back(tmp_path: Path):
     save(tmp_path, 7)
     checkpoint = read_checkpoint(checkpoint_path(tmp_path, 7))
     assert checkpoint.step == 7
-    assert checkpoint.state["manifest"] == "x"
+    assert (checkpoint.state.shards, checkpoint.state.metrics_bytes, checkpoint.state.initial) == ("x", 3, None)
     assert torch.equal(checkpoint.model()["w"], torch.full((50,), 7))
     assert torch.equal(checkpoint.optimizer()["m"], torch.ones(3))
 

@@ -71,7 +71,7 @@ def test_training_goes_on_while_a_checkpoint_is_written_and_it_holds_the_state_i
     released.set()
     trainer._writer.wait()
     saved = read_checkpoint(checkpoint_path(folder, 2))
-    assert saved.state["metrics_bytes"] == size < trainer._metrics.length()
+    assert saved.state.metrics_bytes == size < trainer._metrics.length()
     for found, expected in ((saved.model(), weights), (saved.optimizer(), moments)):
         assert found.keys() == expected.keys()
         assert all(torch.equal(found[name], value) for name, value in expected.items())

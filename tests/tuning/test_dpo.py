@@ -24,7 +24,7 @@ QUESTIONS = [f"the {one} {two}?" for one in ("red", "old", "the") for two in ("c
 
 
 def toy(answer: str, constraints: Sequence[Constraint]) -> list[Constraint]:
-    """Return the words that are asked for and missing."""
+    """Return the words that are required and missing."""
     return [one for one in constraints if one["word"] not in answer.split()]
 
 

@@ -51,7 +51,7 @@ def test_words_are_counted_and_found_from_each_of_their_characters(texts: list[s
     words, tokens = PlainWords(texts), tokens_of(texts)
     assert words.counts() == [len(tokens_of([text])) for text in texts]
     for start, length in tokens:
-        for place in range(start, start + length + 1):  # the blank behind counts to it
+        for place in range(start, start + length + 1):  # the blank after it counts too
             [[found], [size]] = words.tokens(np.array([place]))
             assert (found, size) == (start, length) if length <= LONGEST else size > LONGEST
 

@@ -30,7 +30,7 @@ from keylm.typos.finger_slips import LETTER_KINDS
 from keylm.typos.kinds import KINDS, POSITIONS, Finding, classify, position_class
 from keylm.typos.lists import read_pairs
 from keylm.typos.model import LENGTH_CLASSES, TypoModel
-from keylm.typos.word_slips import KINDS_OF_SLIPS
+from keylm.typos.word_slips import KINDS_MADE
 from tools.command import run_script, script_parser
 
 FIGURES = Path(__file__).parents[2] / "src/keylm/languages/en/typo_rates.json"
@@ -38,7 +38,8 @@ WORDS = ENGLISH.words
 WORD = f"{WORDS.letter}+(?:[{WORDS.apostrophe}{WORDS.other_apostrophes}]{WORDS.letter}+)*"
 PLAIN = re.compile(f"{WORD}(?: {WORD})?")
 EDGES = "\"'“”‘’()[]{}.,;:!?…*_`"
-MECHANISMS = (*KINDS_OF_SLIPS, "case", "space_missing")
+_LAST = ("case", "space_missing")
+MECHANISMS = (*(kind for kind in KINDS_MADE if kind not in _LAST), *_LAST)
 FLOORS = {"case": 0.01, "taps": 0.01, "neighbour": 0.002}
 """Least shares: the mined fixes hardly contain these, because they come from full keyboards and from editors."""
 GROUPS = (1, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 5, 6)

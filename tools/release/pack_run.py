@@ -34,7 +34,7 @@ PARTS = "parts.json"
 PART_BYTES = 50_000_000
 LEVEL = 19
 WINDOW_LOG = 27
-"""Of long-distance matching: 128 MiB, the most that readers take without being told."""
+"""Of long-distance matching: 128 MiB, the most that readers accept without an option."""
 
 
 class Parts(io.RawIOBase):

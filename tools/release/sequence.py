@@ -48,7 +48,7 @@ def sequence(arguments: argparse.Namespace) -> None:
 
 
 def is_steady(plan: Plan, stage: str) -> bool:
-    """Return whether a stage's rate never falls, so that it may be cut off. Raises KeylmError for an unknown one."""
+    """Return whether a stage's rate never decays, so that it may be cut short. Raises KeylmError for an unknown one."""
     recipe, source = plan.load_for(stage)
     return recipe.stages[source].decay == 0
 

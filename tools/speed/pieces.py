@@ -1,4 +1,4 @@
-"""What single pieces of a training step cost on a GPU: the choices behind keylm's step, each beside its alternative.
+"""What single pieces of a training step cost on a GPU: the choices in keylm's step, each with its alternative.
 
     python -m tools.speed.pieces [--tokens 32768]
 

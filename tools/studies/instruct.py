@@ -1,4 +1,4 @@
-"""Where instructions pay: in the mixture while the rate falls, as tuning afterwards, as preferences, or all of it.
+"""Where instructions pay: in the mixture during the anneal, as tuning afterwards, as preferences, or all of it.
 
     python -m tools.release.pack …                       # the build and its instruction data
     python -m tools.studies.instruct --initial STABLE/model --data DATA --out OUT --tasks-path BENCHMARKS

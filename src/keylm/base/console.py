@@ -8,7 +8,7 @@ from rich import progress
 from rich.console import Console
 
 console = Console(highlight=False, emoji=False, markup=False)
-"""Standard output. No markup is read, in tables neither: `keylm[eval]` stays as it is."""
+"""Standard output. No markup is read, in tables neither: `.[eval]` stays as it is."""
 errors = Console(stderr=True, highlight=False, emoji=False, markup=False)
 
 LINE_SECONDS = 15.0

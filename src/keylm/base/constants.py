@@ -42,9 +42,7 @@ def plain(value: Any) -> Any:
         return plain(asdict(value))
     if isinstance(value, tuple | list):
         return [plain(item) for item in value]
-    raise TypeError(
-        f"constant of type {type(value).__name__}; accepted: numbers, strings, arrays, patterns, dataclasses"
-    )
+    raise TypeError(f"constant of type {type(value).__name__}; accepted: numbers, texts, arrays, patterns, dataclasses")
 
 
 def _with_submodules(name: str) -> list[str]:

@@ -7,6 +7,11 @@ class KeylmError(Exception):
     exit_code = 2
 
 
+def how_to_install(extra: str) -> str:
+    """Return the command that installs an extra; keylm is on no package index, so it is run in the clone."""
+    return f"pip install -e '.[{extra}]' in keylm's clone"
+
+
 class TrainingDiverged(KeylmError):
     """The loss or a gradient is not a finite number; the checkpoints on disk are untouched."""
 

@@ -20,10 +20,7 @@ def free_memory(device: torch.device) -> int | None:
 
 
 def compute_deterministically(on: bool) -> None:
-    """Choose for this process whether a GPU computes the same bits every time, which costs some speed.
-
-    A CPU does so anyway, with the same number of threads.
-    """
+    """Choose for this process whether a GPU computes the same bits every time, as a CPU does; that costs some speed."""
     if on:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with it
     if on or "torch._inductor.config" in sys.modules:

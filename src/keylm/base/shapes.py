@@ -1,6 +1,7 @@
 """Plain values of a file against the shape that its readers rely on."""
 
 import json
+import re
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -16,9 +17,7 @@ def check(kind: Any, value: Any, where: str) -> None:
         problems = error.errors(include_url=False)
         field, entry = _walk(value, problems[0]["loc"])
         same = [one for one in problems if _walk(value, one["loc"])[0] == field]
-        accepted = list(
-            dict.fromkeys(one["msg"].removeprefix("Input should be ").removeprefix("Value error, ") for one in same)
-        )
+        accepted = list(dict.fromkeys(re.sub(r"^(Input should be|Value error,) ", "", one["msg"]) for one in same))
         got = json.dumps(entry, default=str, ensure_ascii=False)
         if problems[0]["type"] == "missing":
             field, got, accepted = f"{field}.{problems[0]['loc'][-1]}", "nothing", ["this entry"]

@@ -94,10 +94,7 @@ class Chat:
 
 
 def converse(chat: Chat, ask: Callable[[], str], emit: Tell, tell: Tell, warn: Tell) -> None:
-    """Answer what `ask` returns until /exit, EOFError, or two KeyboardInterrupts of it in a row.
-
-    `emit` gets answers piece by piece, `tell` lines about the chat, `warn` what went wrong.
-    """
+    """Answer what `ask` returns until /exit, EOFError or two KeyboardInterrupts; `tell` gets notices, `warn` errors."""
     stopped = False
     while True:
         try:

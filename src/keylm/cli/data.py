@@ -6,8 +6,16 @@ from typing import Annotated
 import typer
 
 from keylm.base.console import say
-from keylm.base.errors import Interrupted, KeylmError
-from keylm.cli.options import ExecutorOption, QuietOption, RecipeArgument, RunDirOption, SetOption, WorkersOption
+from keylm.base.errors import KeylmError
+from keylm.cli.options import (
+    ExecutorOption,
+    QuietOption,
+    RecipeArgument,
+    RunDirOption,
+    SetOption,
+    WorkersOption,
+    interruptible,
+)
 from keylm.recipe.load import load_recipe
 
 app = typer.Typer(help="Build, plan, verify and inspect data.", no_args_is_help=True)
@@ -29,17 +37,9 @@ def build(
     from keylm.pipeline.run import run
 
     parsed = load_recipe(recipe, overrides)
-    try:
-        folder = run(
-            parsed,
-            run_dir or Path("runs") / parsed.name,
-            until="shards",
-            workers=workers,
-            executor=executor,
-            quiet=quiet,
-        )
-    except KeyboardInterrupt:
-        raise Interrupted("stopped; the same command goes on from the shards that are finished") from None
+    path = run_dir or Path("runs") / parsed.name
+    with interruptible("stopped; the same command goes on from the shards that are finished"):
+        folder = run(parsed, path, until="shards", workers=workers, executor=executor, quiet=quiet)
     manifest = read_manifest(folder.shards)
     tokens = sum(source.train.tokens for source in manifest.sources.values())
     say(
@@ -131,8 +131,6 @@ def instructions(
         raise KeylmError("--name: got an empty name; accepted: some text")
     settings, items = GeneratorSettings(seed, name.strip()), tuple(decontaminate or ())
     plan = InstructionPlan(corpus, count, everyday, preferences, rejected, evaluation, settings, open_only, items)
-    try:
+    with interruptible("stopped; nothing was written, and the same command begins anew"):
         manifest = write_instructions(out, plan, workers=workers or default_workers(), quiet=quiet)
-    except KeyboardInterrupt:
-        raise Interrupted("stopped; nothing was written, and the same command begins anew") from None
     print_summary(out, manifest, quiet=quiet)

@@ -12,8 +12,8 @@ import typer
 from rich.table import Table
 
 from keylm.base.console import console, errors, say
-from keylm.base.errors import Interrupted, KeylmError
-from keylm.cli.options import MODEL_HELP, QuietOption
+from keylm.base.errors import KeylmError, how_to_install
+from keylm.cli.options import MODEL_HELP, QuietOption, interruptible
 from keylm.model.released import NAMES, find_model
 
 if TYPE_CHECKING:
@@ -39,12 +39,8 @@ def evaluate(
     corpus: Annotated[
         Path | None, typer.Option(help="A folder with casual/ and typo/ for typing on real errors and held-out chat.")
     ] = None,
-    items: Annotated[
-        Path | None, typer.Option(help="For instructions: evaluation.jsonl.zst of keylm data instructions.")
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Where results go; by default RUN/evaluation, or in the model folder.")
-    ] = None,
+    items: Annotated[Path | None, typer.Option(help="For instructions: their evaluation.jsonl.zst.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where results go; by default in the run or the model.")] = None,
     chat: Annotated[
         Literal["ifeval", "all", "none"], typer.Option(help="Which tasks get the model's chat template, if it has one.")
     ] = "ifeval",
@@ -69,7 +65,7 @@ def evaluate(
     try:
         import lm_eval  # noqa: F401
     except ImportError:
-        raise KeylmError("keylm eval needs more packages; accepted: pip install 'keylm[eval]'") from None
+        raise KeylmError(f"keylm eval needs more packages; accepted: {how_to_install('eval')}") from None
     from keylm.evaluation.benchmarks import BenchmarkOptions
     from keylm.evaluation.measure import measure
 
@@ -77,12 +73,9 @@ def evaluate(
     requested = [name for item in tasks or ["card"] for name in item.split(",") if name]
     options = BenchmarkOptions(limit, chat, scoring, device, tasks_path)
     command = shlex.join(["keylm", *sys.argv[1:]])
-    try:
-        measure(
-            place, requested, folder, options, corpus=corpus, items=items, workers=workers, command=command, quiet=quiet
-        )
-    except KeyboardInterrupt:
-        raise Interrupted("stopped; the same command goes on with what is not measured yet") from None
+    where = {"corpus": corpus, "items": items}
+    with interruptible("stopped; the same command goes on with what is not measured yet"):
+        measure(place, requested, folder, options, **where, workers=workers, command=command, quiet=quiet)
     if not quiet:
         show(table(folder.benchmarks()), folder)
         show_typing(folder)
@@ -146,7 +139,7 @@ def show_instructions(folder: "EvaluationFolder") -> None:
 
 def show(figures: "Sequence[Figure]", folder: "EvaluationFolder") -> None:
     """Print the table next to published figures."""
-    from keylm.recipe.benchmarks import published_models
+    from keylm.recipe.benchmark_table import published_models
 
     if not figures:
         return

@@ -25,6 +25,7 @@ from keylm.cli.options import (
     SetOption,
     TemperatureOption,
     WorkersOption,
+    interruptible,
 )
 from keylm.cli.verbs import Verbs
 from keylm.model.released import DEFAULT
@@ -49,9 +50,7 @@ app.command()(cli_release.push)
 app.command()(cli_serve.serve)
 
 TokensOption = Annotated[int, typer.Option(min=1, help="Most tokens to write.")]
-TopPOption = Annotated[
-    float, typer.Option(min=0.0, max=1.0, help="Sample from the top tokens of this total probability.")
-]
+TopPOption = Annotated[float, typer.Option(min=0.0, max=1.0, help="Sample from top tokens of this total probability.")]
 PenaltyOption = Annotated[float, typer.Option(min=0.1, help="Above 1 discourages repetition.")]
 SeedOption = Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Sample the same text each time.")]
 
@@ -85,14 +84,10 @@ def run(
     parsed = load_recipe(recipe, overrides)
     path = run_dir or Path("runs") / parsed.name
     if not resume and not fresh and (path / "recipe.toml").exists():
-        raise KeylmError(
-            f"{path}: holds a run already, and --no-resume was given; accepted: another --run-dir, --fresh"
-        )
+        raise KeylmError(f"{path}: holds a run already, and --no-resume was given; accepted: --run-dir, --fresh")
     started = time.monotonic()
-    try:
+    with interruptible("stopped; the same command goes on from what is finished"):
         folder = run_recipe(parsed, path, until=until, workers=workers, executor=executor, fresh=fresh, quiet=quiet)
-    except KeyboardInterrupt:
-        raise Interrupted("stopped; the same command goes on from what is finished") from None
     if until == "report" and not quiet and is_leader():
         show_result(folder.path, time.monotonic() - started)
 

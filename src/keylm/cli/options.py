@@ -1,12 +1,14 @@
 """Options that several verbs share."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import typer
 
+from keylm.base.errors import Interrupted
 from keylm.model.released import NAMES, find_model
 
 Settings = TypeVar("Settings")
@@ -26,6 +28,15 @@ ExecutorOption = Annotated[
 ]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
 TemperatureOption = Annotated[float, typer.Option(min=0.0, help="0 is greedy; higher is freer.")]
+
+
+@contextlib.contextmanager
+def interruptible(message: str) -> Iterator[None]:
+    """Let Ctrl-C end the block with this message. Raises Interrupted."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted(message) from None
 
 
 def settings_of(kind: type[Settings], options: Mapping[str, Any]) -> Settings:

@@ -15,9 +15,7 @@ if TYPE_CHECKING:
 
     from keylm.export.parity import Parity
 
-LicenceOption = Annotated[
-    str | None, typer.Option(help="The model's licence, as the hub names it: apache-2.0, cc-by-4.0 …")
-]
+LicenceOption = Annotated[str | None, typer.Option(help="The model's licence, as the hub names it: apache-2.0 …")]
 
 
 def export(
@@ -56,9 +54,7 @@ def card(
     ] = None,
     licence: LicenceOption = None,
     repo: Annotated[str | None, typer.Option(help="The model's name on the hub, OWNER/NAME.")] = None,
-    watts: Annotated[
-        float | None, typer.Option(min=1, help="Power of each processor, for the energy estimate.")
-    ] = None,
+    watts: Annotated[float | None, typer.Option(min=1, help="Power of a processor, for the energy estimate.")] = None,
     parity: Annotated[Path | None, typer.Option(help="An export's parity.json, for the table of formats.")] = None,
 ) -> None:
     """Write a model card from what the run measured; what was not measured is marked as such."""
@@ -79,9 +75,7 @@ def push(
     folder: Annotated[Path, typer.Argument(help="A folder with a model, such as export/hf.")],
     repo: Annotated[str, typer.Argument(help="The repository on the hub, OWNER/NAME.")],
     upload: Annotated[bool, typer.Option("--upload", help="Do it; without this the files are only listed.")] = False,
-    public: Annotated[
-        bool, typer.Option("--public", help="Make a new repository public; by default it is private.")
-    ] = False,
+    public: Annotated[bool, typer.Option("--public", help="Make a new repository public, not private.")] = False,
 ) -> None:
     """List what would go to the hub; with --upload, upload it. The token is HF_TOKEN's, or that of `hf auth login`."""
     from keylm.export.push import plan_upload

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from keylm.cli.options import MODEL_HELP, QuietOption
+from keylm.cli.options import MODEL_HELP, QuietOption, settings_of
 from keylm.model.released import DEFAULT, find_model
 
 
@@ -13,9 +13,7 @@ def serve(
     model: Annotated[
         Path, typer.Argument(callback=find_model, help=f"{MODEL_HELP}, or a GGUF file of keylm's.")
     ] = Path(DEFAULT),
-    host: Annotated[
-        str, typer.Option(help="Address to listen on; 0.0.0.0 is all of them (set a key then).")
-    ] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0: all of them (set a key).")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
     name: Annotated[str | None, typer.Option(help="Name of the model; by default its folder's or run's.")] = None,
     api_key: Annotated[
@@ -43,18 +41,5 @@ def serve(
     from keylm.serving.start import ServeOptions
     from keylm.serving.start import serve as serve_model
 
-    options = ServeOptions(
-        host,
-        port,
-        name,
-        api_key or None,
-        slots,
-        queue,
-        engine,
-        precision,
-        threads,
-        suggest,
-        request_seconds,
-        body_bytes,
-    )
-    serve_model(model, options, quiet=quiet)
+    given = {**locals(), "api_key": api_key or None, "seconds": request_seconds}
+    serve_model(model, settings_of(ServeOptions, given), quiet=quiet)

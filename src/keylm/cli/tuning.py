@@ -7,9 +7,18 @@ from typing import Annotated, Literal
 import typer
 
 from keylm.base.console import is_leader, say, seconds
-from keylm.base.errors import Interrupted, KeylmError
-from keylm.cli.options import MODEL_HELP, QuietOption, SetOption, TemperatureOption, WorkersOption, settings_of
+from keylm.base.errors import KeylmError
+from keylm.cli.options import (
+    MODEL_HELP,
+    QuietOption,
+    SetOption,
+    TemperatureOption,
+    WorkersOption,
+    interruptible,
+    settings_of,
+)
 from keylm.model.released import find_model
+from keylm.recipe.run_folder import RunFolder
 
 BaseArgument = Annotated[
     Path, typer.Argument(metavar="MODEL", callback=find_model, help=f"{MODEL_HELP}, to start from.")
@@ -26,9 +35,7 @@ def sft(
     ],
     out: OutOption,
     epochs: Annotated[float, typer.Option(min=0.001, help="Passes over the data.")] = 2.0,
-    learning_rate: Annotated[
-        float, typer.Option(min=1e-9, help="Muon's peak rate; AdamW's are scaled with it.")
-    ] = 0.002,
+    learning_rate: Annotated[float, typer.Option(min=1e-9, help="Muon's peak rate; AdamW's scale with it.")] = 0.002,
     batch_tokens: Annotated[
         int | None, typer.Option(min=1, help="Tokens per step; by default chosen by the amount of data.")
     ] = None,
@@ -48,15 +55,10 @@ def sft(
         raise KeylmError(f"--epochs {epochs}, --learning-rate {learning_rate}; accepted: numbers over 0")
     started = time.monotonic()
     tuning = Tuning(epochs, learning_rate, batch_tokens)
-    try:
+    with interruptible("stopped; the same command goes on from what is finished"):
         folder = tune(model, data, out, tuning, overrides or [], workers=workers, fresh=fresh, quiet=quiet)
-    except KeyboardInterrupt:
-        raise Interrupted("stopped; the same command goes on from what is finished") from None
     if is_leader():
-        say(
-            f"model   {folder.model}\nreport  {folder.report}\ntime    {seconds(time.monotonic() - started)}",
-            quiet=quiet,
-        )
+        _say_result(folder, started, quiet=quiet)
         say(f"try     keylm chat {folder.model}", quiet=quiet)
 
 
@@ -85,7 +87,7 @@ def dpo(
     fresh: FreshOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Tune a model to prefer good answers (DPO): pip install 'keylm[post]'.
+    """Tune a model to prefer good answers (DPO): pip install -e '.[post]' in keylm's clone.
 
     If the data have constraints instead of rejected answers, answers are sampled from the model, and those that violate
     the constraints are the rejected ones. A stopped command resumes when run again.
@@ -96,8 +98,11 @@ def dpo(
     if not all(value > 0 for value in (epochs, learning_rate, beta)):  # NaN is in no range
         raise KeylmError(f"--epochs {epochs}, --learning-rate {learning_rate}, --beta {beta}; accepted: numbers over 0")
     started, settings = time.monotonic(), settings_of(Preference, locals())
-    try:
+    with interruptible("stopped; the same command goes on from what is finished"):
         folder = tune(model, pairs, out, settings, Tools(device, micro_batch_pairs, quiet=quiet), fresh=fresh)
-    except KeyboardInterrupt:
-        raise Interrupted("stopped; the same command goes on from what is finished") from None
-    say(f"model   {folder.model}\nreport  {folder.report}\ntime    {seconds(time.monotonic() - started)}", quiet=quiet)
+    _say_result(folder, started, quiet=quiet)
+
+
+def _say_result(folder: RunFolder, started: float, *, quiet: bool) -> None:
+    spent = seconds(time.monotonic() - started)
+    say(f"model   {folder.model}\nreport  {folder.report}\ntime    {spent}", quiet=quiet)

@@ -12,7 +12,7 @@ ORDER = [
 
 
 class Verbs(TyperGroup):
-    """A group that lists its verbs in ORDER and keeps rich from reading `keylm[post]` as markup."""
+    """A group that lists its verbs in ORDER and keeps rich from reading `.[post]` as markup."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)

@@ -6,20 +6,18 @@ with its right answer has eight words or more, and occurs in a text word for wor
 Seed and verify, as in sequence search (Altschul et al., "Basic Local Alignment Search Tool", 1990):
 1. runs of four or six words that also occur in an item are looked up for the whole text at once;
 2. around each the neighbouring words are compared, which leaves hardly any of those that occurred by chance;
-3. what is left is compared over the item's whole length. It is a hit where
+3. what is left is compared over the item's whole length; words in runs of SHIFTED_RUN up to MAX_SHIFT places away
+   count too. It is a hit where
    - all words of the item or of its question are there ("whole"),
    - or n words of it in a row: 13, or fewer in sets of short items (Brown et al. 2020, appendix C; "ngram"), where
      fewer than 13 must be half of the item and not all of them common,
-   - or FUZZY_SHARE of its words or of its question's are there, each in its place, not all of them common ("fuzzy").
-
-Step 3 also counts words that stand up to MAX_SHIFT places away in runs of SHIFTED_RUN, so that a word put in or left
-out does not hide what follows it.
+   - or FUZZY_SHARE of its words or of its question's, each in its place, not all of them common ("fuzzy").
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -51,6 +49,7 @@ _DECIDING = tuple(f"keylm.curate.{module}" for module in ("decontamination", "ev
 """Modules whose constants decide a verdict."""
 
 Row = npt.NDArray[np.uint32]
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -118,9 +117,7 @@ class Decontaminator:
         KeylmError for paths without items, lines that are no item, and an `ngram` that is not 8 … 13.
         """
         if not MATCHABLE_WORDS <= ngram <= LONGEST_NGRAM:
-            raise KeylmError(
-                f"decontamination: ngram = {ngram} is not accepted; accepted: {MATCHABLE_WORDS} … {LONGEST_NGRAM}"
-            )
+            raise KeylmError(f"decontamination: got ngram = {ngram}; accepted: {MATCHABLE_WORDS} … {LONGEST_NGRAM}")
         sets = read_items(paths)
         settings = [ngram, constants_of(*_DECIDING, apart=("BATCH_CHARACTERS", "PLACES_AT_ONCE"))]
         items = {name: [[i.stem, i.choices, i.gold, i.tail, i.inside] for i in sets[name]] for name in sets}
@@ -165,7 +162,7 @@ class Decontaminator:
 
     def check_many(self, texts: Iterable[str]) -> list[Verdict]:
         """Return a verdict for each text: the same as `check` gives, but sooner where texts are short."""
-        return [verdict for batch in _batches(texts) for verdict in self._check_batch(batch)]
+        return [verdict for batch in batches(texts, str) for verdict in self._check_batch(batch)]
 
     def _check_batch(self, texts: Sequence[str]) -> list[Verdict]:
         hashed = hash_words(texts)
@@ -290,12 +287,13 @@ class _Alignment:
         return self.share, self.words
 
 
-def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
-    batch: list[str] = []
+def batches(items: Iterable[Item], text: Callable[[Item], str]) -> Iterator[list[Item]]:
+    """Yield items in lists whose texts have together BATCH_CHARACTERS, or end."""
+    batch: list[Item] = []
     size = 0
-    for text in texts:
-        batch.append(text)
-        size += len(text)
+    for item in items:
+        batch.append(item)
+        size += len(text(item))
         if size >= BATCH_CHARACTERS:
             yield batch
             batch, size = [], 0

@@ -1,12 +1,12 @@
-"""The index of evaluation items: which of them have a run of words in common with a text, in one look-up a word.
+"""The index of evaluation items: which of them share a run of words with a text, at one look-up per word.
 
 Invariant: every form of MATCHABLE_WORDS words or more has a seed in the index, and its file holds numbers alone: no
 word of an evaluation set can be read from it.
 
-A form is a row of words in which a training text could hold an item: its question with the right answer; where the
-question alone is too short to stand out from ordinary language, also with each wrong answer, and with all of them as
-on an examination sheet. A seed is a run of SHORT_SEED or LONG_SEED words of a form. A form with one word in ten
-changed keeps at least one: of 8 words 4 on one side of the change, of 13 words 6.
+A form is a sequence of words in which a training text could contain an item: its question with the right answer; where
+the question alone is too short to stand out, also with each wrong answer, and with all of them as on an exam sheet. A
+seed is a run of SHORT_SEED or LONG_SEED words of a form. A form with one word in ten changed keeps at least one: of 8
+words 4 on one side of the change, of 13 words 6.
 """
 
 import json
@@ -30,19 +30,19 @@ Integers = npt.NDArray[np.int64]
 
 VERSION = 2
 MATCHABLE_WORDS = 8
-"""Fewest words of a form: GPT-3's lower bound for n, below which ordinary language repeats itself."""
+"""Fewest words of a form: GPT-3's lower bound for n, below which ordinary language repeats."""
 SHORT_FORM = 12
 """Most words of a form, or of its question, that is looked for by SHORT_SEED."""
 SHORT_SEED, LONG_SEED = 4, 6
 """Words of a seed."""
 COMMON_SEED = 64
-"""A seed in more forms than these is wording of the benchmark's makers; it is kept only where a form has no other."""
+"""A seed in more forms than this is the benchmark's own phrasing; it is kept only where a form has no other."""
 BIT_PARTS = 8
-"""Parts of a bit in which `word_bits` counts."""
+"""Units of `word_bits` per bit."""
 PLACES_AT_ONCE = 1 << 16
-"""Places of seeds that are compared together."""
+"""Positions of seeds that are compared together."""
 NO_NGRAM = 1 << 30
-"""In place of n for forms whose parts prove nothing."""
+"""Stands for n in forms no part of which is proof."""
 _PAIR, _QUAD, _SIX = (np.uint64(odd) for odd in (0xD6E8FEB86659FD93, 0xA0761D6478BD642F, 0xE7037ED1A0B428DB))
 _FILTER_BITS = 26
 
@@ -61,13 +61,13 @@ class EvaluationIndex:
     """[forms + 1]: form f has the words form_starts[f] … form_starts[f + 1] - 1"""
     form_item: npt.NDArray[np.int32]
     form_stem: npt.NDArray[np.int32]
-    """[forms]: how many words of it, from the first, are by themselves proof enough of the item"""
+    """[forms]: how many of its first words are proof of the item by themselves"""
     form_ngram: npt.NDArray[np.int32]
     """[forms]: how many words in a row are proof of the item"""
     item_set: npt.NDArray[np.int32]
     item_number: npt.NDArray[np.int32]
     item_inside: npt.NDArray[np.int32]
-    """[items]: where in its form the answer stands, if it is a part of the running text; else -1"""
+    """[items]: position of the answer in its form if it is part of the running text, else -1"""
     answers: npt.NDArray[np.uint32]
     answer_starts: Integers
     """[items + 1]: item i has the right answer answers[answer_starts[i]] … answers[answer_starts[i + 1] - 1]"""
@@ -131,9 +131,7 @@ class EvaluationIndex:
             if index.facts["version"] != VERSION:
                 raise ValueError(f"version {index.facts['version']}, not {VERSION}")
         except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise KeylmError(
-                f"{path}: not an index of evaluation items: {error}; remove it, and it is made anew"
-            ) from None
+            raise KeylmError(f"{path}: not an index of evaluation items: {error}; delete it to rebuild it") from None
         return index
 
 

@@ -1,14 +1,12 @@
-"""Evaluation items: what one line of a benchmark's file asks, and which answer is right.
+"""Evaluation items: the question in one line of a benchmark's file, and which answer is right.
 
-Invariant: every line of every file named becomes an item or stops the reading with its file and line; an item that
-was skipped in silence would be one that no training text is checked against.
+Invariant: every line of every given file becomes an item, or reading stops with its file and line: an item skipped
+silently would be one that no training text is checked against.
 
-A record's fields decide how it is read, so it does not matter what a user's copy is called: as the row of
+A record's fields decide how it is read, so the name of a user's copy does not matter: as the row of
 recipe/benchmarks.toml says whose `known_by` field it has (HellaSwag, PIQA, WinoGrande, BLiMP, SciQ, BoolQ), else in one
-of the common forms:
-- a question and the right one of `choices` (MMLU, ARC, OpenBookQA, CommonsenseQA);
-- `question` or `prompt`, with `answer` if it is a string (IFEval);
-- `text`, of which the last word is the answer (LAMBADA).
+of the common forms: a question and the right one of `choices` (MMLU, ARC, OpenBookQA, CommonsenseQA); `question` or
+`prompt`, with `answer` if it is a string (IFEval); `text`, whose last word is the answer (LAMBADA).
 """
 
 import gzip
@@ -22,11 +20,11 @@ from typing import IO, Any
 from keylm.base.errors import KeylmError
 from keylm.base.files import parse_json
 from keylm.data.readers import DAMAGE, ZstdReader
-from keylm.recipe.benchmarks import BENCHMARKS, ItemFields, titles
+from keylm.recipe.benchmark_table import BENCHMARKS, ItemFields, titles
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 PLAIN_NAMES = {"test", "tests", "validation", "valid", "val", "dev", "train", "data", "eval", "questions", "main"}
-"""Names of files and folders that say which split they are and not which set."""
+"""File and folder names that say which split they are, not which set."""
 WIKIHOW_MARK = re.compile(r"\[.*?\]")
 """As in lm_eval's task hellaswag; of 50,210 texts of its validation split, 12 have other words in brackets."""
 
@@ -41,7 +39,7 @@ class EvaluationItem:
     """index into `choices`; None where there is no right answer"""
     tail: str = ""
     inside: bool = False
-    """whether the answer is a part of the running text (WinoGrande, LAMBADA)"""
+    """whether the answer is part of the running text (WinoGrande, LAMBADA)"""
 
     @property
     def answer(self) -> str:
@@ -52,9 +50,8 @@ class EvaluationItem:
 def read_items(paths: Sequence[Path]) -> dict[str, list[EvaluationItem]]:
     """Return the items of files and folders (.jsonl, .jsonl.gz, .jsonl.zst) by set, in the order of file names.
 
-    A set is named after the first sub-folder or file whose name says more than "test" or "validation"; where none
-    does, after the folder it lies in. Raises KeylmError for a path without such a file, a file that is damaged or holds
-    no item, and a line that is none.
+    A set is named after the first sub-folder or file whose name says more than "test" or "validation", else after its
+    folder. Raises KeylmError for a path without such a file, a damaged or empty file, and a line that is no item.
     """
     sets: dict[str, list[EvaluationItem]] = {}
     for path in paths:
@@ -64,9 +61,7 @@ def read_items(paths: Sequence[Path]) -> dict[str, list[EvaluationItem]]:
                 raise KeylmError(f"{file}: no evaluation item; accepted: a record a line (delete it if it has no use)")
             sets.setdefault(_set_name(path, file), []).extend(items)
     if not sets:
-        raise KeylmError(
-            f"no path given: no evaluation item; accepted: {', '.join(SUFFIXES)} files, or folders of them"
-        )
+        raise KeylmError(f"no path of evaluation items; accepted: {', '.join(SUFFIXES)} files, or folders of them")
     return sets
 
 
@@ -79,7 +74,7 @@ def evaluation_files(path: Path) -> list[Path]:
 
 
 def unread_files(path: Path) -> list[str]:
-    """Return the names of the files below `path` that are no evaluation files, and so protect nothing."""
+    """Return the names of the files below `path` that are not evaluation files and so protect nothing."""
     return [file.relative_to(path).as_posix() for file in _files(path) if not file.name.endswith(SUFFIXES)]
 
 
@@ -124,7 +119,7 @@ def _read_line(line: str, file: Path, number: int) -> EvaluationItem:
 
 
 def _item(record: Mapping[str, Any]) -> EvaluationItem:
-    """Return what a record asks; raises ValueError, LookupError, TypeError or AttributeError for anything else."""
+    """Return a record's item; raises ValueError, LookupError, TypeError or AttributeError for anything else."""
     for known_by, fields in ITEM_FIELDS.items():
         if known_by in record:
             return read_item(record, fields)

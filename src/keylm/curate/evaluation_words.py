@@ -1,12 +1,10 @@
 """Words as numbers: a text's words, each as a 64-bit hash, for comparing texts far faster than as strings.
 
-Invariant: a word's hash depends on its letters and digits alone: not on case, punctuation, place or neighbours, nor
+Invariant: a word's hash depends on its letters and digits alone: not on case, punctuation, position or neighbours, nor
 on the process, the machine or the texts it is hashed together with.
 
-Words are those of Brown et al. 2020, appendix C: lower-case, punctuation removed, split on white space. Long dashes
-also part words, since they are written both with and without spaces around them.
-
-All words of a text are hashed at once, eight bytes of each in a step, so that most words take one step.
+Words are those of Brown et al. 2020, appendix C: lower-case, punctuation removed, split on white space; long dashes
+also separate words. All words of a text are hashed at once, eight bytes of each in a step.
 """
 
 import re
@@ -17,18 +15,20 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
+from keylm.typos.words import mixed
+
 Hashes = npt.NDArray[np.uint64]
 
 BLOCK = 8
 """Bytes of a word that are hashed in one step."""
 _BREAKS = "–—―"
 _ASCII = [chr(code) for code in range(128)]
-_PLAIN_BYTE = bytes(ord(" ") if sign.isspace() else ord(sign.lower()) for sign in _ASCII) + bytes(range(128, 256))
-_DROPPED_BYTES = bytes(code for code, sign in enumerate(_ASCII) if not sign.isspace() and not sign.isalnum())
+_PLAIN_BYTE = bytes(ord(" ") if c.isspace() else ord(c.lower()) for c in _ASCII) + bytes(range(128, 256))
+_DROPPED_BYTES = bytes(code for code, c in enumerate(_ASCII) if not c.isspace() and not c.isalnum())
 _NON_ASCII = re.compile(r"[^\x00-\x7f]")
 _TOKEN = re.compile(rf"[^\s{_BREAKS}]+")
 _FEW_SIGNS = 48
-"""Up to as many different signs are replaced one after the other, which is faster than searching for all of them."""
+"""Up to this many different characters are replaced one by one, which is faster than searching for all."""
 _FIRST_BYTES = np.array([(1 << 8 * size) - 1 for size in range(BLOCK + 1)], dtype=np.uint64)
 
 
@@ -56,11 +56,11 @@ def hash_words(texts: Sequence[str]) -> HashedWords:
 def _hash_spans(joined: bytes, starts: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> Hashes:
     """Return the hashes of the bytes from each of `starts`; BLOCK more bytes must follow the last span."""
     blocks: Hashes = np.ndarray((len(joined) - BLOCK + 1,), dtype="<u8", buffer=joined, strides=(1,))
-    hashes = mix(blocks[starts] & _FIRST_BYTES[np.minimum(lengths, BLOCK)])
+    hashes = mixed(blocks[starts] & _FIRST_BYTES[np.minimum(lengths, BLOCK)])
     longer, done = np.flatnonzero(lengths > BLOCK), BLOCK
     while len(longer):
         rest = _FIRST_BYTES[np.minimum(lengths[longer] - done, BLOCK)]
-        hashes[longer] = mix(hashes[longer] * np.uint64(3) + (blocks[starts[longer] + done] & rest))
+        hashes[longer] = mixed(hashes[longer] * np.uint64(3) + (blocks[starts[longer] + done] & rest))
         done += BLOCK
         longer = longer[lengths[longer] > done]
     return hashes
@@ -71,29 +71,21 @@ def word_spans(text: str) -> list[tuple[int, int]]:
     return [match.span() for match in _TOKEN.finditer(text) if any(map(str.isalnum, match.group()))]
 
 
-def mix(values: Hashes) -> Hashes:
-    """Return `values` with all bits depending on all bits (the finalizer of splitmix64, Steele et al. 2014)."""
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    mixed: Hashes = values ^ (values >> np.uint64(31))
-    return mixed
-
-
 def _plain(text: str) -> bytes:
     """Return a text in lower case without punctuation, all white space being blanks, as UTF-8."""
     if not text.isascii():
         codes = np.frombuffer(text.encode("utf-32-le", "replace"), dtype="<u4")
-        signs = [chr(code) for code in np.unique(codes[codes > 127])]
-        if len(signs) > _FEW_SIGNS:
-            text = _NON_ASCII.sub(lambda match: _plain_sign(match[0]), text)
+        characters = [chr(code) for code in np.unique(codes[codes > 127])]
+        if len(characters) > _FEW_SIGNS:
+            text = _NON_ASCII.sub(lambda match: _plain_character(match[0]), text)
         else:
-            for sign in signs:
-                text = text.replace(sign, _plain_sign(sign))
+            for character in characters:
+                text = text.replace(character, _plain_character(character))
     return text.encode("utf-8", "replace").translate(_PLAIN_BYTE, _DROPPED_BYTES)
 
 
 @lru_cache(maxsize=1 << 16)
-def _plain_sign(sign: str) -> str:
-    if sign.isalnum():
-        return sign.lower()
-    return " " if sign.isspace() or sign in _BREAKS else ""
+def _plain_character(character: str) -> str:
+    if character.isalnum():
+        return character.lower()
+    return " " if character.isspace() or character in _BREAKS else ""

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from keylm.base.console import say
-from keylm.base.errors import KeylmError
+from keylm.base.errors import KeylmError, how_to_install
 from keylm.base.files import flush, read_object, read_table, write_json
 from keylm.curate.decontamination import Decontaminator
 from keylm.curate.evaluation_items import unread_files
@@ -71,18 +71,14 @@ def curate(
             _begin(folder, fingerprint)
             report = _curate(curation, sources, settings, folder, executor, workers, quiet=quiet)
             if curation_fingerprint(curation, settings, sources) != fingerprint:
-                raise KeylmError(
-                    "curation: a source's files changed while they were read; the same command starts anew"
-                )
+                raise KeylmError("curation: a source's files changed while being read; the same command starts anew")
             report["fingerprint"] = fingerprint
             write_json(folder / REPORT, report)
             _forget(folder / WORK)
         shutil.rmtree(folder / WORK)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise KeylmError(
-                f"{folder}: the disk is full; free some space, the same command goes on from here"
-            ) from None
+            raise KeylmError(f"{folder}: the disk is full; free some space, the same command goes on") from None
         raise
     print_report(report, quiet=quiet)
     return _usable(report)
@@ -102,7 +98,7 @@ def _need_datatrove() -> None:
         import py3langid  # noqa: F401
     except ImportError as error:
         raise KeylmError(
-            f"curation: {error.name} is not installed; install it with: pip install 'keylm[curate]'"
+            f"curation: {error.name} is not installed; install it with: {how_to_install('curate')}"
         ) from None
 
 
@@ -176,10 +172,7 @@ def _curate(
 
 
 def _origins(sources: dict[str, Source], file: Path) -> dict[str, dict[str, Any]]:
-    """Return the origins of the sources, from `file` if an interrupted run wrote it. Raises KeylmError.
-
-    A branch on the hub is resolved once, to the commit that all tasks read.
-    """
+    """Return the sources' origins, hub branches as commits; from `file` where there is one. Raises KeylmError."""
     if not file.is_file():
         origins = {}
         for name, source in sources.items():

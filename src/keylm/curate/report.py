@@ -58,10 +58,7 @@ def make_report(
     ranks: dict[str, list[int]],
     settings: dict[str, Any],
 ) -> dict[str, Any]:
-    """Return the report on the output in `folder`, from the tallies in `work`.
-
-    `origins`: each source before curation; `ranks`: each source's tasks.
-    """
+    """Return the report on the output in `folder`, from the tallies in `work`; `ranks`: each source's tasks."""
     seconds: dict[str, float] = {}
     entries = {}
     for name, source in sources.items():

@@ -112,8 +112,7 @@ class Exclusions:
 class MaskPii(PIIFormatter):
     """Replaces e-mail addresses, public IP addresses (both datatrove's rules) and phone numbers.
 
-    Phone numbers: international ones with a plus sign, and North American ones with dots, dashes or brackets. Digits
-    separated by spaces alone are mostly figures, and kept.
+    International numbers need a plus sign, North American ones dots, dashes or brackets: figures have spaces alone.
     """
 
     name = "mask_pii"

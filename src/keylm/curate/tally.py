@@ -1,7 +1,4 @@
-"""Tallies: what one curation step received, dropped and changed, with samples.
-
-Invariant: tallies of several tasks add up to the same figures and samples in any order.
-"""
+"""What one curation step received, dropped and changed, with samples; tallies add up to the same in any order."""
 
 import hashlib
 from collections.abc import Mapping
@@ -12,8 +9,7 @@ SAMPLES = 20
 """Dropped documents in a report for each source and step."""
 SAMPLE_CHARACTERS = 300
 Items = dict[str, dict[str, int]]
-"""By set and number of an evaluation item, in digits: the most words of it that were found (in a row or all), 0 if
-fuzzy."""
+"""By set and number of an evaluation item, in digits: the most words of it found (in a row, or all), 0 if fuzzy."""
 
 
 @dataclass

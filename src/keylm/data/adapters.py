@@ -35,10 +35,7 @@ class Adapter:
 
 
 def adapter_for(hub: str | None, name: str | None) -> Adapter:
-    """Return the adapter called `name`, else the one for the data set `hub`, else "auto".
-
-    Raises KeylmError for a name that is not known.
-    """
+    """Return the adapter called `name`, else the one for the data set `hub`, else "auto". Raises KeylmError."""
     chosen = name or HUB_ADAPTERS.get(hub or "", "auto")
     if chosen not in ADAPTERS:
         raise KeylmError(f"adapter = {chosen!r} is not known; accepted: {', '.join(sorted(ADAPTERS))}")
@@ -67,10 +64,7 @@ BOT_BODY = re.compile(r"\bI(?:'m|\^? \^?am) \^?a \^?bot\b", re.IGNORECASE)
 
 
 def _reddit(row: Row, file: str, line: int) -> Items:
-    """Yield a comment of a person: deleted ones, bots' and those voted below 1 are faults.
-
-    Threads stay apart: the rows come by time, so that a thread's comments lie between those of others.
-    """
+    """Yield a person's comment; faults are deleted ones, bots' and those voted below 1. Threads stay apart."""
     body, author = row.get("body"), row.get("author")
     if not isinstance(body, str):
         yield Fault(file, line, "no_text_or_messages", f"body is {type(body).__name__}")

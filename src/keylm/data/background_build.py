@@ -184,10 +184,7 @@ class FetchedShards:
     fix = "delete it, and the same command fetches it again"
 
     def __init__(self, recipe: Recipe, folder: Path, *, fetches: bool = True) -> None:
-        """Keep shards of `recipe.data.shards` in `folder`, which holds their manifest.
-
-        `fetches` is False in processes that share the folder with the one that does the fetching.
-        """
+        """Keep shards of `recipe.data.shards` in the `folder` of their manifest; one process `fetches` for all."""
         self._folder, self._base = folder, str(recipe.data.shards).rstrip("/")
         self._allowed = recipe.data.cache_bytes
         self.manifest = read_manifest(folder)

@@ -34,12 +34,7 @@ def build_shards(
     windows: Mapping[str, int] | None = None,
     quiet: bool = False,
 ) -> ShardManifest:
-    """Build the shards of all used sources in `folder` and return the manifest.
-
-    `provenance` is that of `recipe`. `workers` are processes (by default one a core). Of each source at least
-    `windows` windows are built, by default as many as the recipe takes, and never more than there are. Raises
-    KeylmError where a source cannot be read, changed since `provenance` was computed, or gives nothing to train on.
-    """
+    """Build all used sources' shards in `folder`, at least `windows` each; return the manifest. Raises KeylmError."""
     sweep(folder)
     settings = provenance.settings(recipe, tokenizer_folder)
     total = sum(input_bytes(name, source) for name, source in recipe.used_sources.items())

@@ -4,13 +4,10 @@ Three forms, mixed by the recipe (`sources.NAME.forms`), one drawn for each docu
 
 - `masked`: the noisy document; the tokens of corrupted words carry no loss (Kojima et al., TACL 2025, skip them).
 - `correction`: `<|typo|>` noisy `<|fix|>` clean `<|endoftext|>`, passage by passage; the loss is on the clean side.
-- `pair`: a clean passage and its noisy twin in one window, hidden from each other. Both are trained on (the twin
-  without its corrupted words), and the prediction after each corrupted word is pulled towards the one after the clean
-  word (the same paper's matching of next-word distributions).
+- `pair`: a clean passage and its noisy twin in one window, hidden from each other, both trained on; the prediction
+  after each corrupted word is pulled towards the one after the clean word (the same paper's distribution matching).
 
-In conversations users' turns become noisy, assistants' never; they are `masked`.
-
-Invariant: no token of a corrupted word is ever a target, in any form.
+Invariant: no token of a corrupted word is ever a target; of conversations only the user's turns become noisy.
 """
 
 import random

@@ -16,10 +16,7 @@ Executor = Literal["local", "ray", "slurm"]
 
 
 def curation_facts(recipe: Recipe, folder: Path) -> CurationFacts:
-    """Return what `folder/report.json` says of the curation of `recipe` (as it is written, not `curated_recipe`).
-
-    Raises KeylmError where no curation is finished there.
-    """
+    """Return folder/report.json of the curation of `recipe` as written. Raises KeylmError where none is finished."""
     report = read_table(folder / "report.json")
     if "hash" not in report:
         raise KeylmError(f"{folder}: no finished curation; accepted: a folder in which the build has curated")

@@ -16,7 +16,7 @@ from itertools import islice
 from typing import Any
 
 from keylm.base.console import say, seconds
-from keylm.base.errors import KeylmError
+from keylm.base.errors import KeylmError, how_to_install
 from keylm.data.adapters import adapter_for
 from keylm.recipe.schema import Source
 
@@ -54,9 +54,7 @@ class HubRows:
         self._stream: Any = None
         _libraries()
         if _offline():
-            raise self._error(
-                "HF_HUB_OFFLINE forbids to reach the hub; unset it, or give the data as files with `path`"
-            )
+            raise self._error("HF_HUB_OFFLINE is set; unset it, or give the data as files with `path`")
         self._check_origin(state)
         self._rows: int = state["rows"] if state else 0
         self.revision = self._revision(state)
@@ -205,9 +203,7 @@ class HubRows:
                 "if it is yours"
             )
         if status in (401, 403):
-            return self._error(
-                f"the hub refuses it (HTTP {status}); log in anew with `hf auth login` (or set HF_TOKEN)"
-            )
+            return self._error(f"the hub refuses it (HTTP {status}); log in with `hf auth login` (or set HF_TOKEN)")
         return self._error(f"its data cannot be read ({_short(error)})")
 
     def _check_origin(self, state: dict[str, Any] | None) -> None:
@@ -241,15 +237,12 @@ def hub_size(source: Source) -> tuple[int, int] | None:
 
 @cache
 def _libraries() -> tuple[Any, Any]:
-    """Return the modules datasets and huggingface_hub, imported late because that is slow, and silenced.
-
-    Raises KeylmError where they are not installed.
-    """
+    """Return datasets and huggingface_hub, silenced; slow to import. Raises KeylmError where they are not installed."""
     try:
         datasets = importlib.import_module("datasets")
         hub = importlib.import_module("huggingface_hub")
     except ImportError as error:
-        raise KeylmError(f"sources with `hub` need the package {error.name}: pip install 'keylm[hub]'") from error
+        raise KeylmError(f"sources with `hub` need {error.name}: {how_to_install('hub')}") from error
     datasets.disable_progress_bars()
     hub.utils.disable_progress_bars()
     datasets.logging.set_verbosity(logging.CRITICAL)

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
 from keylm.base.errors import KeylmError
 from keylm.base.files import read_object, read_table, sha256_json, write_json
+from keylm.recipe.messages import explain
 
 FORMAT = 3
 """Of manifest and shards; raised when the same documents give other shards."""
@@ -170,10 +171,7 @@ def read_progress(folder: Path) -> BuildProgress | None:
 
 
 def read_manifest(folder: Path) -> ShardManifest:
-    """Return `folder/manifest.json`.
-
-    Raises KeylmError where it is missing, damaged, of another format, or its own hash does not hold.
-    """
+    """Return `folder/manifest.json`. Raises KeylmError where it is missing, damaged or of another format."""
     path = folder / "manifest.json"
     if not path.is_file():
         raise KeylmError(f"{path}: no such file; accepted: the shards folder of a run whose data were built")
@@ -181,18 +179,13 @@ def read_manifest(folder: Path) -> ShardManifest:
 
 
 def load_manifest(path: Path, name: str, fix: str) -> ShardManifest:
-    """Return the manifest in the file `path`, called `name` in errors, which say how to `fix` a damaged one.
-
-    Raises KeylmError as `read_manifest` does.
-    """
+    """Return the manifest in the file `path`; errors call it `name` and say how to `fix` it. Raises KeylmError."""
     try:
         manifest = read_object(path)
     except ValueError as error:
         raise KeylmError(f"{name}: is damaged: {error}; {fix}") from None
     if manifest_hash(manifest) != manifest.get("hash"):
-        raise KeylmError(
-            f"{name}: its content does not have the hash it states; it was altered after it was written; {fix}"
-        )
+        raise KeylmError(f"{name}: its content does not have the hash it states; it was altered since; {fix}")
     if manifest.get("format") != FORMAT:
         raise KeylmError(
             f"{name}: is of format {manifest.get('format')}; accepted: format {FORMAT}, which this keylm builds; "
@@ -201,18 +194,9 @@ def load_manifest(path: Path, name: str, fix: str) -> ShardManifest:
     try:
         return ShardManifest.model_validate(manifest)
     except ValidationError as error:
-        raise KeylmError(f"{name}: is not a manifest of this keylm: {_flaw(error)}; {fix}") from None
-
-
-def _flaw(error: ValidationError) -> str:
-    """Return the first thing that a manifest lacks or has wrong, in words."""
-    problem = error.errors()[0]
-    *above, key = problem["loc"]
-    if problem["type"] == "missing":
-        return f"{'.'.join(map(str, above)) or 'it'} has no {key!r}"
-    value = repr(problem["input"])
-    accepted = problem["msg"].removeprefix("Input should be ")
-    return f"{'.'.join(map(str, problem['loc']))}: got {value[:100]}; accepted: {accepted}"
+        raise KeylmError(
+            f"{name}: is not a manifest of this keylm: {explain(error.errors()[0], ShardManifest)}; {fix}"
+        ) from None
 
 
 def manifest_hash(manifest: dict[str, Any]) -> str:

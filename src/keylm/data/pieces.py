@@ -1,7 +1,4 @@
-"""A piece: tokens that are packed together, with what training must know about each.
-
-Invariant: all arrays of a piece have one entry a token.
-"""
+"""A piece: tokens that are packed together, with arrays of one entry a token of what training must know of each."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -157,10 +157,7 @@ def input_bytes(name: str, source: Source) -> int:
 
 
 def source_settings(source: Source) -> Settings:
-    """Return what decides, besides its origin, which documents a source gives and which of their tokens are trained on.
-
-    Raises KeylmError where it names an unknown adapter.
-    """
+    """Return what decides, besides its origin, which documents and trained tokens a source gives. Raises KeylmError."""
     limits: Settings = {"max_bytes": source.max_bytes, "loss": source.loss}
     if source.typos_of:
         return {**limits, "forms": dict(source.forms.items()), "passes": source.passes}

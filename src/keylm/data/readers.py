@@ -257,10 +257,7 @@ def _open(file: Path) -> IO[bytes]:
 
 
 class ZstdReader(io.RawIOBase):
-    """The frames of a zstandard file as one stream; one that breaks off raises EOFError.
-
-    zstandard's own stream reader takes a frame that was cut short for the end of the file.
-    """
+    """A zstandard file as one stream; one cut short raises EOFError, where the library's own reader just ends."""
 
     def __init__(self, file: Path) -> None:
         self._file = file.open("rb")

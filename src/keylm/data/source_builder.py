@@ -69,10 +69,7 @@ class SourceBuilder:
         byte_lengths: npt.NDArray[np.int64],
         workers: Workers,
     ) -> None:
-        """Continue what an earlier build with the same provenance and settings left in `folder`.
-
-        byte_lengths: int64 [vocabulary], how many bytes of text each token stands for.
-        """
+        """Continue an earlier build in `folder`. byte_lengths: int64 [vocabulary], bytes of text a token stands for."""
         self._recipe, self._name, self._folder, self._workers = recipe, name, folder, workers
         self._source = recipe.sources[name]
         self._context = recipe.training.context

@@ -216,11 +216,7 @@ def list_files(name: str, source: Source) -> Listing:
 
 
 def check_sources(recipe: Recipe, *, quiet: bool = False) -> None:
-    """Check every path that a build reads, and report which files in the sources' folders are skipped.
-
-    Raises KeylmError for the first one that is missing or cannot be read. This is separate from loading the recipe,
-    because a run whose shards are built needs none of them.
-    """
+    """Raise KeylmError at the first path a build could not read; report skipped files. Shards need none of them."""
     for name, source in recipe.read_sources.items():
         if source.path is not None and (others := list_files(name, source).others):
             say(_passed_over(name, source_path(source), others), quiet=quiet)

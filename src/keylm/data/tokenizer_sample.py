@@ -1,7 +1,4 @@
-"""Text to train the tokenizer on, sampled from a recipe's sources.
-
-Invariant: the sample depends on the recipe and the documents alone, and holds no held-out document.
-"""
+"""Text to train the tokenizer on: a sample of a recipe's sources without held-out documents, the same every time."""
 
 from collections.abc import Iterator, Mapping
 

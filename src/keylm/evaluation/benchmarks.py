@@ -24,7 +24,7 @@ from keylm.evaluation.results import EvaluationFolder, Record
 from keylm.evaluation.task_files import TaskFiles, harness_folders, prepare
 from keylm.model.folder import check_model_folder, model_fingerprint, silence_transformers
 from keylm.model.opening import open_pair
-from keylm.recipe.benchmarks import BENCHMARKS, MISTYPED
+from keylm.recipe.benchmark_table import BENCHMARKS, MISTYPED
 from keylm.runtimes.generation import rows_at_once
 
 
@@ -170,10 +170,7 @@ class Harness:
         self._available = files.hashes
 
     def possible(self, names: Sequence[str], requested: Sequence[str], *, quiet: bool) -> list[str]:
-        """Return the benchmarks that this model's context allows.
-
-        Raises KeylmError where one that was requested by name is not among them, or a name is no task.
-        """
+        """Return the benchmarks that this model's context allows. Raises KeylmError for one requested by name."""
         unknown = [name for name in names if name not in self._tasks.all_tasks]
         if unknown:
             known = ", ".join(self._available or dict.fromkeys(chain(*SUITES.values())))

@@ -2,22 +2,21 @@
 
     RUN/contamination.json   what `scan` found, source by source
 
-Invariant: what was not searched is None, with the reason, never 0.
-
-`scan` searches the original sources and the texts that were trained on; it needs both and takes as long as
-decontamination (docs/robustness.md has the rate). Without it, curation's report is read: curation searched what its
-filters and deduplication had left, and dropped every document in which it found an item.
+Invariant: what was not searched is None, with the reason, never 0. `scan` searches the original sources and the texts
+that were trained on, as long as decontamination takes. Without it, curation's report is read: curation searched what
+its filters and deduplication had left, and dropped every document in which it found an item.
 """
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from keylm.base.console import Status, say
 from keylm.base.errors import KeylmError
 from keylm.base.files import read_table, sha256_json, write_json
-from keylm.curate.decontamination import BATCH_CHARACTERS, LONGEST_NGRAM, Decontaminator
+from keylm.curate.decontamination import LONGEST_NGRAM, Decontaminator, batches
 from keylm.curate.evaluation_items import PLAIN_NAMES
 from keylm.curate.tally import Items, merge_items, ordered_items
 from keylm.data.curated import curated_recipe
@@ -155,7 +154,7 @@ def _search(searched: Decontaminator, documents: Iterable[tuple[str, int]], stat
     items: Items = {}
     count = hits = size = 0
     seconds = 0.0
-    for batch in _batches(documents):
+    for batch in batches(documents, itemgetter(0)):
         begun = time.process_time()
         verdicts = searched.check_many(text for text, _ in batch)
         seconds += time.process_time() - begun
@@ -167,19 +166,6 @@ def _search(searched: Decontaminator, documents: Iterable[tuple[str, int]], stat
         status.update(size, f"{count:,} documents, {size / 1e6:,.1f} MB, {hits:,} with an item")
     facts = {"documents": count, "bytes": size, "hits": hits, "seconds": round(seconds, 2)}
     return {**facts, "items": ordered_items(items)}
-
-
-def _batches(documents: Iterable[tuple[str, int]]) -> Iterator[list[tuple[str, int]]]:
-    batch: list[tuple[str, int]] = []
-    characters = 0
-    for document in documents:
-        batch.append(document)
-        characters += len(document[0])
-        if characters >= BATCH_CHARACTERS:
-            yield batch
-            batch, characters = [], 0
-    if batch:
-        yield batch
 
 
 def _print_speed(sources: Mapping[str, Any], *, quiet: bool) -> None:

@@ -1,6 +1,6 @@
 """How well a model follows instructions that a program can check, on items from `keylm data instructions`.
 
-Three sets (instructions/evaluation_items.py): constraints of trained types on held-out documents, constraints of types
+Three sets (instructions/held_out_items.py): constraints of trained types on held-out documents, constraints of types
 never seen in training, and typo fixing on held-out sentences. Decoding is greedy, so the figures are reproducible on
 one machine; each is a share with a 95 % bootstrap interval over items. Cost: one answer an item, batched by length.
 """
@@ -69,7 +69,7 @@ def evaluate_instructions(
         for indices in _batches(items, batch):
             messages = [items[index]["messages"] for index in indices]
             limits = [items[index]["max_new_tokens"] for index in indices]
-            written = generator.drawn(messages, limits, do_sample=False)
+            written = generator.sampled(messages, limits, do_sample=False)
             for index, answer in zip(indices, written, strict=True):
                 answers[index] = answer
             done += len(indices)

@@ -2,14 +2,14 @@
 
 Protocol, after Trnka & McCoy, "Evaluating word prediction: framing keystroke savings", ACL 2008 (short papers):
 
-- A key is a letter (whatever its case), a space, a sign or a line's end. SHOWN words are shown at all times.
-- Choosing one is a key, and enters a space after it; where the text has no space there, the next sign replaces it.
-- The user chooses the wanted word as soon as it is shown, before its first letter if need be, and makes no mistakes.
+- A key is a letter (in either case), a space, a punctuation mark or a line break. SHOWN words are always on screen.
+- Choosing one costs a key and inserts a space after it; where the text has none there, the next mark replaces it.
+- The user chooses the wanted word as soon as it is shown, even before its first letter, and makes no mistakes.
 - Savings: (keys without suggestions - keys with them) / keys without suggestions.
 
-Words are runs of letters with apostrophes inside, next to no digit, apostrophe or other letter; all else is typed by
-hand. The ceiling is what a system that knows every word beforehand would save: one key a word, all else by hand.
-Hits are of the exact word, capitals included.
+Words are runs of letters with apostrophes inside, next to no digit, apostrophe or other letter; the rest is typed by
+hand. The ceiling is a system that knows every word in advance: one key a word. Hits are of the exact word, capitals
+included.
 """
 
 import contextlib

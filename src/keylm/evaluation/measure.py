@@ -30,11 +30,7 @@ def measure(
     command: str = "",
     quiet: bool = False,
 ) -> None:
-    """Measure `requested` (suites, tasks of lm_eval, typing, instructions) of a model; write the files of `folder`.
-
-    Finished parts are written whatever ends it. Raises KeylmError as `benchmarks.evaluate` and
-    `typing.evaluate_typing` do.
-    """
+    """Measure `requested` suites and tasks of a model and write the files of `folder`, finished parts at any end."""
     try:
         tasks = [name for name in requested if name not in (TYPING, INSTRUCTIONS)]
         if TYPING in requested:
@@ -89,9 +85,7 @@ def _instructions(
     if not Path(model).is_dir():
         raise KeylmError(f"{model}: instructions are measured on a model folder; accepted: its files on this machine")
     if items is None:
-        raise KeylmError(
-            "instructions: no items; accepted: --items with evaluation.jsonl.zst of `keylm data instructions`"
-        )
+        raise KeylmError("instructions: no items; accepted: --items evaluation.jsonl.zst of `keylm data instructions`")
     device = torch.device(benchmarks.chosen_device(options.device))
     measure_instructions(Path(model), items, folder.instructions, limit=options.limit, device=device, quiet=quiet)
 

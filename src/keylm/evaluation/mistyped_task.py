@@ -12,17 +12,14 @@ from lm_eval.api.task import ConfigurableTask
 
 from keylm.base.errors import KeylmError
 from keylm.evaluation.prompt_noise import Noise
-from keylm.recipe.benchmarks import MISTYPED
+from keylm.recipe.benchmark_table import MISTYPED
 
 _STRUCTURE = ("class", "typos", "tag", "group", "include", "task_list")
 """Keys of a task file that are not fields of a task."""
 
 
 class TypoTask(ConfigurableTask):  # type: ignore[misc]
-    """A clean task of the harness with a `Noise` over its prompts.
-
-    Few-shot examples, where requested, are mistyped like the question.
-    """
+    """A clean task of the harness with a `Noise` over its prompts, few-shot examples included."""
 
     def __init__(self, config: Mapping[str, Any] | None = None) -> None:
         super().__init__(config=mistyped_config(config or {}))
@@ -47,10 +44,7 @@ class Processing:
 
 
 def mistyped_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a task's complete config: the harness's, overridden by `config`, and the noise of its `typos`.
-
-    Raises KeylmError where `typos` does not say which benchmark, rate and seed.
-    """
+    """Return the harness's config of a task under `config`, with the noise of its `typos`. Raises KeylmError."""
     given = config.get("typos")
     if not isinstance(given, Mapping) or set(given) != {"benchmark", "rate", "seed"}:
         raise KeylmError(f"task {config.get('task')}: typos = {given!r}; accepted: benchmark, rate and seed")

@@ -3,11 +3,8 @@ r"""lm_eval tasks whose prompts are mistyped: which there are, their noise, and 
     python -m keylm.evaluation.prompt_noise typo_tasks
     lm_eval --include_path typo_tasks --model hf --model_args pretrained=MODEL --tasks hellaswag_typos_10_1
 
-BENCHMARK_typos_RATE_SEED: RATE per cent of the prompt's words are mistyped by typos/model.py. Everything else is the
-installed harness's own: data, prompt, choices, metrics. Task files are not kept: they follow from the benchmark table.
-
-Invariants: an item's noise depends on its benchmark, its clean text, the rate and the seed alone, not on its position,
-its file or the platform; choices and the words that the harness puts around a question are never changed.
+Invariants: an item's noise (typos/model.py) depends on its benchmark, its clean text, the rate (per cent of words) and
+the seed alone; data, choices, metrics and the words that the harness puts around a question stay its own.
 """
 
 import hashlib
@@ -22,7 +19,7 @@ import yaml
 
 from keylm.base.errors import KeylmError
 from keylm.base.files import atomic_write
-from keylm.recipe.benchmarks import MISTYPED
+from keylm.recipe.benchmark_table import MISTYPED
 from keylm.recipe.schema import Typos
 from keylm.typos.model import VERSION, TypoModel
 
@@ -55,10 +52,7 @@ class Noise:
         return f"{self.benchmark}_typos_{self.rate}_{self.seed}"
 
     def __call__(self, docs: Any) -> Any:
-        """Return a datasets.Dataset with its prompts mistyped, and two more columns.
-
-        `words` and `words_mistyped` count the words of the clean prompt.
-        """
+        """Return a datasets.Dataset with its prompts mistyped; new columns count their `words` and `words_mistyped`."""
         field = str(MISTYPED[self.benchmark].mistyped)
         mistyped, counts = self.mistype(list(docs[field]))
         words, changed = [list(column) for column in zip(*counts, strict=True)] if counts else ([], [])

@@ -7,8 +7,7 @@
     EVALUATION/evaluation.json        the rows of all of it, a list, for other programs
 
 A benchmark's record: {"benchmark", "metrics": {metric: {"value", "stderr"}}, "n", "items": {metric: [one number an
-item]}, "harness", "task_hashes", "seconds", "command", "settings"}; values are fractions (except perplexity); a record
-counts as finished where its `settings` are those requested.
+item]}, "harness", "task_hashes", "seconds", "command", "settings"}; values are fractions (except perplexity).
 """
 
 import contextlib
@@ -22,7 +21,7 @@ from keylm.base.files import DamagedFile, read_object, write_json
 from keylm.base.shapes import check
 from keylm.evaluation.shapes import BenchmarkShape, MeasuresShape
 from keylm.evaluation.statistics import bootstrap_error
-from keylm.recipe.benchmarks import BENCHMARKS
+from keylm.recipe.benchmark_table import BENCHMARKS
 
 Record = dict[str, Any]
 """A finished benchmark's file."""
@@ -140,10 +139,7 @@ def table(benchmarks: Mapping[str, Record], lines: Sequence[ResultLine] = CARD +
 
 
 def _stderr(line: ResultLine, parts: Sequence[Mapping[str, Any]], records: Sequence[Record]) -> float | None:
-    """Return the standard error of the mean of a line's parts.
-
-    Different benchmarks are independent; metrics of the same one share items, which the bootstrap resamples together.
-    """
+    """Return the standard error of the mean of a line's parts; metrics of one benchmark are resampled together."""
     if len(records) == len(parts):
         errors = [part["stderr"] for part in parts]
         return None if None in errors else math.hypot(*errors) / len(errors)

@@ -1,7 +1,4 @@
-"""Accuracy under typing errors: retention by error rate, and the area under its curve.
-
-The accuracies come from the tasks of prompt_noise.py; docs/robustness.md has the definitions.
-"""
+"""Accuracy under typing errors: retention by error rate, and the area under its curve (docs/robustness.md)."""
 
 import hashlib
 import math
@@ -13,7 +10,7 @@ import numpy as np
 
 from keylm.base.errors import KeylmError
 from keylm.evaluation.statistics import DRAWS, Values, middle_95
-from keylm.recipe.benchmarks import MISTYPED
+from keylm.recipe.benchmark_table import MISTYPED
 
 HIGHEST_RATE = 20
 """Per cent of words at which the area under the curve ends."""
@@ -29,12 +26,11 @@ def curves(points: Iterable[Point]) -> dict[str, Any]:
     `value` a share. Retention at a rate is (accuracy - chance) / (clean accuracy - chance), not clipped. The area is
     its integral over rates 0 to 20 by the trapezium rule, divided by 20: 1 where nothing is lost.
 
-    Returns {"curves": rows, "area", "interval", "benchmarks", "reason"}. A row is of one benchmark and metric:
-    {"benchmark", "metric", "chance", "rates", "area", "interval", "reason"}; of its `rates` each is {"rate", "accuracy"
-    (mean over seeds), "spread" (standard deviation over seeds), "seeds", "stderr", "retention"}. The overall `area` is
-    the mean over `benchmarks`, those that have one, each with its main metric. What is undefined is None, and `reason`
-    says why. Intervals hold 95 %, by bootstrap from the points' standard errors (`_resampled`). Raises KeylmError for
-    invalid points.
+    Returns {"curves": rows, "area", "interval", "benchmarks", "reason"}; a row, of one benchmark and metric, is
+    {"benchmark", "metric", "chance", "rates", "area", "interval", "reason"}, each of its `rates` {"rate", "accuracy"
+    (mean over seeds), "spread" (deviation over seeds), "seeds", "stderr", "retention"}. The overall `area` is the mean
+    over `benchmarks`, each with its main metric. What is undefined is None, and `reason` says why. Intervals hold 95 %,
+    by bootstrap from standard errors. Raises KeylmError for invalid points.
     """
     grouped: dict[tuple[str, str], list[Point]] = {}
     for point in points:

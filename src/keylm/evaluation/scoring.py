@@ -1,7 +1,6 @@
-"""Faster log-likelihoods for lm_eval: the context that choices share is read once.
+"""Faster log-likelihoods for lm_eval: a context is read once for all its choices, which `HFLM` reads again for each.
 
-A benchmark requests the log-likelihood of each of a question's choices after the same context. lm_eval's `HFLM` reads
-the context again for every choice of several tokens. Here a context and its continuations share a row,
+A context and its continuations share a row,
 
     tokens     c0 c1 c2 | a0 a1 | b0 b1 b2      (each continuation without its last token)
     positions   0  1  2 |  3  4 |  3  4  5
@@ -12,10 +11,7 @@ most one continuation of several tokens is an ordinary causal row, without a mas
 
 Invariant: the figures are those of `HFLM` up to rounding. Whether a model respects such a mask and explicit positions
 is measured when it is opened, on rows as long as the longest shared ones; ALiBi, sliding windows and recurrent layers
-do not, and get one continuation a row. The softmax is computed in fp32.
-
-Cost: rows are sorted by length and batched by tokens; identical requests are read once; the host waits for the device
-once a batch, while the next batch is under way.
+do not, and get one continuation a row.
 """
 
 import contextlib
@@ -92,10 +88,7 @@ class ScoringRow:
 
 
 def rows_of(context: Tokens, continuations: Iterable[Tokens], limit: int) -> Iterator[ScoringRow]:
-    """Return a context's rows: several continuations up to `limit` tokens, else one each.
-
-    Continuations of one token cost nothing and go into the first row.
-    """
+    """Return a context's rows: several continuations up to `limit` tokens, those of one for free, else one each."""
     part: list[Tokens] = []
     length = len(context)
     for continuation in sorted(continuations, key=len):
@@ -299,10 +292,7 @@ class SharedContextLM(HFLM):  # type: ignore[misc]  # lm_eval is untyped
         yield from _summed(*waiting)
 
     def _fitting(self, rows: Sequence[ScoringRow], width: int) -> Tensor | None:
-        """Return the rows' scores; None where memory ran out, after which batches are half as large.
-
-        Raises KeylmError where one row does not fit.
-        """
+        """Return the rows' scores, None where memory ran out (batches are halved). Raises KeylmError for one row."""
         try:
             return self._score(rows)
         except torch.OutOfMemoryError:

@@ -1,11 +1,10 @@
 """Intervals, standard errors and paired tests of figures over items, mostly by bootstrap.
 
-Words of one document or sentence are not independent, so items (documents, pairs) are resampled, not words: the
-percentile bootstrap over clusters (Efron & Tibshirani, An Introduction to the Bootstrap, 1993, ch. 13; Davison &
-Hinkley, Bootstrap Methods and their Application, 1997, 3.8). With fewer than about 20 items it is a little too narrow.
-
-Two models are compared on the same items: pairing removes the variance between items, which is most of that of two
-separate figures (Dror et al. 2018, "The Hitchhiker's Guide to Testing Statistical Significance in NLP", ACL).
+Words of one document are not independent, so items (documents, pairs) are resampled: the percentile bootstrap over
+clusters (Efron & Tibshirani, An Introduction to the Bootstrap, 1993, ch. 13; Davison & Hinkley, Bootstrap Methods and
+their Application, 1997, 3.8), a little too narrow below about 20 items. Two models are compared on the same items,
+which removes most of the variance (Dror et al. 2018, "The Hitchhiker's Guide to Testing Statistical Significance in
+NLP", ACL).
 """
 
 import math
@@ -63,10 +62,7 @@ class Tallies:
 
 
 def ratio(parts: Sequence[tuple[float, float]], seed: int) -> Mapping[str, float | None]:
-    """Return {"value", "low", "high"}: sum of numerators over sum of denominators, and its 95 % interval.
-
-    One item has no interval: low and high are None. The denominators must not all be 0.
-    """
+    """Return {"value", "low", "high"}: a ratio of sums and its 95 % interval, which one item alone does not have."""
     sums = np.array(parts, dtype=np.float64)
     up, down = sums.sum(axis=0)
     value = float(up / down)

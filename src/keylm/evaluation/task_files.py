@@ -17,7 +17,7 @@ import yaml
 from keylm.base.errors import KeylmError
 from keylm.base.files import sha256_file, sha256_json
 from keylm.evaluation.prompt_noise import noises, write_tasks
-from keylm.recipe.benchmarks import BENCHMARKS, MISTYPED, PARTS, BenchmarkSpec
+from keylm.recipe.benchmark_table import BENCHMARKS, MISTYPED, PARTS, BenchmarkSpec
 
 
 class _TaskText(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML is untyped
@@ -119,10 +119,7 @@ def _config(task: str, harness_file: str, files: dict[str, str]) -> dict[str, An
 
 
 def harness_folders(names: Iterable[str]) -> list[Path] | None:
-    """Return the folders of the harness that have these tasks; None where one is not known to be in any.
-
-    Reading all of its folders takes over ten seconds.
-    """
+    """Return the harness's folders of these tasks (all take 10 s to read); None where one is not known to be in any."""
     folders = []
     for name in names:
         if name in BENCHMARKS:

@@ -1,8 +1,8 @@
-"""Typos of thumbs on a phone, for test sets only: training never uses this model.
+"""Thumb-typing errors on a phone, for test sets only: training never uses this model.
 
 Every letter is a tap around its key (Gaussian; Azenkot & Zhai, MobileHCI 2012; spreads in the layout) with a bias that
-each typist keeps; besides, taps are lost, doubled, or overtaken by the other thumb. Training's noise
-(typos/model.py) draws words and kinds of error instead, at rates fitted to documentation written on keyboards.
+each typist keeps; taps are also dropped, doubled, or overtaken by the other thumb. The noise of training
+(typos/model.py) instead draws words and kinds of error, at rates fitted to documentation typed on keyboards.
 """
 
 import random
@@ -11,9 +11,9 @@ from keylm.languages.language import ENGLISH, Language
 from keylm.typos.keys import keys_of
 
 NOISE = 1.0
-"""How unsteady the hand is: scales the spread and the probabilities below. 1 mistypes about a tenth of the words."""
+"""How unsteady the hand is: scales the spread and the probabilities below; 1 mistypes about a tenth of the words."""
 TAPS = 0.72
-"""Spread of a tap relative to the layout's raw taps: people slow down until fewer go wrong."""
+"""Spread of a tap relative to the layout's raw taps: people slow down until fewer miss."""
 BIAS = 0.06
 """Standard deviation, in key widths and heights, of a typist's mean offset."""
 LOST, TWICE, EARLY = 0.004, 0.003, 0.006
@@ -21,7 +21,7 @@ LOST, TWICE, EARLY = 0.004, 0.003, 0.006
 
 
 class Typist:
-    """Someone who types, the same way for the same seed."""
+    """A simulated typist; the same seed gives the same typing."""
 
     def __init__(self, seed: int, noise: float = NOISE, language: Language = ENGLISH) -> None:
         self._word_pattern, self._layout = language.words.whole, language.layout

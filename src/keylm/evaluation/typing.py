@@ -1,8 +1,7 @@
 """The typing evaluation: a model on a keyboard, where it suggests words, corrects them and copes with mistakes.
 
-Works on any folder that AutoModelForCausalLM and AutoTokenizer open, on the CPU. docs/typing.md has the measures, sets
-and rules. Every figure is a ratio of sums over documents or sentence pairs with a 95 % bootstrap interval over these,
-and the same for the same model, sets, seed and `fingerprint`, except for the latency.
+Works on any folder that AutoModelForCausalLM and AutoTokenizer open, on the CPU; docs/typing.md has the measures. Every
+figure but latency is the same for the same model, sets, seed and `fingerprint`, with a 95 % bootstrap interval.
 """
 
 import importlib
@@ -13,7 +12,7 @@ from typing import Any
 
 from keylm.base.console import Status, say
 from keylm.base.constants import constants_of
-from keylm.base.errors import KeylmError
+from keylm.base.errors import KeylmError, how_to_install
 from keylm.base.files import read_table, sha256_json, write_json
 from keylm.evaluation.keystrokes import measure_latency
 from keylm.evaluation.statistics import Tallies
@@ -93,7 +92,7 @@ def skipped_systems() -> dict[str, str]:
     try:
         importlib.import_module("spylls.hunspell")
     except ImportError:
-        return {"hunspell": "spylls is not installed; pip install 'keylm[eval]'"}
+        return {"hunspell": f"spylls is not installed; {how_to_install('eval')}"}
     return {}
 
 

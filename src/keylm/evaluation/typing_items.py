@@ -1,12 +1,11 @@
-"""The frozen test sets of the typing evaluation: their origin, and the check that they are unchanged.
+"""The frozen test sets of the typing evaluation: where they come from, and the check that they are unchanged.
 
-- `embedded`: passages of the prose in the package's own corpus (public domain and CC0, corpus/PROVENANCE.md) that a
-  recipe with `evaluation.holdout` of 0.05 or more, as nano, keeps from training; each also as a thumb-typist would
-  have typed it (touch.py).
-- `git_fixes`: sentences with a typo that a person made and another fixed, from the histories of documentation; only
+- `embedded`: passages of prose in the package's own corpus (public domain and CC0, corpus/PROVENANCE.md) that a recipe
+  with `evaluation.holdout` of 0.05 or more, as nano, holds out of training; each also as typed with thumbs (touch.py).
+- `git_fixes`: sentences with a typo that one person made and another fixed, from the histories of documentation; only
   the half that the typo statistics were not fitted to, and no repository whose text is also a training source.
-- `casual`: passages of chats, comments and reviews that keylm-75m-hour (holdout 0.01) keeps from training. Used as
-  they are: only prediction is measured on them.
+- `casual`: passages of chats, comments and reviews that keylm-75m-hour (holdout 0.01) holds out; as they are, so only
+  prediction is measured on them.
 
 The last two are read from a corpus folder and are not part of the package. Invariant: `load_sets` returns exactly the
 items whose hashes are in typing_sets/sets.json, or raises an error.
@@ -94,10 +93,7 @@ class TypingSet:
 
 
 def load_sets(corpus: Path | None = None) -> dict[str, TypingSet]:
-    """Return the sets by name; without a `corpus` folder only `embedded`.
-
-    Raises KeylmError where files are missing, or what they give is not what was frozen.
-    """
+    """Return the sets by name; without `corpus` only `embedded`. Raises KeylmError for one that was altered."""
     recorded = read_json(Path(str(files("keylm.evaluation") / "typing_sets" / "sets.json")))
     sets = [embedded_set()] if corpus is None else [embedded_set(), git_fixes_set(corpus), casual_set(corpus)]
     for found in sets:

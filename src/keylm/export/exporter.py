@@ -230,10 +230,7 @@ class Exporter:
 
 
 def export(model: Path, out: Path, options: ExportOptions, *, quiet: bool = False) -> list[Parity]:
-    """Write `model` (a folder) in all formats of `options` into `out`, each checked; return the comparisons.
-
-    Raises ParityFailed (after everything was tried and recorded), KeylmError.
-    """
+    """Write a model folder in all formats of `options`, each checked. Raises KeylmError; ParityFailed at the end."""
     return Exporter(model, out, options, quiet=quiet).run()
 
 

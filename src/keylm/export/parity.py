@@ -1,8 +1,7 @@
 """Whether an exported file is the same model: its logits, choices and tokens against PyTorch's in fp32.
 
-Every runtime reads the same tokens: the beginnings of 50 documents of the embedded corpus, and 20 kB of its text. The
-logits of all positions are compared, so a likely word hides no error. LIMITS has the limits with their reasons.
-Cost: about 9,000 tokens in each runtime, half a minute for 75 million parameters on two idle cores.
+Every runtime reads the same tokens, 50 beginnings of documents and 20 kB of text of the embedded corpus, and the logits
+of all positions are compared, within LIMITS. Cost: about 9,000 tokens in each runtime.
 """
 
 import io
@@ -324,10 +323,7 @@ def greedy(runtime: Runtime, ids: Sequence[int]) -> tuple[list[int], Array]:
 
 
 def same_choices(found: Sequence[int], wanted: Sequence[int], logits: Array, tie: float) -> str:
-    """Return "equal", "tie" or "differ" of two greedy texts.
-
-    A tie: where they differ, the reference's two choices are at most `tie` logits apart. The rest is not compared.
-    """
+    """Return "equal" or "differ" of two greedy texts; "tie" where they part at two choices within `tie` logits."""
     for ours, theirs, row in zip(found, wanted, logits, strict=True):
         if ours != theirs:
             return "tie" if row[theirs] - row[ours] <= tie else "differ"

@@ -43,10 +43,7 @@ def plan_upload(folder: Path, repo: str) -> Upload:
 
 
 def push(upload: Upload, *, private: bool, token: str | None = None, api: Any = None) -> str:
-    """Upload; return the address. Raises KeylmError without a token, or where the hub refuses.
-
-    `token` is by default the variable HF_TOKEN, or what `hf auth login` saved; `api` is an HfApi.
-    """
+    """Upload; return the address. `token`: by default HF_TOKEN or the saved login. Raises KeylmError where refused."""
     from huggingface_hub import HfApi, get_token
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -55,7 +52,7 @@ def push(upload: Upload, *, private: bool, token: str | None = None, api: Any = 
         raise KeylmError("no token for the hub; accepted: the variable HF_TOKEN, or `hf auth login`")
     if "README.md" not in dict(upload.files):
         raise KeylmError(
-            f"{upload.folder}: has no README.md; accepted: a folder with a card (keylm card MODEL --out README.md)"
+            f"{upload.folder}: has no README.md; accepted: one with a card (keylm card MODEL --out README.md)"
         )
     api = api or HfApi(token=token)
     try:

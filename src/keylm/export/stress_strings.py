@@ -1,7 +1,4 @@
-"""Strings on which tokenizers disagree; parity checks compare two tokenizers on them.
-
-stress_strings.json holds the pieces by kind, in ASCII escapes, so that no editor can normalise them.
-"""
+"""Strings on which tokenizers disagree, for parity checks; by kind in stress_strings.json, in ASCII escapes."""
 
 import json
 import random

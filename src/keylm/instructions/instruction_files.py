@@ -3,12 +3,11 @@
     OUT/verifiable.jsonl.zst    {"messages", "source", "constraints", "kind", "from"}: constraints that a program checks
     OUT/everyday.jsonl.zst      the same without constraints: facts, words, typo fixing, rewriting, small talk
     OUT/preferences.jsonl.zst   {"prompt", "chosen", "constraints"}; with minimal violations also "rejected"
-    OUT/evaluation.jsonl.zst    items from held-out documents, and of held-out types (evaluation_items.py)
+    OUT/evaluation.jsonl.zst    items from held-out documents, and of held-out types (held_out_items.py)
     OUT/manifest.json           settings, fingerprints of tables and code, sources with licences and hashes, counts
 
 Invariant: the folder appears whole or not at all; the same corpus, settings and version of keylm give the same files
-whatever the number of workers. Exact duplicates are left out, and so are training records with a given benchmark item
-(evaluation items come from documents that training never has). Cost: 1 to 2 ms a pair and core.
+whatever the number of workers, without exact duplicates or given benchmark items. Cost: 1 to 2 ms a pair and core.
 """
 
 import hashlib
@@ -32,7 +31,7 @@ from keylm.base.files import atomic_folder, read_json, read_table, sha256_file, 
 from keylm.curate.decontamination import Decontaminator
 from keylm.data.documents import Document, content_hash, is_held_out
 from keylm.data.sources import read_source
-from keylm.instructions import evaluation_items
+from keylm.instructions import held_out_items
 from keylm.instructions.checks import HELD_OUT, TRAINED
 from keylm.instructions.document_tasks import SourceText
 from keylm.instructions.generator import GeneratorSettings, PairGenerator
@@ -71,7 +70,7 @@ class InstructionPlan:
         """Return how many lines each file is to have."""
         plain = round(self.count * self.everyday)
         wanted = {"verifiable": self.count - plain, "everyday": plain, "preferences": self.preferences}
-        return {**wanted, "evaluation": self.evaluation * len(evaluation_items.SETS)}
+        return {**wanted, "evaluation": self.evaluation * len(held_out_items.SETS)}
 
 
 @dataclass(frozen=True)
@@ -200,9 +199,9 @@ class _BlockGenerator:
                 return [self._kept.everyday(index).record() for index in indices]
             case "preferences":
                 return [self._preference(index) for index in indices]
-        end = self._items * len(evaluation_items.SETS)
+        end = self._items * len(held_out_items.SETS)
         return [
-            evaluation_items.item(self._held, evaluation_items.SETS[index // self._items], index % self._items)
+            held_out_items.item(self._held, held_out_items.SETS[index // self._items], index % self._items)
             for index in indices
             if index < end
         ]
@@ -338,7 +337,5 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """Return the manifest of a folder that `write_instructions` made. Raises KeylmError where there is none."""
     found = read_table(folder / "manifest.json")
     if "constraint_types" not in found:
-        raise KeylmError(
-            f"{folder}: no manifest of instructions; accepted: a folder that `keylm data instructions` wrote"
-        )
+        raise KeylmError(f"{folder}: no manifest; accepted: a folder that `keylm data instructions` wrote")
     return found

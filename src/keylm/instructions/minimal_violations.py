@@ -27,10 +27,7 @@ _FILLERS = _TEXTS.fillers
 
 
 def break_answer(answer: str, constraints: Sequence[Constraint], random: Random) -> tuple[str, Constraint] | None:
-    """Return `answer` changed so that it breaks one of `constraints` drawn at random, and that constraint.
-
-    The other constraints are kept where possible. None where no small change does it.
-    """
+    """Return `answer` with one change that breaks a random one of `constraints`, and that one; None where none does."""
     best = None
     for constraint in random.sample(list(constraints), len(constraints)):
         change = _CHANGES.get(constraint["type"])

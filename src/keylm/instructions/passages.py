@@ -147,10 +147,7 @@ def word_forms(title: str, body: str) -> Forms:
 
 
 def sentence_case(title: str, body: str, *, cased: bool = False) -> str:
-    """Return a title in the case of running text: words in their most frequent form in the body, else in lower case.
-
-    `cased`: the title has that case already, but for its first letter.
-    """
+    """Return a title in the case of running text: words as they mostly are in the body; `cased` ones keep theirs."""
     words = title.split()
     if cased and any(word[0].isupper() for word in words[1:]):
         return title

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from keylm.base.errors import KeylmError
 from keylm.instructions.table_schema import PhraseTables
+from keylm.recipe.messages import explain
 
 PACKAGE = files("keylm.instructions")
 
@@ -34,16 +35,11 @@ def read_tables(folder: Traversable) -> PhraseTables:
     try:
         return PhraseTables.model_validate(found)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "phrases"
-        raise KeylmError(f"{place}: {first['msg']}; accepted: table_schema.py says what") from None
+        raise KeylmError(f"{explain(error.errors()[0], None, 'phrases')} (table_schema.py)") from None
 
 
 def fingerprint(package: Traversable = PACKAGE) -> str:
-    """Return the SHA-256 of a package's tables and code.
-
-    All of their text counts, comments too, so that neither the order of a table nor a constant in the code is missed.
-    """
+    """Return the SHA-256 of all text of a package's tables and code: any order or constant changes it."""
     digest = hashlib.sha256()
     sources = [file for folder in (package, package / "phrases") for file in folder.iterdir()]
     for file in sorted(sources, key=lambda file: file.name):

@@ -15,7 +15,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from keylm.base.errors import KeylmError
+from keylm.base.errors import KeylmError, how_to_install
 from keylm.languages.language import ENGLISH, Language
 
 DISTANCE = 2
@@ -31,9 +31,7 @@ class Lexicon:
         try:
             from symspellpy import SymSpell, Verbosity
         except ImportError:
-            raise KeylmError(
-                "the typing evaluation needs symspellpy's dictionary; accepted: pip install 'keylm[eval]'"
-            ) from None
+            raise KeylmError(f"symspellpy's dictionary is missing; accepted: {how_to_install('eval')}") from None
         self._symspell, self._all, self._top = SymSpell(DISTANCE), Verbosity.ALL, Verbosity.TOP
         self._symspell.load_dictionary(str(files("symspellpy") / "frequency_dictionary_en_82_765.txt"), 0, 1)
         self.counts: dict[str, int] = self._symspell.words
@@ -72,7 +70,7 @@ class Hunspell:
         try:
             from spylls.hunspell import Dictionary
         except ImportError:
-            raise KeylmError("spylls is not installed; accepted: pip install 'keylm[eval]'") from None
+            raise KeylmError(f"spylls is not installed; accepted: {how_to_install('eval')}") from None
         path = Path(str(files("spylls"))) / "hunspell" / "data" / "en" / "en_US"
         if not path.with_suffix(".aff").is_file():
             raise KeylmError(f"{path}.aff: this spylls ships no en_US dictionary; accepted: spylls 0.1.7")

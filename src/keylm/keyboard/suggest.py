@@ -99,7 +99,7 @@ class TreeContinuations:
         places = torch.arange(first, first + len(new))
         positions = torch.tensor([text + len(path) - 1 for path in new])
         tokens = [path[-1] for path in new]
-        hidden = self._decoder.behind(self._cache, 0, tokens, places, positions, first + len(new), mask)
+        hidden = self._decoder.read_at(self._cache, 0, tokens, places, positions, first + len(new), mask)
         self._rows.update(zip(new, self._log_probabilities(hidden), strict=True))
 
     def _log_probabilities(self, hidden: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from keylm.base.errors import KeylmError
+from keylm.recipe.messages import explain
 
 _STRICT = ConfigDict(extra="forbid")
 
@@ -97,7 +98,7 @@ class Words:
     @property
     def part(self) -> str:
         """The pattern of one character of a word: a letter or an apostrophe."""
-        return f"[{self.letters.upper()}{self.letters}{self.apostrophe}]"
+        return f"{self.letter[:-1]}{self.apostrophe}]"
 
     @property
     def piece(self) -> str:
@@ -192,8 +193,9 @@ def load_language(folder: Traversable) -> Language:
             "typo_rates": json.loads(_text(folder, "typo_rates.json")),
         }
         language = TypeAdapter(Language).validate_python(fields | mistakes)
-    except (OSError, ValueError, KeyError, AttributeError, ValidationError) as error:
-        raise KeylmError(f"{folder}: no language: {error}; accepted: the files and fields of languages/en") from None
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        what = "; ".join(map(explain, error.errors())) if isinstance(error, ValidationError) else error
+        raise KeylmError(f"{folder}: no language: {what}; accepted: the files and fields of languages/en") from None
     _check(folder, language)
     return language
 

@@ -1,14 +1,14 @@
 """Causal attention that stays within documents: one function, several kernels.
 
-A window holds several documents that must not attend to each other. There are two ways to pass their boundaries:
+The boundaries of a window's documents come in one of two ways:
 
 - `document_ids`, the document of each token: a dense mask, on any device; the reference;
 - `cu_seqlens`, the start of each document in the flattened micro-batch: variable-length flash attention on a GPU in
-  16 bits, which computes no score between two documents, so short documents cost little.
+  16 bits, which computes no score between two documents: FlashAttention 4 where flash-attn-4 is installed and the GPU
+  is a Hopper or later (Dao et al., github.com/Dao-AILab/flash-attention), else torch's FlashAttention 2 (arXiv
+  2307.08691).
 
-The second uses FlashAttention 4 where the package flash-attn-4 is installed and the GPU is a Hopper or
-later (Dao et al., github.com/Dao-AILab/flash-attention), else FlashAttention 2, which comes with torch (arXiv
-2307.08691). Shapes: B windows, L tokens each, T = B * L, n documents, D head_dim.
+Shapes: B windows, L tokens each, T = B * L, n documents, D head_dim.
 """
 
 from collections.abc import Callable

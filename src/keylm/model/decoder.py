@@ -40,11 +40,7 @@ class Decoder(nn.Module):
         self.lm_head = nn.Linear(shape.hidden_size, vocab_size, bias=False)
 
     def forward(self, tokens: Tensor, packing: Packing = ALONE) -> Tensor:
-        """Return logits [B, L, V].
-
-        tokens: int64 [B, L]; `packing`: which of them form a document (packed documents don't attend to each other);
-        by default each row is one.
-        """
+        """Return logits [B, L, V] of tokens (int64 [B, L]); `packing`: the documents within rows, by default one."""
         logits: Tensor = self.lm_head(self.model(tokens, packing))
         return logits
 

@@ -99,10 +99,7 @@ def read_config(folder: Path) -> DecoderConfig:
 
 
 def qwen3_entries(folder: Path) -> dict[str, Any]:
-    """Return the entries of config.json, those that Qwen3's layout may leave out with their usual values.
-
-    Raises KeylmError where the file is damaged, or of another layout.
-    """
+    """Return config.json with the usual values of what Qwen3's layout may omit. Raises KeylmError for others."""
     config = read_config_file(folder / "config.json")
     if config.get("model_type") != "qwen3":
         raise KeylmError(

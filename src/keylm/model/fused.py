@@ -1,9 +1,8 @@
 """A block's element-wise operations in one pass over memory each: SwiGLU; norms and rotation of queries and keys.
 
-On a GPU these are memory-bound. Compiled code reads gate, up and gradient twice where both gradients go into one
-tensor, and passes over queries and keys three times in backward; here everything is read and written once. The kernels
-are in fused_kernels.py; the tests compare them with the plain formulas of decoder.py. Shapes: T
-tokens, D head_dim, I intermediate size; sums are fp32.
+On a GPU these are memory-bound, and compiled code passes over gate, up, queries and keys several times in backward. The
+kernels are in fused_kernels.py; the tests compare them with the plain formulas of decoder.py. Shapes: T tokens, D
+head_dim, I intermediate size; sums are fp32.
 """
 
 from importlib.util import find_spec

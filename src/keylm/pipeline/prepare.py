@@ -1,7 +1,4 @@
-"""Prepares what training reads: curated sources, tokenizer, shards.
-
-Invariant: once training on them has begun they stay as they are, whatever happens to the sources.
-"""
+"""What training reads: curated sources, tokenizer, shards; once training has begun they stay as they are."""
 
 import os
 import time
@@ -19,8 +16,8 @@ from keylm.data.sources import check_sources
 from keylm.data.store import finished_store
 from keylm.data.tokenizer_sample import tokenizer_sample
 from keylm.recipe.load import Recipe
-from keylm.recipe.provenance import differences
 from keylm.recipe.run_folder import REFUSED, RunFolder, checkpoint_paths
+from keylm.recipe.run_identity import differences
 from keylm.text.tokenizer import DocumentTokenizer, tokenizer_config, train_tokenizer
 from keylm.training.initial_model import claim_initial
 
@@ -47,11 +44,7 @@ class RunOptions:
 
 
 def prepare(recipe: Recipe, folder: RunFolder, options: RunOptions) -> PendingBuild | None:
-    """Make curated sources, tokenizer and shards, as far as the stages go.
-
-    Return the build that is left to run in the background of training, None where there is none. Raises KeylmError
-    where the data cannot be had, or are not those that training has begun with.
-    """
+    """Make curated sources, tokenizer and shards; return a build that goes on during training. Raises KeylmError."""
     sweep(folder.path)
     begun = bool(checkpoint_paths(folder.checkpoints) or list(folder.checkpoints.glob(f"{REFUSED}*")))
     _claim(recipe, folder, begun=begun, quiet=options.quiet)
@@ -84,7 +77,7 @@ def _prepare_tokenizer(
     inputs = provenance.tokenizer_inputs(data)
     if begun:
         _check_inputs(data, folder, provenance, inputs)
-    folder.stage("tokenizer", inputs, [folder.tokenizer], lambda: _make_tokenizer(data, folder), quiet=quiet)
+    folder.run_unless_done("tokenizer", inputs, [folder.tokenizer], lambda: _make_tokenizer(data, folder), quiet=quiet)
     _check_prompts(data, folder)
 
 
@@ -127,10 +120,7 @@ def _check_curated(recipe: Recipe, folder: RunFolder) -> None:
 
 
 def _check_inputs(data: Recipe, folder: RunFolder, provenance: DataProvenance, tokenizer_inputs: str) -> None:
-    """Raise KeylmError where tokenizer and shards would be made from other data than training has begun with.
-
-    Training would refuse them too, but only when those it has begun with were gone.
-    """
+    """Raise KeylmError before tokenizer and shards are made from other data than training has begun with."""
     if (folder.tokenizer / "tokenizer.json").is_file():
         changed = changed_sources(data, provenance, folder.tokenizer, folder.shards)
         if changed:
@@ -161,11 +151,7 @@ def _curated(recipe: Recipe, folder: RunFolder, options: RunOptions) -> tuple[Re
 
 
 def _claim(recipe: Recipe, folder: RunFolder, *, begun: bool, quiet: bool) -> None:
-    """Save the resolved recipe in the run folder.
-
-    Raises KeylmError where training has `begun` with another one. Before, a recipe may be corrected: each stage
-    compares its own inputs, and is done again where they changed.
-    """
+    """Save the resolved recipe in the run folder. Raises KeylmError where training has `begun` with another."""
     if folder.recipe.is_file():
         changed = _changes(recipe, folder, begun=begun)
         if changed and not begun and not folder.model.exists():

@@ -29,12 +29,12 @@ from keylm.model.decoder import count_parameters
 from keylm.model.folder import export_model
 from keylm.pipeline.prepare import STAGES, RunOptions, prepare
 from keylm.recipe.load import Recipe, stage_steps
-from keylm.recipe.provenance import TrainingProvenance, export_inputs, report_inputs, sample_inputs
 from keylm.recipe.run_folder import RunFolder, checkpoint_path
+from keylm.recipe.run_identity import TrainingProvenance, export_inputs, report_inputs, sample_inputs
 from keylm.recipe.run_records import RunSummary
 from keylm.report.run_report import write_report
 from keylm.runtimes.generation import Generator, Sampling
-from keylm.training.benchmarks import draw_items
+from keylm.training.benchmarks_in_training import draw_items
 from keylm.training.checkpoint import DamagedCheckpoint, read_checkpoint
 from keylm.training.distributed import Ranks, join
 from keylm.training.loop import Trainer
@@ -50,11 +50,7 @@ def run(
     fresh: bool = False,
     quiet: bool = False,
 ) -> RunFolder:
-    """Bring the run at `path` through all stages up to `until` and return its folder.
-
-    `workers` and `executor` are for the data (see `RunOptions`); `fresh` puts an earlier run at `path` aside first.
-    Raises KeylmError; Interrupted and TrainingDiverged from training.
-    """
+    """Bring the run at `path` through the stages up to `until` and return its folder; `fresh` puts it aside first."""
     folder, options = RunFolder(path), RunOptions(until, workers, executor, quiet)
     trains = "train" in options.stages
     # Only training needs the device: data can be built on another machine.
@@ -113,13 +109,15 @@ def _finish(recipe: Recipe, folder: RunFolder, ranks: Ranks, wanted: tuple[str, 
     if "samples" in wanted:
         models = [sha256_file(file) for file in sorted(folder.path.glob("model*/*.safetensors"))]
         inputs = sample_inputs(models, evaluation)
-        folder.stage("samples", inputs, [folder.samples], lambda: _sample(recipe, folder, ranks.device), quiet=quiet)
+        folder.run_unless_done(
+            "samples", inputs, [folder.samples], lambda: _sample(recipe, folder, ranks.device), quiet=quiet
+        )
     if "report" in wanted:
         if not folder.summary.is_file():
             write_json(folder.summary, _summary(recipe, folder, ranks).model_dump())
         shown = [folder.metrics, folder.samples, folder.summary, folder.shards / "manifest.json", folder.recipe]
         inputs = report_inputs(keylm.__version__, map(sha256_file, shown))
-        folder.stage("report", inputs, [folder.report], lambda: write_report(folder.path), quiet=quiet)
+        folder.run_unless_done("report", inputs, [folder.report], lambda: write_report(folder.path), quiet=quiet)
 
 
 def _is_sound(checkpoint: Path) -> bool:
@@ -143,12 +141,12 @@ def _export_all(recipe: Recipe, folder: RunFolder, *, quiet: bool) -> None:
                 raise KeylmError(f"stage {stage} has no sound checkpoint to export: {damage}") from None
             errors.print(f"no {target.name}: its checkpoint is not sound: {damage}")
             continue
-        inputs = export_inputs(checkpoint.state["sha256"], tokenizer, recipe.model, target.name)
+        inputs = export_inputs(dict(checkpoint.state.sha256), tokenizer, recipe.model, target.name)
 
         def work(target: Path = target, weights: Callable[[], Any] = checkpoint.model) -> None:
             export_model(recipe, weights(), folder.tokenizer, target)
 
-        folder.stage(f"export {target.name}", inputs, [target], work, quiet=quiet)
+        folder.run_unless_done(f"export {target.name}", inputs, [target], work, quiet=quiet)
 
 
 def _model_folder(recipe: Recipe, folder: RunFolder, stage: str) -> Path:

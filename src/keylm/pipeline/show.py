@@ -17,10 +17,7 @@ from keylm.text.tokenizer import DocumentTokenizer
 
 
 def show_batch(run_dir: Path, step: int, windows: int, characters: int) -> None:
-    """Print step `step`'s sources, and the documents and text of its first `windows` windows.
-
-    Raises KeylmError where there is no such run, step or data.
-    """
+    """Print a step's sources, and documents and text of its first `windows` windows. Raises KeylmError."""
     folder = RunFolder(run_dir)
     recipe = folder.saved_recipe()
     _check_order(recipe, read_manifest(folder.shards))

@@ -67,10 +67,7 @@ def verify(
 def _curated(
     recipe: Recipe, folder: Path, manifest: ShardManifest, workers: int | None, *, anew: bool, quiet: bool
 ) -> tuple[Recipe, CurationFacts | None]:
-    """Return the recipe over the curated sources in `folder`, which are curated again if `anew`.
-
-    Raises KeylmError where they are not those of the manifest.
-    """
+    """Return the recipe over the curated sources in `folder`, curated again if `anew`. Raises KeylmError."""
     if recipe.curation is None:
         return recipe, None
     if anew:

@@ -131,20 +131,13 @@ def paths_in(recipe: Recipe, kind: str) -> list[tuple[str, str]]:
 
 
 def load_recipe(path: Path | str, overrides: list[str] | None = None) -> Recipe:
-    """Read, override, validate and resolve a recipe.
-
-    `path` is a TOML file or the bare name of a recipe that comes with keylm; `overrides` are `dotted.key=value`.
-    Raises KeylmError naming the field, the value and what is accepted.
-    """
+    """Read a TOML file or packaged recipe, apply `dotted.key=value`, validate and resolve. Raises KeylmError."""
     file = find_recipe(path)
     return resolve_recipe(read_toml(file), file, overrides)
 
 
 def resolve_recipe(data: dict[str, Any], file: Path, overrides: list[str] | None = None) -> Recipe:
-    """Override, validate and resolve a recipe's plain values; paths count from `file`, which errors name.
-
-    Raises KeylmError as `load_recipe` does. Changes `data`.
-    """
+    """Override, validate and resolve plain values (changed in place); paths count from `file`. Raises KeylmError."""
     for override in overrides or []:
         _apply(data, override)
     return _resolve_paths(_licensed(parse_recipe(data, str(file)), str(file)), file)
@@ -250,10 +243,7 @@ def _from_here(path: str, _: str) -> str:
 
 
 def _licensed(recipe: Recipe, where: str) -> Recipe:
-    """Return the recipe with no weight on sources without a stated licence, where `licences` asks for that.
-
-    Raises KeylmError where a stage has no other source.
-    """
+    """Return the recipe without sources of no stated licence where `licences` says so. Raises KeylmError."""
     if recipe.licences == "all":
         return recipe
     data = recipe.to_data()

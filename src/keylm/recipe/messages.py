@@ -12,10 +12,10 @@ from pydantic import BaseModel
 NAMES = "letters, digits, _ and -, beginning with a letter or digit"
 
 
-def explain(problem: Any, root: type[BaseModel]) -> str:
-    """Return one of pydantic's errors about a model `root` as `field: got value; accepted: …`."""
-    field = ".".join(str(part) for part in problem["loc"]) or "recipe"
-    if problem["type"] == "extra_forbidden":
+def explain(problem: Any, root: type[BaseModel] | None = None, *above: str) -> str:
+    """Return one of pydantic's errors about a table `root` at `above` as `field: got value; accepted: …`."""
+    field = ".".join(map(str, (*above, *problem["loc"]))) or "recipe"
+    if problem["type"] == "extra_forbidden" and root:
         accepted = accepted_keys(root, problem["loc"][:-1])
         return f"{field}: unknown key{near(str(problem['loc'][-1]), accepted)}; accepted: {', '.join(accepted)}"
     if problem["type"] == "missing":

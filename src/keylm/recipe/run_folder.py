@@ -4,14 +4,13 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from keylm.base.console import say, seconds
 from keylm.base.errors import KeylmError
 from keylm.base.files import read_table, sha256_file, write_json
 from keylm.recipe.load import Recipe, parse_recipe, read_toml
-from keylm.recipe.run_records import InitialModelRecord, StageRecord, read_record, record_of
+from keylm.recipe.run_records import DoneRecord, InitialModelRecord, read_record, record_of
 
 try:
     import fcntl
@@ -22,80 +21,41 @@ PREFIX, REFUSED = "step-", "refused-"
 """What the names of checkpoints begin with, and of those that were put aside as damaged."""
 
 
-@dataclass(frozen=True)
 class RunFolder:
     """The folder of one run; each stage reads only what the stages before it left here."""
 
-    path: Path
-
-    @property
-    def recipe(self) -> Path:
-        """The resolved recipe (TOML)."""
-        return self.path / "recipe.toml"
-
-    @property
-    def tokenizer(self) -> Path:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.recipe = path / "recipe.toml"
+        """The resolved recipe."""
+        self.tokenizer = path / "tokenizer"
         """Folder: tokenizer.json, tokenizer_config.json."""
-        return self.path / "tokenizer"
-
-    @property
-    def curated(self) -> Path:
+        self.curated = path / "curated"
         """Folder: report.json, and a folder of curated documents per source, where the recipe curates."""
-        return self.path / "curated"
-
-    @property
-    def shards(self) -> Path:
+        self.shards = path / "shards"
         """Folder: manifest.json, and a folder of shards per source."""
-        return self.path / "shards"
-
-    @property
-    def checkpoints(self) -> Path:
+        self.checkpoints = path / "checkpoints"
         """Folder: one folder per checkpoint, step-00000123."""
-        return self.path / "checkpoints"
-
-    @property
-    def initial(self) -> Path:
-        """Which model training began with, where it began with one: its path and the hash of its weights (JSON)."""
-        return self.path / "initial.json"
-
-    @property
-    def metrics(self) -> Path:
-        """JSON lines, a pure function of recipe and data (on one kind of machine)."""
-        return self.path / "metrics.jsonl"
-
-    @property
-    def timing(self) -> Path:
-        """JSON lines: wall-clock seconds and tokens per second of each step."""
-        return self.path / "timing.jsonl"
-
-    @property
-    def model(self) -> Path:
+        self.initial = path / "initial.json"
+        """Which model training began with, where it began with one: its path and the hash of its weights."""
+        self.metrics = path / "metrics.jsonl"
+        """A pure function of recipe and data (on one kind of machine)."""
+        self.timing = path / "timing.jsonl"
+        """Wall-clock seconds and tokens per second of each step."""
+        self.model = path / "model"
         """The finished model in stock Qwen3 layout."""
-        return self.path / "model"
+        self.samples = path / "samples.json"
+        """What the model says to the recipe's prompts."""
+        self.summary = path / "summary.json"
+        """Versions, machine, command: RunSummary."""
+        self.stages = path / "stages.json"
+        """The record of each finished stage."""
+        self.report = path / "report.html"
+        """The page that shows all of it."""
 
     def stage_model(self, stage: str) -> Path:
         """The model at the end of a stage other than the last."""
         return self.path / f"model-{stage}"
-
-    @property
-    def samples(self) -> Path:
-        """What the model says to the recipe's prompts."""
-        return self.path / "samples.json"
-
-    @property
-    def summary(self) -> Path:
-        """Versions, machine, command, seconds per stage."""
-        return self.path / "summary.json"
-
-    @property
-    def stages(self) -> Path:
-        """The record of each finished stage (JSON)."""
-        return self.path / "stages.json"
-
-    @property
-    def report(self) -> Path:
-        """The page that shows all of it."""
-        return self.path / "report.html"
 
     def saved_recipe(self) -> Recipe:
         """Return the recipe that the run was begun with. Raises KeylmError where this is no run folder."""
@@ -108,9 +68,9 @@ class RunFolder:
         record = read_record(InitialModelRecord, self.initial)
         return record.sha256 if record else None
 
-    def done(self) -> dict[str, StageRecord]:
+    def done(self) -> dict[str, DoneRecord]:
         """Return the record of each finished stage; one that is damaged counts as not finished."""
-        found = {name: record_of(StageRecord, value) for name, value in read_table(self.stages).items()}
+        found = {name: record_of(DoneRecord, value) for name, value in read_table(self.stages).items()}
         return {name: record for name, record in found.items() if record is not None}
 
     def is_done(self, stage: str, inputs: str | None = None) -> bool:
@@ -124,10 +84,10 @@ class RunFolder:
         """Record that `stage` is finished; `outputs` are files and folders of this run."""
         files = [file for output in outputs for file in ([output] if output.is_file() else sorted(output.iterdir()))]
         hashes = {file.relative_to(self.path).as_posix(): _hash(file) for file in files}
-        record = StageRecord(inputs=inputs, outputs=hashes, seconds=round(seconds, 2))
+        record = DoneRecord(inputs=inputs, outputs=hashes, seconds=round(seconds, 2))
         write_json(self.stages, {name: done.model_dump() for name, done in {**self.done(), stage: record}.items()})
 
-    def stage(
+    def run_unless_done(
         self, name: str, inputs: str, outputs: list[Path], work: Callable[[], object], *, quiet: bool = False
     ) -> None:
         """Do `work` unless it was done with the same inputs and its outputs are still as it left them."""

@@ -16,8 +16,8 @@ class RunRecord(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True)
 
 
-class StageRecord(RunRecord):
-    """A finished stage, in stages.json under its name."""
+class DoneRecord(RunRecord):
+    """A stage of a run (`keylm run --until`) that is done, in stages.json under its name."""
 
     inputs: str
     """SHA-256 of everything that decides its result"""

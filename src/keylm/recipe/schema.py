@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from keylm.recipe.benchmarks import TRAINING
+from keylm.recipe.benchmark_table import TRAINING
 from keylm.recipe.fields import (
     Beta,
     Decay,
@@ -336,7 +336,7 @@ if TYPE_CHECKING:
     Benchmark = str
 else:
     Benchmark = Literal[tuple(TRAINING)]
-    """What can be measured during training; see training/benchmarks.py."""
+    """What can be measured during training; see training/benchmarks_in_training.py."""
 
 
 class Evaluation(Section):
@@ -353,7 +353,7 @@ class Evaluation(Section):
     holdout: Annotated[float, Field(gt=0, lt=0.5)] = 0.005
     """share of the documents that are held out, chosen by their content"""
     benchmarks: Annotated[tuple[Benchmark, ...], FREE] = ()
-    """benchmarks to measure in training: pip install 'keylm[eval]'"""
+    """benchmarks to measure in training, with the extra `eval`"""
     benchmark_items: Annotated[PositiveInt, FREE] = 200
     """items of each"""
     benchmarks_every_steps: Annotated[int, Field(ge=0, lt=2**53), FREE] = 0

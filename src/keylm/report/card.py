@@ -17,7 +17,7 @@ from keylm.evaluation.contamination import contamination_record
 from keylm.evaluation.shapes import ParityShape, RowShape
 from keylm.model.config_files import read_config_file
 from keylm.model.tensors import stored_tensors
-from keylm.report.card_facts import CardFacts
+from keylm.report.card_sections import CardFacts
 from keylm.report.evaluation import (
     MEASURED,
     EvaluationSection,

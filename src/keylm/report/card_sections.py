@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from keylm.recipe.benchmarks import published_models
+from keylm.evaluation.results import Figure
+from keylm.recipe.benchmark_table import published_models
 from keylm.recipe.schema import EMBEDDED, UNSTATED
-from keylm.report.card_facts import CardFacts
 from keylm.report.cost import cost_of, device_hours
 from keylm.report.evaluation import BESIDE, contamination_rows, interval_of
 from keylm.report.run_record import Run, number, table
@@ -14,6 +15,30 @@ from keylm.report.run_record import Run, number, table
 UNKNOWN = "not known"
 WATTS = {"H100 80GB HBM3": 700.0, "H200": 700.0, "H100 PCIe": 350.0, "A100-SXM4-80GB": 400.0}
 """Largest power of a GPU board, in watts, by a part of its name (NVIDIA's data sheets)."""
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """The facts of a card; what is missing is None or empty."""
+
+    name: str
+    config: Mapping[str, Any]
+    has_chat: bool
+    parameters: int | None
+    run: Run | None
+    part: str
+    """limit-N if only the first N items were measured."""
+    figures: tuple[Figure, ...]
+    harness: str
+    commands: tuple[str, ...]
+    robustness: Mapping[str, Any]
+    typing: Mapping[str, Any]
+    instructions: Mapping[str, Any]
+    contamination: Mapping[str, Any]
+    parity: Mapping[str, Any]
+    licence: str | None
+    repo: str | None
+    watts: float | None
 
 
 def body(facts: CardFacts) -> str:
@@ -62,9 +87,7 @@ def _summary(facts: CardFacts) -> str:
     )
     if run and run.tokens_seen > 0:
         lines.append(
-            f"Trained from scratch on {run.tokens_seen:,.0f} tokens with keylm {run.summary.get('keylm', '')}.".replace(
-                " .", "."
-            )
+            f"Trained from scratch on {run.tokens_seen:,.0f} tokens with keylm {run.summary.keylm}.".replace(" .", ".")
         )
     return "\n\n".join(lines)
 
@@ -141,7 +164,7 @@ def _measured(facts: CardFacts) -> str:
     notes.append(f"The other models' figures are published ones, and protocols differ by up to a point ({sources}).")
     notes += [f"Commands: {', '.join(f'`{command}`' for command in facts.commands)}."] if facts.commands else []
     if facts.part:
-        notes.insert(0, f"Only the first {facts.part.removeprefix('limit-')} items of each task were asked.")
+        notes.insert(0, f"Only the first {facts.part.removeprefix('limit-')} items of each task were evaluated.")
     return markdown_table(heads, rows) + "\n\n" + " ".join(notes)
 
 
@@ -155,9 +178,7 @@ INSTRUCTION_ROWS = {
 
 def _instructions(facts: CardFacts) -> str:
     """Say how instructions are followed, and that IFEval's kinds of constraint may have been trained on."""
-    found = {
-        (row["set"], row["measure"]): row for row in facts.instructions.get("rows", []) if row.get("system") == "model"
-    }
+    found = {(row["set"], row["measure"]): row for row in _own_rows(facts.instructions)}
     rows = [
         [words, *_typing_cells(found[key])[:2], f"{found[key]['n']:,}"]
         for key, words in INSTRUCTION_ROWS.items()
@@ -170,6 +191,10 @@ def _instructions(facts: CardFacts) -> str:
         "IFEval asks, with checkers and phrasings of their own and none of its prompts; where a model was trained on "
         "them, read its IFEval figure with that in mind, beside the types that training never had."
     )
+
+
+def _own_rows(measured: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [row for row in measured.get("rows", []) if row.get("system") == "model"]
 
 
 KNOWN_STORIES = (
@@ -186,9 +211,7 @@ def _reads_other_files(facts: CardFacts) -> bool:
 
 def _typing(facts: CardFacts) -> str:
     lines = []
-    rows = [
-        row for row in facts.typing.get("rows", []) if row.get("system") == "model" and row.get("value") is not None
-    ]
+    rows = [row for row in _own_rows(facts.typing) if row.get("value") is not None]
     if rows:
         cells = [[f"{row['measure']} ({row['set']})", *_typing_cells(row)] for row in rows]
         lines.append(markdown_table(["measure", "value", "95 %", "unit"], cells))
@@ -301,15 +324,13 @@ def _compute(facts: CardFacts) -> str:
             f"About {estimate} floating-point operations: 6 × parameters × tokens, without attention over the context."
         )
     if hours > 0:
-        lines.append(
-            f"{cost.hours}, the time of the training steps; data, evaluation and failed attempts are not in it."
-        )
+        lines.append(f"{cost.hours}, the time of the training steps; without data, evaluation and failed attempts.")
         lines.append(_energy(facts, run, hours))
     return "\n\n".join(lines) or "Not measured."
 
 
 def _energy(facts: CardFacts, run: Run, hours: float) -> str:
-    device = str(run.summary.get("device_name", ""))
+    device = run.summary.device_name
     known = next((watts for name, watts in WATTS.items() if name in device), None)
     watts = facts.watts or known
     if watts is None:
@@ -358,9 +379,7 @@ def _formats(facts: CardFacts) -> str:
 def _limitations(facts: CardFacts) -> str:
     lines = []
     if facts.parameters and facts.parameters < 1_000_000_000:
-        lines.append(
-            "- Models of this size state falsehoods fluently. What it writes is to be checked before it is relied on."
-        )
+        lines.append("- Models of this size state falsehoods fluently: check what it writes before relying on it.")
     below = [
         figure.line.title
         for figure in facts.figures
@@ -368,7 +387,7 @@ def _limitations(facts: CardFacts) -> str:
     ]
     if below:
         lines.append(f"- Not shown to be better than guessing on {', '.join(below)}.")
-    lines.append(f"- It reads at most {_context(facts)} tokens, prompt and answer together.")
+    lines.append(f"- It reads at most {_context(facts)} tokens, prompt plus answer.")
     if not facts.has_chat:
         lines.append("- It continues texts; it was not trained to answer.")
     lines.append("- Bias and harmful output were not measured, and it was not trained to avoid them.")
@@ -382,7 +401,7 @@ def _licence(facts: CardFacts) -> str:
 
 
 def _citation(facts: CardFacts) -> str:
-    year = str(facts.run.summary.get("date", ""))[:4] if facts.run else ""
+    year = facts.run.summary.date[:4] if facts.run else ""
     lines = [f"  title = {{{facts.name}}}", "  note = {trained with keylm}"]
     lines += [f"  year = {{{year}}}"] if year.isdecimal() else []
     if facts.repo:

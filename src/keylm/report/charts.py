@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from keylm.report import drawing
 from keylm.report.drawing import Array, Size
 
-MOST_POINTS = 600  # that one curve is thinned to
+MOST_POINTS = 600  # of one curve after thinning
 
 
 @dataclass(frozen=True)
@@ -99,10 +99,7 @@ def smooth(values: Array, width: float) -> Array:
 
 
 def trace(x: Array, y: Array, edges: Sequence[int], points: int = MOST_POINTS) -> tuple[Array, Array, Array]:
-    """Thinned x, y and smoothed y of a curve whose stages start at rows `edges` (the first is 0).
-
-    Stages are averaged separately with NaN between them, so nothing is smeared over a boundary.
-    """
+    """Thinned x, y and smoothed y of a curve, with NaN between its stages, which start at rows `edges` (first: 0)."""
     parts: list[list[Array]] = [[], [], []]
     count = max(1, len(x))
     for start, end in zip(edges, [*edges[1:], len(x)], strict=False):
@@ -162,7 +159,7 @@ def line_chart(plot: Plot, size: Size) -> str:
     for line in lines:
         _draw_curve(axes, line)
     if top > high:
-        clear = max(_entry(line, high) for line in lines) / axes.get_xlim()[1]  # right of it no line is near the top
+        clear = max(_entry(line, high) for line in lines) / axes.get_xlim()[1]  # to its right no line is near the top
         drawing.draw_note(axes, f"↑ starts at {top:.2f}", (clear, 1), (10, -4), "left", "top")
     _end_labels(axes, named, size)
     return drawing.page_svg(figure, f"{plot.name}-{size.width:.0f}", plot.alt)

@@ -23,7 +23,7 @@ from keylm.report.drawing import NARROW, WIDE
 from keylm.report.evaluation import MEASURED, evaluation_folder, figures_of, read_benchmarks
 from keylm.report.page import Chart, Key
 from keylm.report.run_record import Reader, Row, Run, number, read_run, refuse_damaged, table
-from keylm.report.typing import column_colour
+from keylm.report.typing_tables import column_colour
 
 LEVEL = 0.05
 """Corrected p below which a difference is called one."""
@@ -98,10 +98,7 @@ class Comparison:
 
 
 def compare(runs: Sequence[Path]) -> Comparison:
-    """Compare run or evaluation folders with the first of them.
-
-    Raises KeylmError for fewer than two, and for a folder that holds neither an evaluation nor metrics.
-    """
+    """Compare run or evaluation folders with the first of them. Raises KeylmError for fewer than two, or empty ones."""
     if len(runs) < 2:
         raise KeylmError(f"{len(runs)} to compare; {ACCEPTED}, two or more of them")
     sides = tuple(_side(path, name) for path, name in zip(runs, _names(runs), strict=True))

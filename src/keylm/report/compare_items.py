@@ -14,10 +14,7 @@ MCNEMAR, BOOTSTRAP = "McNemar’s exact test", "paired bootstrap"
 
 @dataclass(frozen=True)
 class Difference:
-    """The other's figure minus the first's, with a 95 % interval, or the `reason` why there is none.
-
-    `p` is two-sided by `test`; `corrected` is p after Holm's correction over all lines shown.
-    """
+    """The other's figure minus the first's with 95 % interval and two-sided p, `corrected` by Holm; or a `reason`."""
 
     value: float = math.nan
     low: float = math.nan

@@ -62,7 +62,7 @@ def tokens_seen(run: Run) -> dict[str, float]:
 
 
 def _processes(run: Run) -> float:
-    return max(1.0, float(np.nan_to_num(number(run.summary.get("world_size", 1)))))
+    return max(1.0, float(np.nan_to_num(run.summary.world_size, nan=1.0)))
 
 
 def device_hours(run: Run) -> float:
@@ -75,19 +75,16 @@ def _hours(run: Run) -> str:
     hours = device_hours(run)
     if not hours > 0:
         return ""
-    device = str(run.summary.get("device", ""))
+    device, name = run.summary.device, run.summary.device_name
     kind = "GPU hours" if device.startswith("cuda") else "hours of CPU" if device else "hours"
-    name = str(run.summary.get("device_name", ""))
     amount = f"{hours:,.0f}" if hours >= 100 else f"{hours:.2g}"
-    of = (
-        f"{_processes(run):.0f} × {name}" if "world_size" in run.summary else name
-    )  # stages may have had different numbers
-    return f"{amount} {kind}" + (f" on {of}" if name else "")
+    many = f"{_processes(run):.0f} × " if math.isfinite(run.summary.world_size) else ""
+    return f"{amount} {kind}" + (f" on {many}{name}" if name else "")
 
 
 def _flops(run: Run) -> Markup:
     """Return 6·N·D (Kaplan et al. 2020, section 2.1), without attention over the context."""
-    flops = 6 * number(run.summary.get("parameters")) * run.tokens_seen
+    flops = 6 * run.summary.parameters * run.tokens_seen
     if not flops > 0:
         return Markup()
     power = math.floor(math.log10(flops))

@@ -81,10 +81,7 @@ def duration(seconds: float) -> str:
 
 
 def spread(centres: Sequence[float], sizes: Sequence[float], low: float, high: float) -> list[float]:
-    """Centres moved as little as needed (least squares) so that boxes of `sizes` do not overlap.
-
-    The boxes keep their order and stay within `low` and `high`; they shrink if there is no room.
-    """
+    """Centres moved as little as needed (least squares) so that boxes of `sizes` stay apart, in order and limits."""
     if not centres:
         return []
     order = np.argsort(np.asarray(centres), kind="stable")

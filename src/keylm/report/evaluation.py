@@ -15,12 +15,12 @@ from markupsafe import Markup
 from keylm.base.files import DamagedFile, parse_json
 from keylm.evaluation.results import CARD, EXTRAS, Figure, Record, ResultLine, read_benchmark, table
 from keylm.evaluation.shapes import ContaminationShape, MeasuresShape, RobustnessShape, RowShape
-from keylm.recipe.benchmarks import published_models
+from keylm.recipe.benchmark_table import published_models
 from keylm.report.dot_plot import Dot, DotPlot, Measure, interval_chart, shape
 from keylm.report.drawing import ACCENT, NARROW, WIDE, source_colour
 from keylm.report.page import DASH, Chart, Key
 from keylm.report.run_record import UNREADABLE, Reader, Row, number
-from keylm.report.typing import Robustness, TypingGroup, instruction_groups, robustness_of, typing_groups
+from keylm.report.typing_tables import Robustness, TypingGroup, instruction_groups, robustness_of, typing_groups
 
 BESIDE = ("KeyLM-75M", "KeyLM-75M-Instruct", "Pythia-70M", "GPT-2-124M", "SmolLM-135M")
 """Published models beside ours in the table and the chart; the others are in a separate table."""
@@ -161,9 +161,8 @@ def benchmarks_of(records: Mapping[str, Record]) -> Benchmarks | None:
     published = {row["model"]: row for row in published_models() if row["figures"]}
     beside = [name for name in BESIDE if name in published]
     rows = tuple(_benchmark_row(figure, [published[name]["figures"] for name in beside]) for figure in figures)
-    lines = tuple(
-        figure.line for figure in figures if any(figure.line.title in row["figures"] for row in published.values())
-    )
+    titles = {title for row in published.values() for title in row["figures"]}
+    lines = tuple(figure.line for figure in figures if figure.line.title in titles)
     return Benchmarks(
         rows=rows,
         chart=_benchmark_chart(figures, {name: published[name]["figures"] for name in beside}),

@@ -29,10 +29,7 @@ class Key:
 
 @dataclass(frozen=True)
 class Chart:
-    """A figure of the page: `wide` for its full width (may be ""), `narrow` for phones and half widths.
-
-    `keys` stand under the narrow one alone unless `keep_keys`.
-    """
+    """A figure: `wide` for full width (may be ""), `narrow` for less, which alone has `keys` unless `keep_keys`."""
 
     narrow: Markup
     wide: Markup

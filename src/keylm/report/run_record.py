@@ -5,7 +5,7 @@ Invariant: only files of the folder are read; one that is missing or cannot be r
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,30 @@ def refuse_damaged(folder: Path, missing: Mapping[str, str]) -> None:
 
 
 @dataclass(frozen=True)
+class RunFacts:
+    """What summary.json says (RunSummary), as far as it can be read; "" and NaN for the rest."""
+
+    keylm: str = ""
+    torch: str = ""
+    python: str = ""
+    device: str = ""
+    device_name: str = ""
+    command: str = ""
+    date: str = ""
+    world_size: float = math.nan
+    parameters: float = math.nan
+
+    @classmethod
+    def of(cls, summary: Row) -> "RunFacts":
+        """Return the facts in a summary."""
+        known: dict[str, Any] = {}
+        for field in fields(cls):
+            if (value := summary.get(field.name)) is not None:
+                known[field.name] = str(value) if isinstance(field.default, str) else number(value)
+        return cls(**known)
+
+
+@dataclass(frozen=True)
 class Run:
     """What was found in a run folder; a file that is not there or cannot be read is in `missing`."""
 
@@ -74,8 +98,9 @@ class Run:
     benchmarks: list[Row]
     timing: list[Row]
     samples: list[Row]
-    summary: Row
-    stages: Row
+    summary: RunFacts
+    seconds: dict[str, float]
+    """of each finished stage"""
     missing: dict[str, str]
 
     @property
@@ -106,7 +131,10 @@ def read_run(folder: Path) -> Run:
     """Read a run folder."""
     read = Reader(folder)
     recipe_text = read("recipe.toml", str, str)
-    metrics = read("metrics.jsonl", parse_rows, list)
+    metrics, stages = (
+        read("metrics.jsonl", parse_rows, list),
+        read("stages.json", parse_json, dict, dict[str, StageShape]),
+    )
     train, validation, benchmarks = (
         _latest(row for row in metrics if row.get("kind") == kind) for kind in ("train", "validation", "benchmark")
     )
@@ -119,8 +147,8 @@ def read_run(folder: Path) -> Run:
         benchmarks=benchmarks,
         timing=_latest(read("timing.jsonl", parse_rows, list)),
         samples=read("samples.json", parse_json, list, list[SampleShape]),
-        summary=read("summary.json", parse_json, dict, SummaryShape),
-        stages=read("stages.json", parse_json, dict, dict[str, StageShape]),
+        summary=RunFacts.of(read("summary.json", parse_json, dict, SummaryShape)),
+        seconds={name: number(table(stages, name).get("seconds")) for name in stages},
         missing={name: read.missing[name] for name in FILES if name in read.missing},
     )
 

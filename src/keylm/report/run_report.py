@@ -13,7 +13,7 @@ import numpy as np
 from markupsafe import Markup
 
 from keylm.base.files import atomic_write
-from keylm.recipe.benchmarks import BENCHMARKS
+from keylm.recipe.benchmark_table import BENCHMARKS
 from keylm.report import charts, drawing, page
 from keylm.report.charts import Bar, CurveLine, Part, Plot, Span
 from keylm.report.cost import cost_of
@@ -197,7 +197,7 @@ def _charts(run: Run) -> dict[str, Chart]:
     elapsed, speed = np.nan_to_num(column(run.timing, "seconds")), column(run.timing, "tokens_per_second")
     speed = charts.thin(speed, elapsed, charts.MOST_POINTS)
     clock = charts.thin(np.cumsum(elapsed), np.ones(len(elapsed)), charts.MOST_POINTS)
-    phases = {name: number(table(run.stages, name).get("seconds")) for name in run.stages if name != "report"}
+    phases = {name: value for name, value in run.seconds.items() if name != "report"}
     bars = [Bar(name, (Part(drawing.ACCENT, value),), duration(value)) for name, value in phases.items() if value >= 0]
     time = charts.bar_chart("time", "Time by phase", bars, drawing.HALF.width, max([1e-9, *phases.values()]) * 1.3)
     mixture, registers = _mixtures(run)
@@ -228,12 +228,12 @@ def _tiles(run: Run) -> list[tuple[str, str, str]]:
     trained = float(np.nansum(seconds))
     pace = float(np.nansum(speed * seconds) / max(1e-9, np.nansum(seconds)))
     values = [
-        ("Parameters", human(number(summary.get("parameters"))), ""),
+        ("Parameters", human(summary.parameters), ""),
         ("Tokens seen", human(seen), f"of {human(planned)} planned" if planned > 0 else ""),
         ("Validation", f"{mean(bits.values()):.3f}", f"bits per byte, mean of {len(bits)} sources"),
         ("Training time", duration(trained) if trained > 0 else "nan", f"{len(run.train):,} steps"),
         ("Speed", human(pace) if pace > 0 else "nan", "tokens per second"),
-        ("Device", str(summary.get("device", "nan")), str(summary.get("device_name", ""))),
+        ("Device", summary.device or "nan", summary.device_name),
     ]
     return [value for value in values if value[1] != "nan"]
 

@@ -95,10 +95,10 @@ class CachedDecoder:
         end = start + len(ids)
         places = torch.arange(start, end)
         mask = None if len(ids) == 1 else torch.arange(end) <= places[:, None]
-        return self.behind(cache, row, ids, places, places, end, mask)
+        return self.read_at(cache, row, ids, places, places, end, mask)
 
     @torch.inference_mode()
-    def behind(
+    def read_at(
         self,
         cache: Cache,
         row: int,
@@ -108,10 +108,7 @@ class CachedDecoder:
         end: int,
         mask: Tensor | None,
     ) -> Tensor:
-        """Read tokens of one row into `places` (int64 [L], below `end`) with rotary `positions`; return [L, H].
-
-        `mask`: bool [L, end], True where a token looks; None: at all.
-        """
+        """Read tokens of a row into `places` [L] at rotary `positions`; return [L, H]. `mask`: bool [L, end]."""
         heads, kv_heads = self.shape.num_attention_heads, self.shape.num_key_value_heads
         count = len(ids)
 

@@ -1,7 +1,4 @@
-"""Text from a model folder: completions and answers, token by token, through transformers.
-
-Works for any causal language model that transformers opens, not only for ours.
-"""
+"""Text from the folder of any causal language model, token by token, through transformers."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -43,11 +40,7 @@ MOST_ROWS = 1024
 
 
 def rows_at_once(config: Any, device: torch.device, tokens: int) -> int:
-    """Return how many texts of at most `tokens` tokens may be written at once: 16, on a GPU as many as fit.
-
-    `config` is transformers' of the model. Half of the GPU's free memory is for the cache in 16 bits, which is
-    copied when it grows.
-    """
+    """Return how many texts of `tokens` tokens to write at once: 16, or what half of the GPU's free memory caches."""
     if device.type != "cuda":
         return 16
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
@@ -92,7 +85,7 @@ class Generator:
         ids = [self._chat_ids(messages)[0] for messages in conversations]
         return self._drawn(ids, [sampling.max_new_tokens] * len(ids), sampling.seed, sampling.arguments())
 
-    def drawn(self, conversations: Sequence[list[Message]], limits: Sequence[int], **arguments: Any) -> list[str]:
+    def sampled(self, conversations: Sequence[list[Message]], limits: Sequence[int], **arguments: Any) -> list[str]:
         """Return as `answers` does, each of at most its limit's tokens; `arguments` are those of generate."""
         return self._drawn([self._chat_ids(messages)[0] for messages in conversations], limits, None, arguments)
 
@@ -148,9 +141,7 @@ class Generator:
 
         room = self.context - ids.shape[1]
         if room < 1:
-            raise KeylmError(
-                f"the prompt has {ids.shape[1]} tokens; accepted: fewer than the context of {self.context}"
-            )
+            raise KeylmError(f"the prompt has {ids.shape[1]} tokens; accepted: fewer than the context, {self.context}")
         pieces: list[str] = []
 
         class Collector(TextStreamer):  # type: ignore[misc]  # transformers is untyped

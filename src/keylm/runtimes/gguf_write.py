@@ -1,12 +1,9 @@
 """A model as a GGUF file, which llama.cpp, Ollama, LM Studio and their like open.
 
-Written with the `gguf` package alone: no checkout of llama.cpp. The architecture is its `qwen3`, whose rotary layout
-is ours, so no matrix is permuted. The vocabulary is its `gpt2` kind with merges; the pre-tokenizer's name must be one
-that llama.cpp splits text by, and there is one for ours.
-
-K-quants (llama.cpp pull request 1684) are mixtures: most matrices in 4 or 5 bits, those that suffer most from it in 6.
-The blocks are quantized by llama.cpp's own library, and which matrix gets which type is decided as its
-`llama-quantize` does; Q2_K and Q3_K_M need that tool itself.
+Written with the `gguf` package alone. The architecture is llama.cpp's `qwen3`, whose rotary layout is ours, so nothing
+is permuted; the vocabulary its `gpt2` kind with merges, with a pre-tokenizer that it knows. K-quants (llama.cpp pull
+request 1684) are mixtures: most matrices in 4 or 5 bits, those that suffer most in 6. llama.cpp's own library quantizes
+the blocks, and which matrix gets which type is decided as its `llama-quantize` does; Q2_K and Q3_K_M need that tool.
 """
 
 import json
@@ -23,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from keylm.base.errors import KeylmError
+from keylm.base.errors import KeylmError, how_to_install
 from keylm.base.files import atomic_path, read_json, read_table
 from keylm.runtimes import llama
 from keylm.runtimes.chat_template import plain_template
@@ -107,7 +104,7 @@ def gguf_package() -> Any:
         import gguf
         import gguf.quants
     except ImportError:
-        raise KeylmError("GGUF files need more packages; accepted: pip install 'keylm[export]'") from None
+        raise KeylmError(f"GGUF files need more packages; accepted: {how_to_install('export')}") from None
     return gguf
 
 

@@ -1,12 +1,9 @@
 """llama.cpp itself, by its C interface: the logits of every position of one text or several, and its tokenizer.
 
-The library is the one inside xllamacpp's prebuilt wheel (which exports the whole of llama.h), or llama-cpp-python's.
-Servers hand out the likeliest tokens one position at a time; a comparison with PyTorch needs all logits of all
-positions, and only the C interface has them.
-
-Of the two structs of parameters only the first four fields are touched (n_ctx, n_batch, n_ubatch, n_seq_max, which
-have come first since 2024); the rest is passed back to llama.cpp unchanged. What was set is read back and checked, so
-another layout is an error and no wrong figure.
+The library is the one inside xllamacpp's prebuilt wheel (which exports the whole of llama.h), or llama-cpp-python's;
+their own interfaces have no logits of all positions. Of the two structs of parameters only the first four fields are
+touched (n_ctx, n_batch, n_ubatch, n_seq_max, first since 2024); the rest is passed back unchanged. What was set is read
+back and checked, so another layout is an error and no wrong figure.
 """
 
 import ctypes
@@ -22,10 +19,10 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from keylm.base.errors import KeylmError
+from keylm.base.errors import KeylmError, how_to_install
 
 Logits = npt.NDArray[np.float32]
-MISSING = "running GGUF files needs llama.cpp; accepted: pip install 'keylm[export]' (xllamacpp), or llama-cpp-python"
+MISSING = f"running GGUF files needs llama.cpp; accepted: {how_to_install('export')} (xllamacpp), or llama-cpp-python"
 ROOM = 2048
 """Bytes kept for a struct of parameters: several times what any version has needed."""
 BATCH = 512
@@ -91,9 +88,7 @@ def _library() -> Any:
         library = ctypes.CDLL(str(file))
         _declare(library)
     except (OSError, AttributeError) as error:
-        raise KeylmError(
-            f"{file}: llama.cpp's C interface cannot be used: {error}; accepted: another version"
-        ) from None
+        raise KeylmError(f"{file}: llama.cpp's C interface is unusable: {error}; accepted: another version") from None
     library.llama_log_set(_silence, None)
     library.llama_backend_init()
     return library
@@ -137,7 +132,7 @@ class LlamaModel:
         self._context = library.llama_init_from_model(self._model, parameters)
         if not self._context or not self._as_requested(context, rows):
             self.close()
-            raise KeylmError(f"{file}: llama.cpp takes other parameters than expected; accepted: another version of it")
+            raise KeylmError(f"{file}: llama.cpp takes other parameters than expected; accepted: another version")
         library.llama_set_n_threads(self._context, threads, threads)
         self._vocabulary = library.llama_model_get_vocab(self._model)
         self.vocab_size: int = library.llama_vocab_n_tokens(self._vocabulary)
@@ -217,11 +212,7 @@ class LlamaModel:
         return np.concatenate(rows)
 
     def decode(self, places: Sequence[Place]) -> Logits:
-        """Read tokens of one text or several (at most `batch`), each after the tokens its text already has.
-
-        Returns the logits of the requested ones [wanted, vocab], in their order. Raises KeylmError if llama.cpp fails;
-        what the cache holds from these positions on is then undefined.
-        """
+        """Read up to `batch` tokens of texts, each after its own; return logits [wanted, vocab]. Raises KeylmError."""
         for n, each in enumerate(places):
             self._batch.token[n], self._batch.pos[n] = each.token, each.place
             self._batch.n_seq_id[n], self._batch.seq_id[n][0] = 1, each.row
@@ -229,9 +220,7 @@ class LlamaModel:
         self._batch.n_tokens = len(places)
         status = self._library.llama_decode(self._context, self._batch)
         if status:
-            raise KeylmError(
-                f"llama.cpp could not decode {len(places)} tokens after {places[0].place} (status {status})"
-            )
+            raise KeylmError(f"llama.cpp could not decode {len(places)} tokens after {places[0].place} ({status})")
         wanted = [n for n, each in enumerate(places) if each.wanted]
         logits = np.empty((len(wanted), self.vocab_size), np.float32)
         for row, n in zip(logits, wanted, strict=True):
@@ -261,9 +250,7 @@ def quantize(values: npt.NDArray[np.float32], kind: int, row_bytes: int) -> npt.
     target = np.empty((rows, row_bytes), np.uint8)
     made = _library().ggml_quantize_chunk(kind, source.ctypes.data, target.ctypes.data, 0, rows, columns, None)
     if made != target.nbytes:
-        raise KeylmError(
-            f"llama.cpp wrote {made} bytes for a matrix, not {target.nbytes}; accepted: another version of it"
-        )
+        raise KeylmError(f"llama.cpp wrote {made} bytes for a matrix, not {target.nbytes}; accepted: another version")
     return target
 
 

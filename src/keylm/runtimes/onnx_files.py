@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from keylm.base.errors import KeylmError
+from keylm.base.errors import KeylmError, how_to_install
 from keylm.base.files import atomic_path, read_json, read_table, write_json
 from keylm.runtimes.chat_template import plain_template
 from keylm.runtimes.onnx_graph import MICROSOFT, build_graph, onnx_package
@@ -36,10 +36,7 @@ def build(folder: Path, weights: Mapping[str, Array]) -> Any:
 
 
 def write_onnx(model: Any, file: Path, kind: str, sample: Sequence[int]) -> None:
-    """Write an fp32 graph as `kind` (a key of FILES), whole or not at all.
-
-    `sample`: tokens of an ordinary text, on which int8 measures the activations that it will round.
-    """
+    """Write an fp32 graph as `kind` (a key of FILES), whole or not at all; int8 is fitted to the tokens of `sample`."""
     onnx = onnx_package()
     with atomic_path(file) as temporary:
         if kind == "int8":
@@ -177,7 +174,7 @@ def _open(source: str | bytes, threads: int) -> Any:
     try:
         import onnxruntime
     except ImportError:
-        raise KeylmError("running ONNX files needs more packages; accepted: pip install 'keylm[export]'") from None
+        raise KeylmError(f"running ONNX files needs more packages; accepted: {how_to_install('export')}") from None
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads, 3
     try:

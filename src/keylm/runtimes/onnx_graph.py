@@ -1,9 +1,7 @@
 """Qwen3's forward pass with a key-value cache as an ONNX graph, written node by node.
 
-By hand and not by an exporter, so that it depends on no exporter's version, takes two seconds, and has the names,
-shapes and fused operators that onnxruntime and transformers.js want: attention with rotation and cache is one node
-(com.microsoft GroupQueryAttention), as are a residual sum and its norm. The parity check is the proof that it is the
-same model.
+By hand, so that it depends on no exporter's version, takes two seconds, and has the names, shapes and fused operators
+that onnxruntime and transformers.js want (com.microsoft GroupQueryAttention). The parity check proves it the same.
 
     input_ids              int64 [batch_size, sequence]
     attention_mask         int64 [batch_size, past + sequence]; rows shorter than others are padded on the right
@@ -11,8 +9,7 @@ same model.
     logits                 fp32 [batch_size, sequence, vocabulary]
     present.N.key, .value  the cache to give back with the next tokens
 
-transformers.js starts with a cache of the shape written here: it takes every name for 0 but batch_size, so the
-last dimension is a number.
+transformers.js takes every name in a shape for 0 but batch_size, so the cache's last dimension is a number.
 """
 
 from collections.abc import Mapping
@@ -21,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from keylm.base.errors import KeylmError
+from keylm.base.errors import KeylmError, how_to_install
 
 Array = npt.NDArray[np.float32]
 OPSET, IR_VERSION = 21, 10
@@ -37,7 +34,7 @@ def onnx_package() -> Any:
         import onnx.helper
         import onnx.numpy_helper
     except ImportError:
-        raise KeylmError("writing ONNX needs more packages; accepted: pip install 'keylm[export]'") from None
+        raise KeylmError(f"writing ONNX needs more packages; accepted: {how_to_install('export')}") from None
     return onnx
 
 

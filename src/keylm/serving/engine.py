@@ -1,8 +1,7 @@
-"""The interface of engines, and BatchingEngine, which batches all running requests.
+"""The engine: takes jobs and returns events, in its own thread; the server knows nothing else about it.
 
-An engine takes jobs and returns events, in its own thread; the server knows nothing else about it. BatchingEngine is
-one loop: take new jobs, read a part of the prompts, then compute one token for every text in one batch. The logits come
-from slots.py: PyTorch or llama.cpp. A step's cost is largely that of reading the weights, so batching pays.
+It is one loop: take new jobs, read a part of the prompts, then compute one token for every text in one batch. The
+logits come from slots.py: PyTorch or llama.cpp. Reading the weights is most of a step's cost, so batching pays.
 
 Invariants: a job gets its events in order, the last one Finished or Failed, unless it was cancelled; no job waits for
 another's length. A row's cached tokens stay when its text is done: a prompt with the same prefix is read only from
@@ -15,12 +14,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from keylm.serving.sampling import Grammar, RequestSampling, Token, TokenSampler, scored_token
+from keylm.serving.grammar import JsonGrammar
+from keylm.serving.sampling import RequestSampling, Token, TokenSampler, scored_token
 from keylm.serving.slots import Slots
 from keylm.serving.writing import TextPiece, TextWriter, Vocabulary
 
@@ -44,7 +44,7 @@ class Job:
     score_prompt: bool = False
     """Whether the prompt's log-probabilities are requested."""
     ignore_ends: bool = False
-    grammar: Callable[[], Grammar] | None = None
+    grammar: Callable[[], JsonGrammar] | None = None
     seconds: float = float("inf")
     """How long it may take from when it was handed in."""
 
@@ -81,23 +81,6 @@ Emit = Callable[[Event], None]
 
 class QueueFull(Exception):
     """More jobs wait than the engine takes."""
-
-
-class Engine(Protocol):
-    """What the server needs of an engine; BatchingEngine is one."""
-
-    name: str
-    context: int
-    vocab_size: int
-
-    def submit(self, jobs: Sequence[tuple[Job, Emit]]) -> Callable[[], None]:
-        """Take jobs, all or none; return what cancels them; raises QueueFull. `emit` is called in another thread."""
-
-    def load(self) -> tuple[int, int]:
-        """Return how many jobs are under way and how many wait."""
-
-    def close(self) -> None:
-        """End all jobs and the thread."""
 
 
 @dataclass

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from keylm.base.errors import KeylmError
+from keylm.base.errors import KeylmError, how_to_install
 
 
 class Grammars:
@@ -18,7 +18,7 @@ class Grammars:
             import llguidance
             import llguidance.hf
         except ImportError:
-            raise KeylmError("response_format needs llguidance; accepted: pip install 'keylm[serve]'") from None
+            raise KeylmError(f"response_format needs llguidance; accepted: {how_to_install('serve')}") from None
         self._matcher = llguidance.LLMatcher
         self._tokenizer = llguidance.hf.from_tokenizer(tokenizer, n_vocab=vocab_size, eos_token=end)
 
@@ -34,7 +34,7 @@ class Grammars:
 
 
 class JsonGrammar:
-    """A keylm.serving.sampling.Grammar; one for each answer."""
+    """What may come next in one answer."""
 
     def __init__(self, matcher: Any) -> None:
         self._matcher = matcher

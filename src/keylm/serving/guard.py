@@ -18,13 +18,12 @@ class Guard:
     api_key: str | None = None
     """Where it is set, requests need `Authorization: Bearer KEY`."""
     hosts: tuple[str, ...] = ()
-    """Names in the Host header that are answered; empty: all. Keeps other sites' pages from a server without a key
-    (DNS rebinding)."""
+    """Host names that are answered; empty: all. Keeps other sites' pages away (DNS rebinding)."""
     body_bytes: int = 4_000_000
     body_seconds: float = 30.0
 
     def check(self, request: Request, *, key: bool = True) -> None:
-        """Raise ApiError where a request is not to be answered; `key`: whether it needs one where one is set."""
+        """Raise ApiError where a request must not be answered; `key`: whether it needs the key, if one is set."""
         if self.hosts and _host(request.headers.get("host", "")) not in self.hosts:
             raise ApiError(403, "this server answers its own machine only", kind="permission_error", code="forbidden")
         if self.api_key is None or not key:
@@ -40,7 +39,7 @@ class Guard:
             )
 
     async def body(self, request: Request) -> bytes:
-        """Return the body. Raises ApiError where it is no JSON by its type, too large, or too slow."""
+        """Return the body. Raises ApiError where its type is not JSON, or it is too large or too slow."""
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "application/json":
             raise ApiError(

@@ -1,7 +1,7 @@
-"""The page of `keylm serve`: fixed files at fixed addresses, open to everyone who may connect to this machine.
+"""The page of `keylm serve`: fixed files at fixed addresses, open to everyone who can connect to this machine.
 
 Invariant: the page loads nothing but these files and connects to nothing but this server (its Content-Security-Policy
-enforces it). It needs no API key, as it holds nothing secret; its requests do, and it asks the reader for the key.
+enforces it). It needs no API key, as it holds nothing secret; its requests do, and it prompts the user for the key.
 """
 
 from collections.abc import Awaitable, Callable

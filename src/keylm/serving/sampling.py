@@ -11,7 +11,6 @@ CTRL, arXiv 1909.05858, over prompt and answer; presence and frequency penalties
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor
 
 from keylm.runtimes.generation import GREEDY_BELOW
+from keylm.serving.grammar import JsonGrammar
 
 
 @dataclass(frozen=True)
@@ -36,19 +36,6 @@ class RequestSampling:
     bias: tuple[tuple[int, float], ...] = ()
     """Token and what is added to its logit."""
     seed: str | None = None
-
-
-class Grammar(Protocol):
-    """What may come next, for texts that must have a form."""
-
-    def restrict(self, logits: Tensor) -> None:
-        """Set the logits [V] of tokens that may not come next to minus infinity, in place."""
-
-    def accept(self, token: int) -> None:
-        """Advance by a token."""
-
-    def finished(self) -> bool:
-        """Return whether nothing more may come."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +57,7 @@ class TokenSampler:
     prompt: Sequence[int] = ()
     top: int | None = None
     """How many top alternatives are returned with each token; None: not even its own log-probability."""
-    grammar: Grammar | None = None
+    grammar: JsonGrammar | None = None
     _random: random.Random = field(init=False)
     _bias: Tensor = field(init=False)
     _counts: Tensor | None = None

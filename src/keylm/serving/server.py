@@ -24,14 +24,15 @@ from starlette.routing import Route
 
 from keylm.keyboard.suggest import Keyboards
 from keylm.serving import protocol as p
-from keylm.serving.answers import ChatShape, CompletionShape, RequestLimits, Shape, plan_chat, plan_completion
+from keylm.serving.answers import ChatShape, CompletionShape, Shape
 from keylm.serving.description import openapi
-from keylm.serving.engine import Engine
+from keylm.serving.engine import BatchingEngine
 from keylm.serving.faults import ApiError, invalid
 from keylm.serving.grammar import Grammars
 from keylm.serving.guard import Guard
 from keylm.serving.metrics import Metrics
 from keylm.serving.pages import page_routes
+from keylm.serving.plans import RequestLimits, plan_chat, plan_completion
 from keylm.serving.streams import EventStream, Running, answer_of, whole
 from keylm.serving.texts import Prompts
 
@@ -46,7 +47,7 @@ class Served:
     """One model and what answers for it."""
 
     name: str
-    engine: Engine
+    engine: BatchingEngine
     prompts: Prompts
     fingerprint: str
     keyboards: Keyboards | None = None

@@ -98,11 +98,7 @@ class LlamaSlots:
         return torch.cat(found)
 
     def step(self, rows: Sequence[int], ids: Sequence[int], lengths: Sequence[int]) -> Tensor:
-        """As in Slots.
-
-        llama.cpp batches only adjacent rows; each gap costs another pass over the weights. So small gaps are filled:
-        their rows read a token that is removed at once.
-        """
+        """As in Slots. llama.cpp batches only adjacent rows: small gaps are filled with a token, removed at once."""
         places = [Place(*each, True) for each in zip(rows, lengths, ids, strict=True)]
         filling = [Place(row, self._filled[row], 0, False) for row in self._gaps(rows)]
         logits = self._decode(sorted([*places, *filling], key=lambda each: each.row))

@@ -1,7 +1,4 @@
-"""`keylm serve`: from a model folder, or a GGUF file that keylm wrote, to a listening server.
-
-The port is bound before the model is loaded, so that one in use is reported at once.
-"""
+"""`keylm serve`: from a model folder or GGUF file to a server, whose port is bound before the model is loaded."""
 
 import contextlib
 import os
@@ -15,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from keylm.base.console import say
-from keylm.base.errors import KeylmError
+from keylm.base.errors import KeylmError, how_to_install
 from keylm.model.folder import check_model_folder, silence_transformers
 from keylm.runtimes.cached_decoder import CachedDecoder
-from keylm.serving.runtimes import EngineOptions, ModelSource, Runtime, Tell, make_slots, opened
+from keylm.serving.runtime_choice import EngineOptions, ModelSource, Runtime, Tell, make_slots, opened
 from keylm.serving.slots import Slots, TorchSlots
 
 if TYPE_CHECKING:
@@ -52,7 +49,7 @@ def serve(model: Path, options: ServeOptions, *, quiet: bool = False) -> None:
     try:
         import uvicorn
     except ImportError:
-        raise KeylmError("keylm serve needs more packages; accepted: pip install 'keylm[serve]'") from None
+        raise KeylmError(f"keylm serve needs more packages; accepted: {how_to_install('serve')}") from None
     EngineOptions(options.engine, options.precision).check()
     if model.suffix != ".gguf":
         check_model_folder(model)
@@ -88,7 +85,7 @@ def prepare(model: Path, options: ServeOptions, tell: Tell = lambda text: None) 
     try:
         from keylm.serving.server import Served
     except ImportError as error:
-        raise KeylmError(f"keylm serve needs {error.name}; accepted: pip install 'keylm[serve]'") from None
+        raise KeylmError(f"keylm serve needs {error.name}; accepted: {how_to_install('serve')}") from None
     from keylm.keyboard.suggest import Keyboards
     from keylm.serving.engine import BatchingEngine
     from keylm.serving.guard import LOOPBACK, Guard

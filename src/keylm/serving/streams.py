@@ -1,7 +1,4 @@
-"""An engine's events, from its thread, as an HTTP answer: whole, or as server-sent events.
-
-Invariant: whatever ends a request (its end, an error, a client that hangs up) cancels its jobs.
-"""
+"""An engine's events as an HTTP answer: whole, or as server-sent events. However a request ends, its jobs end too."""
 
 import asyncio
 import contextlib
@@ -14,7 +11,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from keylm.serving.answers import Shape
-from keylm.serving.engine import Engine, Event, Failed, Finished, PromptScored, QueueFull
+from keylm.serving.engine import BatchingEngine, Event, Failed, Finished, PromptScored, QueueFull
 from keylm.serving.faults import ApiError
 from keylm.serving.metrics import Metrics
 from keylm.serving.writing import TextPiece
@@ -26,7 +23,7 @@ Indexed = tuple[int, Event]
 class Running:
     """A request's jobs, under way."""
 
-    def __init__(self, engine: Engine, shape: Shape, metrics: Metrics) -> None:
+    def __init__(self, engine: BatchingEngine, shape: Shape, metrics: Metrics) -> None:
         """Submit the jobs. Raises ApiError where the engine's queue is full."""
         self._shape, self._metrics = shape, metrics
         self._queue: asyncio.Queue[Indexed] = asyncio.Queue()

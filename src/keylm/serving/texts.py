@@ -1,7 +1,7 @@
 """Prompts to tokens.
 
-What looks special in a chat's messages is plain characters: nobody ends a turn by typing `<|im_end|>`. A completion's
-prompt is the developer's own: special tokens that it spells out are those tokens.
+Special tokens spelled out in a chat's messages are plain characters: typing `<|im_end|>` ends no turn. A completion's
+prompt is the developer's own, so special tokens spelled out in it are those tokens.
 """
 
 from pathlib import Path

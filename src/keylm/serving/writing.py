@@ -1,8 +1,8 @@
-"""From tokens to text that may be shown: whole characters only, and nothing of a stop string.
+"""From tokens to text that may be shown: whole characters only, and no part of a stop string.
 
 Invariant: the pieces joined are the decoded text up to the first stop string, however it is tokenized; a piece is never
-taken back. Bytes that are no UTF-8 become U+FFFD once it is certain that nothing can complete them. A text that
-could still become a stop string is held back.
+taken back. Bytes that are not UTF-8 become U+FFFD once nothing can complete them any more. Text that could still turn
+into a stop string is held back.
 """
 
 import codecs
@@ -15,7 +15,7 @@ from keylm.serving.sampling import Token
 
 @dataclass(frozen=True)
 class Written:
-    """A token in its place."""
+    """A token and its position."""
 
     token: Token
     begin: int
@@ -39,9 +39,7 @@ class Vocabulary:
         try:
             plain = [b"" if n in special else bytes(table[c] for c in token) for n, token in enumerate(tokens)]
         except KeyError as error:
-            raise KeylmError(
-                f"the tokenizer has a token with the character {error}; accepted: a ByteLevel tokenizer"
-            ) from None
+            raise KeylmError(f"a token has the character {error}; accepted: a ByteLevel tokenizer") from None
         self._bytes, self._names, self.special = plain, tokens, special
         self.size = len(tokens)
 
@@ -74,7 +72,7 @@ class TextWriter:
         self._held, self._begin = "", 0
         self._tokens: list[tuple[Written, int]] = []
         self.stopped = False
-        """Whether a stop string was met; nothing more comes then."""
+        """Whether a stop string was reached; nothing more comes then."""
 
     def add(self, token: Token) -> TextPiece:
         """Return the text that is final after one more token."""

@@ -56,10 +56,7 @@ Mask = npt.NDArray[np.bool_]
 
 
 def train_tokenizer(texts: Iterator[str], vocab_size: int, folder: Path, context: int) -> None:
-    """Train on `texts` and save `tokenizer.json` and `tokenizer_config.json` in `folder`, whole or not at all.
-
-    Raises KeylmError where the text is too little for `vocab_size` entries.
-    """
+    """Train on `texts` and save the tokenizer in `folder`, whole or not at all. Raises KeylmError for too few texts."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     tokenizer.decoder = decoders.ByteLevel()
@@ -138,10 +135,7 @@ class DocumentTokenizer:
         return self._table.encode(texts)
 
     def encode_words(self, text: str) -> tuple[Tokens, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Return a text's ids (uint16 [tokens]), and where each word (pre-token) of it ends.
-
-        Ends are int64 [words], once counted in characters and once in tokens.
-        """
+        """Return a text's ids (uint16), and where each word of it ends, int64 [words], in characters and in tokens."""
         return self._table.encode_words(text)
 
     def encode_chat(self, messages: Sequence[dict[str, str]]) -> tuple[Tokens, Mask, list[int]]:

@@ -14,14 +14,15 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from pydantic import Field
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from keylm.base.errors import KeylmError
 from keylm.base.files import atomic_folder, read_json, sha256_file, sha256_json, sweep, write_json
 from keylm.recipe.run_folder import REFUSED, checkpoint_path, checkpoint_paths
+from keylm.recipe.run_records import RunRecord
 from keylm.training.distributed import Ranks
 from keylm.training.sharded_checkpoint import names_in, read_into, read_whole, write_shards
 from keylm.training.writer import on_host
@@ -29,13 +30,33 @@ from keylm.training.writer import on_host
 PARTS = ("model", "optimizer")
 
 
+class CheckpointState(RunRecord):
+    """What state.json says beside its own hash."""
+
+    step: int
+    recipe: str
+    """hash of the recipe's identity"""
+    shards: str
+    """hash of the shards that training has read"""
+    initial: str | None = None
+    """SHA-256 of the weights that it began with, if it did"""
+    metrics_bytes: int = 0
+    timing_bytes: int = 0
+    sha256: dict[str, str] = Field(default_factory=dict)
+    """of each file of tensors"""
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """A verified checkpoint on disk."""
 
     folder: Path
-    step: int
-    state: dict[str, Any]
+    state: CheckpointState
+
+    @property
+    def step(self) -> int:
+        """The updates that were done."""
+        return self.state.step
 
     def model(self) -> dict[str, Tensor]:
         """Return the fp32 master weights by parameter name, whole, on the CPU."""
@@ -69,39 +90,39 @@ class DamagedCheckpoint(Exception):
 
 
 def save_checkpoint(
-    folder: Path, step: int, model: dict[str, Tensor], optimizer: dict[str, Tensor], state: dict[str, Any]
+    folder: Path, state: CheckpointState, model: dict[str, Tensor], optimizer: dict[str, Tensor]
 ) -> Path:
     """Write a checkpoint into `folder`, whole or not at all, and return its path."""
-    path = checkpoint_path(folder, step)
+    path = checkpoint_path(folder, state.step)
     with atomic_folder(path) as temporary:
         for part, tensors in zip(PARTS, (model, optimizer), strict=True):
             save_file(on_host(tensors), temporary / f"{part}.safetensors")
-        _seal(temporary, step, state)
+        _seal(temporary, state)
     return path
 
 
 def save_sharded_checkpoint(
-    folder: Path, step: int, model: dict[str, Tensor], optimizer: dict[str, Tensor], state: dict[str, Any], ranks: Ranks
+    folder: Path, state: CheckpointState, model: dict[str, Tensor], optimizer: dict[str, Tensor], ranks: Ranks
 ) -> Path:
     """Write a checkpoint of sharded tensors into `folder`, each rank its rows, whole or not at all; return its path.
 
-    Called by every rank of `ranks`; rank 0 makes the folder, and seals and names it when all have written. `state`
-    matters on rank 0 only. An error on any rank is raised on all.
+    Called by every rank of `ranks`; rank 0 makes the folder, and seals and names it (with its own `state`) when all
+    have written. An error on any rank is raised on all.
     """
-    path = checkpoint_path(folder, step)
+    path = checkpoint_path(folder, state.step)
     with contextlib.ExitStack() as held:
         temporary = ranks.lead(lambda: held.enter_context(atomic_folder(path)))
         for part, tensors in zip(PARTS, (model, optimizer), strict=True):
             write_shards(temporary / part, tensors, ranks)
-        ranks.lead(lambda: _seal(temporary, step, state))
+        ranks.lead(lambda: _seal(temporary, state))
         ranks.lead(held.close)
     return path
 
 
-def _seal(folder: Path, step: int, state: dict[str, Any]) -> None:
+def _seal(folder: Path, state: CheckpointState) -> None:
     """Write state.json with the hash of every other file in the folder."""
     hashes = {name: sha256_file(folder / name) for name in _tensor_files(folder)}
-    whole = {"step": step, **state, "sha256": hashes}
+    whole = state.model_copy(update={"sha256": hashes}).model_dump(exclude_none=True)
     write_json(folder / "state.json", {**whole, "hash": sha256_json(whole)})
 
 
@@ -111,26 +132,23 @@ def _tensor_files(folder: Path) -> list[str]:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Return the checkpoint at `path`.
-
-    Raises DamagedCheckpoint if anything in it differs from what was written; other system errors (OSError) may be
-    temporary and do not count as damage.
-    """
+    """Return the checkpoint at `path`. Raises DamagedCheckpoint where anything differs from what was written."""
     try:
-        state = dict(read_json(path / "state.json"))
-        if state.pop("hash", None) != sha256_json(state) or checkpoint_path(path.parent, state["step"]) != path:
+        plain = dict(read_json(path / "state.json"))
+        intact, state = plain.pop("hash", None) == sha256_json(plain), CheckpointState.model_validate(plain)
+        if not intact or checkpoint_path(path.parent, state.step) != path:
             raise DamagedCheckpoint(f"{path / 'state.json'} was altered (its hash or its step does not fit)")
-        for name, recorded in state["sha256"].items():
+        for name, recorded in state.sha256.items():
             if sha256_file(path / name) != recorded:
                 raise DamagedCheckpoint(f"{path / name} is truncated or altered (its SHA-256 is not the recorded one)")
         for name in _tensor_files(path):
-            if name not in state["sha256"]:
+            if name not in state.sha256:
                 raise DamagedCheckpoint(f"{path / name} was not written with it")
     except FileNotFoundError as error:
         raise DamagedCheckpoint(f"{error.filename} is missing") from None
     except (ValueError, TypeError) as error:
         raise DamagedCheckpoint(f"{path / 'state.json'} cannot be read: {error}") from None
-    return Checkpoint(path, int(state["step"]), state)
+    return Checkpoint(path, state)
 
 
 def latest_checkpoint(folder: Path, warn: Callable[[str], None]) -> Checkpoint | None:

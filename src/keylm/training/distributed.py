@@ -1,7 +1,4 @@
-"""One process or many: ranks from torchrun's environment, sums over all of them.
-
-Without torchrun everything here is the identity, so the loop is written once.
-"""
+"""One process or many: ranks from torchrun's environment, sums over all; without torchrun, the identity."""
 
 import contextlib
 import gc
@@ -43,10 +40,7 @@ class Ranks:
         return self.rank == 0
 
     def lead(self, work: Callable[[], T]) -> T:
-        """Do `work` on rank 0 and return its (small) result on every rank.
-
-        Raises what it raises there, and FailedElsewhere on the other ranks, so that none waits forever.
-        """
+        """Return the (small) result of `work` on rank 0 on every rank; its error is raised as FailedElsewhere there."""
         if self.world_size == 1:
             return work()
         box: list[Any] = [None, None]
@@ -99,10 +93,7 @@ def _between_cpus() -> dist.ProcessGroup:
 
 
 def leave(reason: str) -> NoReturn:
-    """Raise FailedElsewhere a while after the leader failed for this `reason`.
-
-    The leader prints the error and exits; torchrun then ends this process, which it would otherwise blame.
-    """
+    """Raise FailedElsewhere a while after the leader failed: it prints the error, and torchrun ends this process."""
     time.sleep(LEAVE_SECONDS)
     raise FailedElsewhere(reason)
 
@@ -144,11 +135,7 @@ def choose_device(device: str, local_rank: int = 0) -> torch.device:
         device = next(name for name in ("cuda", "mps", "cpu") if available[name])
     if not available[device]:
         here = ", ".join(name for name, there in available.items() if there)
-        raise KeylmError(
-            f"training.device: got {device!r}, which this machine or torch build lacks; here: {here}, auto"
-        )
+        raise KeylmError(f"training.device: got {device!r}, which this machine or torch lacks; here: {here}, auto")
     if device == "cuda" and local_rank >= torch.cuda.device_count():
-        raise KeylmError(
-            f"torchrun started over {local_rank} processes, but there are {torch.cuda.device_count()} GPUs"
-        )
+        raise KeylmError(f"torchrun started over {local_rank} processes for {torch.cuda.device_count()} GPUs")
     return torch.device(device, local_rank) if device == "cuda" else torch.device(device)

@@ -58,10 +58,7 @@ def check_shape(recipe: Recipe) -> None:
 
 
 def load_initial(model: Decoder, recipe: Recipe, folder: RunFolder) -> None:
-    """Fill `model` (on the CPU, fp32) with the weights of the recipe's initial model.
-
-    Raises KeylmError where some are missing, or they are not those that the run folder names.
-    """
+    """Fill `model` (on the CPU, fp32) with the weights that the run folder names. Raises KeylmError for other ones."""
     path = Path(str(recipe.training.initial_model))
     check_model_folder(path)
     if weights_hash(path) != folder.initial_weights():

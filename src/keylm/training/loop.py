@@ -27,11 +27,18 @@ from keylm.data.curriculum import BatchLoader, Curriculum
 from keylm.model.decoder import Decoder, count_parameters, initialise
 from keylm.model.fused import can_fuse
 from keylm.recipe.load import Recipe
-from keylm.recipe.provenance import TrainingProvenance
 from keylm.recipe.run_folder import RunFolder, checkpoint_paths
+from keylm.recipe.run_identity import TrainingProvenance
 from keylm.text.tokenizer import DocumentTokenizer
-from keylm.training.benchmarks import draw_items, measure, pack_items
-from keylm.training.checkpoint import Checkpoint, latest_checkpoint, prune, save_checkpoint, save_sharded_checkpoint
+from keylm.training.benchmarks_in_training import draw_items, measure, pack_items
+from keylm.training.checkpoint import (
+    Checkpoint,
+    CheckpointState,
+    latest_checkpoint,
+    prune,
+    save_checkpoint,
+    save_sharded_checkpoint,
+)
 from keylm.training.distributed import Ranks, check_share
 from keylm.training.initial_model import load_initial
 from keylm.training.objective import Objective
@@ -159,11 +166,11 @@ class Trainer:
         batch = self._loader.batch(step, self._ranks.rank, self._ranks.world_size)
         return feed(batch, self._settings, self._byte_lengths, self._ranks.device)
 
-    def _resume(self) -> dict[str, Any]:
+    def _resume(self) -> CheckpointState | None:
         """Take up the newest sound checkpoint, if there is one, and return its state."""
         checkpoint = self._ranks.lead(self._find_checkpoint)
         if checkpoint is None:
-            return {}
+            return None
         if self._sharded:
             moments = self._optimizers.blank_state(checkpoint.optimizer_names())
             checkpoint.read_into("model", self._bare_model.state_dict())
@@ -182,7 +189,7 @@ class Trainer:
         if checkpoint is None:
             return None
         for what, ours in self._belongs_to(checkpoint.step).items():
-            theirs = checkpoint.state.get(what)
+            theirs = getattr(checkpoint.state, what)
             if theirs != ours:
                 raise KeylmError(
                     f"{checkpoint.folder}: was trained with other data or another recipe ({what}: SHA-256 "
@@ -191,17 +198,14 @@ class Trainer:
         return checkpoint
 
     def _belongs_to(self, step: int) -> dict[str, str]:
-        """Return the hashes that a checkpoint of this run at `step` carries.
-
-        They are its recipe's, its shards' so far and, where there is one, its initial model's.
-        """
+        """Return the hashes that a checkpoint at `step` carries: of recipe, shards so far and initial model."""
         shards = self._store.prefix_hash(self._curriculum.shards_begun(step))
         return self._provenance.of_checkpoint(shards)
 
-    def _open_logs(self, state: dict[str, Any]) -> None:
+    def _open_logs(self, state: CheckpointState | None) -> None:
         if self._ranks.leads:
-            self._metrics = JsonLines(self._folder.metrics, state.get("metrics_bytes", 0))
-            self._timing = JsonLines(self._folder.timing, state.get("timing_bytes", 0))
+            self._metrics = JsonLines(self._folder.metrics, state.metrics_bytes if state else 0)
+            self._timing = JsonLines(self._folder.timing, state.timing_bytes if state else 0)
 
     def train_step(self) -> tuple[dict[str, Any], bool]:
         """Do one update and return its metrics row, and whether any rank wants to stop."""
@@ -232,10 +236,7 @@ class Trainer:
         return row, bool(sums["stop"])
 
     def _gradients(self, share: Feed) -> tuple[Tensor, Tensor]:
-        """Leave the global batch's gradients in the model.
-
-        Return this rank's cross-entropy of each window, fp32 [windows], and its z-loss and pair loss, fp32 [2].
-        """
+        """Accumulate the gradients; return this rank's cross-entropies, fp32 [windows], and other losses, fp32 [2]."""
         ranks = self._ranks
         trained = torch.tensor([share.trained.sum()], dtype=torch.int64)
         # DistributedDataParallel averages over ranks; the loss is a sum over all of them.
@@ -346,16 +347,14 @@ class Trainer:
         if not (self._ranks.leads or self._sharded):
             return
         self._writer.wait()  # before a second copy is made
-        state: dict[str, Any] = {}
+        facts: dict[str, str | int] = {"step": self._step, "recipe": "", "shards": ""}
         if self._ranks.leads:
-            state = {
-                **self._belongs_to(self._step),
-                "metrics_bytes": self._metrics.length(),
-                "timing_bytes": self._timing.length(),
-            }
+            written = {"metrics_bytes": self._metrics.length(), "timing_bytes": self._timing.length()}
+            facts |= {**self._belongs_to(self._step), **written}
+        state = CheckpointState.model_validate(facts)
         save = functools.partial(save_sharded_checkpoint, ranks=self._writers) if self._sharded else save_checkpoint
         tensors = snapshot(self._bare_model.state_dict()), snapshot(self._optimizers.state_tensors())
-        self._writer.start(functools.partial(save, self._folder.checkpoints, self._step, *tensors, state))
+        self._writer.start(functools.partial(save, self._folder.checkpoints, state, *tensors))
         self._saved_at, self._may_prune = time.monotonic(), True
 
     def _prune(self) -> None:

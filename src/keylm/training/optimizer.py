@@ -2,14 +2,12 @@
 
 Muon (Keller Jordan et al., kellerjordan.github.io/posts/muon) takes the Nesterov momentum of a matrix's gradient
 and replaces its singular values by about one, through five Newton–Schulz steps. The learning rate is in his
-units: an update has spectral norm near 1, times sqrt(max(1, rows/columns)). Matrices of the same shape are
-stacked, so that the steps are a few batched matmuls instead of a loop over every matrix. Where parameters are sharded
-over processes, momenta are too, and the matrices are exchanged for the steps (sharding.py).
+units: an update has spectral norm near 1, times sqrt(max(1, rows/columns)). Matrices of one shape are stacked, for
+few batched matmuls; sharded ones are exchanged for the steps (sharding.py).
 
 Orthogonal updates of a matrix that is not square are unequal along its longer side: units of a feed-forward layer
 that get little gradient get small updates, and weight decay shrinks them until they are dead (LOG.md).
-`normalise_neurons` gives all of them updates of the same length, as NorMuon does (Li et al. 2025, arXiv:2510.05491),
-but per step, without its second moments.
+`normalise_neurons` gives all of them updates of one length, as NorMuon (arXiv:2510.05491) without second moments.
 """
 
 from collections import defaultdict

@@ -137,10 +137,7 @@ class Prefetcher:
         return found
 
     def prepare(self, step: int) -> None:
-        """Start `work(step)`, if there is such a step.
-
-        Call it when the device is busy: this thread's Python would delay the one that launches kernels.
-        """
+        """Start `work(step)`, if there is one; best while the device is busy, as Python would delay its kernels."""
         if step < self._end:
             self._begin(step)
 

@@ -1,7 +1,7 @@
 """Validation: loss and bits per byte of a fixed sample of each source's held-out windows.
 
-Bits per byte is the code length of the text under the model, over its length in UTF-8 bytes; it does not depend
-on the tokenizer. Special tokens are not text and are counted on neither side.
+Bits per byte is the text's code length under the model over its UTF-8 bytes, whatever the tokenizer; special tokens are
+not text and count on neither side.
 """
 
 import math
@@ -86,10 +86,7 @@ def _window_sums(
 def window_losses(
     losses: TokenLosses, windows: list[Window], settings: Training, device: torch.device
 ) -> npt.NDArray[np.float64]:
-    """Return the cross-entropy of each label, fp64 [windows, L] in nats, 0 where it is -100.
-
-    Takes up to a micro-batch of windows, also none, and always computes a whole micro-batch.
-    """
+    """Return each label's cross-entropy, fp64 [windows, L] in nats, 0 at -100; always computes a whole micro-batch."""
     missing = settings.micro_batch_windows - len(windows)
     batch = stack([*windows, *[blank_window(settings.context)] * missing], [0] * settings.micro_batch_windows)
     [part] = micro_batches(batch, settings, device)

@@ -1,7 +1,4 @@
-"""Writing in the background: the data are copied first, and training continues meanwhile.
-
-Invariants: at most one write is under way; an error of a write is raised by the next call.
-"""
+"""Writing in the background, one write at a time, from copies; an error of a write is raised by the next call."""
 
 import contextlib
 import threading

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from keylm.base.console import say
-from keylm.base.errors import KeylmError
+from keylm.base.errors import KeylmError, how_to_install
 from keylm.base.files import (
     atomic_folder,
     atomic_write,
@@ -39,7 +39,7 @@ from keylm.pipeline.run import put_aside
 from keylm.recipe.run_folder import RunFolder
 from keylm.runtimes.generation import Generator, Message, Sampling, rows_at_once
 from keylm.training.distributed import choose_device
-from keylm.tuning.pairs import PairRequest, Search, make_pairs, read_pairs, read_requests
+from keylm.tuning.pairs import PairRequest, PreferencePair, Search, make_pairs, read_pairs, read_requests
 from keylm.tuning.preference_settings import DpoRun, Preference, Tools
 
 SAMPLE_BATCH = {"cuda": 1024}
@@ -50,10 +50,7 @@ SMALL_BATCH = 16
 def dpo(
     model: Path, data: Sequence[Path], path: Path, settings: Preference, tools: Tools, *, fresh: bool = False
 ) -> RunFolder:
-    """Tune `model` on the pairs that `data` contain or require sampling for, in the run folder `path`.
-
-    Raises KeylmError for bad input, Interrupted on SIGTERM or Ctrl-C.
-    """
+    """Tune `model` on pairs that `data` contain or need sampled, in a run folder. Raises KeylmError, Interrupted."""
     check_model_folder(model)
     needs_trl()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -66,11 +63,11 @@ def dpo(
         sweep(folder.path)
         identity = _claim(run)
         pairs, quiet = path / "pairs.jsonl", tools.quiet
-        folder.stage("pairs", sha256_json(identity), [pairs], partial(_make_pairs, run, pairs), quiet=quiet)
+        folder.run_unless_done("pairs", sha256_json(identity), [pairs], partial(_make_pairs, run, pairs), quiet=quiet)
         inputs, outputs = sha256_json([identity, sha256_file(pairs)]), [folder.metrics, folder.model]
-        folder.stage("train", inputs, outputs, partial(_tune, run, read_pairs(pairs)), quiet=quiet)
+        folder.run_unless_done("train", inputs, outputs, partial(_tune, run, read_pairs(pairs)), quiet=quiet)
         shown = sha256_json([inputs, sha256_file(folder.metrics), sha256_file(folder.summary)])
-        folder.stage("report", shown, [folder.report], partial(_write_report, path), quiet=quiet)
+        folder.run_unless_done("report", shown, [folder.report], partial(_write_report, path), quiet=quiet)
     return folder
 
 
@@ -80,7 +77,7 @@ def needs_trl() -> None:
     try:
         import trl  # noqa: F401
     except ImportError:
-        raise KeylmError("preference tuning needs TRL: pip install 'keylm[post]'") from None
+        raise KeylmError(f"preference tuning needs TRL: {how_to_install('post')}") from None
 
 
 def _claim(run: DpoRun) -> dict[str, Any]:
@@ -153,7 +150,7 @@ class Sampler:
         return found
 
 
-def _tune(run: DpoRun, pairs: list[dict[str, Any]]) -> None:
+def _tune(run: DpoRun, pairs: list[PreferencePair]) -> None:
     """Train, and write metrics, model and summary. Raises Interrupted on a signal."""
     from keylm.tuning.dpo_trainer import train  # TRL is slow to import
 

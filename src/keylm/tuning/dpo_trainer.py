@@ -28,6 +28,7 @@ from keylm.base.machine import device_name
 from keylm.model.opening import chat_ids, open_model, open_pair
 from keylm.recipe.run_folder import RunFolder
 from keylm.training.signals import StopSignals
+from keylm.tuning.pairs import PreferencePair
 from keylm.tuning.preference_settings import MICRO_BATCH, DpoRun, Preference
 
 NAMES = {
@@ -44,7 +45,7 @@ STATE = "trainer_state.json"
 """The last file that TRL writes of a checkpoint."""
 
 
-def train(run: DpoRun, pairs: list[dict[str, Any]]) -> Any:
+def train(run: DpoRun, pairs: list[PreferencePair]) -> Any:
     """Return the tuned model (fp32); metrics.jsonl and summary.json are written on the way.
 
     Raises KeylmError where no pair fits into the context, Interrupted on SIGTERM or Ctrl-C (a checkpoint was
@@ -177,7 +178,7 @@ def _check_finite(rows: list[dict[str, Any]]) -> None:
             raise TrainingDiverged(f"step {row['step']}: loss {row.get('loss')}: lower the learning rate or beta")
 
 
-def _dataset(pairs: list[dict[str, Any]]) -> datasets.Dataset:
+def _dataset(pairs: list[PreferencePair]) -> datasets.Dataset:
     def rows() -> Iterator[dict[str, Any]]:
         for pair in pairs:
             answers = {key: [{"role": "assistant", "content": pair[key]}] for key in ("chosen", "rejected")}
@@ -186,13 +187,13 @@ def _dataset(pairs: list[dict[str, Any]]) -> datasets.Dataset:
     return datasets.Dataset.from_list(list(rows()))
 
 
-def _tokens(tokenizer: Any, pair: dict[str, Any]) -> int:
+def _tokens(tokenizer: Any, pair: PreferencePair) -> int:
     """Return how many tokens the longer of a pair's conversations has."""
     turns = ([*pair["prompt"], {"role": "assistant", "content": pair[key]}] for key in ("chosen", "rejected"))
     return max(len(chat_ids(tokenizer, messages)) for messages in turns)
 
 
-def _held_out(pair: dict[str, Any], share: float) -> bool:
+def _held_out(pair: PreferencePair, share: float) -> bool:
     """Return whether a pair is held out: by its question, so that none is on both sides."""
     digest = hashlib.sha256(json.dumps(pair["prompt"], sort_keys=True).encode()).digest()
     return int.from_bytes(digest[:4], "big") < share * 2**32

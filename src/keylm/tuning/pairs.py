@@ -13,7 +13,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, TypedDict, cast
+
+from pydantic import JsonValue
 
 from keylm.base.console import Status
 from keylm.base.errors import KeylmError
@@ -26,13 +28,18 @@ from keylm.runtimes.generation import Message, check_unicode
 Constraint = dict[str, Any]
 Checker = Callable[[str, Sequence[Constraint]], Sequence[object]]
 """(answer, constraints) → those that it violates."""
+Answers = Callable[[Sequence[list[Message]], int], list[str]]
+"""(conversations, seed) → an answer to each; the same seed gives the same answers."""
 
 
-class Answers(Protocol):
-    """Samples one answer to each conversation, all at once; the same seed gives the same answers."""
+class PreferencePair(TypedDict):
+    """A row of pairs.jsonl that tuning can use."""
 
-    def __call__(self, conversations: Sequence[list[Message]], seed: int) -> list[str]:
-        """Return the answers."""
+    line: int
+    prompt: list[Message]
+    chosen: str
+    rejected: str
+    violated: list[JsonValue]
 
 
 @dataclass(frozen=True)
@@ -187,9 +194,9 @@ def _row(one: PairRequest, rejected: str, violated: Sequence[object]) -> dict[st
     }
 
 
-def read_pairs(file: Path) -> list[dict[str, Any]]:
+def read_pairs(file: Path) -> list[PreferencePair]:
     """Return the pairs among the rows of a file that `make_pairs` wrote, in the order of their lines."""
-    rows = {row["line"]: row for row in read_rows(file) if "rejected" in row}
+    rows = {row["line"]: cast(PreferencePair, row) for row in read_rows(file) if "rejected" in row}
     return [rows[line] for line in sorted(rows)]
 
 

@@ -1,7 +1,4 @@
-"""The page of a preference tuning: curves of what it preferred, its pairs, how to do it again.
-
-Invariant: only files of the run folder are read; the same files give the same page.
-"""
+"""The page of a preference tuning, from the run folder's files alone: curves, pairs, how to do it again."""
 
 from pathlib import Path
 from typing import Any
@@ -39,7 +36,7 @@ def render(path: Path) -> bytes:
         name=path.absolute().name,
         run=run,
         summary=read_table(folder.summary),
-        charts=[(_chart(name, learnt, held), *told) for name, told in CURVES.items()],
+        charts=[(_chart(name, learnt, held), *words) for name, words in CURVES.items()],
         held=held[:1] + held[-1:],
         pairs=pairs[::every][:SHOWN_PAIRS],
     )

@@ -101,10 +101,7 @@ def _resolved(data: dict[str, Any], folder: RunFolder, overrides: Sequence[str])
 
 
 def sft_recipe(model: Path, data: Sequence[str], name: str, tuning: Tuning) -> dict[str, Any]:
-    """Return the recipe but for the amounts, which `with_windows` adds; plain values with absolute paths.
-
-    Raises KeylmError where `model` is no model folder in the Qwen3 layout.
-    """
+    """Return the recipe without amounts, plain, with absolute paths. Raises KeylmError for another model layout."""
     check_model_folder(model)
     config = read_config(model)
     context = min(config.shape.max_position_embeddings, 2048)
@@ -135,10 +132,7 @@ def _sources(data: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 
 def with_windows(draft: dict[str, Any], windows: dict[str, int], context: int, tuning: Tuning) -> dict[str, Any]:
-    """Return the draft with amounts for sources of so many training windows; without any, as much as there is.
-
-    context: tokens in a window.
-    """
+    """Return the draft with amounts for so many training `windows` of `context` tokens a source; without, for all."""
     total = sum(windows.values())
     least = total / PATTERN_WINDOWS
     tokens = round(tuning.epochs * total) * context if windows else ALL

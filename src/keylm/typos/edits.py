@@ -86,10 +86,7 @@ def spliced(
 
 
 def _spans(words: PlainWords, errors: Errors, at: Ints, grown: Ints) -> tuple[Ints, list[int]]:
-    """Return the spans of Noisy for all texts, and the bounds of each text's.
-
-    `grown` is how many characters the text gains at each place `at`; errors and places are in order.
-    """
+    """Return all texts' spans and the bounds of each text's; at each place `at` the text grows by `grown` letters."""
     text = np.searchsorted(words.begins, errors.start, side="right") - 1
     shifts = np.concatenate(([0], np.cumsum(grown)))
     shifts_before = shifts[np.searchsorted(at, words.begins)][text]  # in the texts before this one

@@ -91,10 +91,7 @@ class FingerSlips:
         self._written[-1] = _letter_table(words.letters, preferred.far, rates.substitutions)
 
     def splices(self, words: PlainWords, struck: Struck, rows: Sequence[Ints]) -> Splices:
-        """Return the errors of words; words that offer none have no splice.
-
-        `rows` are the words of each of FINGER_KINDS, as indices in `struck`.
-        """
+        """Return the errors of words that offer one; `rows`: the words of each of FINGER_KINDS, indices in `struck`."""
         made = [self._letters(words, struck, rows[: _MULTIPLE + 1])]
         for slip, of_kind in zip((_undoubled, _spread, _run_together, _recased), rows[_MULTIPLE + 1 :], strict=True):
             if len(of_kind):

@@ -41,10 +41,7 @@ class Listed:
 
 
 def read_lists(paths: Sequence[str], language: Language = ENGLISH) -> tuple[Listed | None, list[str]]:
-    """Return the contents of all lists together (None without lists) and the SHA-256 of each file.
-
-    Raises KeylmError where a file cannot be read or a line is no pair.
-    """
+    """Return all lists together (None without any) and each file's SHA-256. Raises KeylmError for a damaged one."""
     if not paths:
         return None, []
     listed = Listed(language)
@@ -63,9 +60,7 @@ def read_pairs(path: Path) -> Iterator[tuple[str, str]]:
             for number, line in enumerate(io.TextIOWrapper(stream, encoding="utf-8"), 1):
                 record = json.loads(line)
                 if not _is_pair(record):
-                    raise KeylmError(
-                        f'{path}, line {number}: no pair of words; accepted: {{"noisy": "teh", "clean": "the"}}'
-                    )
+                    raise KeylmError(f'{path}, line {number}: no pair; accepted: {{"noisy": "teh", "clean": "the"}}')
                 yield record["noisy"], record["clean"]
     except (OSError, EOFError, ValueError, RecursionError, zstandard.ZstdError) as error:
         raise KeylmError(

@@ -4,22 +4,17 @@ Invariant: `corrupt` is a pure function of (settings, language, text, seed, docu
 covers all of the first two and every constant of this package. Outside the edits both texts are the same; an edit
 covers whole words (two where a space is missing); replacing it by its clean words restores the clean text exactly.
 
-How a text gets its errors, without a visit to every word:
+How a text gets its errors, for all draws of many texts at once, as arrays:
 1. the number of errors is the rate times the number of words, rounded at random;
-2. a place in the text is drawn; the word there is the candidate, so long words are drawn more often;
-3. one look-up by the length of the word gives a kind of error, or none: how prone words of each length are to each
-   kind is fitted to real errors (languages/en/typo_rates.json; docs/typos.md shows how well it fits); where the word
-   offers no such error, another kind is drawn, once;
+2. a place in the text is drawn from an endless sequence that the text's key alone decides; its word is the candidate,
+   so long words are drawn more often;
+3. a look-up by the word's length gives a kind of error, or none, at rates fitted to real errors (docs/typos.md);
+   where the word offers no such error, another kind is drawn, once;
 4. the kind's slip (finger_slips.py, word_slips.py) says which letters change, or that the word offers no such error;
 5. again from 2. until there are enough, or a text with few plain words has been tried often enough.
 
-Each step runs for all draws of many texts at once, as arrays; a text's draws are the first of an endless sequence that
-its key alone decides, so that its noise does not depend on the texts processed with it.
-
 Only plain words are changed: ASCII letters and apostrophes, lower case or with one initial capital, with or without
 punctuation around them. Code, numbers, URLs, markup, acronyms and other scripts stay as they are.
-
-Cost: per error, not per word, and a millisecond a call; docs/typos.md has the figures.
 """
 
 import hashlib
@@ -49,7 +44,8 @@ VERSION = 2
 LENGTH_CLASSES = 13
 """Lengths of words, with punctuation, that have hazards of their own; longer ones share the last."""
 CALM_SHARE = 0.6
-"""Share of documents whose rate is at most a quarter of the highest."""
+"""Share of documents whose rate is at most CALM_FACTOR times the highest."""
+CALM_FACTOR = 0.25
 HAZARD_SLOTS = 1 << 12
 BATCH = 1 << 19
 """Characters processed at once: enough to hide the overhead of NumPy calls, few enough for the processor's cache."""
@@ -67,10 +63,7 @@ class TypoModel:
     """Turns clean texts into noisy ones; pickled as its settings and language."""
 
     def __init__(self, settings: Typos, language: Language = ENGLISH) -> None:
-        """Read the word lists of `settings` and make the tables for a language.
-
-        Raises KeylmError where a word list cannot be read or holds anything but pairs.
-        """
+        """Read the word lists of `settings`, make the tables for a language. Raises KeylmError for a damaged list."""
         self._settings, self._language = settings, language
         self._highest = settings.highest_rate
         self._listed, self._lists_digest = read_lists(settings.word_lists, language)
@@ -109,10 +102,7 @@ class TypoModel:
         return TypoModel, (self._settings, self._language)
 
     def fingerprint(self) -> str:
-        """Return the SHA-256 of everything that decides the noise.
-
-        All of the language's tables, all constants of this package, the settings, and the word lists' contents.
-        """
+        """Return the SHA-256 of all that decides the noise: language, the package's constants, settings, word lists."""
         decisive = {
             "language": self._language.digest,
             "constants": constants_of("keylm.typos", apart=UNDECISIVE),
@@ -140,7 +130,7 @@ class TypoModel:
         state = hashlib.blake2b(message, digest_size=32, person=b"keylm typos").digest()
         first, second, third, key = struct.unpack("<4Q", state)
         if rate is None:
-            rate = self._highest * (second / 2**64) * (0.25 if first < CALM_SHARE * 2**64 else 1.0)
+            rate = self._highest * (second / 2**64) * (CALM_FACTOR if first < CALM_SHARE * 2**64 else 1.0)
         return int(rate * words + third / 2**64), key
 
     def _find(self, words: PlainWords, wanted: Ints, keys: Bits) -> tuple[Errors, Splices, list[str]]:
@@ -197,10 +187,7 @@ class TypoModel:
     def _slipped(
         self, words: PlainWords, struck: Struck, first: Ints, second: Ints, made: list[str]
     ) -> tuple[Ints, Splices]:
-        """Return the kind of error of each word, the second where the word does not offer the first, and the changes.
-
-        Words that do not offer their kind have no change.
-        """
+        """Return each word's kind of error, the second where it does not offer the first, and the changes it offers."""
         offers = self._word_slips.offers(words, struck)
         kinds = np.where(offers >> first & 1, first, second)
         listed = _NO_SPLICES

@@ -23,8 +23,6 @@ Slip = Callable[[str, int], str | None]
 """(lower-case word, 52 random bits) to the word with an error, or None."""
 
 WORD_KINDS = ("inflection", "phonetic", "confusion", "apostrophe", "taps")
-KINDS_OF_SLIPS = tuple(kind for kind in (*FINGER_KINDS, *WORD_KINDS) if kind not in ("case", "space_missing"))
-"""The kinds that change one word, and not only its case."""
 KINDS_MADE = (*FINGER_KINDS, *WORD_KINDS)
 """All kinds of errors that are made; arrays hold indices in it."""
 _UNDOUBLING, _CONFUSION, _APOSTROPHE = map(KINDS_MADE.index, ("undoubling", "confusion", "apostrophe"))
@@ -56,10 +54,7 @@ class WordSlips:
         return offers
 
     def splices(self, words: PlainWords, struck: Struck, rows: Sequence[Ints], made: list[str]) -> Splices:
-        """Return the errors of words; words that offer none have no splice. See `respelled` for `made`.
-
-        `rows` are the words of each of WORD_KINDS, as indices in `struck`.
-        """
+        """Return the errors of words that offer one; `rows`: those of each of WORD_KINDS; `made` as in `respelled`."""
         parts = [self._inflected(words, struck, rows[0])]
         for slip, of_kind in zip(self._slips, rows[1:], strict=True):
             if len(of_kind):
@@ -111,10 +106,7 @@ def _picked(table: Callable[[str], list[str] | None], word: str, bits: int) -> s
 
 
 def respelled(slip: Slip, words: PlainWords, struck: Struck, rows: Ints, made: list[str]) -> Splices:
-    """Return splices for those of `rows` for which `slip` has another word.
-
-    The words are appended to `made`; -1 as `new` is its first, -2 its second …
-    """
+    """Return splices for those of `rows` for which `slip` has another word, appended to `made` (-1 is its first)."""
     chosen = struck.at(rows)
     columns = (rows, chosen.start, chosen.length, chosen.capital, chosen.bits)
     kept, new = [], []

@@ -43,10 +43,7 @@ class TypingRow:
 
 @dataclass(frozen=True)
 class TypingGroup:
-    """Measures of one kind: a table, and a chart for each unit.
-
-    Columns are systems, or test sets where every measure is of one system alone.
-    """
+    """Measures of one kind: a table, a chart a unit. Columns are systems, or test sets where there is one system."""
 
     title: str
     columns: tuple[str, ...]

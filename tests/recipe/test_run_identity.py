@@ -7,8 +7,8 @@ import pytest
 from support.recipes import tiny_recipe
 
 from keylm.base.files import sha256_json, write_json
-from keylm.recipe.provenance import NEWER, TrainingProvenance, differences, identity, identity_hash
 from keylm.recipe.run_folder import RunFolder
+from keylm.recipe.run_identity import NEWER, TrainingProvenance, differences, identity, identity_hash
 
 
 def test_what_decides_nothing_makes_no_other_run(tmp_path: Path):

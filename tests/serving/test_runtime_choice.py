@@ -13,8 +13,8 @@ from keylm.runtimes import gguf_write as gguf_file
 from keylm.runtimes import llama
 from keylm.runtimes.cached_decoder import load_weights
 from keylm.runtimes.gguf_write import write_gguf
-from keylm.serving import runtimes
-from keylm.serving.runtimes import EngineOptions, make_slots, opened
+from keylm.serving import runtime_choice
+from keylm.serving.runtime_choice import EngineOptions, make_slots, opened
 from keylm.serving.start import ServeOptions, prepare
 
 
@@ -28,7 +28,7 @@ def gguf(model_folder, tmp_path_factory):
 
 
 def made(place, *wanted):
-    """Return the runtime, its precision and what was told."""
+    """Return the runtime, its precision and what was reported."""
     told = []
     with opened(place) as source:
         slots, precision = make_slots(source, EngineOptions(*wanted, rows=1, threads=1), told.append)
@@ -52,7 +52,7 @@ def test_auto_says_why_it_takes_pytorch(model_folder, monkeypatch):
     monkeypatch.setattr(llama.importlib.util, "find_spec", lambda name: None)
     name, precision, told = made(model_folder)
     assert (name, precision) == ("torch", "fp32")
-    assert re.search(r"PyTorch serves.*pip install 'keylm\[export\]'", told[0])
+    assert re.search(r"PyTorch serves.*pip install -e '\.\[export\]'", told[0])
     with pytest.raises(KeylmError, match="llama-cpp-python"):
         made(model_folder, "llama.cpp")
     with pytest.raises(KeylmError, match="llama-cpp-python"):
@@ -78,7 +78,7 @@ def test_a_precision_chooses_its_runtime(model_folder, gguf):
     assert made(gguf)[:2] == ("llama.cpp", "f32")
     assert made(gguf, "torch")[:2] == ("torch", "fp32")
     for wanted in (("torch", "f16"), ("llama.cpp", "int8"), ("auto", "fp8")):
-        with pytest.raises(KeylmError, match=f"--precision: got {wanted[1]} with --engine {wanted[0]}; accepted: "):
+        with pytest.raises(KeylmError, match=f"--precision {wanted[1]} with --engine {wanted[0]}; accepted: "):
             made(model_folder, *wanted)
     with pytest.raises(KeylmError, match=r"one\.gguf is f32; accepted: that, or the folder"):
         made(gguf, "auto", "q8_0")
@@ -121,4 +121,4 @@ def test_other_files_are_refused(gguf, tmp_path):
 def test_where_the_cache_lies(monkeypatch, tmp_path):
     monkeypatch.delenv("KEYLM_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert runtimes.cache_folder() == tmp_path / "keylm"
+    assert runtime_choice.cache_folder() == tmp_path / "keylm"

@@ -90,9 +90,7 @@ class EngineOptions:
         """Raise KeylmError where the two do not go together."""
         of = [name for name, kinds in PRECISIONS.items() if self.runtime in ("auto", name) for name in kinds]
         if self.precision is not None and self.precision not in of:
-            raise KeylmError(
-                f"--precision: got {self.precision} with --engine {self.runtime}; accepted: {', '.join(of)}"
-            )
+            raise KeylmError(f"--precision {self.precision} with --engine {self.runtime}; accepted: {', '.join(of)}")
 
 
 def make_slots(source: ModelSource, wanted: EngineOptions, tell: Tell) -> tuple[Slots, str]:
@@ -157,7 +155,5 @@ def converted(source: ModelSource, kind: str, threads: int, tell: Tell) -> Path:
         faults = "; ".join(exporter.rows[0].faults)
         raise KeylmError(f"{source.place}: as GGUF ({kind}) it is not the same model: {faults}") from None
     except OSError as error:
-        raise KeylmError(
-            f"{place}: {error.strerror or error}; accepted: a folder to write to, by KEYLM_CACHE"
-        ) from None
+        raise KeylmError(f"{place}: {error.strerror or error}; accepted: a writable folder, by KEYLM_CACHE") from None
     return file

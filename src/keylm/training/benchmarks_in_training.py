@@ -1,15 +1,12 @@
 """Multiple-choice benchmarks measured on the model that is being trained.
 
-Prompts, choices and their encoding are those of lm-evaluation-harness 0.4.13 without examples (its tasks of the same
-names, its HFLM), and so are the figures, with two exceptions: only the first items of a fixed permutation are used, and
-the context is that of training. Each prompt with one choice is a document; documents are packed into windows and go
-through the model like those of validation, whatever its kernels, precision and number of processes. Which benchmarks
-can be measured, and how a record becomes a prompt with choices: recipe/benchmarks.toml.
+Prompts, choices, their encoding and the figures are those of lm-evaluation-harness 0.4.13 without examples, except that
+only the first items of a fixed permutation are used, and the context is that of training. Each prompt with one choice
+is a document; documents are packed into windows and go through the model like those of validation.
 
 Invariant: the items and their windows depend on recipe, files and tokenizer alone, so all measurements of a run, and
 of runs with the same tokenizer, compare; nothing is random, so training continues as if there were no benchmarks.
-Cost: one forward pass over each prompt and choice: with 12,020 entries in the tokenizer, 200 items of HellaSwag fill
-36 windows of 2,048 tokens, of ARC-Easy 15, of PIQA 9 (measured).
+Cost: one forward pass over each prompt and choice; 200 items of HellaSwag fill 36 windows of 2,048 tokens (measured).
 """
 
 import contextlib
@@ -32,7 +29,7 @@ from keylm.data.curriculum import permute
 from keylm.data.hub import HubRows
 from keylm.data.readers import DAMAGE
 from keylm.data.shards import Window
-from keylm.recipe.benchmarks import TRAINING, BenchmarkSpec, InTraining
+from keylm.recipe.benchmark_table import TRAINING, BenchmarkSpec, InTraining
 from keylm.recipe.load import Recipe
 from keylm.recipe.schema import Benchmark, Source, Training
 from keylm.training.distributed import Ranks

@@ -1,10 +1,7 @@
 """The benchmarks, a row each: benchmarks.toml has all that keylm knows of one; how it is scored is lm_eval's own.
 
-Every module that names a benchmark reads these rows: suites, the results table, task files, mistyped prompts,
-measuring in training, decontamination and the published figures. The table is in this package because a recipe names
-benchmarks (`evaluation.benchmarks`) and a package imports only those above it.
-
-To add a benchmark: its row, its items where they are kept offline (`files`), and a test of its figures.
+The table is in this package because a recipe names benchmarks, and a package imports only those above it. To add a
+benchmark: its row, its items where they are kept offline (`files`), and a test of its figures.
 """
 
 import json
@@ -17,6 +14,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from keylm.base.errors import KeylmError
+from keylm.recipe.messages import explain
 
 Text = Annotated[str, Field(min_length=1)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
@@ -48,7 +46,7 @@ class ItemFields(_Row):
 
 
 class InTraining(_Row):
-    """How the benchmark is measured on the model being trained (training/benchmarks.py)."""
+    """How the benchmark is measured on the model being trained (training/benchmarks_in_training.py)."""
 
     hub: Text
     config: Text | None = None
@@ -118,9 +116,7 @@ def read_benchmarks(path: Path) -> dict[str, BenchmarkSpec]:
         try:
             rows[name] = BenchmarkSpec.model_validate(plain)
         except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(map(str, (name, *first["loc"])))
-            raise KeylmError(f"{path}: {place}: {first['msg']}") from None
+            raise KeylmError(f"{path}: {explain(error.errors()[0], BenchmarkSpec, name)}") from None
         if lines.setdefault(rows[name].main_line, rows[name].chance) != rows[name].chance:
             raise KeylmError(f"{path}: {name}.chance: another than the others of {rows[name].main_line!r}")
     for name, row in rows.items():
