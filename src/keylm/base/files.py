@@ -99,9 +99,9 @@ def check_depth(value: Any) -> None:
     level = [value]
     for _ in range(DEEPEST + 1):
         tables = [part for part in level if isinstance(part, dict | list)]
-        level = [part for table in tables for part in (table.values() if isinstance(table, dict) else table)]
-        if not level:
+        if not tables:
             return
+        level = [part for table in tables for part in (table.values() if isinstance(table, dict) else table)]
     raise ValueError(TOO_DEEP)
 
 

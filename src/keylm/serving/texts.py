@@ -23,7 +23,12 @@ class Prompts:
         if len(names) > vocab_size:
             raise KeylmError(f"{folder}: the tokenizer has {len(names):,} tokens, the model {vocab_size:,}")
         added = {n for n, token in self.tokenizer.added_tokens_decoder.items() if token.special}
-        self.vocabulary = Vocabulary(names, frozenset(added))
+        try:
+            self.vocabulary = Vocabulary(names, frozenset(added))
+        except (KeyError, TypeError):
+            raise KeylmError(
+                f"{folder}: its vocabulary has gaps, or is not of bytes; accepted: byte-level BPE"
+            ) from None
         self._ours = DocumentTokenizer(folder) if self.tokenizer.chat_template in CHAT_TEMPLATES else None
         self.chats = bool(self.tokenizer.chat_template)
         self.special: dict[str, int] = {names[n]: n for n in added}
