@@ -69,8 +69,9 @@ def gather(place: Path, details: CardDetails) -> CardFacts:
     instructions = read_instructions(read)
     evaluation = read_evaluation(run_folder) if run_folder else None
     run = read_run(run_folder) if run_folder else None
-    for folder, missing in ((measured, read.missing), (run_folder, run and run.missing)):
-        refuse_damaged(folder or model, missing or {})
+    refuse_damaged(measured, read.missing)
+    if run_folder and run and evaluation:
+        refuse_damaged(run_folder, {**run.missing, **evaluation.missing})
     parity = read_object(details.parity) if details.parity else {}
     check(ParityShape, parity, str(details.parity))
     return CardFacts(

@@ -44,17 +44,18 @@ def claim_initial(recipe: Recipe, folder: RunFolder, *, begun: bool) -> None:
 def check_shape(recipe: Recipe) -> None:
     """Raise KeylmError where the initial model is none, or is not of the recipe's shape and layout."""
     path = Path(str(recipe.training.initial_model))
-    check_model_folder(path)
-    config = qwen3_entries(path)
+    # What the two differ in says more than which tensor does not fit.
+    config = qwen3_entries(path) if (path / "config.json").is_file() else {}
     wanted = qwen3_config(recipe.model, recipe.tokenizer.vocab_size)
     for key, value in wanted.items():
-        if key not in FREE and config.get(key) != value:
+        if config and key not in FREE and config.get(key) != value:
             section = "tokenizer" if key == "vocab_size" else "model"
             field = f"{section}.{key}" if key in ("vocab_size", *type(recipe.model).model_fields) else key
             raise KeylmError(
                 f"training.initial_model: {path} has {field} = {config.get(key)!r}, the recipe says {value!r}; "
                 "accepted: the same of both"
             )
+    check_model_folder(path)
 
 
 def load_initial(model: Decoder, recipe: Recipe, folder: RunFolder) -> None:
