@@ -19,7 +19,7 @@ from typing import Any
 
 from keylm.base.files import DamagedFile, read_object, write_json
 from keylm.base.shapes import check
-from keylm.evaluation.shapes import BenchmarkShape, MeasuresShape
+from keylm.evaluation.shapes import BENCHMARK, MEASURES
 from keylm.evaluation.statistics import bootstrap_error
 from keylm.recipe.benchmark_table import BENCHMARKS
 
@@ -43,7 +43,7 @@ class EvaluationFolder:
     def measures(self, file: Path) -> list[dict[str, Any]]:
         """Return the rows of typing.json or instructions.json. Raises DamagedFile where it holds none."""
         found = read_object(file) if file.is_file() else {}
-        check(MeasuresShape, found, str(file))
+        check(MEASURES, found, str(file))
         return list(found.get("rows", []))
 
     def benchmarks(self) -> dict[str, Record]:
@@ -61,7 +61,7 @@ def _sound(file: Path) -> Record | None:
 def read_benchmark(file: Path) -> Record:
     """Return a finished benchmark's record. Raises DamagedFile where the file holds none."""
     record = read_object(file)
-    check(BenchmarkShape, record, "")
+    check(BENCHMARK, record, "")
     return record
 
 

@@ -45,9 +45,12 @@ def open_tokenizer(place: Place) -> Any:
         from transformers import AutoTokenizer
 
         tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
+        found = [tokenizer("Hello, world.")["input_ids"]]
         if tokenizer.chat_template:
-            chat_ids(tokenizer, [{"role": "user", "content": "Hello"}], add_generation_prompt=True)
-        tokenizer.decode(tokenizer("Hello, world.")["input_ids"])
+            found.append(chat_ids(tokenizer, [{"role": "user", "content": "Hello"}], add_generation_prompt=True))
+        if not all(found):
+            raise KeylmError(f"{place}: its tokenizer gives no tokens of a text; accepted: one that was not damaged")
+        tokenizer.decode(found[-1])
     return tokenizer
 
 

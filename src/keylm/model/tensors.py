@@ -4,6 +4,7 @@ Invariant: a tensor that is missing, left over, of another shape, of integers or
 and its file. Whoever fills such gaps with random numbers, as transformers does, computes another model.
 """
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -51,18 +52,13 @@ def stored_tensors(folder: Path) -> dict[str, Stored]:
     return found
 
 
-class reading:  # noqa: N801  # a context manager
+@contextlib.contextmanager
+def reading(file: Path) -> Iterator[None]:
     """Turn what safetensors says of a damaged file into a KeylmError."""
-
-    def __init__(self, file: Path) -> None:
-        self._file = file
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, SafetensorError | OSError):
-            raise KeylmError(f"{self._file}: cannot be read: {error}; accepted: a whole safetensors file") from None
+    try:
+        yield
+    except (SafetensorError, OSError) as error:
+        raise KeylmError(f"{file}: cannot be read: {error}; accepted: a whole safetensors file") from None
 
 
 def expected_shapes(shape: Model, vocab_size: int) -> Iterator[tuple[str, tuple[int, ...]]]:

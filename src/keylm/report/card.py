@@ -14,7 +14,7 @@ from keylm.base.errors import KeylmError
 from keylm.base.files import parse_json, read_object
 from keylm.base.shapes import check
 from keylm.evaluation.contamination import contamination_record
-from keylm.evaluation.shapes import ParityShape, RowShape
+from keylm.evaluation.shapes import PARITY, ROWS
 from keylm.model.config_files import read_config_file
 from keylm.model.tensors import stored_tensors
 from keylm.report.card_sections import CardFacts
@@ -64,7 +64,7 @@ def gather(place: Path, details: CardDetails) -> CardFacts:
     model, run_folder = _folders(place)
     measured = evaluation_folder(run_folder or model)
     read = Reader(measured)
-    records, rows = read_benchmarks(measured, read.missing), read("evaluation.json", parse_json, list, list[RowShape])
+    records, rows = read_benchmarks(measured, read.missing), read("evaluation.json", parse_json, list, ROWS)
     typing, robustness = (read(name, parse_json, dict, shape) for name, shape in MEASURED.items())
     instructions = read_instructions(read)
     evaluation = read_evaluation(run_folder) if run_folder else None
@@ -73,7 +73,7 @@ def gather(place: Path, details: CardDetails) -> CardFacts:
     if run_folder and run and evaluation:
         refuse_damaged(run_folder, {**run.missing, **evaluation.missing})
     parity = read_object(details.parity) if details.parity else {}
-    check(ParityShape, parity, str(details.parity))
+    check(PARITY, parity, str(details.parity))
     return CardFacts(
         name=details.name or (details.repo.split("/")[-1] if details.repo else (run_folder or model).resolve().name),
         config=read_config_file(model / "config.json"),

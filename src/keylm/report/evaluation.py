@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from keylm.base.files import DamagedFile, parse_json
 from keylm.evaluation.results import CARD, EXTRAS, Figure, Record, ResultLine, read_benchmark, table
-from keylm.evaluation.shapes import ContaminationShape, MeasuresShape, RobustnessShape, RowShape
+from keylm.evaluation.shapes import CONTAMINATION, MEASURES, ROBUSTNESS, ROWS
 from keylm.recipe.benchmark_table import published_models
 from keylm.report.dot_plot import Dot, DotPlot, Measure, interval_chart, shape
 from keylm.report.drawing import ACCENT, NARROW, WIDE, source_colour
@@ -29,7 +29,7 @@ INTERVAL = 1.96
 MISTYPED = re.compile(r"_typos_\d+_\d+$")
 """Names of benchmarks with typing errors, which the robustness curves show (robustness.py)."""
 
-MEASURED = {"typing.json": MeasuresShape, "robustness.json": RobustnessShape}
+MEASURED = {"typing.json": MEASURES, "robustness.json": ROBUSTNESS}
 
 T = TypeVar("T")
 
@@ -82,10 +82,10 @@ def read_evaluation(run: Path) -> EvaluationSection:
     place = folder.relative_to(run).as_posix()
     read = Reader(folder, "not measured")
     typing, robustness = (read(name, parse_json, dict, shape) for name, shape in MEASURED.items())
-    contamination = read("contamination.json", parse_json, dict, ContaminationShape)
+    contamination = read("contamination.json", parse_json, dict, CONTAMINATION)
     # Only tuned models are measured, so missing figures are not reported.
     instructions = read_instructions(read)
-    commands = (row.get("command") for row in read("evaluation.json", parse_json, list, list[RowShape]))
+    commands = (row.get("command") for row in read("evaluation.json", parse_json, list, ROWS))
 
     def shown(name: str, make: Callable[[], T]) -> T | None:
         try:
@@ -111,7 +111,7 @@ def read_evaluation(run: Path) -> EvaluationSection:
 def read_instructions(read: Reader) -> Row:
     """Return instructions.json where it is there."""
     there = (read.folder / "instructions.json").is_file()
-    return dict(read("instructions.json", parse_json, dict, MeasuresShape)) if there else {}
+    return dict(read("instructions.json", parse_json, dict, MEASURES)) if there else {}
 
 
 def evaluation_folder(run: Path) -> Path:

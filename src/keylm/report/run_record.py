@@ -15,7 +15,7 @@ from keylm.base.errors import KeylmError
 from keylm.base.files import parse_json
 from keylm.base.json_lines import parse_rows
 from keylm.base.shapes import check
-from keylm.evaluation.shapes import ManifestShape, RecipeShape, SampleShape, StageShape, SummaryShape
+from keylm.evaluation.shapes import MANIFEST, RECIPE, SAMPLES, STAGES, SUMMARY
 from keylm.recipe.load import parse_toml
 from keylm.report.drawing import Array
 
@@ -133,21 +133,21 @@ def read_run(folder: Path) -> Run:
     recipe_text = read("recipe.toml", str, str)
     metrics, stages = (
         read("metrics.jsonl", parse_rows, list),
-        read("stages.json", parse_json, dict, dict[str, StageShape]),
+        read("stages.json", parse_json, dict, STAGES),
     )
     train, validation, benchmarks = (
         _latest(row for row in metrics if row.get("kind") == kind) for kind in ("train", "validation", "benchmark")
     )
     return Run(
         recipe_text=recipe_text,
-        recipe=read("recipe.toml", parse_toml, dict, RecipeShape),
-        manifest=read("shards/manifest.json", parse_json, dict, ManifestShape),
+        recipe=read("recipe.toml", parse_toml, dict, RECIPE),
+        manifest=read("shards/manifest.json", parse_json, dict, MANIFEST),
         train=train,
         validation=validation,
         benchmarks=benchmarks,
         timing=_latest(read("timing.jsonl", parse_rows, list)),
-        samples=read("samples.json", parse_json, list, list[SampleShape]),
-        summary=RunFacts.of(read("summary.json", parse_json, dict, SummaryShape)),
+        samples=read("samples.json", parse_json, list, SAMPLES),
+        summary=RunFacts.of(read("summary.json", parse_json, dict, SUMMARY)),
         seconds={name: number(table(stages, name).get("seconds")) for name in stages},
         missing={name: read.missing[name] for name in FILES if name in read.missing},
     )

@@ -93,6 +93,8 @@ class Generator:
         self, prompts: Sequence[torch.Tensor], limits: Sequence[int], seed: int | None, arguments: dict[str, Any]
     ) -> list[str]:
         """Return what follows each of `prompts` (token ids [T]), padded on the left to one batch."""
+        from transformers import LogitsProcessorList
+
         room = [min(limit, self.context - len(ids)) for limit, ids in zip(limits, prompts, strict=True)]
         texts = [""] * len(prompts)
         fitting = [number for number, tokens in enumerate(room) if tokens > 0]
@@ -113,6 +115,7 @@ class Generator:
             attention_mask=mask.to(self.device),
             max_new_tokens=min(max(room[number] for number in fitting), self.context - longest),
             pad_token_id=pad,
+            logits_processor=LogitsProcessorList([FiniteLogits()]),
             **arguments,
         )
         for row, number in enumerate(fitting):
@@ -156,13 +159,23 @@ class Generator:
         guard = [NoLoops(ids.shape[1], sampling.loop_guard)] if sampling.loop_guard > 1 else []
         self.model.generate(
             ids,
-            logits_processor=LogitsProcessorList(guard),
+            logits_processor=LogitsProcessorList([FiniteLogits(), *guard]),
             attention_mask=torch.ones_like(ids),
             max_new_tokens=min(sampling.max_new_tokens, room),
             streamer=Collector(self.tokenizer, skip_prompt=True, skip_special_tokens=True),
             **sampling.arguments(),
         )
         return "".join(pieces)
+
+
+class FiniteLogits:
+    """Stops where a damaged model's logits are no numbers, of which nothing can be sampled."""
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Return `scores` [rows, V] as they are; tokens may be barred (-inf). Raises KeylmError for others."""
+        if bool((scores.isnan() | scores.isposinf()).any()):
+            raise KeylmError("the model's logits are not finite; accepted: weights that were not damaged")
+        return scores
 
 
 class NoLoops:

@@ -123,6 +123,9 @@ class DocumentTokenizer:
         for index, token in enumerate(SPECIAL_TOKENS):
             if self._tokenizer.token_to_id(token) != index:
                 raise KeylmError(f"{file}: token {token} is not id {index}; accepted: a tokenizer made by keylm")
+        vocabulary = self._tokenizer.get_vocab()
+        if lost := [byte for byte in pre_tokenizers.ByteLevel.alphabet() if byte not in vocabulary]:
+            raise KeylmError(f"{file}: has no entry for {len(lost)} bytes; accepted: a tokenizer made by keylm")
         self._table = WordTable(self._tokenizer)
         self._newline = self._tokenizer.encode("\n").ids
 
