@@ -28,7 +28,8 @@ def generate(folder: Path) -> None:
 
 def serve(folder: Path) -> None:
     weights = load_weights(folder)
-    ids = Prompts(folder, weights.vocab_size).chat(CHAT)
+    prompts = Prompts(folder, weights.vocab_size)
+    ids = prompts.chat(CHAT) if prompts.chats else prompts.completion("the old")
     decoder = CachedDecoder(weights)
     decoder.prefill(decoder.cache(1, 64), 0, 0, ids)
 

@@ -51,6 +51,9 @@ CHAT_TEMPLATE = _TURNS.replace("CONTENT", _CONTENT)
 CHAT_TEMPLATES = (CHAT_TEMPLATE, _TURNS.replace("CONTENT", "{{ message['content'] + '<|im_end|>' }}"))
 """What folders have that keylm wrote: today's, and that of its first releases, which renders texts alike."""
 
+PROBE = "".join(map(chr, range(256))) + "\n\n  日本 👋"
+"""What a sound tokenizer gives back: a damaged one loses bytes, line ends or spaces."""
+
 Tokens = npt.NDArray[np.uint16]
 Mask = npt.NDArray[np.bool_]
 
@@ -123,9 +126,8 @@ class DocumentTokenizer:
         for index, token in enumerate(SPECIAL_TOKENS):
             if self._tokenizer.token_to_id(token) != index:
                 raise KeylmError(f"{file}: token {token} is not id {index}; accepted: a tokenizer made by keylm")
-        vocabulary = self._tokenizer.get_vocab()
-        if lost := [byte for byte in pre_tokenizers.ByteLevel.alphabet() if byte not in vocabulary]:
-            raise KeylmError(f"{file}: has no entry for {len(lost)} bytes; accepted: a tokenizer made by keylm")
+        if self.decode(self._tokenizer.encode(PROBE, add_special_tokens=False).ids) != PROBE:
+            raise KeylmError(f"{file}: does not give a text's characters back; accepted: a tokenizer made by keylm")
         self._table = WordTable(self._tokenizer)
         self._newline = self._tokenizer.encode("\n").ids
 
