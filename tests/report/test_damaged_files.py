@@ -12,6 +12,7 @@ from support.fake_run import fake_run
 
 from keylm.base.errors import KeylmError
 from keylm.base.files import read_json, write_json
+from keylm.evaluation.contamination import contamination
 from keylm.evaluation.results import EvaluationFolder, table
 from keylm.recipe.run_folder import RunFolder
 from keylm.report.card import CardDetails, card_text
@@ -93,3 +94,10 @@ def test_a_damaged_benchmark_counts_as_not_measured(run: Path):
     put(folder.typing, {"rows": [3]})
     with pytest.raises(KeylmError, match=r"typing\.json: rows\.0: got 3; accepted: "):
         folder.measures(folder.typing)
+
+
+@pytest.mark.parametrize("value", [{"format": 1}, {"format": 1, "sources": 7, "benchmarks": [3], "items": {}}])
+def test_a_damaged_record_of_the_data_is_one_clear_error(run: Path, value: Any):
+    put(run / "contamination.json", value)
+    with pytest.raises(KeylmError, match=r"a record of its data is damaged: .*; accepted: contamination\.json, "):
+        contamination(run)
