@@ -31,7 +31,8 @@ from keylm.export.exporter import Exporter, ExportOptions, ParityFailed, export
 from keylm.export.parity import limits_of
 from keylm.export.reference import TorchModel
 from keylm.model import folder as huggingface
-from keylm.model.folder import export_folder, export_model
+from keylm.model.folder import export_model
+from keylm.model.opening import export_folder
 from keylm.report.card_sections import snippet
 from keylm.runtimes import gguf_write as gguf_file
 from keylm.runtimes import llama, onnx_files
@@ -163,7 +164,10 @@ def test_llama_cpps_server_renders_the_chat_template(out: Path, model: Path):
     parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = 1
     server = xllamacpp.Server(parameters)
     turns = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "the fox?\n it's <b>"}]
-    answer = server.handle_chat_completions({"messages": turns, "max_tokens": 1, "temperature": 0})
+    parts = [{**turn, "content": [{"type": "text", "text": turn["content"]}]} for turn in turns]
+    options = {"max_tokens": 1, "temperature": 0}
+    answer, same = (server.handle_chat_completions({"messages": one, **options}) for one in (turns, parts))
+    assert same["usage"]["prompt_tokens"] == answer["usage"]["prompt_tokens"]
     rendered = AutoTokenizer.from_pretrained(model).apply_chat_template(
         turns, add_generation_prompt=True, return_dict=True
     )
@@ -209,7 +213,7 @@ def test_the_cards_snippet_runs_as_it_stands(
     card = ModelCard.load(out / "hf" / "README.md")
     code = re.findall(r"```python\n(.*?)```", card.text, re.DOTALL)
     assert code[0].strip() == snippet("small").strip()
-    assert "trust_remote_code=True" in code[0]
+    assert "trust_remote_code" not in card.text
     assert "| gguf/small-F16.gguf |" in card.text
     shutil.copytree(out / "hf", tmp_path / "small")
     monkeypatch.chdir(tmp_path)
@@ -218,6 +222,12 @@ def test_the_cards_snippet_runs_as_it_stands(
         exec(block, names)
     assert capsys.readouterr().out.startswith("Once upon a time")
     assert type(names["model"]).__name__ == "Qwen3ForCausalLM"
+    tokenizer, control = names["tokenizer"], {1, 2}
+    assert [token for token in names["asked"] if token in control] == [1, 2, 1], "typed marks are characters"
+    turns = [{"role": "user", "content": "the fox?"}]
+    plain = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=True)["input_ids"]
+    assert names["turn"]("user", "the fox?") + names["ids"]("<|im_start|>assistant\n") == plain
+    assert tokenizer.padding_side == "left"
 
 
 def test_weights_go_into_shards(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

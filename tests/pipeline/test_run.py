@@ -67,8 +67,8 @@ def test_the_cards_snippet_runs_unchanged(nano: RunFolder):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     path = str(nano.model)
-    tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=True)
-    model = AutoModelForCausalLM.from_pretrained(path, trust_remote_code=True, torch_dtype=torch.bfloat16)
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    model = AutoModelForCausalLM.from_pretrained(path, torch_dtype=torch.bfloat16)
     inputs = tokenizer("Once upon a time", return_tensors="pt")
     torch.manual_seed(0)
     output = model.generate(

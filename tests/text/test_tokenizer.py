@@ -10,11 +10,21 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from jinja2 import TemplateError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from keylm.base.errors import KeylmError
 from keylm.base.files import read_json
-from keylm.text.tokenizer import CHAT_TEMPLATE, IM_END, IM_START, SPECIAL_TOKENS, DocumentTokenizer, train_tokenizer
+from keylm.runtimes.chat_template import without_marks
+from keylm.text.tokenizer import (
+    CHAT_TEMPLATE,
+    CHAT_TEMPLATES,
+    IM_END,
+    IM_START,
+    SPECIAL_TOKENS,
+    DocumentTokenizer,
+    train_tokenizer,
+)
 
 VOCABULARY = 1000
 
@@ -123,6 +133,27 @@ def test_a_conversation_is_what_the_chat_template_renders(
     assert ids.tolist() == rendered["input_ids"]
     assert answers.tolist() == [bool(bit) for bit in rendered["assistant_masks"]]
     assert ends == [len(ours.encode_chat(messages[:count])[0]) for count in range(1, len(messages) + 1)]
+
+
+def test_parts_of_text_and_nothing_render_as_their_text(theirs: PreTrainedTokenizerBase) -> None:
+    def rendered(content: object, **more: object) -> str:
+        messages = [{"role": "user", "content": content}, {"role": "assistant", "content": content}]
+        return str(theirs.apply_chat_template(messages, tokenize=False, **more))
+
+    parts = [{"type": "text", "text": "Hi "}, {"type": "text", "text": "there?"}]
+    for template in (CHAT_TEMPLATE, without_marks(CHAT_TEMPLATE)):
+        more = {"chat_template": template}
+        assert rendered(parts, **more) == rendered("Hi there?", **more) == rendered("Hi there?")
+        assert rendered(None, **more) == rendered([], **more) == rendered("", **more)
+        assert rendered("Hi there?", chat_template=CHAT_TEMPLATES[1]) == rendered("Hi there?", **more)
+        with pytest.raises(TemplateError, match="reads text alone"):
+            rendered([{"type": "image_url", "image_url": {}}], **more)
+
+
+def test_a_batch_is_padded_on_the_left(theirs: PreTrainedTokenizerBase) -> None:
+    rows = theirs(["one", "the old man and the sea"], padding=True)["input_ids"]
+    assert rows[0][0] == theirs.pad_token_id
+    assert rows[0][-1] != theirs.pad_token_id
 
 
 def test_the_trained_part_is_each_answer_and_its_end(ours: DocumentTokenizer) -> None:

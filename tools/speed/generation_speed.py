@@ -92,11 +92,12 @@ def by_reading(read: Callable[[Sequence[int]], Any], reset: Callable[[], None]) 
 def eager(model: Path, threads: int) -> Callable[[list[int], int], Timed]:
     """Return transformers' generate, timed by when its streamer gets the first token."""
     import torch
-    from transformers import AutoModelForCausalLM
     from transformers.generation.streamers import BaseStreamer
 
+    from keylm.model.opening import open_model
+
     torch.set_num_threads(threads)
-    opened = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+    opened = open_model(model, torch.float32)
     times: list[float] = []
 
     class Clock(BaseStreamer):  # type: ignore[misc]  # transformers is untyped
@@ -120,10 +121,12 @@ def eager(model: Path, threads: int) -> Callable[[list[int], int], Timed]:
 def compiled(model: Path, threads: int, room: int) -> Callable[[list[int], int], Timed]:
     """Return transformers' model with a static cache of `room` tokens, its step for one token compiled."""
     import torch
-    from transformers import AutoModelForCausalLM, StaticCache
+    from transformers import StaticCache
+
+    from keylm.model.opening import open_model
 
     torch.set_num_threads(threads)
-    opened = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+    opened = open_model(model, torch.float32)
     cache = StaticCache(config=opened.config, max_cache_len=room)
     step = torch.compile(opened.forward, dynamic=False)
 

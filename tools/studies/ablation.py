@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from keylm.base.files import write_json
 from keylm.base.json_lines import read_rows
@@ -28,6 +27,7 @@ from keylm.base.machine import device_name
 from keylm.data.curated import curated_recipe
 from keylm.data.manifest import read_manifest
 from keylm.evaluation.continuation import continuation_bits
+from keylm.model.opening import open_pair
 from keylm.recipe.load import Recipe, load_recipe, parse_recipe
 from keylm.recipe.run_folder import RunFolder
 from tools.command import run_script, script_parser
@@ -152,8 +152,8 @@ def train(
 def score(model_folder: Path, items: list[dict[str, str]]) -> list[float]:
     """Return the bits of each item's continuation, in fp32."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32).to(device).eval()
-    tokenizer = AutoTokenizer.from_pretrained(model_folder)
+    opened, tokenizer = open_pair(Path(model_folder), torch.float32)
+    model = opened.to(device)
     pairs = [(item["prefix"], item["continuation"]) for item in items]
     return continuation_bits(model, tokenizer, pairs, context=model.config.max_position_embeddings)
 

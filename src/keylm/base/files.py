@@ -18,6 +18,13 @@ from safetensors import SafetensorError
 from keylm.base.errors import KeylmError
 
 TEMPORARY = ".tmp-"
+DEEPEST = 100
+"""Levels of nesting that are read: keylm writes fewer than ten, and what walks a value by recursion ends at 1,000."""
+TOO_DEEP = f"nested deeper than {DEEPEST} levels"
+
+
+class DamagedFile(KeylmError, ValueError):
+    """A file is not what its name says; a ValueError to those who can do without it."""
 
 
 @contextlib.contextmanager
@@ -77,16 +84,48 @@ def write_json(path: Path, value: Any) -> None:
     atomic_write(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """Return the content of a JSON file."""
-    return json.loads(path.read_text(encoding="utf-8"))
+def parse_json(text: str | bytes) -> Any:
+    """Return the value of a JSON text. Raises ValueError where it is none, or is nested deeper than DEEPEST."""
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise ValueError(TOO_DEEP) from None
+    check_depth(value)
+    return value
+
+
+def check_depth(value: Any) -> None:
+    """Raise ValueError where plain values are nested deeper than DEEPEST."""
+    level = [value]
+    for _ in range(DEEPEST + 1):
+        tables = [part for part in level if isinstance(part, dict | list)]
+        if not tables:
+            return
+        level = [part for table in tables for part in (table.values() if isinstance(table, dict) else table)]
+    raise ValueError(TOO_DEEP)
+
+
+def read_json(path: Path, accepted: str = "JSON in UTF-8") -> Any:
+    """Return the content of a JSON file. Raises DamagedFile where it is none, OSError where it cannot be read."""
+    try:
+        return parse_json(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DamagedFile(f"{path}: cannot be read: {error}; accepted: {accepted}") from None
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Return the JSON object in `path`. Raises as `read_json` does."""
+    value = read_json(path, "a JSON object")
+    if not isinstance(value, dict):
+        raise DamagedFile(f"{path}: cannot be read: it holds a {type(value).__name__}; accepted: a JSON object")
+    return value
 
 
 def read_table(path: Path) -> dict[str, Any]:
     """Return the JSON object in `path`; an empty one where the file is missing or damaged."""
     try:
-        return dict(read_json(path))
-    except (FileNotFoundError, ValueError, TypeError):
+        return read_object(path)
+    except (FileNotFoundError, ValueError):
         return {}
 
 

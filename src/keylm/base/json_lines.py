@@ -17,7 +17,7 @@ import os
 from pathlib import Path
 from typing import IO, Any
 
-from keylm.base.files import flush
+from keylm.base.files import flush, parse_json
 
 
 class JsonLines:
@@ -57,7 +57,7 @@ def parse_rows(text: str) -> list[dict[str, Any]]:
     rows = []
     for line in text.splitlines():
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except ValueError:
             continue
         if isinstance(row, dict):

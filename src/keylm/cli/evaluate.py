@@ -106,10 +106,8 @@ def show_report(folder: "EvaluationFolder", *, quiet: bool) -> None:
 
 def show_typing(folder: "EvaluationFolder") -> None:
     """Print the typing figures: the model's with its 95 % interval, and the other systems'."""
-    from keylm.base.files import read_table
-
     found: dict[tuple[str, str], dict[str, str]] = {}
-    for row in read_table(folder.typing).get("rows", []):
+    for row in folder.measures(folder.typing):
         share = row["unit"] in ("", "share")
         scale, digits = (100, 1) if share else (1, 3)
         value, low, high = (
@@ -128,10 +126,8 @@ def show_typing(folder: "EvaluationFolder") -> None:
 
 def show_instructions(folder: "EvaluationFolder") -> None:
     """Print the shares of constraints that the model keeps and of typos that it fixes, with 95 % intervals."""
-    from keylm.base.files import read_table
-
     found: dict[str, Table] = {}
-    for row in read_table(folder.instructions).get("rows", []):
+    for row in folder.measures(folder.instructions):
         name = row["set"].replace("_", "-")
         shown = found.setdefault(name, Table(f"instructions, {name}", "per cent", "items", box=None, pad_edge=False))
         value, low, high = ("–" if row[key] is None else f"{100 * row[key]:.1f}" for key in ("value", "low", "high"))

@@ -11,7 +11,6 @@ of the common forms: a question and the right one of `choices` (MMLU, ARC, OpenB
 
 import gzip
 import io
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from keylm.base.errors import KeylmError
-from keylm.base.files import visible_files
+from keylm.base.files import parse_json, visible_files
 from keylm.data.readers import DAMAGE, ZstdReader
 from keylm.recipe.benchmark_table import BENCHMARKS, ItemFields, titles
 
@@ -111,7 +110,7 @@ def open_lines(file: Path) -> IO[str]:
 
 def _read_line(line: str, file: Path, number: int) -> EvaluationItem:
     try:
-        return _item(json.loads(line))
+        return _item(parse_json(line))
     except (ValueError, LookupError, TypeError, AttributeError):
         raise KeylmError(
             f"{file}, line {number}: not an evaluation item; accepted: records of {titles()}, or with `question`, "

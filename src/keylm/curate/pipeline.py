@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from keylm.base.console import say
 from keylm.base.errors import KeylmError, how_to_install
-from keylm.base.files import flush, read_json, read_table, write_json
+from keylm.base.files import flush, read_object, read_table, write_json
 from keylm.curate.decontamination import Decontaminator
 from keylm.curate.evaluation_items import unread_files
 from keylm.curate.report import FAULTS, REPORT, join_faults, make_report, print_report, settings_of
@@ -180,7 +180,7 @@ def _origins(sources: dict[str, Source], file: Path) -> dict[str, dict[str, Any]
             revision = HubRows(name, source).revision if moving else source.revision
             origins[name] = source_origin(name, source, revision)
         write_json(file, origins)
-    return dict(read_json(file))
+    return read_object(file)
 
 
 def _pinned(source: Source, origin: dict[str, Any]) -> Source:

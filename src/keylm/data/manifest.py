@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
 from keylm.base.errors import KeylmError
-from keylm.base.files import read_json, read_table, sha256_json, write_json
+from keylm.base.files import read_object, read_table, sha256_json, write_json
 from keylm.recipe.messages import explain
 
 FORMAT = 3
@@ -181,8 +181,8 @@ def read_manifest(folder: Path) -> ShardManifest:
 def load_manifest(path: Path, name: str, fix: str) -> ShardManifest:
     """Return the manifest in the file `path`; errors call it `name` and say how to `fix` it. Raises KeylmError."""
     try:
-        manifest: dict[str, Any] = dict(read_json(path))
-    except (ValueError, TypeError) as error:
+        manifest = read_object(path)
+    except ValueError as error:
         raise KeylmError(f"{name}: is damaged: {error}; {fix}") from None
     if manifest_hash(manifest) != manifest.get("hash"):
         raise KeylmError(f"{name}: its content does not have the hash it states; it was altered since; {fix}")

@@ -23,6 +23,7 @@ from keylm.evaluation.prompt_noise import RATES, noises
 from keylm.evaluation.results import EvaluationFolder, Record
 from keylm.evaluation.task_files import TaskFiles, harness_folders, prepare
 from keylm.model.folder import check_model_folder, model_fingerprint, silence_transformers
+from keylm.model.opening import open_pair
 from keylm.recipe.benchmark_table import BENCHMARKS, MISTYPED
 from keylm.runtimes.generation import rows_at_once
 
@@ -266,10 +267,14 @@ def open_model(model: str, options: BenchmarkOptions) -> Any:
     """Return the harness's wrapper of a model. Raises KeylmError where it cannot be opened."""
     if Path(model).exists() or model.count("/") != 1:
         check_model_folder(Path(model))
+    import torch
+
     device = chosen_device(options.device)
     on_gpu = device.startswith("cuda")
-    settings = {"pretrained": model, "device": device, "dtype": "bfloat16" if on_gpu else "float32", "batch_size": 8}
+    folder = Path(model)
+    opened, tokenizer = open_pair(folder if folder.exists() else model, torch.bfloat16 if on_gpu else torch.float32)
     try:
+        settings = {"pretrained": opened.to(device), "tokenizer": tokenizer, "batch_size": 8}
         if options.scoring == "fast":
             from keylm.evaluation.scoring import SharedContextLM
 
@@ -278,14 +283,8 @@ def open_model(model: str, options: BenchmarkOptions) -> Any:
             from lm_eval.models.huggingface import HFLM
 
             lm = HFLM(**settings)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise KeylmError(f"{model}: transformers cannot open it: {str(error).splitlines()[0]}") from None
-    rows = lm.model.get_input_embeddings().num_embeddings
-    if len(lm.tokenizer) > rows:
-        raise KeylmError(
-            f"{model}: its tokenizer has {len(lm.tokenizer):,} entries, its embedding {rows:,}; accepted: a tokenizer "
-            "and a model that were made for each other"
-        )
+    except (ValueError, RuntimeError) as error:
+        raise KeylmError(f"{model}: lm_eval cannot take it: {str(error).splitlines()[0]}") from None
     if on_gpu:
         lm.batch_size_per_gpu = rows_at_once(lm.model.config, lm.device, lm.max_length)
     return lm

@@ -43,6 +43,16 @@ def contamination(place: Path) -> list[Row]:
     """
     folder = place.parent if place.is_file() else place
     folder = folder.parent if place.is_file() and folder.name == "shards" else folder
+    try:
+        return _recorded(place, folder)
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise KeylmError(
+            f"{folder}: a record of its data is damaged: {error!r}; accepted: {FOUND}, curated/report.json and "
+            "shards/manifest.json as keylm writes them"
+        ) from None
+
+
+def _recorded(place: Path, folder: Path) -> list[Row]:
     scanned = read_table(folder / FOUND)
     if scanned.get("format") == FORMAT:
         return _scanned_rows(scanned)

@@ -6,7 +6,6 @@ one machine; each is a share with a 95 % bootstrap interval over items. Cost: on
 """
 
 import difflib
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import torch
 
 from keylm.base.console import Status
 from keylm.base.errors import KeylmError
-from keylm.base.files import read_table, sha256_file, write_json
+from keylm.base.files import parse_json, read_table, sha256_file, write_json
 from keylm.data.readers import ZstdReader
 from keylm.evaluation.statistics import Tallies
 from keylm.instructions.checks import keeps
@@ -32,7 +31,7 @@ def read_items(path: Path) -> list[Item]:
     """Return the items of an evaluation.jsonl.zst. Raises KeylmError where there are none."""
     try:
         raw = ZstdReader(path).readall() if path.suffix == ".zst" else path.read_bytes()
-        items = [json.loads(line) for line in raw.decode("utf-8").splitlines()]
+        items = [parse_json(line) for line in raw.decode("utf-8").splitlines()]
         if not items or any(_KEYS - set(item) for item in items):
             raise ValueError(f"each line needs {', '.join(sorted(_KEYS))}")
     except (OSError, ValueError, TypeError, EOFError) as error:

@@ -10,13 +10,16 @@ A benchmark's record: {"benchmark", "metrics": {metric: {"value", "stderr"}}, "n
 item]}, "harness", "task_hashes", "seconds", "command", "settings"}; values are fractions (except perplexity).
 """
 
+import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from keylm.base.files import read_table, write_json
+from keylm.base.files import DamagedFile, read_object, write_json
+from keylm.base.shapes import check
+from keylm.evaluation.shapes import BENCHMARK, MEASURES
 from keylm.evaluation.statistics import bootstrap_error
 from keylm.recipe.benchmark_table import BENCHMARKS
 
@@ -37,10 +40,29 @@ class EvaluationFolder:
         """Return the file of a benchmark, which need not exist."""
         return self.path / "benchmarks" / f"{name}.json"
 
+    def measures(self, file: Path) -> list[dict[str, Any]]:
+        """Return the rows of typing.json or instructions.json. Raises DamagedFile where it holds none."""
+        found = read_object(file) if file.is_file() else {}
+        check(MEASURES, found, str(file))
+        return list(found.get("rows", []))
+
     def benchmarks(self) -> dict[str, Record]:
-        """Return all finished benchmarks by name."""
+        """Return all finished benchmarks by name; a damaged file is that of an unfinished one."""
         found = sorted((self.path / "benchmarks").glob("*.json"))
-        return {file.stem: record for file in found if (record := read_table(file)).get("metrics")}
+        return {file.stem: record for file in found if (record := _sound(file))}
+
+
+def _sound(file: Path) -> Record | None:
+    with contextlib.suppress(DamagedFile):
+        return read_benchmark(file)
+    return None
+
+
+def read_benchmark(file: Path) -> Record:
+    """Return a finished benchmark's record. Raises DamagedFile where the file holds none."""
+    record = read_object(file)
+    check(BENCHMARK, record, "")
+    return record
 
 
 def default_folder(model: str, limit: int | None = None) -> Path:
@@ -121,8 +143,8 @@ def _stderr(line: ResultLine, parts: Sequence[Mapping[str, Any]], records: Seque
     if len(records) == len(parts):
         errors = [part["stderr"] for part in parts]
         return None if None in errors else math.hypot(*errors) / len(errors)
-    items = records[0].get("items", {})
-    return bootstrap_error([items[metric] for _, metric in line.parts]) if items else None
+    items = [records[0].get("items", {}).get(metric, []) for _, metric in line.parts]
+    return bootstrap_error(items) if items[0] and len({len(part) for part in items}) == 1 else None
 
 
 def write_rows(folder: EvaluationFolder, model: str) -> None:

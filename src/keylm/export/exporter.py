@@ -16,16 +16,17 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import keylm
 from keylm.base.console import say
 from keylm.base.errors import KeylmError
-from keylm.base.files import atomic_write, read_json, write_json
+from keylm.base.files import atomic_write, write_json
 from keylm.export.parity import Parity, Reference, Subject, compare, make_probe
 from keylm.export.reference import FileTokenizer, TorchModel
 from keylm.export.web import find_library, write_page
-from keylm.model.folder import check_model_folder, export_folder, model_fingerprint, read_config
+from keylm.model.config_files import read_config_file
+from keylm.model.folder import check_model_folder, model_fingerprint, read_config
+from keylm.model.opening import check_vocabulary, export_folder
 from keylm.report.card import CardDetails, card_text
 from keylm.runtimes import gguf_write as gguf_file
 from keylm.runtimes import llama, onnx_files
@@ -79,20 +80,21 @@ class Exporter:
         options.check()
         self.library = find_library(options.transformers_js) if options.transformers_js else None
         check_model_folder(model)
+        if set(options.formats) - {"hf"}:
+            read_config(model)  # gguf, onnx and web are written from this layout alone
         self.model, self.out, self.options, self.quiet = model, out, options, quiet
         self.name = options.name or model_name(model)
         self.rows: list[Parity] = []
         self.source = TorchModel(model)
-        self.config: dict[str, Any] = read_json(model / "config.json")
+        self.config = read_config_file(model / "config.json")
         self.context = min(int(self.config.get("max_position_embeddings", 2048)), 2048)
         tokenizer = FileTokenizer(model)
+        check_vocabulary(tokenizer, len(self.source.model.get_input_embeddings().weight), model)
         self.encode = _encoder(tokenizer)
         self.reference = Reference(self.source, self.encode, make_probe(self.encode, self.context, options.probe))
 
     def run(self) -> list[Parity]:
         """Make and check everything; write parity.json. Raises ParityFailed at the end if something failed."""
-        if set(self.options.formats) - {"hf"}:
-            read_config(self.model)  # gguf, onnx and web are written from this layout alone
         writers: dict[str, Callable[[], None]] = {"hf": self._hf, "gguf": self._gguf, "web": self._web}
         writers["onnx"] = partial(self._onnx_into, self.out / "onnx", self.options.onnx, "onnx")
         for kind in self.options.formats:
@@ -108,7 +110,7 @@ class Exporter:
 
     def _hf(self) -> None:
         def check(folder: Path) -> Subject:
-            runtime = TorchModel(folder, trust_remote_code=True)
+            runtime = TorchModel(folder)
             exact = str(self.source.dtype) == "torch.bfloat16"
             encode = _encoder(FileTokenizer(folder))
             return Subject("hf", "exact" if exact else "bf16", _size(folder), runtime, encode)

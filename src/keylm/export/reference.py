@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from tokenizers import Tokenizer
 
-from keylm.base.errors import KeylmError
-from keylm.model.folder import opening
+from keylm.model.opening import open_model
+from keylm.text.tokenizer import open_tokenizer_file
 
 Array = npt.NDArray[np.float32]
 
@@ -18,12 +17,9 @@ Array = npt.NDArray[np.float32]
 class TorchModel:
     """A model folder in fp32 on the CPU, with a key-value cache."""
 
-    def __init__(self, folder: Path, **options: Any) -> None:
-        """Load a folder; `options` are from_pretrained's. Raises KeylmError if it is not a model."""
-        with opening(folder):
-            from transformers import AutoModelForCausalLM
-
-            model = AutoModelForCausalLM.from_pretrained(folder, **options)
+    def __init__(self, folder: Path) -> None:
+        """Load a folder. Raises KeylmError if it is not a model."""
+        model = open_model(folder)
         self.dtype: torch.dtype = model.dtype
         self.model = model.float().eval()
         self.reset()
@@ -49,10 +45,8 @@ class FileTokenizer:
     """A tokenizer.json, with special tokens read or as plain characters."""
 
     def __init__(self, folder: Path) -> None:
-        file = folder / "tokenizer.json"
-        if not file.is_file():
-            raise KeylmError(f"{folder}: no tokenizer.json in it; accepted: a model folder that keylm wrote")
-        self._tokenizer = Tokenizer.from_file(str(file))
+        self._tokenizer = open_tokenizer_file(folder)
+        self.get_vocab = self._tokenizer.get_vocab
 
     def encode(self, text: str, *, special: bool = False) -> list[int]:
         """Return the tokens of `text`; with `special`, what is spelled like a special token is one."""

@@ -4,20 +4,21 @@ Invariants: the folder is written by transformers itself from a Qwen3ForCausalLM
 could not load it could not have saved; a folder is checked, read and hashed here and nowhere else.
 """
 
-import contextlib
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
 from keylm.base.errors import KeylmError
-from keylm.base.files import atomic_folder, read_json, read_table, sha256_file, sha256_json, write_json
+from keylm.base.files import atomic_folder, sha256_file, sha256_json, write_json
+from keylm.model.config_files import check_config_files, read_config_file
+from keylm.model.tensors import check_finite, check_shapes, reading, stored_tensors
 from keylm.recipe.load import Recipe
 from keylm.recipe.messages import explain
 from keylm.recipe.schema import Model
@@ -50,6 +51,11 @@ def check_model_folder(folder: Path) -> None:
         raise KeylmError(f"{folder}: no *.safetensors in it; accepted: a model folder with weights{hint}")
     if not list(folder.glob("tokenizer*")):
         raise KeylmError(f"{folder}: no tokenizer in it; accepted: a model folder with tokenizer.json")
+    check_config_files(folder)
+    found = stored_tensors(folder)
+    if read_config_file(folder / "config.json")["model_type"] == "qwen3":
+        config = read_config(folder)
+        check_shapes(found, config.shape, config.vocab_size, folder, tied=config.tied)
 
 
 def weights_hash(folder: Path) -> str:
@@ -74,6 +80,8 @@ class DecoderConfig:
     vocab_size: int
     ends: frozenset[int]
     """tokens that end a text or a turn"""
+    tied: bool
+    """whether the embedding is the head too"""
 
 
 def read_config(folder: Path) -> DecoderConfig:
@@ -87,15 +95,12 @@ def read_config(folder: Path) -> DecoderConfig:
         shape = Model(**{key: fields[key] for key in Model.model_fields})
     except ValidationError as error:
         raise KeylmError(f"{folder}: config.json: {explain(error.errors()[0], Model)}") from None
-    return DecoderConfig(shape, fields["vocab_size"], _ends(folder, entries))
+    return DecoderConfig(shape, fields["vocab_size"], _ends(folder, entries), entries["tie_word_embeddings"])
 
 
 def qwen3_entries(folder: Path) -> dict[str, Any]:
     """Return config.json with the usual values of what Qwen3's layout may omit. Raises KeylmError for others."""
-    try:
-        config = dict(read_json(folder / "config.json"))
-    except (OSError, ValueError, TypeError) as error:
-        raise KeylmError(f"{folder / 'config.json'}: cannot be read: {error}; accepted: a JSON object") from None
+    config = read_config_file(folder / "config.json")
     if config.get("model_type") != "qwen3":
         raise KeylmError(
             f"{folder}: config.json says model_type = {config.get('model_type')!r}; accepted: 'qwen3', the layout that "
@@ -113,20 +118,27 @@ def qwen3_entries(folder: Path) -> dict[str, Any]:
 
 
 def _ends(folder: Path, config: Mapping[str, Any]) -> frozenset[int]:
-    listed = read_table(folder / "generation_config.json").get("eos_token_id")
-    listed = config.get("eos_token_id") if listed is None else listed
-    return frozenset(listed if isinstance(listed, list) else [] if listed is None else [listed])
+    file = folder / "generation_config.json"
+    generation = read_config_file(file) if file.is_file() else {}
+    for place, entries in (("config.json", config), (file.name, generation)):
+        for key in ("eos_token_id", "bos_token_id", "pad_token_id"):
+            if any(token >= config["vocab_size"] for token in _listed(entries.get(key))):
+                raise KeylmError(f"{folder / place}: {key}: got {entries[key]}; accepted: below {config['vocab_size']}")
+    listed = generation.get("eos_token_id")
+    return frozenset(_listed(config.get("eos_token_id") if listed is None else listed))
+
+
+def _listed(ids: int | list[int] | None) -> list[int]:
+    return ids if isinstance(ids, list) else [] if ids is None else [ids]
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
     """Return a model folder's tensors by name, as they are stored. Raises KeylmError where a file is damaged."""
-    weights: dict[str, Tensor] = {}
-    for file in sorted(folder.glob("*.safetensors")):
-        try:
-            with safe_open(file, framework="pt") as tensors:
-                weights |= {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            raise KeylmError(f"{file}: cannot be read: {error}; accepted: a whole safetensors file") from None
+    found, weights = stored_tensors(folder), dict[str, Tensor]()
+    for file in sorted({tensor.file for tensor in found.values()}):
+        with reading(file), safe_open(file, framework="pt") as tensors:
+            weights |= {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
+    check_finite(weights, found, folder)
     return weights
 
 
@@ -158,48 +170,16 @@ def export_model(recipe: Recipe, weights: dict[str, Tensor], tokenizer: Path, fo
     model.load_state_dict(half, strict=True, assign=True)
     model.generation_config = GenerationConfig(eos_token_id=[END_OF_TEXT, IM_END], pad_token_id=PAD, **SAMPLING)
     with atomic_folder(folder) as temporary:
-        _save(model, temporary)
+        save_model(model, temporary)
         shutil.copyfile(tokenizer / "tokenizer.json", temporary / "tokenizer.json")
         write_json(temporary / "tokenizer_config.json", tokenizer_config(recipe.model.max_position_embeddings))
 
 
-@contextlib.contextmanager
-def opening(folder: Path) -> Iterator[None]:
-    """Let transformers read a model folder quietly. Raises KeylmError where there is none, or it cannot be opened."""
-    check_model_folder(folder)
-    silence_transformers()
-    try:
-        yield
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise KeylmError(f"{folder}: transformers cannot open it: {error}") from None
-
-
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json")
-
-
-def export_folder(source: Path, folder: Path, card: str | None = None) -> None:
-    """Rewrite a model folder for the hub: bf16, in shards of SHARD_SIZE, with its tokenizer and `card` (README.md).
-
-    Whole or not at all. Raises KeylmError where transformers cannot open `source`.
-    """
-    with opening(source):
-        from transformers import AutoModelForCausalLM
-
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.bfloat16)
-    with atomic_folder(folder) as temporary:
-        _save(model, temporary)
-        for name in TOKENIZER_FILES:
-            if (source / name).is_file():
-                shutil.copyfile(source / name, temporary / name)
-        if card is not None:
-            (temporary / "README.md").write_text(card, encoding="utf-8")
-
-
-def _save(model: Any, folder: Path) -> None:
+def save_model(model: Any, folder: Path) -> None:
     """Write a bf16 model's weights and configuration."""
     model.config.dtype = torch.bfloat16
     model.save_pretrained(folder, max_shard_size=SHARD_SIZE)
-    config = read_json(folder / "config.json")
+    config = read_config_file(folder / "config.json")  # which refuses to have written `auto_map`
     # transformers 5 reads rope_parameters; older readers and converters look for rope_theta.
     theta = (config.get("rope_parameters") or {}).get("rope_theta")
     if theta is not None:

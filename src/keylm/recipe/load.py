@@ -15,6 +15,7 @@ import tomli_w
 from pydantic import Field, ValidationError, model_validator
 
 from keylm.base.errors import KeylmError
+from keylm.base.files import DEEPEST, TOO_DEEP, check_depth
 from keylm.recipe.fields import Name, PathText, Section
 from keylm.recipe.marks import FREE, IsPath, Location, map_texts, marked
 from keylm.recipe.messages import explain, near
@@ -145,6 +146,7 @@ def resolve_recipe(data: dict[str, Any], file: Path, overrides: list[str] | None
 def parse_recipe(data: Mapping[str, Any], where: str) -> Recipe:
     """Validate plain values; `where` is named in errors. Raises KeylmError."""
     try:
+        check_depth(data)
         # JSON mode: TOML arrays become tuples, and no string becomes a number. A date, which JSON has not and no
         # field takes, goes in as a list, so that it is refused.
         current = _without_retired(data)
@@ -192,23 +194,35 @@ def packaged_recipes() -> dict[str, Path]:
 def read_toml(file: Path) -> dict[str, Any]:
     """Return a TOML file's content. Raises KeylmError where it cannot be read or is none."""
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        return parse_toml(file.read_text(encoding="utf-8"))
+    except ValueError as error:
         raise KeylmError(f"{file}: not valid TOML: {error}") from None
     except OSError as error:
         raise KeylmError(f"{file}: cannot be read: {error.strerror}") from None
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """Return the table of a TOML text. Raises ValueError where it is none, or is nested too deeply to be read."""
+    try:
+        found = tomllib.loads(text)
+    except RecursionError:
+        raise ValueError(TOO_DEEP) from None
+    check_depth(found)
+    return found
 
 
 def _apply(data: dict[str, Any], override: str) -> None:
     """Set one `dotted.key=value` in `data`; the value is read as TOML, or as a plain string."""
     key, equals, text = override.partition("=")
     parts = key.strip().split(".")
-    if not equals or not all(parts):
-        raise KeylmError(f"--set {override!r}: accepted is dotted.key=value, such as training.batch_tokens=65536")
+    if not equals or not all(parts) or len(parts) > DEEPEST:
+        raise KeylmError(f"--set {override[:200]!r}: accepted is dotted.key=value, such as training.batch_tokens=65536")
     try:
-        parsed = tomllib.loads(f"value = {text}")
+        parsed = parse_toml(f"value = {text}")
         value = parsed["value"] if len(parsed) == 1 else text
-    except ValueError:
+    except ValueError as error:
+        if str(error) == TOO_DEEP:
+            raise KeylmError(f"--set {override[:60]!r} …: {TOO_DEEP}; accepted: dotted.key=value") from None
         value = text
     table: Any = data
     for part in parts[:-1]:

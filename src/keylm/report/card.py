@@ -4,18 +4,30 @@ Invariant: every figure comes from a file of the run or of the model. What no fi
 not measured or not known; nothing is filled in. The sections are in card_sections.py.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from keylm.base.errors import KeylmError
-from keylm.base.files import read_json, read_table
+from keylm.base.files import parse_json, read_object
+from keylm.base.shapes import check
 from keylm.evaluation.contamination import contamination_record
-from keylm.evaluation.results import EvaluationFolder
+from keylm.evaluation.shapes import PARITY, ROWS
+from keylm.model.config_files import read_config_file
+from keylm.model.tensors import stored_tensors
 from keylm.report.card_sections import CardFacts
-from keylm.report.evaluation import EvaluationSection, evaluation_folder, figures_of, read_benchmarks, read_evaluation
-from keylm.report.run_record import Run, read_run
+from keylm.report.evaluation import (
+    MEASURED,
+    EvaluationSection,
+    evaluation_folder,
+    figures_of,
+    read_benchmarks,
+    read_evaluation,
+    read_instructions,
+)
+from keylm.report.run_record import Reader, Run, read_run, refuse_damaged
 
 LANGUAGE = "en"
 TASK = "text-generation"
@@ -51,13 +63,20 @@ def gather(place: Path, details: CardDetails) -> CardFacts:
     """Read what there is to say of a model folder or a run. Raises KeylmError where `place` is neither."""
     model, run_folder = _folders(place)
     measured = evaluation_folder(run_folder or model)
-    records, files = read_benchmarks(measured, {}), EvaluationFolder(measured)
-    rows = read_json(files.rows) if files.rows.is_file() else []
+    read = Reader(measured)
+    records, rows = read_benchmarks(measured, read.missing), read("evaluation.json", parse_json, list, ROWS)
+    typing, robustness = (read(name, parse_json, dict, shape) for name, shape in MEASURED.items())
+    instructions = read_instructions(read)
     evaluation = read_evaluation(run_folder) if run_folder else None
     run = read_run(run_folder) if run_folder else None
+    refuse_damaged(measured, read.missing)
+    if run_folder and run and evaluation:
+        refuse_damaged(run_folder, {**run.missing, **evaluation.missing})
+    parity = read_object(details.parity) if details.parity else {}
+    check(PARITY, parity, str(details.parity))
     return CardFacts(
         name=details.name or (details.repo.split("/")[-1] if details.repo else (run_folder or model).resolve().name),
-        config=read_json(model / "config.json"),
+        config=read_config_file(model / "config.json"),
         has_chat=_has_chat(model, run),
         parameters=_parameters(model),
         run=run,
@@ -65,11 +84,11 @@ def gather(place: Path, details: CardDetails) -> CardFacts:
         figures=tuple(figures_of(records)),
         harness=", ".join(sorted({str(record.get("harness")) for record in records.values() if record.get("harness")})),
         commands=tuple(dict.fromkeys(str(row["command"]) for row in rows if row.get("command"))),
-        robustness=read_table(files.robustness),
-        typing=read_table(files.typing),
-        instructions=read_table(files.instructions),
+        robustness=robustness,
+        typing=typing,
+        instructions=instructions,
         contamination=_contamination(run_folder, evaluation),
-        parity=read_table(details.parity) if details.parity else {},
+        parity=parity,
         licence=details.licence,
         repo=details.repo,
         watts=details.watts,
@@ -108,25 +127,18 @@ def _has_chat(model: Path, run: Run | None) -> bool:
             for stage in run.recipe.get("stages", {}).values()
             for name, weight in stage.get("weights", {}).items()
         )
-    return (
-        bool(read_table(model / "tokenizer_config.json").get("chat_template"))
-        or (model / "chat_template.jinja").is_file()
-    )
+    return bool(_settings(model).get("chat_template")) or (model / "chat_template.jinja").is_file()
+
+
+def _settings(model: Path) -> Mapping[str, Any]:
+    file = model / "tokenizer_config.json"
+    return read_config_file(file) if file.is_file() else {}
 
 
 def _parameters(model: Path) -> int | None:
     """Count the values in a folder's weights from the files' headers; None if there are none."""
-    from safetensors import safe_open
-
-    total = 0
-    for file in model.glob("*.safetensors"):
-        with safe_open(file, "np") as tensors:
-            for name in tensors.keys():  # noqa: SIM118  # the object is no mapping
-                size = 1
-                for length in tensors.get_slice(name).get_shape():
-                    size *= length
-                total += size
-    return total or None
+    there = list(model.glob("*.safetensors"))  # a light clone has but their index
+    return sum(math.prod(tensor.shape) for tensor in stored_tensors(model).values()) if there else None
 
 
 def _metadata(facts: CardFacts) -> Any:

@@ -83,7 +83,7 @@ def _summary(facts: CardFacts) -> str:
         f"A decoder of the stock {layout} layout with {size}: "
         f"{config.get('num_hidden_layers')} layers, hidden size {config.get('hidden_size')}, "
         f"{config.get('num_attention_heads')} heads over {config.get('num_key_value_heads')} of keys and values, "
-        f"a vocabulary of {config.get('vocab_size'):,}, a context of {config.get('max_position_embeddings'):,} tokens."
+        f"a vocabulary of {_count(number(config.get('vocab_size')))}, a context of {_context(facts)} tokens."
     )
     if run and run.tokens_seen > 0:
         lines.append(
@@ -92,31 +92,57 @@ def _summary(facts: CardFacts) -> str:
     return "\n\n".join(lines)
 
 
+def _context(facts: CardFacts) -> str:
+    return _count(number(facts.config.get("max_position_embeddings")))
+
+
 def snippet(name: str) -> str:
     """Return the three lines that load a model and continue a text."""
     return (
         "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-        f'tokenizer = AutoTokenizer.from_pretrained("{name}", trust_remote_code=True)\n'
-        f'model = AutoModelForCausalLM.from_pretrained("{name}", trust_remote_code=True)\n'
+        f'tokenizer = AutoTokenizer.from_pretrained("{name}")\n'
+        f'model = AutoModelForCausalLM.from_pretrained("{name}")\n'
         'prompt = tokenizer("Once upon a time", return_tensors="pt")\n'
         "print(tokenizer.decode(model.generate(**prompt, max_new_tokens=40)[0]))"
     )
 
 
+CHAT_USE = """
+
+For a conversation:
+
+```python
+turns = [{"role": "user", "content": "Hello! Who are you?"}]
+options = {"add_generation_prompt": True, "return_tensors": "pt", "return_dict": True}
+asked = tokenizer.apply_chat_template(turns, **options)
+answer = model.generate(**asked, max_new_tokens=100)[0][asked["input_ids"].shape[1] :]
+print(tokenizer.decode(answer, skip_special_tokens=True))
+```
+
+**Text of others can end a turn.** transformers, llama.cpp, Ollama and other servers render a conversation to one text
+and read `<|im_end|>` and `<|im_start|>` in it as control tokens, whoever typed them; `keylm serve` alone reads them as
+characters. Where users are not trusted, tokenize their texts apart, as characters:
+
+```python
+def ids(text, **options):
+    return tokenizer(text, add_special_tokens=False, **options)["input_ids"]
+
+
+def turn(role, text):
+    return ids("<|im_start|>") + ids(f"{role}\\n{text}", split_special_tokens=True) + ids("<|im_end|>\\n")
+
+
+asked = turn("user", "What does <|im_end|> mean?") + ids("<|im_start|>assistant\\n")
+```
+
+To a server that takes nothing but text, send `text.replace("<|", "< |")`."""
+
+
 def _use(facts: CardFacts) -> str:
     name = facts.repo or facts.name
     text = f"```python\n{snippet(name)}\n```\n\n"
-    text += "The layout is transformers' own: `trust_remote_code` is accepted and runs no code."
-    if facts.has_chat:
-        text += (
-            "\n\nFor a conversation:\n\n```python\n"
-            'turns = [{"role": "user", "content": "Hello! Who are you?"}]\n'
-            'options = {"add_generation_prompt": True, "return_tensors": "pt", "return_dict": True}\n'
-            "asked = tokenizer.apply_chat_template(turns, **options)\n"
-            'answer = model.generate(**asked, max_new_tokens=100)[0][asked["input_ids"].shape[1] :]\n'
-            "print(tokenizer.decode(answer, skip_special_tokens=True))\n```"
-        )
-    return text
+    text += "The layout is transformers' own: no code comes with the model, and none is to be trusted."
+    return text + (CHAT_USE if facts.has_chat else "")
 
 
 def _measured(facts: CardFacts) -> str:
@@ -361,7 +387,7 @@ def _limitations(facts: CardFacts) -> str:
     ]
     if below:
         lines.append(f"- Not shown to be better than guessing on {', '.join(below)}.")
-    lines.append(f"- It reads at most {facts.config.get('max_position_embeddings'):,} tokens, prompt plus answer.")
+    lines.append(f"- It reads at most {_context(facts)} tokens, prompt plus answer.")
     if not facts.has_chat:
         lines.append("- It continues texts; it was not trained to answer.")
     lines.append("- Bias and harmful output were not measured, and it was not trained to avoid them.")

@@ -13,16 +13,16 @@ from typing import Any
 from markupsafe import Markup
 
 from keylm.base.errors import KeylmError
-from keylm.base.files import atomic_write
+from keylm.base.files import atomic_write, parse_json
 from keylm.evaluation.results import Figure, Record, ResultLine
 from keylm.evaluation.statistics import holm
 from keylm.report import page
 from keylm.report.compare_items import Difference, difference
 from keylm.report.dot_plot import Dot, DotPlot, Measure, interval_chart, shape
 from keylm.report.drawing import NARROW, WIDE
-from keylm.report.evaluation import evaluation_folder, figures_of, read_benchmarks
+from keylm.report.evaluation import MEASURED, evaluation_folder, figures_of, read_benchmarks
 from keylm.report.page import Chart, Key
-from keylm.report.run_record import Reader, Row, Run, number, read_run, table
+from keylm.report.run_record import Reader, Row, Run, number, read_run, refuse_damaged, table
 from keylm.report.typing_tables import column_colour
 
 LEVEL = 0.05
@@ -133,11 +133,15 @@ def _side(path: Path, name: str) -> Side:
         home = path
     read = Reader(folder)
     records = read_benchmarks(folder, read.missing)
-    typing, robustness = (read(file, json.loads, dict) for file in ("typing.json", "robustness.json"))
+    typing, robustness = (read(file, parse_json, dict, shape) for file, shape in MEASURED.items())
+    run = read_run(home) if home else None
+    refuse_damaged(folder, read.missing)
+    if home and run:
+        refuse_damaged(home, run.missing)
     measured = bool(records or typing or robustness)
     if not measured and not (path / "metrics.jsonl").is_file():
         raise KeylmError(f"{path}: holds neither an evaluation nor metrics.jsonl; {ACCEPTED}")
-    return Side(name, path, read_run(home) if home else None, records, typing, robustness)
+    return Side(name, path, run, records, typing, robustness)
 
 
 def _benchmarks(sides: Sequence[Side]) -> tuple[Compared, ...]:

@@ -6,6 +6,7 @@ SVG units: one unit is one CSS pixel when the chart is shown at its own width.
 """
 
 import io
+import math
 import re
 import warnings
 from collections.abc import Sequence
@@ -63,7 +64,7 @@ def source_colour(index: int) -> str:
 def human(value: float) -> str:
     """A count in three digits: 8192 is "8.19k", 2150000 is "2.15M"."""
     for scale, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= 0.9995 * scale:
+        if math.inf > abs(value) >= 0.9995 * scale:
             return human(value / scale) + unit
     return f"{value:.3g}" if abs(value) < 999.5 else f"{value:.0f}"
 

@@ -3,7 +3,6 @@
 Every file is optional. One that is missing or unreadable is named in place of its part of the page.
 """
 
-import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -13,12 +12,14 @@ from typing import Any, TypeVar
 
 from markupsafe import Markup
 
-from keylm.evaluation.results import CARD, EXTRAS, EvaluationFolder, Figure, Record, ResultLine, table
+from keylm.base.files import DamagedFile, parse_json
+from keylm.evaluation.results import CARD, EXTRAS, Figure, Record, ResultLine, read_benchmark, table
+from keylm.evaluation.shapes import CONTAMINATION, MEASURES, ROBUSTNESS, ROWS
 from keylm.recipe.benchmark_table import published_models
 from keylm.report.dot_plot import Dot, DotPlot, Measure, interval_chart, shape
 from keylm.report.drawing import ACCENT, NARROW, WIDE, source_colour
 from keylm.report.page import DASH, Chart, Key
-from keylm.report.run_record import Reader, Row, number
+from keylm.report.run_record import UNREADABLE, Reader, Row, number
 from keylm.report.typing_tables import Robustness, TypingGroup, instruction_groups, robustness_of, typing_groups
 
 BESIDE = ("KeyLM-75M", "KeyLM-75M-Instruct", "Pythia-70M", "GPT-2-124M", "SmolLM-135M")
@@ -27,6 +28,8 @@ INTERVAL = 1.96
 """Standard errors to either side of a value in a 95 % interval."""
 MISTYPED = re.compile(r"_typos_\d+_\d+$")
 """Names of benchmarks with typing errors, which the robustness curves show (robustness.py)."""
+
+MEASURED = {"typing.json": MEASURES, "robustness.json": ROBUSTNESS}
 
 T = TypeVar("T")
 
@@ -78,11 +81,11 @@ def read_evaluation(run: Path) -> EvaluationSection:
     folder = evaluation_folder(run)
     place = folder.relative_to(run).as_posix()
     read = Reader(folder, "not measured")
-    typing, robustness = (read(name, json.loads, dict) for name in ("typing.json", "robustness.json"))
-    contamination = read("contamination.json", json.loads, dict)
+    typing, robustness = (read(name, parse_json, dict, shape) for name, shape in MEASURED.items())
+    contamination = read("contamination.json", parse_json, dict, CONTAMINATION)
     # Only tuned models are measured, so missing figures are not reported.
-    instructions = read("instructions.json", json.loads, dict) if (folder / "instructions.json").is_file() else {}
-    commands = (row.get("command") for row in read("evaluation.json", json.loads, list) if isinstance(row, dict))
+    instructions = read_instructions(read)
+    commands = (row.get("command") for row in read("evaluation.json", parse_json, list, ROWS))
 
     def shown(name: str, make: Callable[[], T]) -> T | None:
         try:
@@ -105,6 +108,12 @@ def read_evaluation(run: Path) -> EvaluationSection:
     )
 
 
+def read_instructions(read: Reader) -> Row:
+    """Return instructions.json where it is there."""
+    there = (read.folder / "instructions.json").is_file()
+    return dict(read("instructions.json", parse_json, dict, MEASURES)) if there else {}
+
+
 def evaluation_folder(run: Path) -> Path:
     """Return RUN/evaluation, or the part of it with the highest limit where only such were measured."""
     whole = run / "evaluation"
@@ -116,9 +125,12 @@ def evaluation_folder(run: Path) -> Path:
 
 def read_benchmarks(folder: Path, missing: dict[str, str]) -> dict[str, Record]:
     """Return the finished benchmarks of an evaluation folder; what cannot be read is added to `missing`."""
-    found = EvaluationFolder(folder).benchmarks()
-    files = [path.stem for path in (folder / "benchmarks").glob("*.json")]
-    missing.update({f"benchmarks/{name}.json": "cannot be read" for name in files if name not in found})
+    found: dict[str, Record] = {}
+    for file in sorted((folder / "benchmarks").glob("*.json")):
+        try:
+            found[file.stem] = read_benchmark(file)
+        except (OSError, DamagedFile) as error:
+            missing[f"benchmarks/{file.name}"] = f"{UNREADABLE}: {error}"
     if not found:
         missing["benchmarks"] = "not measured"
     return found

@@ -3,9 +3,7 @@
 Invariant: only files of the folder are read; one that is missing or cannot be read is named, and is empty.
 """
 
-import json
 import math
-import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -13,7 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from keylm.base.errors import KeylmError
+from keylm.base.files import parse_json
 from keylm.base.json_lines import parse_rows
+from keylm.base.shapes import check
+from keylm.evaluation.shapes import MANIFEST, RECIPE, SAMPLES, STAGES, SUMMARY
+from keylm.recipe.load import parse_toml
 from keylm.report.drawing import Array
 
 FILES = (
@@ -27,6 +30,7 @@ FILES = (
 )
 
 Row = dict[str, Any]
+UNREADABLE = "cannot be read"
 
 
 class Reader:
@@ -35,18 +39,27 @@ class Reader:
     def __init__(self, folder: Path, absent: str = "not there yet") -> None:
         self.folder, self.missing, self._absent = folder, dict[str, str](), absent
 
-    def __call__(self, name: str, parse: Callable[[str], Any], kind: type) -> Any:
-        """Return `parse` of a file, an empty `kind` if it is missing or damaged."""
+    def __call__(self, name: str, parse: Callable[[str], Any], kind: type, shape: Any = None) -> Any:
+        """Return `parse` of a file, an empty `kind` if it is missing, damaged or not of `shape` (pydantic's)."""
         try:
             value = parse((self.folder / name).read_text(encoding="utf-8", errors="replace"))
             if not isinstance(value, kind):
                 raise ValueError(f"holds no {kind.__name__}")
+            if shape:
+                check(shape, value, "")
             return value
         except FileNotFoundError:
             self.missing[name] = self._absent
         except (OSError, ValueError) as error:
-            self.missing[name] = f"cannot be read: {error}"
+            self.missing[name] = f"{UNREADABLE}: {error}"
         return kind()
+
+
+def refuse_damaged(folder: Path, missing: Mapping[str, str]) -> None:
+    """Raise KeylmError for the first of a reader's `missing` files that is there and damaged."""
+    for name, why in missing.items():
+        if why.startswith(UNREADABLE):
+            raise KeylmError(f"{folder / name}: {why}")
 
 
 @dataclass(frozen=True)
@@ -118,20 +131,23 @@ def read_run(folder: Path) -> Run:
     """Read a run folder."""
     read = Reader(folder)
     recipe_text = read("recipe.toml", str, str)
-    metrics, stages = read("metrics.jsonl", parse_rows, list), read("stages.json", json.loads, dict)
+    metrics, stages = (
+        read("metrics.jsonl", parse_rows, list),
+        read("stages.json", parse_json, dict, STAGES),
+    )
     train, validation, benchmarks = (
         _latest(row for row in metrics if row.get("kind") == kind) for kind in ("train", "validation", "benchmark")
     )
     return Run(
         recipe_text=recipe_text,
-        recipe=read("recipe.toml", tomllib.loads, dict),
-        manifest=read("shards/manifest.json", json.loads, dict),
+        recipe=read("recipe.toml", parse_toml, dict, RECIPE),
+        manifest=read("shards/manifest.json", parse_json, dict, MANIFEST),
         train=train,
         validation=validation,
         benchmarks=benchmarks,
         timing=_latest(read("timing.jsonl", parse_rows, list)),
-        samples=[row for row in read("samples.json", json.loads, list) if isinstance(row, dict)],
-        summary=RunFacts.of(read("summary.json", json.loads, dict)),
+        samples=read("samples.json", parse_json, list, SAMPLES),
+        summary=RunFacts.of(read("summary.json", parse_json, dict, SUMMARY)),
         seconds={name: number(table(stages, name).get("seconds")) for name in stages},
         missing={name: read.missing[name] for name in FILES if name in read.missing},
     )
@@ -149,9 +165,13 @@ def table(row: Any, key: str) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+MOST = 1e18
+"""Numbers from here on are damage: no figure of a run comes near, and charts of them are nothing but that point."""
+
+
 def number(value: Any) -> float:
     """Return the value as a float, NaN where it is no number."""
-    return float(value) if isinstance(value, int | float) else math.nan
+    return float(value) if isinstance(value, int | float) and abs(value) < MOST else math.nan
 
 
 def column(rows: Sequence[Row], *keys: str) -> Array:

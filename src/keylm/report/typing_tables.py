@@ -95,7 +95,7 @@ def _group(title: str, rows: Sequence[Row]) -> TypingGroup:
         cells.setdefault((measure, test_set, row["unit"]), {})[column] = row
     shown = []
     for (measure, test_set, unit), found in cells.items():
-        counts = sorted({int(row["n"]) for row in found.values()})
+        counts = sorted({int(row.get("n", 0)) for row in found.values()})
         items = "–".join(f"{count:,}" for count in dict.fromkeys((counts[0], counts[-1])))
         remark = " · ".join(part for part in (test_set, unit_words(unit)) if part)
         shown.append(TypingRow(measure, remark, tuple(_cell(found.get(name), unit) for name in columns), items))

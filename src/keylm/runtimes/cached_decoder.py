@@ -23,6 +23,7 @@ from torch import Tensor
 from keylm.base.errors import KeylmError
 from keylm.model.decoder import rope
 from keylm.model.folder import DecoderConfig, check_model_folder, read_config, read_weights
+from keylm.model.tensors import Stored, check_finite, check_shapes
 from keylm.recipe.schema import Model as Shape
 
 Precision = Literal["fp32", "int8"]
@@ -178,10 +179,9 @@ def load_weights(folder: Path) -> Weights:
 
 def with_tensors(facts: DecoderConfig, tensors: dict[str, Tensor], place: Path) -> Weights:
     """Return a model's weights. Raises KeylmError, naming `place`, where the tensors are not those of its shape."""
-    try:
-        _check_tensors(tensors, facts)
-    except ValueError as error:
-        raise KeylmError(f"{place}: cannot be opened: {error}") from None
+    found = {name: Stored(place, tuple(tensor.shape)) for name, tensor in tensors.items()}
+    check_shapes(found, facts.shape, facts.vocab_size, place, tied=facts.tied)
+    check_finite(tensors, found, place)
     return Weights(**vars(facts), tensors=tensors)
 
 
@@ -233,19 +233,3 @@ def _rotated(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Return `heads` [rows, heads, D] turned; as model.rotate."""
     swapped = heads.roll(heads.shape[-1] // 2, -1)
     return heads * cos + swapped * sin
-
-
-def _check_tensors(tensors: Mapping[str, Tensor], facts: DecoderConfig) -> None:
-    """Raise ValueError where a tensor is missing or of another shape, or one is left over."""
-    from keylm.model.decoder import Decoder
-
-    with torch.device("meta"):
-        expected = Decoder(facts.shape, facts.vocab_size).state_dict()
-    for name, tensor in expected.items():
-        if name == "lm_head.weight" and name not in tensors:
-            continue  # tied to the embedding
-        if name not in tensors or tensors[name].shape != tensor.shape:
-            found = f"has shape {tuple(tensors[name].shape)}" if name in tensors else "is missing"
-            raise ValueError(f"{name} {found}, it should have {tuple(tensor.shape)}")
-    if extra := set(tensors) - set(expected):
-        raise ValueError(f"{sorted(extra)[0]} is no tensor of this layout")

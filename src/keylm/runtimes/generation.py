@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from keylm.base.errors import KeylmError
-from keylm.model.folder import opening
+from keylm.model.opening import chat_ids, open_pair
 
 Message = dict[str, str]
 GREEDY_BELOW = 0.01
@@ -54,11 +54,7 @@ class Generator:
 
     def __init__(self, folder: Path, device: torch.device | None = None) -> None:
         """Load a model folder. Raises KeylmError where there is no model in it."""
-        with opening(folder):
-            from transformers import AutoModelForCausalLM, AutoTokenizer
-
-            self.tokenizer = AutoTokenizer.from_pretrained(folder)
-            model = AutoModelForCausalLM.from_pretrained(folder)
+        model, self.tokenizer = open_pair(folder)
         self.device = device or torch.device("cpu")
         # A CPU computes fp32 faster than bf16, and the weights are small.
         self.model = model.to(self.device, torch.float32 if self.device.type == "cpu" else torch.bfloat16).eval()
@@ -97,6 +93,8 @@ class Generator:
         self, prompts: Sequence[torch.Tensor], limits: Sequence[int], seed: int | None, arguments: dict[str, Any]
     ) -> list[str]:
         """Return what follows each of `prompts` (token ids [T]), padded on the left to one batch."""
+        from transformers import LogitsProcessorList
+
         room = [min(limit, self.context - len(ids)) for limit, ids in zip(limits, prompts, strict=True)]
         texts = [""] * len(prompts)
         fitting = [number for number, tokens in enumerate(room) if tokens > 0]
@@ -117,6 +115,7 @@ class Generator:
             attention_mask=mask.to(self.device),
             max_new_tokens=min(max(room[number] for number in fitting), self.context - longest),
             pad_token_id=pad,
+            logits_processor=LogitsProcessorList([FiniteLogits()]),
             **arguments,
         )
         for row, number in enumerate(fitting):
@@ -137,10 +136,7 @@ class Generator:
     def _chat_ids(self, messages: list[Message]) -> torch.Tensor:
         if not self.tokenizer.chat_template:
             raise KeylmError("this model has no chat template; accepted: a model that was tuned to chat")
-        rendered = self.tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
-        )
-        ids: torch.Tensor = rendered["input_ids"]
+        ids: torch.Tensor = chat_ids(self.tokenizer, messages, add_generation_prompt=True, return_tensors="pt")
         return ids
 
     def _generate(self, ids: torch.Tensor, sampling: Sampling, emit: Callable[[str], None] | None) -> str:
@@ -163,13 +159,23 @@ class Generator:
         guard = [NoLoops(ids.shape[1], sampling.loop_guard)] if sampling.loop_guard > 1 else []
         self.model.generate(
             ids,
-            logits_processor=LogitsProcessorList(guard),
+            logits_processor=LogitsProcessorList([FiniteLogits(), *guard]),
             attention_mask=torch.ones_like(ids),
             max_new_tokens=min(sampling.max_new_tokens, room),
             streamer=Collector(self.tokenizer, skip_prompt=True, skip_special_tokens=True),
             **sampling.arguments(),
         )
         return "".join(pieces)
+
+
+class FiniteLogits:
+    """Stops where a damaged model's logits are no numbers, of which nothing can be sampled."""
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Return `scores` [rows, V] as they are; tokens may be barred (-inf). Raises KeylmError for others."""
+        if bool((scores.isnan() | scores.isposinf()).any()):
+            raise KeylmError("the model's logits are not finite; accepted: weights that were not damaged")
+        return scores
 
 
 class NoLoops:

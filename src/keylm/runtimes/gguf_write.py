@@ -22,8 +22,10 @@ import numpy.typing as npt
 
 from keylm.base.errors import KeylmError, how_to_install
 from keylm.base.files import atomic_path, read_json, read_table
+from keylm.model.opening import check_vocabulary
 from keylm.runtimes import llama
 from keylm.runtimes.chat_template import plain_template
+from keylm.text.tokenizer import open_tokenizer_file
 
 TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0")
 """What keylm writes itself."""
@@ -169,6 +171,7 @@ def _write_shape(writer: Any, config: Mapping[str, Any], kind: str, name: str) -
 def _write_tokenizer(writer: Any, folder: Path, config: Mapping[str, Any]) -> None:
     tokenizer = read_json(folder / "tokenizer.json")
     check_tokenizer(tokenizer, folder)
+    check_vocabulary(open_tokenizer_file(folder), config["vocab_size"], folder)
     kinds, model = gguf_package().TokenType, tokenizer["model"]
     tokens = [f"[unused {index}]" for index in range(config["vocab_size"])]
     types = [kinds.UNUSED] * len(tokens)

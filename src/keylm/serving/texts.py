@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from keylm.base.errors import KeylmError
+from keylm.model.opening import chat_ids, open_tokenizer
 from keylm.serving.writing import Vocabulary
-from keylm.text.tokenizer import CHAT_TEMPLATE, IM_START, DocumentTokenizer
+from keylm.text.tokenizer import CHAT_TEMPLATES, IM_START, DocumentTokenizer
 
 
 class Prompts:
@@ -17,18 +18,18 @@ class Prompts:
 
     def __init__(self, folder: Path, vocab_size: int) -> None:
         """Open it. Raises KeylmError where it cannot be, or has more tokens than the model's `vocab_size`."""
-        from transformers import AutoTokenizer
-
-        try:
-            self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-        except (OSError, ValueError, KeyError) as error:
-            raise KeylmError(f"{folder}: transformers cannot open its tokenizer: {error}") from None
+        self.tokenizer: Any = open_tokenizer(folder)
         names = self.tokenizer.convert_ids_to_tokens(list(range(len(self.tokenizer))))
         if len(names) > vocab_size:
             raise KeylmError(f"{folder}: the tokenizer has {len(names):,} tokens, the model {vocab_size:,}")
         added = {n for n, token in self.tokenizer.added_tokens_decoder.items() if token.special}
-        self.vocabulary = Vocabulary(names, frozenset(added))
-        self._ours = DocumentTokenizer(folder) if self.tokenizer.chat_template == CHAT_TEMPLATE else None
+        try:
+            self.vocabulary = Vocabulary(names, frozenset(added))
+        except (KeyError, TypeError):
+            raise KeylmError(
+                f"{folder}: its vocabulary has gaps, or is not of bytes; accepted: byte-level BPE"
+            ) from None
+        self._ours = DocumentTokenizer(folder) if self.tokenizer.chat_template in CHAT_TEMPLATES else None
         self.chats = bool(self.tokenizer.chat_template)
         self.special: dict[str, int] = {names[n]: n for n in added}
 
@@ -40,8 +41,7 @@ class Prompts:
     def chat(self, messages: list[dict[str, str]]) -> list[int]:
         """Return a conversation's ids, up to the start of the assistant's turn."""
         if self._ours is None:
-            rendered = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)
-            return list(rendered["input_ids"])
+            return list(chat_ids(self.tokenizer, messages, add_generation_prompt=True))
         ids, _, _ = self._ours.encode_chat(messages)
         [opening] = self._ours.encode_texts(["assistant\n"])
         return [*ids.tolist(), IM_START, *opening.tolist()]

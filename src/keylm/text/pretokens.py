@@ -73,7 +73,7 @@ class WordTable:
         new = {
             word: np.array(encoding.ids, np.uint16).tobytes() for word, encoding in zip(missing, encodings, strict=True)
         }
-        pieces = [known.get(word) or new[word] for word in words]
+        pieces = [known[word] if word in known else new[word] for word in words]
         if len(known) + len(new) > MOST_WORDS:
             known.clear()
         known.update((word, ids) for word, ids in new.items() if len(word) <= LONGEST_WORD)

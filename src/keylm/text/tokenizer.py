@@ -28,17 +28,31 @@ SPECIAL_TOKENS = (
     "<|fix|>",
     *(f"<|reserved_{n}|>" for n in range(14)),
 )
-CHAT_TEMPLATE = (
+_CONTENT = (
+    "{% if message['content'] is string %}{{ message['content'] }}"
+    "{% else %}{% for part in message['content'] or [] %}"
+    "{% if part['type'] == 'text' %}{{ part['text'] }}"
+    "{% else %}{{ raise_exception('this model reads text alone') }}{% endif %}"
+    "{% endfor %}{% endif %}{{ '<|im_end|>' }}"
+)
+"""A message's content: a text, parts of text as OpenAI's clients send them, or nothing."""
+_TURNS = (
     "{% for message in messages %}"
     "{{ '<|im_start|>' + message['role'] + '\n' }}"
     "{% if message['role'] == 'assistant' %}"
-    "{% generation %}{{ message['content'] + '<|im_end|>' }}{% endgeneration %}"
-    "{% else %}{{ message['content'] + '<|im_end|>' }}{% endif %}"
+    "{% generation %}CONTENT{% endgeneration %}"
+    "{% else %}CONTENT{% endif %}"
     "{{ '\n' }}"
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
+CHAT_TEMPLATE = _TURNS.replace("CONTENT", _CONTENT)
 """ChatML. The generation marks let `apply_chat_template(return_assistant_tokens_mask=True)` find the answers."""
+CHAT_TEMPLATES = (CHAT_TEMPLATE, _TURNS.replace("CONTENT", "{{ message['content'] + '<|im_end|>' }}"))
+"""What folders have that keylm wrote: today's, and that of its first releases, which renders texts alike."""
+
+PROBE = "".join(map(chr, range(256))) + "\n\n  日本 👋"
+"""What a sound tokenizer gives back: a damaged one loses bytes, line ends or spaces."""
 
 Tokens = npt.NDArray[np.uint16]
 Mask = npt.NDArray[np.bool_]
@@ -79,11 +93,25 @@ def tokenizer_config(context: int) -> dict[str, Any]:
         "eos_token": SPECIAL_TOKENS[END_OF_TEXT],
         "pad_token": SPECIAL_TOKENS[PAD],
         "unk_token": None,
+        "padding_side": "left",
         "add_bos_token": False,
         "add_eos_token": False,
         "clean_up_tokenization_spaces": False,
         "chat_template": CHAT_TEMPLATE,
     }
+
+
+def open_tokenizer_file(folder: Path) -> Tokenizer:
+    """Return the tokenizer of a folder's tokenizer.json. Raises KeylmError where there is none, or it is damaged."""
+    file = folder / "tokenizer.json"
+    if not file.is_file():
+        raise KeylmError(f"{folder}: no tokenizer.json in it; accepted: a folder that `keylm run` wrote")
+    try:
+        return Tokenizer.from_file(str(file))
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # tokenizers raises no narrower class, and its panics are not even Exceptions
+        raise KeylmError(f"{file}: is damaged: {error}; delete the folder to rebuild it") from None
 
 
 class DocumentTokenizer:
@@ -92,17 +120,14 @@ class DocumentTokenizer:
     def __init__(self, folder: Path) -> None:
         """Open the tokenizer saved in `folder`. Raises KeylmError where its special tokens are not ours."""
         file = folder / "tokenizer.json"
-        if not file.is_file():
-            raise KeylmError(f"{folder}: no tokenizer.json in it; accepted: a folder that `keylm run` wrote")
-        try:
-            self._tokenizer = Tokenizer.from_file(str(file))
-        except Exception as error:  # tokenizers raises no narrower class
-            raise KeylmError(f"{file}: is damaged: {error}; delete the folder to rebuild it") from None
+        self._tokenizer = open_tokenizer_file(folder)
         self._tokenizer.encode_special_tokens = True  # what looks special in a text is plain characters
         self.vocab_size: int = self._tokenizer.get_vocab_size()
         for index, token in enumerate(SPECIAL_TOKENS):
             if self._tokenizer.token_to_id(token) != index:
                 raise KeylmError(f"{file}: token {token} is not id {index}; accepted: a tokenizer made by keylm")
+        if self.decode(self._tokenizer.encode(PROBE, add_special_tokens=False).ids) != PROBE:
+            raise KeylmError(f"{file}: does not give a text's characters back; accepted: a tokenizer made by keylm")
         self._table = WordTable(self._tokenizer)
         self._newline = self._tokenizer.encode("\n").ids
 

@@ -10,7 +10,6 @@ Cost: one forward pass over each prompt and choice; 200 items of HellaSwag fill 
 """
 
 import contextlib
-import json
 import string
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from tokenizers import Tokenizer
 
 from keylm.base.console import say
 from keylm.base.errors import KeylmError
+from keylm.base.files import parse_json
 from keylm.curate.evaluation_items import SUFFIXES, open_lines, read_choices, without_marks
 from keylm.data.curriculum import permute
 from keylm.data.hub import HubRows
@@ -115,7 +115,7 @@ def _lines(file: Path) -> Iterator[tuple[str, Any]]:
                 if line.strip():
                     record = None
                     with contextlib.suppress(ValueError):
-                        record = json.loads(line)
+                        record = parse_json(line)
                     yield f"{file}, line {number}", record
     except DAMAGE as error:
         raise KeylmError(f"evaluation.benchmarks: {file}: cannot be read: {error}; accepted: JSON lines") from None

@@ -11,6 +11,7 @@ from keylm.base.errors import KeylmError
 from keylm.base.files import write_json
 from keylm.model.decoder import Decoder
 from keylm.model.folder import check_model_folder, qwen3_config, qwen3_entries, read_weights, weights_hash
+from keylm.model.tensors import Stored, check_shapes
 from keylm.recipe.load import Recipe
 from keylm.recipe.run_folder import RunFolder
 from keylm.recipe.run_records import InitialModelRecord
@@ -43,17 +44,18 @@ def claim_initial(recipe: Recipe, folder: RunFolder, *, begun: bool) -> None:
 def check_shape(recipe: Recipe) -> None:
     """Raise KeylmError where the initial model is none, or is not of the recipe's shape and layout."""
     path = Path(str(recipe.training.initial_model))
-    check_model_folder(path)
-    config = qwen3_entries(path)
+    # What the two differ in says more than which tensor does not fit.
+    config = qwen3_entries(path) if (path / "config.json").is_file() else {}
     wanted = qwen3_config(recipe.model, recipe.tokenizer.vocab_size)
     for key, value in wanted.items():
-        if key not in FREE and config.get(key) != value:
+        if config and key not in FREE and config.get(key) != value:
             section = "tokenizer" if key == "vocab_size" else "model"
             field = f"{section}.{key}" if key in ("vocab_size", *type(recipe.model).model_fields) else key
             raise KeylmError(
                 f"training.initial_model: {path} has {field} = {config.get(key)!r}, the recipe says {value!r}; "
                 "accepted: the same of both"
             )
+    check_model_folder(path)
 
 
 def load_initial(model: Decoder, recipe: Recipe, folder: RunFolder) -> None:
@@ -68,12 +70,6 @@ def load_initial(model: Decoder, recipe: Recipe, folder: RunFolder) -> None:
 def fill(model: Decoder, path: Path) -> None:
     """Fill `model` (on the CPU, fp32) with a model folder's weights. Raises KeylmError where some are missing."""
     weights = read_weights(path)
-    wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    got = {name: tuple(value.shape) for name, value in weights.items()}
-    if got != wanted:
-        odd = sorted(name for name in {**wanted, **got} if wanted.get(name) != got.get(name))
-        raise KeylmError(
-            f"training.initial_model: {path}: tensor {odd[0]} is {got.get(odd[0], 'missing')}, the model has "
-            f"{wanted.get(odd[0], 'none of that name')}; accepted: exactly the model's tensors"
-        )
+    found = {name: Stored(path, tuple(tensor.shape)) for name, tensor in weights.items()}
+    check_shapes(found, model.shape, model.vocab_size, path, tied=False)
     model.load_state_dict(weights)

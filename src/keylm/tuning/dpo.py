@@ -24,7 +24,6 @@ from keylm.base.errors import KeylmError, how_to_install
 from keylm.base.files import (
     atomic_folder,
     atomic_write,
-    read_json,
     read_table,
     sha256_file,
     sha256_json,
@@ -33,7 +32,9 @@ from keylm.base.files import (
 )
 from keylm.data.documents import Fault
 from keylm.data.readers import source_files
+from keylm.model.config_files import read_config_file
 from keylm.model.folder import SHARD_SIZE, check_model_folder, weights_hash
+from keylm.model.opening import TOKENIZER_FILES
 from keylm.pipeline.run import put_aside
 from keylm.recipe.run_folder import RunFolder
 from keylm.runtimes.generation import Generator, Message, Sampling, rows_at_once
@@ -167,10 +168,10 @@ def export_tuned(model: Any, source: Path, folder: Path) -> None:
             parameter.copy_(round_by_chance(parameter.cpu(), generator))
     with atomic_folder(folder) as temporary:
         model.to(torch.bfloat16).save_pretrained(temporary, max_shard_size=SHARD_SIZE)
-        for file in source.iterdir():
-            if file.suffix not in (".safetensors", ".bin") and not file.name.endswith(".index.json") and file.is_file():
-                shutil.copyfile(file, temporary / file.name)
-        config = read_json(temporary / "config.json")
+        config = read_config_file(source / "config.json")
+        for name in (*TOKENIZER_FILES, "generation_config.json"):  # nothing else is the tuned model's
+            if (source / name).is_file():
+                shutil.copyfile(source / name, temporary / name)
         write_json(temporary / "config.json", {**config, "dtype": "bfloat16", "torch_dtype": "bfloat16"})
 
 

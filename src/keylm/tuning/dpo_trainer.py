@@ -18,14 +18,14 @@ import datasets
 import torch
 import transformers
 import trl
-from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+from transformers import TrainerCallback
 
 import keylm
 from keylm.base.console import Status, say
 from keylm.base.errors import Interrupted, KeylmError, TrainingDiverged
 from keylm.base.files import atomic_write, read_table, write_json
 from keylm.base.machine import device_name
-from keylm.model.folder import silence_transformers
+from keylm.model.opening import chat_ids, open_model, open_pair
 from keylm.recipe.run_folder import RunFolder
 from keylm.training.signals import StopSignals
 from keylm.tuning.pairs import PreferencePair
@@ -52,12 +52,10 @@ def train(run: DpoRun, pairs: list[PreferencePair]) -> Any:
     written then), TrainingDiverged where the loss is no finite number.
     """
     folder, settings, tools = run.folder, run.settings, run.tools
-    silence_transformers()
     datasets.disable_progress_bars()
-    tokenizer = AutoTokenizer.from_pretrained(run.model)
+    policy, tokenizer = open_pair(run.model, torch.float32)
     if not tokenizer.chat_template:
         raise KeylmError(f"{run.model}: has no chat template; accepted: a model that was tuned to chat")
-    policy = AutoModelForCausalLM.from_pretrained(run.model, dtype=torch.float32)
     context = int(policy.config.max_position_embeddings)
     fitting = [pair for pair in pairs if _tokens(tokenizer, pair) <= context]
     too_long = len(pairs) - len(fitting)
@@ -75,6 +73,7 @@ def train(run: DpoRun, pairs: list[PreferencePair]) -> Any:
         warnings.simplefilter("ignore", FutureWarning)  # of transformers, about what TRL calls
         trainer = trl.DPOTrainer(
             model=policy,
+            ref_model=open_model(run.model, torch.float32),  # else TRL opens it, by its own rules
             args=_config(run, steps, context, evaluates=bool(held), begins=not begun_at),
             train_dataset=_dataset(learnt),
             eval_dataset=_dataset(held) if held else None,
@@ -191,7 +190,7 @@ def _dataset(pairs: list[PreferencePair]) -> datasets.Dataset:
 def _tokens(tokenizer: Any, pair: PreferencePair) -> int:
     """Return how many tokens the longer of a pair's conversations has."""
     turns = ([*pair["prompt"], {"role": "assistant", "content": pair[key]}] for key in ("chosen", "rejected"))
-    return max(len(tokenizer.apply_chat_template(messages, return_dict=True)["input_ids"]) for messages in turns)
+    return max(len(chat_ids(tokenizer, messages)) for messages in turns)
 
 
 def _held_out(pair: PreferencePair, share: float) -> bool:
