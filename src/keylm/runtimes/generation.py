@@ -144,7 +144,7 @@ class Generator:
 
         room = self.context - ids.shape[1]
         if room < 1:
-            raise KeylmError(f"the prompt has {ids.shape[1]} tokens; accepted: fewer than the context, {self.context}")
+            raise KeylmError(f"the prompt has {ids.shape[1]} tokens; accepted: fewer than the context of {self.context}")
         pieces: list[str] = []
 
         class Collector(TextStreamer):  # type: ignore[misc]  # transformers is untyped
