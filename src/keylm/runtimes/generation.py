@@ -144,7 +144,8 @@ class Generator:
 
         room = self.context - ids.shape[1]
         if room < 1:
-            raise KeylmError(f"the prompt has {ids.shape[1]} tokens; accepted: fewer than the context of {self.context}")
+            length = ids.shape[1]
+            raise KeylmError(f"the prompt has {length} tokens; accepted: fewer than the context of {self.context}")
         pieces: list[str] = []
 
         class Collector(TextStreamer):  # type: ignore[misc]  # transformers is untyped
