@@ -95,7 +95,7 @@ class StandIn:
     def prefill(self, cache: Any, row: int, same: int, ids: Sequence[int]) -> Tensor:
         return torch.zeros(len(ids), 1)
 
-    def behind(self, cache: Any, row: int, tokens: Sequence[int], *_: Any) -> Tensor:
+    def read_at(self, cache: Any, row: int, tokens: Sequence[int], *_: Any) -> Tensor:
         return torch.zeros(len(tokens), 1)
 
     def logits(self, hidden: Tensor) -> Tensor:
