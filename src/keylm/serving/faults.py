@@ -20,6 +20,7 @@ class ApiError(Exception):
     ) -> None:
         super().__init__(message)
         self.status, self.headers = status, headers or {}
+        code = code or ("invalid_value" if status == 400 else None)
         self.body = Error(error=ErrorDetail(message=message, type=kind, param=param, code=code))
 
 

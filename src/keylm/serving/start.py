@@ -108,7 +108,7 @@ def prepare(model: Path, options: ServeOptions, tell: Tell = lambda text: None) 
         f"{source.fingerprint[:12]}-{engine.name}-{precision}",
         keyboards,
         Guard(options.api_key, hosts, options.body_bytes),
-        options.slots,
+        options.slots + options.queue,
         options.seconds,
         f"{engine.name}, {precision}",
     )
