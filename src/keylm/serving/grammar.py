@@ -20,7 +20,7 @@ from keylm.serving.finite import has_finite_value
 
 MOST_CHARACTERS, KEPT = 100_000, 8
 """Of a schema as JSON; schemas kept."""
-FUEL, STATES, SYMBOLS = 200_000, 50_000, 100_000
+FUEL, STATES, SYMBOLS, ROW = 200_000, 50_000, 100_000, 10_000
 """llguidance's limits. A build within them and MOST_MULTIPLE takes about a second and some tens of MB."""
 MOST_MULTIPLE = 10_000
 """Of the least common multiple of a schema's multipleOf: each remainder is a state, which llguidance does not count."""
@@ -44,9 +44,12 @@ class Grammars:
             raise KeylmError(f"response_format needs llguidance; accepted: {how_to_install('serve')}") from None
         self._matcher, self._limits = (
             llguidance.LLMatcher,
-            llguidance.LLParserLimits(initial_lexer_fuel=FUEL, max_lexer_states=STATES, max_grammar_size=SYMBOLS),
+            llguidance.LLParserLimits(
+                initial_lexer_fuel=FUEL, max_lexer_states=STATES, max_grammar_size=SYMBOLS, max_items_in_row=ROW
+            ),
         )
         self._tokenizer = llguidance.hf.from_tokenizer(tokenizer, n_vocab=vocab_size, eos_token=end)
+        self._brace = self._tokenizer.tokenize_str("{")
         self._kept: OrderedDict[str, Any] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -83,8 +86,11 @@ class Grammars:
         except ValueError as error:
             raise KeylmError(f"the schema cannot be used: {error}") from None
         matcher = self._matcher(self._tokenizer, compiled, log_level=0, limits=self._limits)
-        matcher.compute_bitmask()
-        if fault := matcher.get_error():
+        probe = matcher.deep_copy()
+        for _ in range(2):  # an object's limits show behind its brace
+            probe.compute_bitmask()
+            probe.try_consume_tokens(self._brace)
+        if fault := probe.get_error():
             raise KeylmError(f"the schema cannot be used: {_first_line(fault)}")
         return matcher
 
@@ -136,4 +142,5 @@ def _multiple(schema: Any) -> int:
 def _first_line(fault: str) -> str:
     """Return what llguidance says, without the grammar and the state that follow."""
     line = fault.partition("\n")[0][:300]
-    return f"beyond this server's limits ({line})" if "fuel" in line or "too" in line.lower() else line
+    limit = any(word in line for word in ("fuel", "items", "too "))
+    return f"beyond this server's limits ({line})" if limit else line

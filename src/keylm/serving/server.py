@@ -39,7 +39,7 @@ from keylm.serving.texts import Prompts
 
 Request_ = TypeVar("Request_", bound=BaseModel)
 Handler = Callable[[Request], Awaitable[Response]]
-SCHEMA_SECONDS = 10
+SCHEMA_SECONDS = 30
 """How long a schema may take to build, waiting for others included."""
 OPEN = ("/health", "/openapi.json")
 """Routes without a key. (The page needs none either, but follows the host rules.)"""

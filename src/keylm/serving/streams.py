@@ -56,7 +56,8 @@ class Running:
             if isinstance(event, Failed):
                 status, code = STATUS.get(event.reason, (500, "internal_error"))
                 kind = "invalid_request_error" if status < 500 else "server_error"
-                raise ApiError(status, event.message, kind=kind, code=code)
+                param = "response_format" if event.reason == "grammar" else None
+                raise ApiError(status, event.message, kind=kind, code=code, param=param)
             if isinstance(event, Finished):
                 self.ends[index] = event
                 yield index, event
