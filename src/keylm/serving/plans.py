@@ -123,7 +123,7 @@ def _plan(
         raise ApiError(400, "max_tokens: 0 is only allowed with echo", param="max_tokens")
     longest = max(map(len, prompts))
     if longest + wanted > limits.context:
-        raise too_long(limits.context, longest, wanted)
+        raise too_long(limits.context, longest, wanted, "messages" if isinstance(request, p.ChatRequest) else "prompt")
     stops = (request.stop,) if isinstance(request.stop, str) else tuple(request.stop or ())
     jobs, of_prompt = [], []
     for number, prompt in enumerate(prompts):

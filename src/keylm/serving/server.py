@@ -30,7 +30,7 @@ from keylm.serving.description import openapi
 from keylm.serving.engine import BatchingEngine
 from keylm.serving.faults import ApiError, invalid
 from keylm.serving.grammar import Grammars, JsonGrammar
-from keylm.serving.guard import Guard
+from keylm.serving.guard import Guard, drain
 from keylm.serving.metrics import Metrics
 from keylm.serving.pages import page_routes
 from keylm.serving.plans import RequestLimits, plan_chat, plan_completion
@@ -206,6 +206,8 @@ class Routes:
                 response = await handler(request)
             except ApiError as error:
                 response = answer_of(error)
+                if error.status != 408:
+                    await drain(request, self._served.guard.body_seconds)
             self.metrics.requests.labels(name, response.status_code).inc()
             self.metrics.took.labels(name).observe(time.monotonic() - begun)
             return response

@@ -17,6 +17,8 @@ from keylm.serving.metrics import Metrics
 from keylm.serving.writing import TextPiece
 
 STATUS = {"timeout": (408, "timeout"), "grammar": (400, "invalid_value"), "closed": (503, "shutting_down")}
+ESCAPED = {0x85: "\\u0085", 0x2028: "\\u2028", 0x2029: "\\u2029"}
+"""Common clients split lines at these too; JSON has them in strings alone."""
 Indexed = tuple[int, Event]
 
 
@@ -118,7 +120,13 @@ class EventStream(Response):
     async def _send(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         async for chunk in self._chunks():
-            await send({"type": "http.response.body", "body": f"data: {chunk}\n\n".encode(), "more_body": True})
+            await send(
+                {
+                    "type": "http.response.body",
+                    "body": f"data: {chunk.translate(ESCAPED)}\n\n".encode(),
+                    "more_body": True,
+                }
+            )
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _chunks(self) -> AsyncIterator[str]:
