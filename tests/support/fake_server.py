@@ -61,11 +61,8 @@ def running(served, connections=500, header_seconds=1.0):
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))
     listening.listen()  # clients may come before uvicorn has begun
-    server = uvicorn.Server(
-        uvicorn.Config(
-            application(served), log_level="error", lifespan="off", http=limited_protocol(connections, header_seconds)
-        )
-    )
+    limits = limited_protocol(connections, header_seconds)
+    server = uvicorn.Server(uvicorn.Config(application(served), log_level="error", lifespan="off", http=limits))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
     try:
