@@ -26,7 +26,7 @@ def test_a_port_in_use_and_a_missing_model_are_said_at_once(model_folder, tmp_pa
     with pytest.raises(KeylmError, match=r"no config\.json"):
         serve(tmp_path, ServeOptions())
     with pytest.raises(KeylmError, match="a --host of this machine"):
-        serve(model_folder, ServeOptions(host="203.0.113.1"))
+        serve(model_folder, ServeOptions(host="203.0.113.1", open=True))
 
 
 def test_a_missing_package_is_named(model_folder, monkeypatch):

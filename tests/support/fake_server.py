@@ -18,6 +18,7 @@ pytest.importorskip("uvicorn", reason="needs uvicorn: pip install 'keylm[serve]'
 import uvicorn  # noqa: E402
 
 from keylm.runtimes.cached_decoder import CachedDecoder, load_weights  # noqa: E402
+from keylm.serving.connections import limited_protocol  # noqa: E402
 from keylm.serving.server import application  # noqa: E402
 from keylm.serving.start import ServeOptions, prepare  # noqa: E402
 from keylm.serving.texts import Prompts  # noqa: E402
@@ -55,12 +56,13 @@ def prompts(model_folder):
 
 
 @contextlib.contextmanager
-def running(served):
+def running(served, connections=500, header_seconds=1.0):
     """Serve on a free port until the block ends; yields the address."""
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))
     listening.listen()  # clients may come before uvicorn has begun
-    server = uvicorn.Server(uvicorn.Config(application(served), log_level="error", lifespan="off"))
+    limits = limited_protocol(connections, header_seconds)
+    server = uvicorn.Server(uvicorn.Config(application(served), log_level="error", lifespan="off", http=limits))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
     try:
@@ -97,9 +99,9 @@ def with_rules(model_folder, engine):
     """Start a server of one's own: `with_rules(slots=2, guard={"api_key": "k"})`."""
     with contextlib.ExitStack() as stack:
 
-        def start(guard=None, **options):
+        def start(guard=None, limits=None, **options):
             served = prepare(model_folder, ServeOptions(name="tiny", suggest=False, **engine, **options))
             served.guard = replace(served.guard, **(guard or {}))
-            return stack.enter_context(running(served))
+            return stack.enter_context(running(served, **(limits or {})))
 
         yield start

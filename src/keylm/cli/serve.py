@@ -13,12 +13,13 @@ def serve(
     model: Annotated[
         Path, typer.Argument(callback=find_model, help=f"{MODEL_HELP}, or a GGUF file of keylm's.")
     ] = Path(DEFAULT),
-    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0: all of them (set a key).")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0: all of them (needs a key).")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
     name: Annotated[str | None, typer.Option(help="Name of the model; by default its folder's or run's.")] = None,
     api_key: Annotated[
         str | None, typer.Option(envvar="KEYLM_API_KEY", help="Answer only requests with this key.", show_envvar=True)
     ] = None,
+    open: Annotated[bool, typer.Option("--open", help="Answer other machines without a key.")] = False,
     slots: Annotated[int, typer.Option(min=1, max=256, help="Texts generated at the same time.")] = 16,
     queue: Annotated[int, typer.Option(min=0, help="Texts that may wait; more get a 429.")] = 64,
     engine: Annotated[

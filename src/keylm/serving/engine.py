@@ -8,18 +8,19 @@ another's length. A row's cached tokens stay when its text is done: a prompt wit
 where it differs.
 """
 
+import contextlib
 import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from keylm.serving.grammar import JsonGrammar
+from keylm.serving.grammar import GrammarFault, JsonGrammar
 from keylm.serving.sampling import RequestSampling, Token, TokenSampler, scored_token
 from keylm.serving.slots import Slots
 from keylm.serving.writing import TextPiece, TextWriter, Vocabulary
@@ -44,7 +45,8 @@ class Job:
     score_prompt: bool = False
     """Whether the prompt's log-probabilities are requested."""
     ignore_ends: bool = False
-    grammar: Callable[[], JsonGrammar] | None = None
+    grammar: JsonGrammar | None = None
+    """Copied when the job is taken."""
     seconds: float = float("inf")
     """How long it may take from when it was handed in."""
 
@@ -128,7 +130,7 @@ class BatchingEngine:
             _RunningText(
                 job,
                 emit,
-                TokenSampler(job.sampling, self.vocab_size, job.prompt, job.top, job.grammar and job.grammar()),
+                TokenSampler(job.sampling, self.vocab_size, job.prompt, job.top, job.grammar and job.grammar.copy()),
                 TextWriter(self._vocabulary, job.stops),
                 now,
             )
@@ -167,7 +169,7 @@ class BatchingEngine:
                 self._step()
             except Exception as error:  # one bad batch must not silence the server
                 for text in list(self._active):
-                    self._end(text, Failed("fault", f"{type(error).__name__}: {error}"))
+                    self._fail(text, error)
         for text in [*self._active, *self._waiting]:
             text.emit(Failed("closed", "the server is shutting down"))
         self._slots.close()
@@ -209,23 +211,25 @@ class BatchingEngine:
         """Read up to READ_AT_ONCE tokens of prompts, first come first read."""
         room = READ_AT_ONCE
         for text in list(self._active):
-            left = len(text.job.prompt) - text.read
-            if left <= 0 or room <= 0:
-                continue
-            if text.read == 0:
-                self._reuse(text)
-                left = len(text.job.prompt) - text.read
-            ids = list(text.job.prompt[text.read : text.read + min(left, room)])
-            last = len(ids) == left
-            wanted = len(ids) if text.job.score_prompt else int(last)
-            logits = self._slots.read(text.row, text.read, ids, wanted)
-            self._held[text.row][text.read :] = ids
-            text.read += len(ids)
-            room -= len(ids)
-            if text.job.score_prompt:
-                self._score(text, ids, logits)
-            if last:
-                self._begin(text, logits[-1])
+            if text.read < len(text.job.prompt) and room > 0:
+                with self._alone(text):
+                    room -= self._read(text, room)
+
+    def _read(self, text: _RunningText, room: int) -> int:
+        """Read up to `room` tokens of a prompt; return how many."""
+        if text.read == 0:
+            self._reuse(text)
+        ids = list(text.job.prompt[text.read : text.read + room])
+        last = text.read + len(ids) == len(text.job.prompt)
+        wanted = len(ids) if text.job.score_prompt else int(last)
+        logits = self._slots.read(text.row, text.read, ids, wanted)
+        self._held[text.row][text.read :] = ids
+        text.read += len(ids)
+        if text.job.score_prompt:
+            self._score(text, ids, logits)
+        if last:
+            self._begin(text, logits[-1])
+        return len(ids)
 
     def _reuse(self, text: _RunningText) -> None:
         """Start after the cached prefix; the prompt's last token is always read, for its logits."""
@@ -263,12 +267,25 @@ class BatchingEngine:
         texts = sorted((text for text in self._active if text.last >= 0), key=lambda text: text.row)
         if not texts:
             return
-        rows, ids = [text.row for text in texts], [text.last for text in texts]
-        found = self._slots.step(rows, ids, [text.read for text in texts])
+        try:
+            found = self._logits(texts)
+        except Exception:  # whichever text caused it, the others go on
+            for text in texts:
+                with self._alone(text):
+                    self._advance(text, self._logits([text])[0])
+            return
         for text, logits in zip(texts, found, strict=True):
-            self._held[text.row][text.read :] = [text.last]
-            text.read += 1
-            self._sample(text, logits)
+            with self._alone(text):
+                self._advance(text, logits)
+
+    def _logits(self, texts: Sequence[_RunningText]) -> Tensor:
+        rows, ids = [text.row for text in texts], [text.last for text in texts]
+        return self._slots.step(rows, ids, [text.read for text in texts])
+
+    def _advance(self, text: _RunningText, logits: Tensor) -> None:
+        self._held[text.row][text.read :] = [text.last]
+        text.read += 1
+        self._sample(text, logits)
 
     def _sample(self, text: _RunningText, logits: Tensor) -> None:
         token = text.sampler.sample(logits)
@@ -290,6 +307,18 @@ class BatchingEngine:
         if piece.text or piece.tokens:
             text.emit(piece)
         self._end(text, Finished(reason, text.written, text.cached))
+
+    @contextlib.contextmanager
+    def _alone(self, text: _RunningText) -> Iterator[None]:
+        """Let an exception end this text and no other."""
+        try:
+            yield
+        except Exception as error:
+            self._fail(text, error)
+
+    def _fail(self, text: _RunningText, error: Exception) -> None:
+        reason: Literal["grammar", "fault"] = "grammar" if isinstance(error, GrammarFault) else "fault"
+        self._end(text, Failed(reason, str(error) if reason == "grammar" else f"{type(error).__name__}: {error}"))
 
     def _end(self, text: _RunningText, event: Finished | Failed | None) -> None:
         if text.over:

@@ -1,6 +1,7 @@
 """Checks before every route: who may send requests, how large and how slow they may be."""
 
 import asyncio
+import contextlib
 import hmac
 from dataclasses import dataclass
 
@@ -62,6 +63,16 @@ class Guard:
         except ClientDisconnect:
             raise ApiError(400, "the client hung up", code="cancelled") from None
         return b"".join(parts)
+
+
+async def drain(request: Request, seconds: float) -> None:
+    """Read what is left of a body: a connection closed before is a reset, and the client never sees its answer."""
+    if "expect" in request.headers:
+        return
+    with contextlib.suppress(TimeoutError, ClientDisconnect, RuntimeError):  # RuntimeError: it has all been read
+        async with asyncio.timeout(seconds):
+            async for _ in request.stream():
+                pass
 
 
 def _host(header: str) -> str:

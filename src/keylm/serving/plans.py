@@ -2,15 +2,14 @@
 
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from keylm.base.errors import KeylmError
 from keylm.serving import protocol as p
 from keylm.serving.engine import Finished, Job
 from keylm.serving.faults import ApiError, too_long
-from keylm.serving.grammar import Grammars, JsonGrammar
+from keylm.serving.grammar import JsonGrammar
 from keylm.serving.sampling import RequestSampling
 from keylm.serving.texts import Prompts
 
@@ -25,7 +24,7 @@ class RequestLimits:
     context: int
     vocab_size: int
     choices: int
-    """Texts at once."""
+    """Texts of a request, those that wait for a place included."""
     seconds: float
 
 
@@ -80,7 +79,7 @@ def plan_completion(
 
 
 def plan_chat(
-    request: p.ChatRequest, prompts: Prompts, limits: RequestLimits, fingerprint: str, grammars: Callable[[], Grammars]
+    request: p.ChatRequest, prompts: Prompts, limits: RequestLimits, fingerprint: str, grammar: JsonGrammar | None
 ) -> RequestPlan:
     """Return the jobs of a chat. Raises ApiError."""
     if not prompts.chats:
@@ -88,16 +87,6 @@ def plan_chat(
     ids = prompts.chat([message.plain() for message in request.messages])
     limits_given = (request.max_completion_tokens, request.max_tokens, max(1, limits.context - len(ids)))
     wanted = next(each for each in limits_given if each is not None)
-    form = request.response_format
-    grammar: Callable[[], JsonGrammar] | None = None
-    if form is not None and form.type != "text":
-        schema = form.json_schema.schema_ if form.json_schema else {"type": "object"}
-        try:
-            made = grammars()
-            made.json(schema)  # rejected here, not in the engine
-        except KeylmError as error:
-            raise ApiError(400, str(error), param="response_format") from None
-        grammar = lambda: made.json(schema)  # noqa: E731
     top = (request.top_logprobs or 0) if request.logprobs else None
     plan = _plan(request, [ids], wanted, limits, fingerprint, top=top, grammar=grammar)
     plan.id = f"chatcmpl-{uuid.uuid4().hex}"
@@ -123,7 +112,7 @@ def _plan(
     *,
     top: int | None,
     echo: bool = False,
-    grammar: Callable[[], JsonGrammar] | None = None,
+    grammar: JsonGrammar | None = None,
 ) -> RequestPlan:
     n = request.n or 1
     if len(prompts) * n > limits.choices:
@@ -134,7 +123,7 @@ def _plan(
         raise ApiError(400, "max_tokens: 0 is only allowed with echo", param="max_tokens")
     longest = max(map(len, prompts))
     if longest + wanted > limits.context:
-        raise too_long(limits.context, longest, wanted)
+        raise too_long(limits.context, longest, wanted, "messages" if isinstance(request, p.ChatRequest) else "prompt")
     stops = (request.stop,) if isinstance(request.stop, str) else tuple(request.stop or ())
     jobs, of_prompt = [], []
     for number, prompt in enumerate(prompts):

@@ -13,6 +13,8 @@ TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 Text = Annotated[str, Field(max_length=1_000_000)]
 Stop = Annotated[str, Field(min_length=1, max_length=1_000)]
 MOST_CHOICES, MOST_PROMPTS = 16, 64
+Nothing = Annotated[list[Any], Field(max_length=0)] | None
+"""A field that asks for nothing: null or an empty list."""
 
 
 class Body(BaseModel):
@@ -34,10 +36,10 @@ class Generation(Body):
     model: Annotated[str, Field(max_length=500)]
     max_tokens: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=0, lt=2**31)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=-1, lt=2**31)] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
+    repetition_penalty: Annotated[float, Field(ge=0.1, le=10)] | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
@@ -48,11 +50,13 @@ class Generation(Body):
     stream_options: StreamOptions | None = None
     ignore_eos: bool | None = None
     user: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
 
     @model_validator(mode="after")
     def _check_stream_options(self) -> Self:
         if self.stream_options is not None and not self.stream:
-            raise ValueError("stream_options is only allowed with stream = true")
+            raise ValueError("stream_options: only allowed with stream = true")
         return self
 
 
@@ -85,6 +89,11 @@ class Message(Body):
     content: Text | list[TextPart]
     name: str | None = None
     refusal: None = None
+    reasoning_content: None = None
+    tool_calls: Nothing = None
+    annotations: Nothing = None
+    audio: None = None
+    function_call: None = None
 
     def plain(self) -> dict[str, str]:
         """Return the turn as chat templates take it."""
@@ -97,7 +106,7 @@ class JsonSchema(Body):
 
     name: str
     description: str | None = None
-    schema_: Annotated[dict[str, Any], Field(alias="schema")]
+    schema_: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
     strict: bool | None = None
 
 
@@ -107,10 +116,17 @@ class ResponseFormat(Body):
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchema | None = None
 
+    def schema_of_answers(self) -> dict[str, Any] | None:
+        """Return the schema that answers must satisfy, if any."""
+        if self.type == "text":
+            return None
+        given = self.json_schema.schema_ if self.json_schema else None
+        return {"type": "object"} if given is None else given
+
     @model_validator(mode="after")
     def _check_schema(self) -> Self:
         if (self.type == "json_schema") != (self.json_schema is not None):
-            raise ValueError('json_schema belongs to type = "json_schema", and must be there then')
+            raise ValueError('response_format: json_schema belongs to type = "json_schema", and must be there then')
         return self
 
 
@@ -125,11 +141,23 @@ class ChatRequest(Generation):
     store: bool | None = None
     metadata: dict[str, str] | None = None
     service_tier: str | None = None
+    prompt_cache_retention: str | None = None
+    parallel_tool_calls: bool | None = None
+    tools: Nothing = None
+    tool_choice: Literal["none"] | None = None
+    functions: Nothing = None
+    function_call: Literal["none"] | None = None
+    modalities: Annotated[list[Literal["text"]], Field(max_length=1)] | None = None
+    audio: None = None
+    prediction: None = None
+    reasoning_effort: Literal["none"] | None = None
+    verbosity: None = None
+    web_search_options: None = None
 
     @model_validator(mode="after")
     def _check_top_logprobs(self) -> Self:
         if self.top_logprobs is not None and not self.logprobs:
-            raise ValueError("top_logprobs is only allowed with logprobs = true")
+            raise ValueError("top_logprobs: only allowed with logprobs = true")
         return self
 
 

@@ -28,7 +28,7 @@ class RequestSampling:
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
-    """0: all."""
+    """0 or less: all."""
     min_p: float = 0.0
     repetition_penalty: float = 1.0
     presence_penalty: float = 0.0
@@ -103,12 +103,14 @@ class TokenSampler:
 
     def _choose(self, logits: Tensor) -> int:
         settings = self.sampling
+        if not logits.max().isfinite():  # NaN too, which max passes on
+            raise FloatingPointError("the logits are not finite")
         if settings.temperature < GREEDY_BELOW or settings.top_k == 1:
             return int(logits.argmax())
         probabilities = (logits / settings.temperature).softmax(-1).numpy()
         if settings.min_p:
             probabilities = np.where(probabilities >= settings.min_p * probabilities.max(), probabilities, 0)
-        if settings.top_k or settings.top_p < 1:
+        if settings.top_k > 0 or settings.top_p < 1:
             probabilities = np.where(probabilities >= self._least(probabilities), probabilities, 0)
         sums = probabilities.cumsum(dtype=np.float64)
         # A token of zero probability adds nothing to the cumulative sum, so it is never sampled.
@@ -117,7 +119,7 @@ class TokenSampler:
     def _least(self, probabilities: npt.NDArray[np.float32]) -> float:
         """Return the least probability that top_k and top_p leave; equals of it stay too."""
         values = np.sort(probabilities)[::-1]  # many times faster than sorting tokens with them
-        if self.sampling.top_k:
+        if self.sampling.top_k > 0:
             values = values[: self.sampling.top_k]
         sums = values.cumsum(dtype=np.float64)
         place = int(np.searchsorted(sums, self.sampling.top_p * sums[-1]))

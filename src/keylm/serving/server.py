@@ -22,14 +22,15 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from keylm.base.errors import KeylmError
 from keylm.keyboard.suggest import Keyboards
 from keylm.serving import protocol as p
 from keylm.serving.answers import ChatShape, CompletionShape, Shape
 from keylm.serving.description import openapi
 from keylm.serving.engine import BatchingEngine
 from keylm.serving.faults import ApiError, invalid
-from keylm.serving.grammar import Grammars
-from keylm.serving.guard import Guard
+from keylm.serving.grammar import Grammars, JsonGrammar
+from keylm.serving.guard import Guard, drain
 from keylm.serving.metrics import Metrics
 from keylm.serving.pages import page_routes
 from keylm.serving.plans import RequestLimits, plan_chat, plan_completion
@@ -38,6 +39,8 @@ from keylm.serving.texts import Prompts
 
 Request_ = TypeVar("Request_", bound=BaseModel)
 Handler = Callable[[Request], Awaitable[Response]]
+SCHEMA_SECONDS = 30
+"""How long a schema may take to build, waiting for others included."""
 OPEN = ("/health", "/openapi.json")
 """Routes without a key. (The page needs none either, but follows the host rules.)"""
 
@@ -53,7 +56,7 @@ class Served:
     keyboards: Keyboards | None = None
     """None: /v1/suggest is not offered."""
     guard: Guard = field(default_factory=Guard)
-    choices: int = 16
+    choices: int = 80
     seconds: float = 300.0
     runtime: str = ""
     """What computes, and how precisely; for people."""
@@ -97,6 +100,8 @@ class Routes:
         self._typing = ThreadPoolExecutor(
             1, thread_name_prefix="suggest", initializer=torch.set_num_threads, initargs=(1,)
         )
+        # One at a time and in a thread of its own, so that building schemas keeps nothing else waiting.
+        self._schemas = ThreadPoolExecutor(1, thread_name_prefix="schema")
 
     async def health(self, request: Request) -> Response:
         """Say that requests are answered."""
@@ -133,9 +138,9 @@ class Routes:
         body = await self._parsed(request, p.ChatRequest)
         served = self._served
         served.check(body.model)
-        plan = await asyncio.to_thread(
-            plan_chat, body, served.prompts, served.limits, served.fingerprint, lambda: served.grammars
-        )
+        schema = body.response_format.schema_of_answers() if body.response_format else None
+        grammar = None if schema is None else await self._grammar(schema)
+        plan = await asyncio.to_thread(plan_chat, body, served.prompts, served.limits, served.fingerprint, grammar)
         return await self._answer(request, body, ChatShape(plan, served.prompts.vocabulary))
 
     async def suggest(self, request: Request) -> Response:
@@ -157,6 +162,20 @@ class Routes:
                 partial=found.partial, suggestions=words, correction=found.correction, milliseconds=milliseconds
             )
         )
+
+    async def _grammar(self, schema: dict[str, Any]) -> JsonGrammar:
+        """Return a schema's grammar. Raises ApiError where it cannot be used or takes too long."""
+        served, loop = self._served, asyncio.get_running_loop()
+        try:
+            if "grammars" in vars(served) and (known := served.grammars.known(schema)):
+                return known
+            async with asyncio.timeout(SCHEMA_SECONDS):
+                return await loop.run_in_executor(self._schemas, lambda: served.grammars.json(schema))
+        except KeylmError as error:
+            raise ApiError(400, str(error), param="response_format") from None
+        except TimeoutError:
+            message = f"the schema was not ready within {SCHEMA_SECONDS} s, the limit of this server"
+            raise ApiError(400, message, param="response_format") from None
 
     async def _answer(self, request: Request, body: p.Generation, shape: Shape) -> Response:
         running = Running(self._served.engine, shape, self.metrics)
@@ -187,6 +206,8 @@ class Routes:
                 response = await handler(request)
             except ApiError as error:
                 response = answer_of(error)
+                if error.status != 408:
+                    await drain(request, self._served.guard.body_seconds)
             self.metrics.requests.labels(name, response.status_code).inc()
             self.metrics.took.labels(name).observe(time.monotonic() - begun)
             return response

@@ -1,6 +1,7 @@
 """`keylm serve`: from a model folder or GGUF file to a server, whose port is bound before the model is loaded."""
 
 import contextlib
+import ipaddress
 import os
 import signal
 import socket
@@ -33,6 +34,8 @@ class ServeOptions:
     port: int = 8000
     name: str | None = None
     api_key: str | None = None
+    open: bool = False
+    """Whether others than this machine are answered without a key."""
     slots: int = 16
     queue: int = 64
     engine: Runtime = "auto"
@@ -50,7 +53,10 @@ def serve(model: Path, options: ServeOptions, *, quiet: bool = False) -> None:
         import uvicorn
     except ImportError:
         raise KeylmError(f"keylm serve needs more packages; accepted: {how_to_install('serve')}") from None
+    from keylm.serving.connections import limited_protocol, quieten_logs, room
+
     EngineOptions(options.engine, options.precision).check()
+    check_access(options)
     if model.suffix != ".gguf":
         check_model_folder(model)
     listening = _listen(options)
@@ -58,8 +64,11 @@ def serve(model: Path, options: ServeOptions, *, quiet: bool = False) -> None:
         served = prepare(model, options, lambda text: say(text, quiet=quiet))
         from keylm.serving.server import application
 
+        most, backlog = room()
         config = uvicorn.Config(
             application(served),
+            http=limited_protocol(most),
+            backlog=backlog,
             log_level="warning",
             timeout_graceful_shutdown=GRACE,
             server_header=False,
@@ -76,8 +85,31 @@ def serve(model: Path, options: ServeOptions, *, quiet: bool = False) -> None:
                 served.engine.close()  # what is under way ends with an error, so that connections can close
                 await super().shutdown(sockets)
 
+        if options.api_key is None and not is_loopback(options.host):
+            say("no key is asked for: whoever reaches this address may use the model and read /metrics", quiet=False)
+        quieten_logs()
         with _quiet_end():
             Server(config).run(sockets=[listening])
+
+
+def check_access(options: ServeOptions) -> None:
+    """Raise KeylmError where a key could never match, or others than this machine would need none."""
+    key = options.api_key
+    if key is not None and not (key.isascii() and key.isprintable() and key and key == key.strip()):
+        raise KeylmError("--api-key: no client could send it; accepted: printable ASCII without blanks at the ends")
+    if key is None and not options.open and not is_loopback(options.host):
+        raise KeylmError(
+            f"--host {options.host}: others than this machine could use the model and read /metrics; accepted: "
+            "--api-key KEY (or KEYLM_API_KEY), or --open for everyone"
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine reaches an address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
 
 
 def prepare(model: Path, options: ServeOptions, tell: Tell = lambda text: None) -> "Served":
@@ -100,7 +132,7 @@ def prepare(model: Path, options: ServeOptions, tell: Tell = lambda text: None) 
         slots, precision = make_slots(source, wanted, tell)
         keyboards = Keyboards(_small(source, slots, precision), prompts.tokenizer) if options.suggest else None
     engine = BatchingEngine(slots, prompts.vocabulary, waiting=options.queue)
-    hosts = LOOPBACK if options.host in LOOPBACK else ()
+    hosts = (*LOOPBACK, options.host) if is_loopback(options.host) else ()
     return Served(
         options.name or _name(model),
         engine,
@@ -108,7 +140,7 @@ def prepare(model: Path, options: ServeOptions, tell: Tell = lambda text: None) 
         f"{source.fingerprint[:12]}-{engine.name}-{precision}",
         keyboards,
         Guard(options.api_key, hosts, options.body_bytes),
-        options.slots,
+        options.slots + options.queue,
         options.seconds,
         f"{engine.name}, {precision}",
     )

@@ -17,6 +17,8 @@ from keylm.serving.metrics import Metrics
 from keylm.serving.writing import TextPiece
 
 STATUS = {"timeout": (408, "timeout"), "grammar": (400, "invalid_value"), "closed": (503, "shutting_down")}
+ESCAPED = {0x85: "\\u0085", 0x2028: "\\u2028", 0x2029: "\\u2029"}
+"""Common clients split lines at these too; JSON has them in strings alone."""
 Indexed = tuple[int, Event]
 
 
@@ -56,7 +58,8 @@ class Running:
             if isinstance(event, Failed):
                 status, code = STATUS.get(event.reason, (500, "internal_error"))
                 kind = "invalid_request_error" if status < 500 else "server_error"
-                raise ApiError(status, event.message, kind=kind, code=code)
+                param = "response_format" if event.reason == "grammar" else None
+                raise ApiError(status, event.message, kind=kind, code=code, param=param)
             if isinstance(event, Finished):
                 self.ends[index] = event
                 yield index, event
@@ -117,7 +120,13 @@ class EventStream(Response):
     async def _send(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         async for chunk in self._chunks():
-            await send({"type": "http.response.body", "body": f"data: {chunk}\n\n".encode(), "more_body": True})
+            await send(
+                {
+                    "type": "http.response.body",
+                    "body": f"data: {chunk.translate(ESCAPED)}\n\n".encode(),
+                    "more_body": True,
+                }
+            )
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _chunks(self) -> AsyncIterator[str]:
