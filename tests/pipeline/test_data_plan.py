@@ -4,6 +4,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from support.recipes import tiny_recipe
 
 from keylm.base.errors import KeylmError
@@ -188,3 +189,21 @@ def test_the_plan_names_what_a_build_then_takes(tmp_path: Path) -> None:
     for share in plan(recipe, folder):
         entry = manifest.sources[share.source]
         assert entry.exhausted or entry.train.windows * recipe.training.context >= share.tokens
+
+
+def test_names_stay_whole_in_a_narrow_window(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    recipe = tiny_recipe(tmp_path)
+    long = {name: f"wikipedia_of_many_languages_{name}" for name in recipe.sources}
+    sources = {long[name]: source for name, source in recipe.sources.items()}
+    stages = {
+        name: stage.model_copy(update={"weights": {long[key]: value for key, value in stage.weights.items()}})
+        for name, stage in recipe.stages.items()
+    }
+    renamed = recipe.model_copy(update={"sources": sources, "stages": stages})
+    for width, hidden in ((160, ()), (80, ("register",))):
+        monkeypatch.setattr("keylm.pipeline.data_plan.console", Console(width=width))
+        show_plan(renamed, RunFolder(tmp_path / "run"), None)
+        shown = capsys.readouterr().out
+        assert all(name in shown for name in long.values())
+        assert ("not shown in" in shown) == bool(hidden)
+        assert all(head in shown.split("not shown in")[-1] for head in hidden)

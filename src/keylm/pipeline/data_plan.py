@@ -73,18 +73,18 @@ def show_plan(recipe: Recipe, folder: RunFolder, plot: Path | None) -> None:
     """Print the plan as a table, draw it where `plot` names a file, and warn of sources repeated too often."""
     shares = plan(recipe, folder)
     total = sum(share.tokens for share in shares)
-    table = Table(title=f"plan: {recipe.name}, {total:,} tokens", title_justify="left")
-    table.add_column("source")
-    table.add_column("register")
-    for column in (*recipe.stages, "all", "share", "has", "epochs"):
-        table.add_column(column, justify="right")
-    for share in shares:
-        has = "unknown" if share.size is None else f"{'' if share.exact else '≈ '}{_short(share.size)}"
-        epochs = "?" if share.epochs is None else f"{share.epochs:.2f}"
-        amounts = [_short(share.stages[stage]) for stage in recipe.stages]
-        row = [share.source, share.register, *amounts, _short(share.tokens), f"{share.tokens / total:.1%}", has, epochs]
-        table.add_row(*row)
+    columns = _columns(recipe, shares, total)
+    left_out = _left_out(columns, console.width)
+    title = f"plan: {recipe.name}, {total:,} tokens"
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    kept = {head: cells for head, cells in columns.items() if head not in left_out}
+    for head in kept:
+        table.add_column(head, justify="left" if head in ("source", "register") else "right", no_wrap=True)
+    for cells in zip(*kept.values(), strict=True):
+        table.add_row(*cells)
     console.print(table)
+    if left_out:
+        say(f"not shown in {console.width} columns: {', '.join(left_out)}; a wider window, or COLUMNS=160, has room")
     registers = {share.register: 0 for share in shares}
     for share in shares:
         registers[share.register] += share.tokens
@@ -98,6 +98,31 @@ def show_plan(recipe: Recipe, folder: RunFolder, plot: Path | None) -> None:
     if plot is not None:
         draw_plan(recipe, shares, plot)
         say(f"plot: {plot}")
+
+
+def _columns(recipe: Recipe, shares: list[Share], total: int) -> dict[str, list[str]]:
+    """Return the cells of each column of the table, by its head."""
+    columns = {"source": [share.source for share in shares], "register": [share.register for share in shares]}
+    columns |= {stage: [_short(share.stages[stage]) for share in shares] for stage in recipe.stages}
+    sizes = ["unknown" if s.size is None else f"{'' if s.exact else '≈ '}{_short(s.size)}" for s in shares]
+    return columns | {
+        "all": [_short(share.tokens) for share in shares],
+        "share": [f"{share.tokens / total:.1%}" for share in shares],
+        "has": sizes,
+        "epochs": ["?" if share.epochs is None else f"{share.epochs:.2f}" for share in shares],
+    }
+
+
+def _left_out(columns: dict[str, list[str]], width: int) -> list[str]:
+    """Return which columns to leave out so that no cell is cut: the register, then the stages from the first on."""
+    needed = sum(max(map(len, (head, *cells))) + 2 for head, cells in columns.items())
+    left_out = []
+    for head in list(columns)[1:-4]:
+        if needed <= width:
+            break
+        needed -= max(map(len, (head, *columns[head]))) + 2
+        left_out.append(head)
+    return left_out
 
 
 def draw_plan(recipe: Recipe, shares: list[Share], path: Path) -> None:

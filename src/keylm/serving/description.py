@@ -29,6 +29,8 @@ FAULTS = {
     "429": "Too many requests are waiting",
     "503": "The server is shutting down",
 }
+EVENT = {"type": "object", "properties": {"data": {"type": "string"}}, "required": ["data"]}
+"""Each of the server-sent events that a stream consists of."""
 
 
 @cache
@@ -54,7 +56,7 @@ def openapi() -> dict[str, Any]:
 def _operation(path: str, summary: str, body: type[BaseModel] | None, answers: list[type[BaseModel]]) -> dict[str, Any]:
     answer = {"description": summary, "content": {"application/json": {"schema": _reference(answers[0])}}}
     if body is not None and "stream" in body.model_fields:
-        answer["content"]["text/event-stream"] = {"schema": {"type": "string"}}  # type: ignore[index]
+        answer["content"]["text/event-stream"] = {"schema": EVENT}  # type: ignore[index]
     operation: dict[str, Any] = {"summary": summary, "responses": {"200": answer, **_faults()}}
     if "{model}" in path:
         operation["parameters"] = [{"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}]
