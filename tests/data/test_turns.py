@@ -1,4 +1,4 @@
-"""Conversations in the forms of the hub's data sets: what they say is used, and what has no use is told."""
+"""Conversations in the forms of the hub's data sets: what they say is used, and what has no use is reported."""
 
 import json
 from pathlib import Path

@@ -25,13 +25,7 @@ def stand_in() -> StandIn:
 @pytest.fixture(scope="module", params=["server", "browser"])
 def simple(request: pytest.FixtureRequest, stand_in: StandIn, tmp_path_factory: Any) -> Iterator[Engine]:
     """Return an engine on a model that expects the words that a correction must not be."""
-    if request.param == "server":
-        yield ServersEngine(stand_in, stand_in)
-        return
-    if shutil.which("node") is None:
-        pytest.skip("needs Node.js to run the page's JavaScript")
-    with browsers_engine(tmp_path_factory.mktemp("page"), stand_in, stand_in) as engine:
-        yield engine
+    yield from engine_on(request.param, stand_in, stand_in, tmp_path_factory)
 
 
 @pytest.fixture(scope="module", params=["server", "browser"])
@@ -44,12 +38,17 @@ def released(request: pytest.FixtureRequest, tmp_path_factory: Any) -> Iterator[
     if not list(RELEASED.glob("*.safetensors")):
         pytest.skip(f"the clone left out the weights of {RELEASED.name}: git sparse-checkout disable")
     decoder, tokenizer = CachedDecoder(load_weights(RELEASED)), AutoTokenizer.from_pretrained(RELEASED)
-    if request.param == "server":
-        yield ServersEngine(decoder, tokenizer)
+    yield from engine_on(request.param, decoder, tokenizer, tmp_path_factory)
+
+
+def engine_on(kind: str, model: Any, tokenizer: Any, folders: Any) -> Iterator[Engine]:
+    """Yield the "server" or the "browser" engine on a model; skip where the browser's cannot be run."""
+    if kind == "server":
+        yield ServersEngine(model, tokenizer)
         return
     if shutil.which("node") is None:
         pytest.skip("needs Node.js to run the page's JavaScript")
-    with browsers_engine(tmp_path_factory.mktemp("page"), decoder, tokenizer) as engine:
+    with browsers_engine(folders.mktemp("page"), model, tokenizer) as engine:
         yield engine
 
 

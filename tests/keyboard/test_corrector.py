@@ -26,7 +26,7 @@ def edits():
 
 
 class Frequencies:
-    """In a language model's place: words by their frequency, and those behind "the" as they are told."""
+    """In a language model's place: words by their frequency, and those after "the" as given."""
 
     def __init__(self, lexicon, **behind_the):
         self._counts, self._total = lexicon.counts, sum(lexicon.counts.values())

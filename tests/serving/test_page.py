@@ -26,7 +26,7 @@ def post(address, path, body):
 
 
 def mistyped(address, before):
-    """Return a mistyped word that the server corrects behind `before`, and its correction."""
+    """Return a mistyped word that the server corrects after `before`, and its correction."""
     return next(
         (word, found)
         for word in MISTYPED
@@ -132,7 +132,7 @@ def test_typos_are_corrected_words_taken_and_keys_counted(opened, address):
 
 
 def test_a_fast_typist_is_corrected_too(opened, address):
-    """The space comes before the answer; the correction comes behind it, and what was typed since stays."""
+    """The space comes before the answer; the correction comes after it, and what was typed since stays."""
     before = "The old man "
     typed, correction = mistyped(address, before)
     page = opened(f"{address}/#keyboard", **DESK)

@@ -1,4 +1,4 @@
-"""Both engines of the keyboard, and a stand-in for a model that expects the words it is told to."""
+"""Both engines of the keyboard, and a stand-in for a model that expects given words."""
 
 import base64
 import json

@@ -9,7 +9,8 @@ import zstandard
 
 from keylm.base.errors import KeylmError
 from keylm.base.files import read_json
-from tools.corpus.clean import Cleaner, Rules, clean, clean_source, read_lines, read_table
+from tools.corpus.clean import Cleaner, Rules, clean, clean_source, read_table
+from tools.records import read_records
 
 
 def write(file: Path, rows: list[dict]) -> None:
@@ -62,7 +63,7 @@ def test_sources_are_shuffled_whole_and_done_once(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr("tools.corpus.clean.TABLE", tmp_path / "table.toml")
     clean(Namespace(corpus=tmp_path / "corpus", out=tmp_path / "out", workers=1))
     files = sorted((tmp_path / "out/posts").glob("*.jsonl.zst"))
-    found = [json.loads(line) for file in files for line in read_lines(file)]
+    found = [row for file in files for row in read_records(file)]
     assert len(files) > 2
     assert found != rows
     assert sorted(found, key=lambda row: int(row["source"])) == [{**row, "text": row["text"].strip()} for row in rows]

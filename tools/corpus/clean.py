@@ -18,7 +18,6 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, fields
-from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ import zstandard
 from keylm.base.errors import KeylmError
 from keylm.base.files import atomic_folder, read_json, write_json
 from tools.command import run_script, script_parser
+from tools.records import read_records
 
 TABLE = Path(__file__).with_name("cleaning.toml")
 PART_BYTES = 24_000_000
@@ -130,9 +130,9 @@ def clean_source(corpus: Path, out: Path, name: str, rules: Rules) -> dict[str, 
         raise KeylmError(f"{file}: is missing; cleaning.toml names it")
     cleaner = Cleaner(name, rules)
     read, lines = 0, []
-    for line in read_lines(file):
+    for record in read_records(file):
         read += 1
-        if (row := cleaner.clean(json.loads(line))) is not None:
+        if (row := cleaner.clean(record)) is not None:
             lines.append(json.dumps(row, ensure_ascii=False).encode() + b"\n")
     random.Random(name).shuffle(lines)
     dropped = dict(cleaner.dropped.most_common())
@@ -144,12 +144,6 @@ def clean_source(corpus: Path, out: Path, name: str, rules: Rules) -> dict[str, 
     done.parent.mkdir(exist_ok=True)
     write_json(done, counts)
     return counts
-
-
-def read_lines(file: Path) -> Iterator[str]:
-    """Yield the lines of a Zstandard file."""
-    with file.open("rb") as stream:
-        yield from TextIOWrapper(zstandard.ZstdDecompressor().stream_reader(stream), encoding="utf-8", newline="\n")
 
 
 def parts(lines: list[bytes]) -> Iterator[list[bytes]]:

@@ -95,10 +95,10 @@ def _notes(section: type[BaseModel]) -> dict[str, str]:
     [definition] = tree.body
     assert isinstance(definition, ast.ClassDef)
     notes = {}
-    for field, behind in zip(definition.body, definition.body[1:], strict=False):
-        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(behind, ast.Expr):
-            assert isinstance(behind.value, ast.Constant)
-            notes[field.target.id] = _linked(str(behind.value.value))
+    for field, following in zip(definition.body, definition.body[1:], strict=False):
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(following, ast.Expr):
+            assert isinstance(following.value, ast.Constant)
+            notes[field.target.id] = _linked(str(following.value.value))
     return notes
 
 

@@ -4,7 +4,7 @@ r"""Put a finished model where the repository keeps it: weights, card, report, m
     python -m tools.release.collect keylm-75m-instruct --stages stable stable_2 anneal instruct --data DATA \\
         --out OUT --corpus CORPUS                  # with --last preference: OUT/preference/model, and its figures
 
-The stages' runs are joined to one (OUT/NAME): their recipes, metrics one behind the other, the build's manifest, the
+The stages' runs are joined to one (OUT/NAME): their recipes, metrics one after the other, the build's manifest, the
 last one's model, samples and evaluation; report and card are made from it as from any run. Of a stage whose model was
 kept and not its run, recipe.toml and reached.json are enough. models/NAME then holds the model folder, README.md,
 evaluation.json, manifest.json, recipe.toml and report.html.

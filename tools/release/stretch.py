@@ -50,28 +50,30 @@ def needed(recipe: Recipe, manifest: ShardManifest, start: int, stop: int) -> It
         yield f"{source}/{manifest.sources[source].train.shards[shard].file}"
 
 
-def run_files(run: Path) -> list[tuple[str, Path]]:
-    """Return (name, file) of what the next stretch of `run` resumes from. Raises KeylmError without a checkpoint."""
+def run_files(run: Path) -> tuple[int, list[tuple[str, Path]]]:
+    """Return the step that `run` has reached and (name, file) of what its next stretch resumes from.
+
+    Raises KeylmError without a checkpoint.
+    """
     found = checkpoint_paths(RunFolder(run).checkpoints)
     if not found:
         raise KeylmError(f"{run}: no checkpoint in it; accepted: the run folder of a stretch")
-    checkpoint = read_checkpoint(found[-1]).folder
-    places = [*(run / name for name in RECORDS), *sorted(checkpoint.rglob("*"))]
-    return [(file.relative_to(run).as_posix(), file) for file in places if file.is_file()]
+    checkpoint = read_checkpoint(found[-1])
+    places = [*(run / name for name in RECORDS), *sorted(checkpoint.folder.rglob("*"))]
+    return checkpoint.step, [(file.relative_to(run).as_posix(), file) for file in places if file.is_file()]
 
 
 def pack(arguments: argparse.Namespace) -> None:
     """Pack a stretch, or what one left. Raises KeylmError."""
     if arguments.back:
-        pack_files(run_files(arguments.back), arguments.out, part_bytes=arguments.part_bytes)
+        pack_files(run_files(arguments.back)[1], arguments.out, part_bytes=arguments.part_bytes)
         return
     if not arguments.data or not arguments.tokens:
         raise KeylmError("give --data and --tokens, or --back")
     recipe = stage_recipe(
         read_plan(arguments.plan), arguments.stage, RunFolder(arguments.data).shards, arguments.initial, arguments.set
     )
-    resumed = run_files(arguments.run) if arguments.run else []
-    start = read_checkpoint(checkpoint_paths(RunFolder(arguments.run).checkpoints)[-1]).step if arguments.run else 0
+    start, resumed = run_files(arguments.run) if arguments.run else (0, [])
     stop = start + -(-arguments.tokens // recipe.training.batch_tokens)
     print(f"steps {start:,} to {stop:,} of {Curriculum(recipe).total_steps:,}")
     carried = [(f"run/{arguments.stage}/{name}", file) for name, file in resumed]

@@ -6,27 +6,23 @@ Prints one line for each rate, and for texts of some lengths what one takes amon
 of three passes, the reading left out.
 """
 
-import io
-import json
 import time
 from pathlib import Path
-
-import zstandard
 
 from keylm.recipe.schema import Typos
 from keylm.typos.model import TypoModel
 from tools.command import run_script, script_parser
+from tools.records import read_records
 
 
 def read_texts(path: Path, size: int) -> list[str]:
     """Return the texts of a .jsonl.zst file up to `size` bytes."""
     texts: list[str] = []
-    with path.open("rb") as raw:
-        for line in io.TextIOWrapper(zstandard.ZstdDecompressor().stream_reader(raw), encoding="utf-8"):
-            texts.append(json.loads(line)["text"])
-            size -= len(texts[-1].encode())
-            if size <= 0:
-                break
+    for record in read_records(path):
+        texts.append(record["text"])
+        size -= len(texts[-1].encode())
+        if size <= 0:
+            break
     return texts
 
 

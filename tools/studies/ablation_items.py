@@ -6,14 +6,13 @@
 RUN is a run folder with curated sources; the passages come from documents that training leaves out. Sets:
 
 - `clean`, `fitted_05` … `fitted_20`: 240 characters, mistyped by our generator in that share of the words, and the
-  160 characters behind them, clean. `textnoisr`, `multypo`: the same with other makers' noise, in 2 % of the
+  160 characters after them, clean. `textnoisr`, `multypo`: the same with other makers' noise, in 2 % of the
   characters, in 10 % of the words.
 - `git_clean`, `git_noisy`: sentences up to an error that somebody mended, without and with it, and what follows it.
 - `correction`: `<|typo|>noisy<|fix|>`, and the clean passage.
 - `hellaswag`, `arc_easy`, `arc_challenge`, `piqa`, `openbookqa`: a benchmark's question and its right answer.
 """
 
-import io
 import json
 import random
 from collections.abc import Callable, Iterator
@@ -21,7 +20,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import zstandard
 from multypo import MultiTypoGenerator
 from textnoisr.noise import CharNoiseAugmenter
 
@@ -32,6 +30,7 @@ from keylm.recipe.run_folder import RunFolder
 from keylm.recipe.schema import Typos
 from keylm.typos.model import TypoModel
 from tools.command import run_script, script_parser
+from tools.records import read_records
 
 SEED = 20261124
 """Of the noise; no recipe's."""
@@ -82,9 +81,7 @@ def noisy_items(run: Path) -> Iterator[Item]:
 
 def mended_items(file: Path) -> Iterator[Item]:
     """Yield sentences that end in an error, and what follows it, from pairs of a noisy and a clean sentence."""
-    with file.open("rb") as raw:
-        pairs = [json.loads(line) for line in io.TextIOWrapper(zstandard.ZstdDecompressor().stream_reader(raw))]
-    for pair in pairs:
+    for pair in read_records(file):
         noisy, clean = pair["noisy"], pair["clean"]
         same = next((n for n in range(len(clean)) if clean[len(clean) - n - 1 :] != noisy[len(noisy) - n - 1 :]), 0)
         start = clean.find(" ", len(clean) - same)

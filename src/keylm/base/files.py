@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -86,8 +86,13 @@ def write_json(path: Path, value: Any) -> None:
 
 def parse_json(text: str | bytes) -> Any:
     """Return the value of a JSON text. Raises ValueError where it is none, or is nested deeper than DEEPEST."""
+    return within_depth(json.loads, text)
+
+
+def within_depth(parse: Callable[[Any], Any], text: str | bytes) -> Any:
+    """Return what `parse` makes of a text. Raises ValueError as it does, and where it is nested too deeply."""
     try:
-        value = json.loads(text)
+        value = parse(text)
     except RecursionError:
         raise ValueError(TOO_DEEP) from None
     check_depth(value)

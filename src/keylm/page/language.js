@@ -6,7 +6,7 @@ import table from "./language_table.js";
 export class Language {
   #words;
   #prose;
-  #used; // an apostrophe behind a letter
+  #used; // an apostrophe after a letter
   #inner; // one within a word, or at the end of what is typed
   #certain; // without apostrophe, in lower case: the contraction
   #alsoWords;

@@ -10,7 +10,7 @@ const CORRECTED_FROM = 2; // letters that a word must have to be corrected while
 /**
  * Return {partial, words, correction} for a text whose last letters are the word being typed; `words` are
  * [word, log-probability]. `model`: {tokens, near, encode, read}, the WordTokens and NearWords of its vocabulary, the
- * function from a text to its ids, and that which reads a text and returns `expect` (words.js) behind it.
+ * function from a text to its ids, and that which reads a text and returns `expect` (words.js) after it.
  */
 export async function answer(text, language, model) {
   const { text: straight, apostrophe } = language.straight(text);

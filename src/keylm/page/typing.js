@@ -20,7 +20,7 @@ export class Typing {
   #answers = new Map(); // for the last texts
   #ended = []; // words whose end was typed before their correction was known
   #kept = new Set(); // words that the user insists on
-  #undo = null; // {before: the text now, restored: as typed, word: what was typed, sign: behind it, corrected}
+  #undo = null; // {before: the text now, restored: as typed, word: what was typed, sign: after it, corrected}
   #spaced = null; // the text, where its last space came with a word
 
   /** `language`: a Language. */
@@ -84,7 +84,7 @@ export class Typing {
     else if (this.autocorrect && !this.#kept.has(word.toLowerCase())) this.#ended.push(ended);
   }
 
-  /** Restore a corrected word where `character`, behind the sign that ended it, makes it an address ("exmaple.com"). */
+  /** Restore a corrected word where `character`, after the sign that ended it, makes it an address ("exmaple.com"). */
   #takeBack(character) {
     if (this.undoable === null || !this.#undo.corrected) return;
     const { sign, word, restored } = this.#undo;

@@ -155,7 +155,7 @@ async function* suggest({ text }) {
   yield { partial, suggestions, correction, milliseconds: performance.now() - begun };
 }
 
-/** Read a text; return the function from paths of tokens behind it to the log-probabilities of the next one. */
+/** Read a text; return the function from paths of tokens after it to the log-probabilities of the next one. */
 async function read(before) {
   const { typing } = session;
   const context = Math.min(CONTEXT, session.context - LONGEST);

@@ -15,7 +15,7 @@ import tomli_w
 from pydantic import Field, ValidationError, model_validator
 
 from keylm.base.errors import KeylmError
-from keylm.base.files import DEEPEST, TOO_DEEP, check_depth
+from keylm.base.files import DEEPEST, TOO_DEEP, check_depth, within_depth
 from keylm.recipe.fields import Name, PathText, Section
 from keylm.recipe.marks import FREE, IsPath, Location, map_texts, marked
 from keylm.recipe.messages import explain, near
@@ -203,12 +203,7 @@ def read_toml(file: Path) -> dict[str, Any]:
 
 def parse_toml(text: str) -> dict[str, Any]:
     """Return the table of a TOML text. Raises ValueError where it is none, or is nested too deeply to be read."""
-    try:
-        found = tomllib.loads(text)
-    except RecursionError:
-        raise ValueError(TOO_DEEP) from None
-    check_depth(found)
-    return found
+    return dict(within_depth(tomllib.loads, text))
 
 
 def _apply(data: dict[str, Any], override: str) -> None:

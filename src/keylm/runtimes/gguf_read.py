@@ -46,7 +46,7 @@ FIELDS: dict[str, Any] = {
 
 
 def _reader(file: Path) -> Any:
-    """Return the gguf package's reader of a file. Raises ValueError where a length in it points behind its end."""
+    """Return the gguf package's reader of a file. Raises ValueError where a length in it points past its end."""
 
     class Bounded(gguf_package().GGUFReader):  # type: ignore[misc]  # an array that is cut off, it would read for ever
         def _get(self, offset: int, dtype: Any, count: int = 1, override_order: Any = None) -> Any:

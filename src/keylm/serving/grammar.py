@@ -87,7 +87,7 @@ class Grammars:
             raise KeylmError(f"the schema cannot be used: {error}") from None
         matcher = self._matcher(self._tokenizer, compiled, log_level=0, limits=self._limits)
         probe = matcher.deep_copy()
-        for _ in range(2):  # an object's limits show behind its brace
+        for _ in range(2):  # an object's limits show after its brace
             probe.compute_bitmask()
             probe.try_consume_tokens(self._brace)
         if fault := probe.get_error():

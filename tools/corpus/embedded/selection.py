@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import html
-import io
-import json
 import re
 import tomllib
 from collections import Counter
@@ -13,9 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import zstandard
-
 from tools.corpus.embedded import clean, measure
+from tools.records import read_records
 
 HERE = Path(__file__).resolve().parent
 _NOT_PROSE = re.compile(r"https?:|www\.|[{}|<>=@#*^~\\]|\.(?:gov|com|org)\b|[Ee]ditor|\bposts?\b|\(PDF")
@@ -77,13 +74,6 @@ class Choice:
     def size(self) -> int:
         """Return the bytes of all chosen texts."""
         return sum(len(document.text) for document in self.documents)
-
-
-def read_records(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the JSON objects of a zstd-compressed JSON-lines file."""
-    with path.open("rb") as raw, zstandard.ZstdDecompressor().stream_reader(raw) as stream:
-        for line in io.TextIOWrapper(stream, encoding="utf-8"):
-            yield json.loads(line)
 
 
 def load_toml(name: str) -> dict[str, Any]:
