@@ -1,7 +1,6 @@
 """Text from the folder of any causal language model, token by token, through transformers."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,32 +8,9 @@ import torch
 
 from keylm.base.errors import KeylmError
 from keylm.model.opening import chat_ids, open_pair
+from keylm.runtimes.sampling import Sampling as Sampling
 
 Message = dict[str, str]
-GREEDY_BELOW = 0.01
-"""Temperatures under this overflow the logits and mean the likeliest token anyway."""
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How the next token is sampled; the defaults suit a small model."""
-
-    max_new_tokens: int = 200
-    temperature: float = 0.7
-    top_p: float = 0.9
-    repetition_penalty: float = 1.1
-    seed: int | None = None
-    loop_guard: int = 0
-    """Tokens in a row that an answer may not say twice; 0: no matter. See NoLoops."""
-
-    def arguments(self) -> dict[str, Any]:
-        """Return the arguments of transformers' generate; temperature 0 is greedy."""
-        if self.temperature < GREEDY_BELOW:
-            return {"do_sample": False, "repetition_penalty": self.repetition_penalty}
-        drawn = {"do_sample": True, "temperature": self.temperature, "top_p": self.top_p}
-        return {**drawn, "repetition_penalty": self.repetition_penalty}
-
-
 MOST_ROWS = 1024
 """Texts that a GPU writes at once; a step takes about as long for one as for so many of a small model."""
 
