@@ -5,11 +5,14 @@
 For each number of rows: prompts of real text, new tokens sampled with keylm's default settings (temperature, top_p,
 repetition penalty), none ending early. Shown are tokens a second of the whole call, prompts included; the time of a
 step; and the roofline: the bytes of weights and caches that a step must read, over the bandwidth of a copy that is
-measured first. Then transformers' generate on the same prompts with fewer new tokens, its greedy texts beside the
-decoder's in fp32 and in bf16, the kernels that a step spends its time in, and other settings of the attention kernel.
+measured first. Then the decoder's greedy texts beside those of transformers in fp32 and in bf16, transformers'
+generate on the same prompts with fewer new tokens, the kernels that a step spends its time in, and other settings of
+the attention kernel.
 
 Each part is measured by itself: one that fails is reported as failed, and the rest goes on; parts that would begin
-after --seconds are left out. Prints each result as it comes, then a table, then all of it as one line of JSON.
+after --seconds are left out. First each kernel is compared with the plain formula in the model's shapes; one that fails
+or differs is replaced by the formula, and the report says so. Steps that cannot be captured as a graph are launched
+kernel by kernel. Prints each result as it comes, then a table, then all of it as one line of JSON.
 """
 
 import argparse
@@ -20,7 +23,6 @@ import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import date
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +38,24 @@ from keylm.runtimes.cached_decoder import CachedDecoder, Precision, Weights, loa
 from keylm.runtimes.decoding import FusedOperations, Newest, Spots
 from keylm.runtimes.sampling import Sampling
 from tools.command import run_script, script_parser
+from tools.speed.kernel_checks import checked_kernels
 
 GREEDY = Sampling(0, 0.0, 1.0, 1.0)
 COMPARED = 64
 """Texts and new tokens that are compared with transformers'."""
-SHOWN_KERNELS = 14
+SHOWN_KERNELS = 16
+ATTENTION = (
+    (32, 2, 2),
+    (32, 4, 3),
+    (64, 2, 2),
+    (64, 2, 3),
+    (64, 4, 2),
+    (64, 4, 3),
+    (128, 4, 2),
+    (128, 4, 3),
+    (128, 8, 2),
+)
+"""Settings of the attention kernel that are tried: block, warps, stages."""
 
 
 class Report:
@@ -164,17 +179,19 @@ def transformers_rate(
 
 @torch.no_grad()
 def agreement(
-    folder: Path, weights: Weights, prompts: list[list[int]], precision: Precision, device: torch.device, tokens: int
+    folder: Path, weights: Weights, prompts: list[list[int]], precision: Precision, usual: CachedDecoder, tokens: int
 ) -> dict[str, Any]:
     """Compare greedy texts with transformers' in the same precision, and scores with its model in fp32.
 
     "rows_identical", "tokens_before_first_difference" (a share); "score_error": of the log-probabilities of the
     decoder's own tokens, the mean and the largest difference from transformers in fp32.
     """
+    device = usual.device
     model = open_model(folder, torch.float32 if precision == "fp32" else torch.bfloat16).to(device)
     _, expected = hugging_face(model, prompts, device, tokens, GREEDY)
-    generator = BatchGenerator(CachedDecoder(weights, precision, device))
-    texts = generator.generate(prompts, replace(GREEDY, max_new_tokens=tokens), ends=())
+    decoder = CachedDecoder(weights, precision, device)
+    decoder.operations = usual.operations
+    texts = BatchGenerator(decoder).generate(prompts, replace(GREEDY, max_new_tokens=tokens), ends=())
     # transformers was told to write no end token before the last place: compare up to where the decoder would.
     shared, same = 0, 0
     for each, other in zip(texts, expected, strict=True):
@@ -237,7 +254,7 @@ def attention_settings(decoder: CachedDecoder, rows: int, length: int, copied: f
     q = torch.randn(rows, heads.queries, heads.size, device=decoder.device, dtype=decoder.dtype)
     at, places = torch.arange(rows, device=decoder.device), torch.full((rows,), length - 1, device=decoder.device)
     newest, usual, found = Newest(Spots(at, places, places), length), dict(operations.attention), []
-    for block, warps, stages in product((32, 64, 128), (1, 2, 4), (1, 2, 3)):
+    for block, warps, stages in ATTENTION:
         operations.attention = {"block": block, "num_warps": warps, "num_stages": stages}
         times = []
         for _ in range(12):
@@ -304,6 +321,7 @@ def measured(arguments: argparse.Namespace) -> dict[str, Any]:
             arguments.out.write_text(json.dumps(report.results, indent=1) + "\n")
         return found
 
+    run("checks", lambda: checked_kernels(decoder))
     copied = run("copy", lambda: bandwidth(device)).get("copy_gb_per_s")
     graphs = not arguments.no_graphs
     for rows in arguments.rows:
@@ -312,15 +330,15 @@ def measured(arguments: argparse.Namespace) -> dict[str, Any]:
     for kind in ("fp32", "bf16"):
         run(
             f"agreement {kind}",
-            lambda kind=kind: agreement(arguments.model, weights, prompts[:count], kind, device, tokens),
+            lambda kind=kind: agreement(arguments.model, weights, prompts[:count], kind, decoder, tokens),
         )
     largest = max(rows for rows in arguments.rows if rows <= 1024 or rows == min(arguments.rows))
     run("kernels", lambda: kernel_times(decoder, prompts[:largest], sampling))
-    run("attention", lambda: attention_settings(decoder, largest, arguments.prompt + arguments.tokens // 2, copied))
     model = open_model(arguments.model, decoder.dtype).to(device)
     for rows in arguments.compared_rows:
         part = prompts[:rows]
-        run(f"transformers {rows}", lambda part=part: transformers_rate(model, part, device, tokens, sampling))
+        run(f"transformers {rows}", lambda part=part: transformers_rate(model, part, device, tokens // 2, sampling))
+    run("attention", lambda: attention_settings(decoder, largest, arguments.prompt + arguments.tokens // 2, copied))
     return report.results
 
 

@@ -27,7 +27,7 @@ from keylm.runtimes.sampling import Sampling, text_seed
 LOOK = {"cuda": 8, "cpu": 1}
 """Steps between two looks at which rows are done: up to that many are wasted on a finished text."""
 MOST_ROWS = {"cuda": 1024, "cpu": 16}
-"""Texts at once by default: beyond this a GPU's caches cost more than its launches; a CPU computes one by one anyway."""
+"""Texts at once by default."""
 MEMORY = 0.6
 """Share of the free memory that caches may take."""
 READ_TOKENS = {"cuda": 65_536, "cpu": 2_048}

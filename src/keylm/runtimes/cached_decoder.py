@@ -1,4 +1,4 @@
-"""The decoder of a finished model on cached keys and values: the weights of model/decoder.py, one token or many at once.
+"""The decoder of a finished model, on cached keys and values: model/decoder.py's weights, one token or many at once.
 
 Invariant: in fp32 its logits are those of model.decoder.Decoder (a test compares them), whatever else is in the cache.
 Matrices that read the same input are joined once, when the model is loaded; `take` replaces their values in place. On

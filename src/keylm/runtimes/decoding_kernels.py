@@ -201,7 +201,7 @@ def choose(
     may = (bits >= least) & (odds >= tl.load(min_ps + row)) & inside
     noisy = scores - tl.log(_waiting_times(tl.load(seeds + row), tl.load(counts + row), token))
     noisy = tl.where(may, noisy, float("-inf"))
-    chosen = tl.argmax(tl.where(greedy, scores, noisy), 0)
+    chosen = tl.minimum(tl.argmax(tl.where(greedy, scores, noisy), 0), vocabulary - 1)  # of broken logits any
     tl.store(ids + slot, chosen.to(tl.int64))
     own = tl.sum(tl.where(token == chosen, raw, 0.0), 0)
     tl.store(log_probabilities + slot, (own - top) / temperature - total)
