@@ -160,7 +160,9 @@ def test_graphs_change_nothing() -> None:
     prompts = [list(range(5, 5 + 3 * length)) for length in range(1, 30)]
     found = []
     for graphs in (True, False):
-        generator = BatchGenerator(CachedDecoder(weights, "bf16", DEVICE), rows=12, graphs=graphs)
+        generator = BatchGenerator(CachedDecoder(weights, "fp32", DEVICE), rows=12, graphs=graphs)
         found.append(generator.generate(prompts, Sampling(60, 1.0, 0.95, 1.2, 4)))
         assert generator.graphs == graphs, generator.why_no_graphs
-    assert found[0] == found[1]
+    assert [each.ids for each in found[0]] == [each.ids for each in found[1]]
+    for one, other in zip(*found, strict=True):
+        assert torch.allclose(torch.tensor(one.log_probabilities), torch.tensor(other.log_probabilities), atol=1e-3)

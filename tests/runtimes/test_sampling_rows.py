@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformers import GenerationConfig
 from transformers.generation.logits_process import (
     LogitsProcessorList,
     MinPLogitsWarper,
@@ -11,7 +12,7 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
-from keylm.runtimes.sampling import RowSettings, Sampling, choose, kept, text_seed, waiting_times
+from keylm.runtimes.sampling import RowSettings, Sampling, choose, kept, sampling_of, text_seed, waiting_times
 
 VOCABULARY = 60
 KINDS = [
@@ -72,6 +73,28 @@ def test_greedy_takes_the_likeliest():
     assert Sampling(temperature=0.005).greedy
     assert Sampling(top_k=1).greedy
     assert not Sampling().greedy
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [Sampling(), Sampling(temperature=0), Sampling(temperature=1.5, top_p=1, top_k=0), Sampling(min_p=0.1, top_k=7)],
+)
+def test_settings_survive_the_way_through_transformers_names(sampling):
+    configuration = GenerationConfig(eos_token_id=[0, 2], pad_token_id=3)
+    found = sampling_of(sampling.arguments(), configuration)
+    assert found.greedy == sampling.greedy
+    assert found.repetition_penalty == sampling.repetition_penalty
+    if not sampling.greedy:
+        assert found == sampling
+
+
+def test_a_configuration_fills_in_what_is_not_asked_for():
+    folder = GenerationConfig(do_sample=True, temperature=0.7, top_p=0.9, repetition_penalty=1.1, num_beams=1)
+    assert sampling_of({}, folder, 5) == Sampling(200, 0.7, 0.9, 1.1, 5)
+    assert sampling_of({"do_sample": False}, folder).greedy
+    assert sampling_of({"do_sample": False}, folder).repetition_penalty == 1.1
+    assert sampling_of({"no_repeat_ngram_size": 3}, folder) is None
+    assert sampling_of({}, GenerationConfig(num_beams=4)) is None
 
 
 def test_noise_is_exponential_and_has_no_pattern():

@@ -21,7 +21,7 @@ from keylm.base.errors import KeylmError
 from keylm.base.machine import free_memory
 from keylm.runtimes.cached_decoder import Cache, CachedDecoder, adjacent
 from keylm.runtimes.decoding import Newest, Spots
-from keylm.runtimes.row_states import RowStates, Written
+from keylm.runtimes.row_states import RowStates, RowText
 from keylm.runtimes.sampling import Sampling, text_seed
 
 LOOK = {"cuda": 8, "cpu": 1}
@@ -220,7 +220,7 @@ class BatchGenerator:
 
     def _run(
         self, states: RowStates, texts: Sequence[_Text], seed: int, stop: Stop | None
-    ) -> Iterator[tuple[_Text, Written]]:
+    ) -> Iterator[tuple[_Text, RowText]]:
         """Yield each text as it is finished."""
         # The longest first, so that the end is not one row; alike ones together, as padding costs on some devices.
         waiting = deque(sorted(texts, key=lambda text: (-text.limit, -len(text.prompt))))
@@ -296,7 +296,7 @@ class BatchGenerator:
         chosen = decoder.operations.choose(decoder.logits(hidden), rows, states.settings, written, seen, filtered)
         states.advance(rows, chosen)
 
-    def _finished(self, states: RowStates, active: Mapping[int, _Text], stop: Stop | None) -> list[tuple[int, Written]]:
+    def _finished(self, states: RowStates, active: Mapping[int, _Text], stop: Stop | None) -> list[tuple[int, RowText]]:
         """Look at the active rows; return those that are done."""
         rows = sorted(active)
         done, counts = states.flags(rows)

@@ -13,7 +13,7 @@ from torch import Tensor
 from keylm.runtimes.sampling import Chosen, RowSettings, Sampling
 
 
-class Written(NamedTuple):
+class RowText(NamedTuple):
     """A finished text."""
 
     ids: list[int]
@@ -119,11 +119,11 @@ class RowStates:
         return [bool(each) for each in done], written
 
     @torch.inference_mode()
-    def texts(self, rows: Sequence[int], written: Sequence[int]) -> list[Written]:
+    def texts(self, rows: Sequence[int], written: Sequence[int]) -> list[RowText]:
         """Return the tokens of texts that have `written` each; waits for the device."""
         at, most = torch.tensor(rows).to(self._device), max(written)
         ids, scores = self.ids[at, :most].tolist(), self.log_probabilities[at, :most].tolist()
         return [
-            Written(tokens[:count], values[:count], broken)
+            RowText(tokens[:count], values[:count], broken)
             for tokens, values, count, broken in zip(ids, scores, written, self.broken[at].tolist(), strict=True)
         ]

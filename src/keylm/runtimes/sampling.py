@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+TOP_K = 50
+"""Of transformers' generate, where nothing else is asked for: so also of a model folder's settings."""
 GREEDY_BELOW = 0.01
 """Temperatures under this overflow the logits and mean the likeliest token anyway."""
 WORD = 0xFFFFFFFF
@@ -24,6 +26,20 @@ GOLDEN = 0x9E3779B9
 """2^32 divided by the golden ratio: multiples of it are spread evenly."""
 SMALL = 1 / 64
 """Below this, -log(1 - u) is taken from its series, which 32 bits compute exactly where the difference is not."""
+_NOT_SAMPLING = {
+    *("bos_token_id", "eos_token_id", "pad_token_id", "max_length", "max_new_tokens", "use_cache"),
+    *("transformers_version", "_from_model_config"),
+}
+_NEUTRAL = (("num_beams", 1), ("num_return_sequences", 1))
+_DEFAULTS = {
+    "do_sample": False,
+    "temperature": 1.0,
+    "top_k": TOP_K,
+    "top_p": 1.0,
+    "min_p": 0.0,
+    "repetition_penalty": 1.0,
+}
+"""Of transformers' generate."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +53,8 @@ class Sampling:
     seed: int | None = None
     loop_guard: int = 0
     """Tokens in a row that an answer may not say twice; 0: no matter. See generation.NoLoops."""
-    top_k: int = 0
-    """0: all."""
+    top_k: int = TOP_K
+    """Likeliest tokens that may be drawn; 0: all, as a roll-out wants it."""
     min_p: float = 0.0
     """Share of the likeliest token's probability that others must have."""
 
@@ -51,8 +67,8 @@ class Sampling:
         """Return the arguments of transformers' generate; temperature 0 is greedy."""
         if self.greedy:
             return {"do_sample": False, "repetition_penalty": self.repetition_penalty}
-        drawn = {"do_sample": True, "temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k}
-        more = {"min_p": self.min_p} if self.min_p else {}
+        drawn = {"do_sample": True, "temperature": self.temperature, "top_p": self.top_p}
+        more = {name: getattr(self, name) for name in ("top_k", "min_p") if getattr(self, name) != _DEFAULTS[name]}
         return {**drawn, **more, "repetition_penalty": self.repetition_penalty}
 
 
@@ -80,15 +96,6 @@ class Chosen(NamedTuple):
     """fp32 [B], by softmax(logits / temperature), before penalty and truncation; of greedy texts at temperature 1."""
     broken: Tensor
     """bool [B]: logits that are no numbers, or infinite."""
-
-
-_NOT_SAMPLING = {
-    *("bos_token_id", "eos_token_id", "pad_token_id", "max_length", "max_new_tokens", "use_cache"),
-    *("transformers_version", "_from_model_config"),
-}
-_NEUTRAL = (("num_beams", 1), ("num_return_sequences", 1))
-_DEFAULTS = {"do_sample": False, "temperature": 1.0, "top_k": 50, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0}
-"""Of transformers' generate."""
 
 
 def sampling_of(arguments: Mapping[str, Any], configuration: Any, seed: int | None = None) -> Sampling | None:
