@@ -112,6 +112,23 @@ def test_log_probabilities_are_the_training_models(model, decoder, temperature, 
         assert len(each.ids) == len(each.log_probabilities)
 
 
+def test_a_stream_is_the_text_of_a_single_prompt(decoder):
+    generator = BatchGenerator(decoder)
+    for prompt in PROMPTS[:4]:
+        for sampling in (GREEDY, Sampling(9, 0.9, 0.9, 1.2, 6)):
+            assert list(generator.stream(prompt, sampling)) == generator.generate([prompt], sampling)[0].ids
+    asked = []
+
+    def barred(written: list[int], logits: torch.Tensor) -> torch.Tensor:
+        asked.append(list(written))
+        return logits.index_fill(1, torch.tensor([logits.argmax(), *written]), -torch.inf)
+
+    found = list(generator.stream(PROMPTS[0], GREEDY, barred))
+    assert asked == [found[:count] for count in range(len(found))]
+    assert len(set(found)) == len(found) > 2
+    assert list(generator.stream([5] * CONTEXT, GREEDY)) == []
+
+
 def test_room_ends_a_text(decoder):
     prompts = [*random_prompts(CONTEXT - 2, CONTEXT), *PROMPTS[:2]]
     found = BatchGenerator(decoder).generate(prompts, Sampling(500, 1.0, 1.0, 1.0, 1), ends=())

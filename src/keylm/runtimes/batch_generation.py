@@ -164,16 +164,39 @@ class BatchGenerator:
             return found
         end_set = frozenset(self.decoder.ends if ends is None else ends)
         states = self._prepared(texts, sampling, end_set)
-        seed = int(torch.randint(2**62, ())) if sampling.seed is None else sampling.seed
-        for text, written in self._run(states, texts, seed, stop):
-            if written.broken:
-                raise KeylmError("the model's logits are not finite; accepted: weights that were not damaged")
+        for text, written in self._run(states, texts, _seed(sampling), stop):
+            _check_finite(written)
             ended = bool(written.ids) and written.ids[-1] in end_set
             found[text.number] = Continuation(written.ids, written.log_probabilities, ended)
             self.counts.new_tokens += len(written.ids)
             if done:
                 done(text.number, found[text.number])
         return found
+
+    def stream(
+        self, prompt: Sequence[int], sampling: Sampling, change: Callable[[list[int], Tensor], Tensor] | None = None
+    ) -> Iterator[int]:
+        """Yield the tokens of one text as they are drawn, those that `generate` returns of a single prompt.
+
+        `change` (tokens so far, logits fp32 [1, V]) returns other logits. Raises KeylmError as `generate` does.
+        """
+        self._check([prompt])
+        text = _Text(0, prompt, min(sampling.max_new_tokens, self.decoder.context - len(prompt)))
+        if text.limit < 1:
+            return
+        states, written = self._prepared([text], sampling, self.decoder.ends), list[int]()
+        row, cache = torch.zeros(1, dtype=torch.int64, device=self.decoder.device), self._cache
+        assert cache is not None
+        hidden = self._begun(states, cache, {0: text}, _seed(sampling))
+        while True:
+            self._draw(states, row, hidden, change and (lambda logits: change(written, logits)))
+            [found] = states.texts([0], [len(written) + 1])
+            _check_finite(found)
+            written.append(found.ids[-1])
+            yield written[-1]
+            if states.flags([0])[0][0]:
+                return
+            hidden = self._read(states, cache, row, slice(0, 1))
 
     def _of_device(self, figures: Mapping[str, int]) -> int:
         return figures.get(self.decoder.device.type, figures["cpu"])
@@ -244,15 +267,19 @@ class BatchGenerator:
             left -= len(waiting[0].prompt)
             begun[free.popleft()] = waiting.popleft()
         active.update(begun)
-        rows, prompts = list(begun), [text.prompt for text in begun.values()]
-        seeds = [text_seed(seed, text.number) for text in begun.values()]
-        states.begin(rows, prompts, [text.limit for text in begun.values()], seeds)
+        assert self._cache is not None
+        hidden = self._begun(states, self._cache, begun, seed)
+        self._draw(states, torch.tensor(list(begun)).to(self.decoder.device), hidden)
+
+    def _begun(self, states: RowStates, cache: Cache, texts: Mapping[int, _Text], seed: int) -> Tensor:
+        """Read the prompts of new texts into their rows; return the last hidden states [B, H]."""
+        rows, prompts = list(texts), [text.prompt for text in texts.values()]
+        seeds = [text_seed(seed, text.number) for text in texts.values()]
+        states.begin(rows, prompts, [text.limit for text in texts.values()], seeds)
         if self._penalised:
             states.mark_seen(rows, prompts)
-        assert self._cache is not None
-        hidden = self.decoder.prefill_whole(self._cache, rows, prompts)
-        self._draw(states, torch.tensor(rows).to(self.decoder.device), hidden)
         self.counts.prompt_tokens += sum(map(len, prompts))
+        return self.decoder.prefill_whole(cache, rows, prompts)
 
     def _steps(self, states: RowStates, rows: list[int], times: int) -> None:
         """Write `times` tokens of each row."""
@@ -278,23 +305,29 @@ class BatchGenerator:
     @torch.inference_mode()
     def _step(self, states: RowStates, cache: Cache, at: Tensor, together: slice | None = None) -> None:
         """Write one token of each row of `at` that is not done."""
-        places = states.length[at]
-        longest = int(places.max()) + 1 if self.decoder.device.type == "cpu" else cache.context
-        newest = Newest(Spots(at, places, places), longest, together)
-        hidden = self.decoder.step_at(cache, states.token[at], newest)
-        states.read(at)
-        self._draw(states, at, hidden)
+        self._draw(states, at, self._read(states, cache, at, together))
 
     @torch.inference_mode()
-    def _draw(self, states: RowStates, rows: Tensor, hidden: Tensor) -> None:
+    def _read(self, states: RowStates, cache: Cache, at: Tensor, together: slice | None = None) -> Tensor:
+        """Read the newest token of each row; return the hidden states [B, H]."""
+        places = states.length[at]
+        longest = int(places.max()) + 1 if self.decoder.device.type == "cpu" else cache.context
+        hidden = self.decoder.step_at(cache, states.token[at], Newest(Spots(at, places, places), longest, together))
+        states.count_read(at)
+        return hidden
+
+    @torch.inference_mode()
+    def _draw(
+        self, states: RowStates, rows: Tensor, hidden: Tensor, change: Callable[[Tensor], Tensor] | None = None
+    ) -> None:
         """Draw the next token of each row from the hidden states of its last."""
         decoder = self.decoder
         # A graph serves all settings; the plain formulas leave out what none needs.
         every = decoder.device.type == "cuda"
         seen = states.seen if every or self._penalised else None
         written, filtered = states.written, every or self._filtered
-        chosen = decoder.operations.choose(decoder.logits(hidden), rows, states.settings, written, seen, filtered)
-        states.advance(rows, chosen)
+        logits = decoder.logits(hidden) if change is None else change(decoder.logits(hidden))
+        states.advance(rows, decoder.operations.choose(logits, rows, states.settings, written, seen, filtered))
 
     def _finished(self, states: RowStates, active: Mapping[int, _Text], stop: Stop | None) -> list[tuple[int, RowText]]:
         """Look at the active rows; return those that are done."""
@@ -316,6 +349,16 @@ class BatchGenerator:
             return []
         ended = [rows[place] for place in over]
         return list(zip(ended, states.texts(ended, [counts[place] for place in over]), strict=True))
+
+
+def _seed(sampling: Sampling) -> int:
+    """Return the settings' seed, else one from torch's global generator."""
+    return int(torch.randint(2**62, ())) if sampling.seed is None else sampling.seed
+
+
+def _check_finite(text: RowText) -> None:
+    if text.broken:
+        raise KeylmError("the model's logits are not finite; accepted: weights that were not damaged")
 
 
 def sizes_up_to(rows: int) -> list[int]:

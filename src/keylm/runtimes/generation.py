@@ -1,10 +1,11 @@
 """Text from the folder of any causal language model: many at once, or one token by token.
 
-Many at once are written by keylm's own decoder where it computes the model (Qwen3's layout) and the settings are plain
-sampling, by transformers otherwise; one at a time by transformers.
+keylm's own decoder writes them where it computes the model (Qwen3's layout) and the settings are plain sampling;
+transformers otherwise.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -69,12 +70,12 @@ class Generator:
     def complete(self, prompt: str, sampling: Sampling, emit: Callable[[str], None] | None = None) -> str:
         """Return what the model writes after `prompt`; `emit` gets it piece by piece as it comes."""
         check_unicode(prompt)
-        return self._generate(torch.tensor([self._prompt_ids(prompt)]), sampling, emit)
+        return self._streamed(self._prompt_ids(prompt), sampling, emit)
 
     def answer(self, messages: list[Message], sampling: Sampling, emit: Callable[[str], None] | None = None) -> str:
         """Return the assistant's next turn. Raises KeylmError where the model has no chat template."""
         check_unicode(messages[-1]["content"])
-        return self._generate(self._chat_ids(messages), sampling, emit)
+        return self._streamed(self._chat_ids(messages)[0].tolist(), sampling, emit)
 
     def completions(self, prompts: Sequence[str], sampling: Sampling) -> list[str]:
         """Return the continuation of each prompt, sampled as one batch. The loop guard is not used."""
@@ -170,13 +171,12 @@ class Generator:
         ids: torch.Tensor = chat_ids(self.tokenizer, messages, add_generation_prompt=True, return_tensors="pt")
         return ids
 
-    def _generate(self, ids: torch.Tensor, sampling: Sampling, emit: Callable[[str], None] | None) -> str:
-        from transformers import LogitsProcessorList, TextStreamer
+    def _streamed(self, prompt: list[int], sampling: Sampling, emit: Callable[[str], None] | None) -> str:
+        from transformers import TextStreamer
 
-        room = self.context - ids.shape[1]
+        room = self.context - len(prompt)
         if room < 1:
-            length = ids.shape[1]
-            raise KeylmError(f"the prompt has {length} tokens; accepted: fewer than the context of {self.context}")
+            raise KeylmError(f"the prompt has {len(prompt)} tokens; accepted: fewer than the context of {self.context}")
         pieces: list[str] = []
 
         class Collector(TextStreamer):  # type: ignore[misc]  # transformers is untyped
@@ -185,19 +185,40 @@ class Generator:
                 if emit:
                     emit(text)
 
+        streamer = Collector(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
+        settings = sampling_of(sampling.arguments(), self.model.generation_config, sampling.seed)
+        guard = NoLoops(len(prompt), sampling.loop_guard) if sampling.loop_guard > 1 else None
+        most = min(sampling.max_new_tokens, room)
+        if settings is None or self.writer is None:
+            self._generate(torch.tensor([prompt]), sampling, most, streamer, guard)
+            return "".join(pieces)
+
+        def guarded(written: list[int], logits: torch.Tensor) -> torch.Tensor:
+            return guard(torch.tensor([prompt + written]), logits) if guard else logits
+
+        streamer.put(torch.tensor([prompt]))
+        for token in self.writer.stream(prompt, replace(settings, max_new_tokens=most), guarded):
+            streamer.put(torch.tensor([token]))
+        streamer.end()
+        return "".join(pieces)
+
+    def _generate(
+        self, ids: torch.Tensor, sampling: Sampling, most: int, streamer: Any, guard: "NoLoops | None"
+    ) -> None:
+        """Let transformers write after `ids` (int64 [1, T]), to a streamer."""
+        from transformers import LogitsProcessorList
+
         if sampling.seed is not None:
             torch.manual_seed(sampling.seed)
         ids = ids.to(self.device)
-        guard = [NoLoops(ids.shape[1], sampling.loop_guard)] if sampling.loop_guard > 1 else []
         self.model.generate(
             ids,
-            logits_processor=LogitsProcessorList([FiniteLogits(), *guard]),
+            logits_processor=LogitsProcessorList([FiniteLogits(), *([guard] if guard else [])]),
             attention_mask=torch.ones_like(ids),
-            max_new_tokens=min(sampling.max_new_tokens, room),
-            streamer=Collector(self.tokenizer, skip_prompt=True, skip_special_tokens=True),
+            max_new_tokens=most,
+            streamer=streamer,
             **sampling.arguments(),
         )
-        return "".join(pieces)
 
 
 class FiniteLogits:

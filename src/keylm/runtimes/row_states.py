@@ -86,7 +86,7 @@ class RowStates:
         self.seen[tuple(torch.stack((owners, tokens)).to(self._device))] = True
 
     @torch.inference_mode()
-    def read(self, rows: Tensor) -> None:
+    def count_read(self, rows: Tensor) -> None:
         """Count the newest token of `rows` as cached."""
         self.length[rows] += (~self.done[rows]).long()
 

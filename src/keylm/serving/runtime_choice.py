@@ -1,7 +1,7 @@
 """Which runtime computes the logits, and the file that it needs.
 
 `auto` takes PyTorch on a GPU for a model folder. On a CPU it takes llama.cpp, several times faster there for one user,
-where it is installed and the model can be a GGUF file; else PyTorch, and says why. A model folder is converted once, and
+where it is installed and the model can be a GGUF file; else PyTorch, and says why. A model folder is converted once and
 compared with PyTorch as `keylm export` does; the file is cached under the hash of the model's files, in KEYLM_CACHE,
 else in keylm in XDG_CACHE_HOME or ~/.cache.
 """
