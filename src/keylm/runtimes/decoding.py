@@ -6,6 +6,8 @@ or of values is [rows, KV heads, context, D].
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -42,7 +44,8 @@ class Spots(NamedTuple):
     """int64 [T]: for the rotation; mostly the places"""
 
 
-class Newest(NamedTuple):
+@dataclass(frozen=True)
+class Newest:
     """B texts of which each has one new token."""
 
     spots: Spots
@@ -50,6 +53,12 @@ class Newest(NamedTuple):
     """At least the tokens that any of them has, the new one included."""
     adjacent: slice | None = None
     """The rows, where they are neighbours: nothing is copied then."""
+
+    @cached_property
+    def mask(self) -> Tensor:
+        """What each may attend to, bool [B, 1, 1, longest]; the same in every layer."""
+        places = self.spots.places
+        return (torch.arange(self.longest, device=places.device) <= places[:, None])[:, None, None]
 
 
 class Operations(Protocol):
@@ -118,15 +127,14 @@ class PlainOperations:
 
     def attend_cached(self, q: Tensor, cache: tuple[Tensor, Tensor], newest: Newest, heads: Heads) -> Tensor:
         """As in Operations."""
-        rows, places, longest = newest.spots.rows, newest.spots.places, newest.longest
+        longest = newest.longest
         if newest.adjacent is not None:
             k, v = (part[newest.adjacent, :, :longest] for part in cache)
         else:
-            k, v = (part[:, :, :longest].index_select(0, rows) for part in cache)
-        mask = (torch.arange(longest, device=q.device) <= places[:, None])[:, None, None]
+            k, v = (part[:, :, :longest].index_select(0, newest.spots.rows) for part in cache)
         # Heads that share keys become more queries of one head.
         grouped = q.view(len(q), heads.kv, -1, heads.size)
-        return F.scaled_dot_product_attention(grouped, k, v, attn_mask=mask).reshape(len(q), -1)
+        return F.scaled_dot_product_attention(grouped, k, v, attn_mask=newest.mask).reshape(len(q), -1)
 
     def attend_whole(self, q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int], heads: Heads) -> Tensor:
         """As in Operations: padded on the right, where nothing that counts attends to."""

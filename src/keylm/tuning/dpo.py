@@ -42,7 +42,7 @@ from keylm.training.distributed import choose_device
 from keylm.tuning.pairs import PairRequest, PreferencePair, Search, make_pairs, read_pairs, read_requests
 from keylm.tuning.preference_settings import DpoRun, Preference, Tools
 
-SAMPLE_BATCH = {"cuda": 1024}
+SAMPLE_BATCH = {"cuda": 4096}
 """Questions that are answered together, by kind of device; SMALL_BATCH elsewhere."""
 SMALL_BATCH = 16
 
