@@ -98,7 +98,8 @@ class _Graphs:
         torch.cuda.current_stream(self.device).wait_stream(side)
         graph = torch.cuda.CUDAGraph()
         pool = next(iter(self.found.values()))[0].pool() if self.found else None
-        with torch.cuda.graph(graph, pool=pool):
+        # Other threads (data loaders) may use the device meanwhile.
+        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
             self.run(at)
         return graph, at
 
