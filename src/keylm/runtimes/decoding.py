@@ -8,7 +8,7 @@ or of values is [rows, KV heads, context, D].
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,8 @@ from keylm.model.attention import best_kernel, has_kernel
 from keylm.model.fused import can_fuse, swiglu
 from keylm.runtimes.sampling import Chosen, RowSettings, choose
 
+SMALLEST_HEAD = 16
+"""What a matrix unit multiplies at least."""
 LONGEST_ROW = 65_536
 """Vocabulary that one program of the sampling kernel holds."""
 ATTENTION = {"block": 64, "num_warps": 4, "num_stages": 2}
@@ -61,11 +63,13 @@ class Newest:
         return (torch.arange(self.longest, device=places.device) <= places[:, None])[:, None, None]
 
 
-class Operations(Protocol):
-    """One way to compute them."""
+class PlainOperations:
+    """The formulas, which say what the kernels compute."""
 
     def add_norm(self, hidden: Tensor, change: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
         """Return hidden + change [T, H], and its RMS normalisation times `weight` [H]."""
+        total = hidden if change is None else hidden + change
+        return total, normed(total, weight, eps)
 
     def turn_and_store(
         self,
@@ -82,41 +86,6 @@ class Operations(Protocol):
         states [T, query + 2 KV heads, D]; weights [query + KV heads, D]; rotation: cos and sin, fp32 [context, D]. Keys
         and values returned mean something only if `keep`.
         """
-
-    def attend_cached(self, q: Tensor, cache: tuple[Tensor, Tensor], newest: Newest, heads: Heads) -> Tensor:
-        """Return the attention [B, query heads * D] of queries [B, query heads, D] to all that their rows hold."""
-
-    def attend_whole(self, q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int], heads: Heads) -> Tensor:
-        """Return causal attention [T, query heads * D] within texts of `lengths` tokens, one after the other."""
-
-    def gate(self, both: Tensor) -> Tensor:
-        """Return silu(gate) * up [T, I] of both side by side."""
-
-    def choose(
-        self, logits: Tensor, rows: Tensor, settings: RowSettings, written: Tensor, seen: Tensor | None, filtered: bool
-    ) -> Chosen:
-        """Return what sampling.choose does for rows of settings, counts and seen tokens."""
-
-
-class PlainOperations:
-    """The formulas."""
-
-    def add_norm(self, hidden: Tensor, change: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-        """As in Operations."""
-        total = hidden if change is None else hidden + change
-        return total, normed(total, weight, eps)
-
-    def turn_and_store(
-        self,
-        states: Tensor,
-        weights: Tensor,
-        rotation: tuple[Tensor, Tensor],
-        heads: Heads,
-        cache: tuple[Tensor, Tensor],
-        spots: Spots,
-        keep: bool,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """As in Operations."""
         turning = heads.queries + heads.kv
         cos, sin = (table[spots.positions][:, None] for table in rotation)
         turned = normed(states[:, :turning], weights, heads.eps).float()
@@ -126,7 +95,7 @@ class PlainOperations:
         return q, k, v
 
     def attend_cached(self, q: Tensor, cache: tuple[Tensor, Tensor], newest: Newest, heads: Heads) -> Tensor:
-        """As in Operations."""
+        """Return the attention [B, query heads * D] of queries [B, query heads, D] to all that their rows hold."""
         longest = newest.longest
         if newest.adjacent is not None:
             k, v = (part[newest.adjacent, :, :longest] for part in cache)
@@ -137,7 +106,8 @@ class PlainOperations:
         return F.scaled_dot_product_attention(grouped, k, v, attn_mask=newest.mask).reshape(len(q), -1)
 
     def attend_whole(self, q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int], heads: Heads) -> Tensor:
-        """As in Operations: padded on the right, where nothing that counts attends to."""
+        """Return causal attention [T, query heads * D] within texts of `lengths` tokens, one after the other."""
+        # Padded on the right, where nothing that counts attends to.
         device, longest = q.device, max(lengths)
         filled = torch.arange(longest, device=device) < torch.tensor(lengths, device=device)[:, None]
         padded = []
@@ -150,14 +120,14 @@ class PlainOperations:
         return found.transpose(1, 2)[filled].flatten(1)
 
     def gate(self, both: Tensor) -> Tensor:
-        """As in Operations."""
+        """Return silu(gate) * up [T, I] of both side by side."""
         gate, up = both.chunk(2, dim=-1)
         return F.silu(gate) * up
 
     def choose(
         self, logits: Tensor, rows: Tensor, settings: RowSettings, written: Tensor, seen: Tensor | None, filtered: bool
     ) -> Chosen:
-        """As in Operations."""
+        """Return what sampling.choose does for rows of settings, counts and seen tokens."""
         own = RowSettings(*(each[rows] for each in settings))
         return choose(logits, own, written[rows], None if seen is None else seen[rows], filtered=filtered)
 
@@ -172,7 +142,7 @@ class FusedOperations(PlainOperations):
         self.attention = dict(ATTENTION)
 
     def add_norm(self, hidden: Tensor, change: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-        """As in Operations."""
+        """As in PlainOperations."""
         size, adds = hidden.shape[1], change is not None
         total = torch.empty_like(hidden) if adds else hidden
         found = torch.empty_like(hidden)
@@ -191,7 +161,7 @@ class FusedOperations(PlainOperations):
         spots: Spots,
         keep: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """As in Operations."""
+        """As in PlainOperations."""
         tokens = len(states)
         q = states.new_empty(tokens, heads.queries, heads.size)
         k, v = (states.new_empty(tokens if keep else 0, heads.kv, heads.size) for _ in range(2))
@@ -203,7 +173,8 @@ class FusedOperations(PlainOperations):
         return q, k, v
 
     def attend_cached(self, q: Tensor, cache: tuple[Tensor, Tensor], newest: Newest, heads: Heads) -> Tensor:
-        """As in Operations; reads each row as far as it goes, whatever `longest` is."""
+        """As in PlainOperations; reads each row as far as it goes, whatever `longest` is."""
+        q = q.contiguous()
         out, group = torch.empty_like(q), heads.queries // heads.kv
         shape = (group, heads.kv, heads.size, max(16, _power(group)))  # matrix units take 16 rows at least
         rows, lengths = newest.spots.rows, newest.spots.places
@@ -213,22 +184,23 @@ class FusedOperations(PlainOperations):
         return out.flatten(1)
 
     def attend_whole(self, q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int], heads: Heads) -> Tensor:
-        """As in Operations: variable-length flash attention where its kernel takes the tensors."""
+        """As in PlainOperations: variable-length flash attention where its kernel takes the tensors."""
         if q.dtype.itemsize != 2 or not has_kernel(q.device, heads.size):
             return super().attend_whole(q, k, v, lengths, heads)
         starts = torch.tensor([0, *lengths]).cumsum(0).int().to(q.device)
+        q, k, v = (part.contiguous() for part in (q, k, v))
         found, _ = best_kernel(q.device, heads.size).forward(q, k, v, starts, max(lengths))
         return found.flatten(1)
 
     def gate(self, both: Tensor) -> Tensor:
-        """As in Operations."""
+        """As in PlainOperations."""
         gated: Tensor = swiglu(both)
         return gated
 
     def choose(
         self, logits: Tensor, rows: Tensor, settings: RowSettings, written: Tensor, seen: Tensor | None, filtered: bool
     ) -> Chosen:
-        """As in Operations."""
+        """As in PlainOperations."""
         count, vocabulary = logits.shape
         if vocabulary > LONGEST_ROW or seen is None:
             return super().choose(logits, rows, settings, written, seen, filtered)
@@ -253,7 +225,7 @@ class FusedOperations(PlainOperations):
 
 def operations(device: torch.device, head_dim: int) -> PlainOperations:
     """Return the fastest operations for a device and heads of this size."""
-    return FusedOperations() if can_fuse(device, head_dim) else PlainOperations()
+    return FusedOperations() if can_fuse(device, head_dim) and head_dim >= SMALLEST_HEAD else PlainOperations()
 
 
 def normed(hidden: Tensor, weight: Tensor, eps: float) -> Tensor:
