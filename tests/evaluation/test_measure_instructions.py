@@ -8,6 +8,7 @@ from transformers import AutoTokenizer
 
 from keylm.base.errors import KeylmError
 from keylm.evaluation.instructions import evaluate_instructions, measure_instructions, read_items, score
+from keylm.runtimes import batch_generation, generation
 
 USER = [{"role": "user", "content": "the old man"}]
 ITEMS = [
@@ -44,10 +45,14 @@ def folder(tokenizer, tmp_path_factory):
     return path
 
 
-def test_a_model_is_measured_the_same_in_any_batch_and_once(folder, tmp_path):
-    one = evaluate_instructions(folder, ITEMS, batch=1, quiet=True)
-    all_at_once = evaluate_instructions(folder, ITEMS, batch=8, quiet=True)
+def test_a_model_is_measured_the_same_in_any_batch_and_once(folder, tmp_path, monkeypatch):
+    all_at_once = evaluate_instructions(folder, ITEMS, quiet=True)
+    monkeypatch.setitem(batch_generation.MOST_ROWS, "cpu", 1)
+    one = evaluate_instructions(folder, ITEMS, quiet=True)
     assert one == all_at_once
+    monkeypatch.setattr(generation, "writer_of", lambda *_: None)
+    assert evaluate_instructions(folder, ITEMS, quiet=True) == one  # by transformers
+    assert any(each["answer"] for each in one["answers"])
     assert len(one["answers"]) == len(ITEMS)
     file = tmp_path / "items.jsonl"
     file.write_text("".join(json.dumps(item) + "\n" for item in ITEMS))

@@ -14,7 +14,7 @@ from keylm.runtimes import llama
 from keylm.runtimes.cached_decoder import load_weights
 from keylm.runtimes.gguf_write import write_gguf
 from keylm.serving import runtime_choice
-from keylm.serving.runtime_choice import EngineOptions, make_slots, opened
+from keylm.serving.runtime_choice import EngineOptions, computed_in, make_slots, opened
 from keylm.serving.start import ServeOptions, prepare
 
 
@@ -71,6 +71,27 @@ def test_a_file_that_is_another_model_is_not_served(model_folder, monkeypatch, t
         made(model_folder, "llama.cpp")
     assert made(model_folder)[:2] == ("torch", "fp32")
     assert not list(tmp_path.rglob("*.gguf"))
+
+
+@pytest.mark.parametrize(
+    ("precision", "gpu", "expected"),
+    [
+        (None, True, ("bf16", "cuda")),
+        ("bf16", True, ("bf16", "cuda")),
+        ("fp32", True, ("fp32", "cuda")),
+        ("int8", True, ("int8", "cpu")),
+        (None, False, ("fp32", "cpu")),
+        ("int8", False, ("int8", "cpu")),
+    ],
+)
+def test_pytorch_takes_a_gpu_where_there_is_one(precision, gpu, expected):
+    found, device = computed_in(precision, gpu=gpu)
+    assert (found, device.type) == expected
+
+
+def test_half_precision_needs_a_gpu():
+    with pytest.raises(KeylmError, match="there is no GPU here; accepted: fp32, int8"):
+        computed_in("bf16", gpu=False)
 
 
 def test_a_precision_chooses_its_runtime(model_folder, gguf):

@@ -68,7 +68,7 @@ def test_tuning_prefers_the_chosen_answers_and_the_record_says_so(tuned):
     assert held[-1]["margin"] > 0
     assert [row["pairs"] for row in learnt] == [4 * row["step"] for row in learnt]
     summary = read_json(tuned.summary)
-    assert summary["pairs"] + summary["held_out"] == len(read_pairs(tuned.path / "pairs.jsonl"))
+    assert summary["pairs"] + summary["held_out"] + summary["too_long"] == len(read_pairs(tuned.path / "pairs.jsonl"))
 
 
 def test_the_result_is_a_model_folder_like_any_other(base: Path, tuned):

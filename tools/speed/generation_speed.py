@@ -10,8 +10,8 @@ the fastest; the load of the machine before and after each variant stands beside
 several threads more than others (their threads wait for each other by spinning). A run is added to the results file.
 
 `hf-eager` is transformers' generate. `hf-compiled` is its StaticCache under torch.compile in a loop of our own, as its
-generate does not compile on a CPU; compilation is not counted. `keylm` is the decoder of `keylm serve --engine torch`;
-`keylm generate` is `hf-eager`.
+generate does not compile on a CPU; compilation is not counted. `keylm` is the decoder of `keylm generate` and of
+`keylm serve --engine torch`. decoder_speed.py measures many texts at once on a GPU.
 """
 
 import argparse

@@ -24,12 +24,15 @@ def serve(
     queue: Annotated[int, typer.Option(min=0, help="Texts that may wait; more get a 429.")] = 64,
     engine: Annotated[
         Literal["auto", "torch", "llama.cpp"],
-        typer.Option(help="auto: llama.cpp where it is installed and the model can be a GGUF file."),
+        typer.Option(
+            help="auto: torch on a GPU, else llama.cpp where it is installed and the model can be a GGUF file."
+        ),
     ] = "auto",
     precision: Annotated[
         str | None,
         typer.Option(
-            help="llama.cpp: f16 (its own choice), q8_0 (faster, differs a little), q4_k_m …; torch: fp32 or int8."
+            help="llama.cpp: f16 (its own choice), q8_0 (faster, differs a little), q4_k_m …; "
+            "torch: fp32 or int8, bf16 on a GPU."
         ),
     ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Of the engine; by default torch's.")] = None,

@@ -1,7 +1,7 @@
 """Benchmarks of any causal language model through lm_eval (EleutherAI's lm-evaluation-harness), zero-shot.
 
-Prompts and scoring are the harness's own; `scoring.SharedContextLM` only computes its log-likelihoods faster. Each
-finished benchmark has a file (see results.py), so an interrupted evaluation resumes.
+Prompts and scoring are the harness's own; `scoring.SharedContextLM` only computes its log-likelihoods and texts
+faster. Each finished benchmark has a file (see results.py), so an interrupted evaluation resumes.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from keylm.evaluation.task_files import TaskFiles, harness_folders, prepare
 from keylm.model.folder import check_model_folder, model_fingerprint, silence_transformers
 from keylm.model.opening import open_pair
 from keylm.recipe.benchmark_table import BENCHMARKS, MISTYPED
-from keylm.runtimes.generation import rows_at_once
+from keylm.runtimes.generation import rows_at_once, writer_of
 
 
 def _suite(suite: str) -> tuple[str, ...]:
@@ -279,6 +279,8 @@ def open_model(model: str, options: BenchmarkOptions) -> Any:
             from keylm.evaluation.scoring import SharedContextLM
 
             lm = SharedContextLM(**settings)
+            if folder.exists():
+                lm.writer = writer_of(folder, opened, lm.device)
         else:
             from lm_eval.models.huggingface import HFLM
 

@@ -6,7 +6,8 @@ one machine; each is a share with a 95 % bootstrap interval over items. Cost: on
 """
 
 import difflib
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from keylm.data.readers import ZstdReader
 from keylm.evaluation.statistics import Tallies
 from keylm.instructions.checks import keeps
 from keylm.model.folder import model_fingerprint
-from keylm.runtimes.generation import Generator, rows_at_once
+from keylm.runtimes.generation import Generator
 
 PROTOCOL = "keylm instructions 1"
 """Incremented with any change of a rule: figures of two protocols do not compare."""
@@ -46,7 +47,6 @@ def evaluate_instructions(
     items: Sequence[Item],
     *,
     device: torch.device | None = None,
-    batch: int | None = None,
     seed: int = 0,
     quiet: bool = False,
 ) -> dict[str, Any]:
@@ -62,18 +62,12 @@ def evaluate_instructions(
     generator = Generator(model_folder, device)
     if not generator.tokenizer.chat_template:
         raise KeylmError(f"{model_folder}: this model has no chat template; accepted: a model that was tuned to chat")
-    answers = [""] * len(items)
-    batch = batch or rows_at_once(generator.model.config, generator.device, generator.context)
+    messages, limits = [item["messages"] for item in items], [item["max_new_tokens"] for item in items]
     with Status("instructions", len(items), quiet=quiet) as status:
-        done = 0
-        for indices in _batches(items, batch):
-            messages = [items[index]["messages"] for index in indices]
-            limits = [items[index]["max_new_tokens"] for index in indices]
-            written = generator.sampled(messages, limits, do_sample=False)
-            for index, answer in zip(indices, written, strict=True):
-                answers[index] = answer
-            done += len(indices)
-            status.update(done, "items answered")
+        finished = itertools.count(1)
+        answers = generator.sampled(
+            messages, limits, done=lambda _: status.update(next(finished), "items answered"), do_sample=False
+        )
     scored = [_scored(item, answer) for item, answer in zip(items, answers, strict=True)]
     return {"protocol": PROTOCOL, "rows": score(items, answers, seed), "answers": scored}
 
@@ -117,13 +111,6 @@ def _wrong_words(text: str, clean: str) -> int:
 def _scored(item: Item, answer: str) -> dict[str, Any]:
     broken = [constraint["type"] for constraint in item["constraints"] if not keeps(answer, constraint)]
     return {"set": item["set"], "answer": answer, "broken": broken}
-
-
-def _batches(items: Sequence[Item], size: int) -> Iterator[list[int]]:
-    """Yield indices of items with similar token limits."""
-    order = sorted(range(len(items)), key=lambda index: items[index]["max_new_tokens"])
-    for start in range(0, len(order), size):
-        yield order[start : start + size]
 
 
 def measure_instructions(

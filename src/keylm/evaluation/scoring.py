@@ -31,6 +31,8 @@ from torch import Tensor
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from keylm.base.errors import KeylmError
+from keylm.evaluation.harness_generation import decodable, written
+from keylm.runtimes.batch_generation import BatchGenerator
 
 SHARED_ROW = 512
 """Maximum tokens of a shared row: its mask grows with the square."""
@@ -170,9 +172,12 @@ def branch_mask(segments: Tensor, dtype: torch.dtype) -> Tensor:
 class SharedContextLM(HFLM):  # type: ignore[misc]  # lm_eval is untyped
     """lm_eval's wrapper of a causal language model, with faster log-likelihoods; same arguments as `HFLM`.
 
-    `batch_size` is for generation alone; log-likelihoods are batched by tokens, fewer after running out of memory.
+    `batch_size` is for generation by transformers alone; log-likelihoods are batched by tokens, fewer after running
+    out of memory.
     """
 
+    writer: BatchGenerator | None = None
+    """keylm's decoder with the model's weights, which generates instead of transformers where it can."""
     shares_contexts: bool
     """Whether continuations share their context's row."""
     mixed_precision_dtype: torch.dtype | None
@@ -203,6 +208,20 @@ class SharedContextLM(HFLM):  # type: ignore[misc]  # lm_eval is untyped
         answers: list[Answer] = super().loglikelihood(requests, disable_tqdm=disable_tqdm or NO_BARS in os.environ)
         self._encoded.clear()
         return answers
+
+    def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
+        """Return each request's text, as `HFLM` does."""
+        if self.writer is None or not decodable(self, requests):
+            texts: list[str] = super().generate_until(requests, disable_tqdm=disable_tqdm or NO_BARS in os.environ)
+            return texts
+        hidden = disable_tqdm or NO_BARS in os.environ
+        with tqdm(total=len(requests), disable=hidden, desc="Running generate_until requests") as bar:
+
+            def told(number: int, text: str) -> None:
+                self.cache_hook.add_partial("generate_until", requests[number].args, text)
+                bar.update(1)
+
+            return written(self, self.writer, requests, told)
 
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, left_truncate_len: int | None = None, **settings: Any

@@ -1,42 +1,30 @@
-"""Text from the folder of any causal language model, token by token, through transformers."""
+"""Text from the folder of any causal language model: many at once, or one token by token.
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+keylm's own decoder writes them where it computes the model (Qwen3's layout) and the settings are plain sampling;
+transformers otherwise.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from keylm.base.errors import KeylmError
+from keylm.model.folder import read_config
 from keylm.model.opening import chat_ids, open_pair
+from keylm.runtimes.batch_generation import BatchGenerator
+from keylm.runtimes.cached_decoder import CachedDecoder, Weights
+from keylm.runtimes.sampling import Sampling as Sampling
+from keylm.runtimes.sampling import sampling_of
 
 Message = dict[str, str]
-GREEDY_BELOW = 0.01
-"""Temperatures under this overflow the logits and mean the likeliest token anyway."""
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How the next token is sampled; the defaults suit a small model."""
-
-    max_new_tokens: int = 200
-    temperature: float = 0.7
-    top_p: float = 0.9
-    repetition_penalty: float = 1.1
-    seed: int | None = None
-    loop_guard: int = 0
-    """Tokens in a row that an answer may not say twice; 0: no matter. See NoLoops."""
-
-    def arguments(self) -> dict[str, Any]:
-        """Return the arguments of transformers' generate; temperature 0 is greedy."""
-        if self.temperature < GREEDY_BELOW:
-            return {"do_sample": False, "repetition_penalty": self.repetition_penalty}
-        drawn = {"do_sample": True, "temperature": self.temperature, "top_p": self.top_p}
-        return {**drawn, "repetition_penalty": self.repetition_penalty}
-
-
 MOST_ROWS = 1024
-"""Texts that a GPU writes at once; a step takes about as long for one as for so many of a small model."""
+"""Texts that transformers writes at once on a GPU; a step of a small model takes about as long as for one."""
+Done = Callable[[int], None]
+"""Is told the number of each text that is finished."""
 
 
 def rows_at_once(config: Any, device: torch.device, tokens: int) -> int:
@@ -49,32 +37,51 @@ def rows_at_once(config: Any, device: torch.device, tokens: int) -> int:
     return max(1, min(MOST_ROWS, int(torch.cuda.mem_get_info(device)[0]) // 2 // (2 * text_bytes)))
 
 
+def writer_of(folder: Path, model: Any, device: torch.device) -> BatchGenerator | None:
+    """Return keylm's decoder with the weights that `model`, opened from `folder`, has now; None for other layouts.
+
+    bf16 on a GPU, fp32 on a CPU.
+    """
+    try:
+        facts = read_config(folder)
+    except KeylmError:
+        return None
+    weights = Weights(**vars(facts), tensors=model.state_dict())
+    return BatchGenerator(CachedDecoder(weights, "fp32" if device.type == "cpu" else "bf16", device))
+
+
 class Generator:
     """A loaded model and its tokenizer."""
 
     def __init__(self, folder: Path, device: torch.device | None = None) -> None:
         """Load a model folder. Raises KeylmError where there is no model in it."""
         model, self.tokenizer = open_pair(folder)
+        self._folder = folder
         self.device = device or torch.device("cpu")
         # A CPU computes fp32 faster than bf16, and the weights are small.
         self.model = model.to(self.device, torch.float32 if self.device.type == "cpu" else torch.bfloat16).eval()
         self.context: int = model.config.max_position_embeddings
 
+    @cached_property
+    def writer(self) -> BatchGenerator | None:
+        """What writes many texts at once; None where that is transformers."""
+        return writer_of(self._folder, self.model, self.device)
+
     def complete(self, prompt: str, sampling: Sampling, emit: Callable[[str], None] | None = None) -> str:
         """Return what the model writes after `prompt`; `emit` gets it piece by piece as it comes."""
         check_unicode(prompt)
-        return self._generate(torch.tensor([self._prompt_ids(prompt)]), sampling, emit)
+        return self._streamed(self._prompt_ids(prompt), sampling, emit)
 
     def answer(self, messages: list[Message], sampling: Sampling, emit: Callable[[str], None] | None = None) -> str:
         """Return the assistant's next turn. Raises KeylmError where the model has no chat template."""
         check_unicode(messages[-1]["content"])
-        return self._generate(self._chat_ids(messages), sampling, emit)
+        return self._streamed(self._chat_ids(messages)[0].tolist(), sampling, emit)
 
     def completions(self, prompts: Sequence[str], sampling: Sampling) -> list[str]:
         """Return the continuation of each prompt, sampled as one batch. The loop guard is not used."""
         for prompt in prompts:
             check_unicode(prompt)
-        ids = [torch.tensor(self._prompt_ids(prompt)) for prompt in prompts]
+        ids = [self._prompt_ids(prompt) for prompt in prompts]
         return self._drawn(ids, [sampling.max_new_tokens] * len(ids), sampling.seed, sampling.arguments())
 
     def answers(self, conversations: Sequence[list[Message]], sampling: Sampling) -> list[str]:
@@ -82,47 +89,72 @@ class Generator:
 
         The loop guard is not used: it checks one answer at a time.
         """
-        ids = [self._chat_ids(messages)[0] for messages in conversations]
+        ids = [self._chat_ids(messages)[0].tolist() for messages in conversations]
         return self._drawn(ids, [sampling.max_new_tokens] * len(ids), sampling.seed, sampling.arguments())
 
-    def sampled(self, conversations: Sequence[list[Message]], limits: Sequence[int], **arguments: Any) -> list[str]:
+    def sampled(
+        self,
+        conversations: Sequence[list[Message]],
+        limits: Sequence[int],
+        *,
+        done: Done = lambda number: None,
+        **arguments: Any,
+    ) -> list[str]:
         """Return as `answers` does, each of at most its limit's tokens; `arguments` are those of generate."""
-        return self._drawn([self._chat_ids(messages)[0] for messages in conversations], limits, None, arguments)
+        ids = [self._chat_ids(messages)[0].tolist() for messages in conversations]
+        return self._drawn(ids, limits, None, arguments, done)
 
     def _drawn(
-        self, prompts: Sequence[torch.Tensor], limits: Sequence[int], seed: int | None, arguments: dict[str, Any]
+        self,
+        prompts: Sequence[Sequence[int]],
+        limits: Sequence[int],
+        seed: int | None,
+        arguments: Mapping[str, Any],
+        done: Done = lambda number: None,
     ) -> list[str]:
-        """Return what follows each of `prompts` (token ids [T]), padded on the left to one batch."""
-        from transformers import LogitsProcessorList
-
-        room = [min(limit, self.context - len(ids)) for limit, ids in zip(limits, prompts, strict=True)]
-        texts = [""] * len(prompts)
-        fitting = [number for number, tokens in enumerate(room) if tokens > 0]
-        if not fitting:
-            return texts
+        """Return what follows each of `prompts` (token ids), "" where there is no room."""
+        sampling = sampling_of(arguments, self.model.generation_config, seed)
+        if sampling is not None and self.writer is not None:
+            found = self.writer.generate(prompts, sampling, limits=limits, done=lambda number, _: done(number))
+            return [str(self.tokenizer.decode(each.ids, skip_special_tokens=True)) for each in found]
         if seed is not None:
             torch.manual_seed(seed)
-        longest = max(len(prompts[number]) for number in fitting)
+        room = [min(limit, self.context - len(ids)) for limit, ids in zip(limits, prompts, strict=True)]
+        texts = [""] * len(prompts)
+        fitting = sorted((number for number, tokens in enumerate(room) if tokens > 0), key=room.__getitem__)
+        size = rows_at_once(self.model.config, self.device, self.context)
+        for start in range(0, len(fitting), size):
+            batch = fitting[start : start + size]
+            written = self._by_transformers([prompts[n] for n in batch], [room[n] for n in batch], arguments)
+            for number, text in zip(batch, written, strict=True):
+                texts[number] = text
+                done(number)
+        return texts
+
+    def _by_transformers(
+        self, prompts: Sequence[Sequence[int]], room: Sequence[int], arguments: Mapping[str, Any]
+    ) -> list[str]:
+        """Return what transformers writes after `prompts`, padded on the left to one batch."""
+        from transformers import LogitsProcessorList
+
+        longest = max(map(len, prompts))
         pad = self.tokenizer.pad_token_id
         pad = self.tokenizer.eos_token_id if pad is None else pad
-        ids = torch.full((len(fitting), longest), pad)
+        ids = torch.full((len(prompts), longest), pad)
         mask = torch.zeros_like(ids)
-        for row, number in enumerate(fitting):
-            ids[row, longest - len(prompts[number]) :] = prompts[number]
-            mask[row, longest - len(prompts[number]) :] = 1
+        for row, prompt in enumerate(prompts):
+            ids[row, longest - len(prompt) :] = torch.tensor(prompt)
+            mask[row, longest - len(prompt) :] = 1
         drawn = self.model.generate(
             ids.to(self.device),
             attention_mask=mask.to(self.device),
-            max_new_tokens=min(max(room[number] for number in fitting), self.context - longest),
+            max_new_tokens=min(max(room), self.context - longest),
             pad_token_id=pad,
             logits_processor=LogitsProcessorList([FiniteLogits()]),
             **arguments,
         )
-        for row, number in enumerate(fitting):
-            texts[number] = self.tokenizer.decode(
-                drawn[row, longest : longest + room[number]], skip_special_tokens=True
-            )
-        return texts
+        rows = zip(drawn[:, longest:], room, strict=True)
+        return [str(self.tokenizer.decode(row[:most], skip_special_tokens=True)) for row, most in rows]
 
     def chat_tokens(self, messages: list[Message]) -> int:
         """Return how many tokens a conversation takes, the head of the answer included."""
@@ -139,13 +171,12 @@ class Generator:
         ids: torch.Tensor = chat_ids(self.tokenizer, messages, add_generation_prompt=True, return_tensors="pt")
         return ids
 
-    def _generate(self, ids: torch.Tensor, sampling: Sampling, emit: Callable[[str], None] | None) -> str:
-        from transformers import LogitsProcessorList, TextStreamer
+    def _streamed(self, prompt: list[int], sampling: Sampling, emit: Callable[[str], None] | None) -> str:
+        from transformers import TextStreamer
 
-        room = self.context - ids.shape[1]
+        room = self.context - len(prompt)
         if room < 1:
-            length = ids.shape[1]
-            raise KeylmError(f"the prompt has {length} tokens; accepted: fewer than the context of {self.context}")
+            raise KeylmError(f"the prompt has {len(prompt)} tokens; accepted: fewer than the context of {self.context}")
         pieces: list[str] = []
 
         class Collector(TextStreamer):  # type: ignore[misc]  # transformers is untyped
@@ -154,19 +185,40 @@ class Generator:
                 if emit:
                     emit(text)
 
+        streamer = Collector(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
+        settings = sampling_of(sampling.arguments(), self.model.generation_config, sampling.seed)
+        guard = NoLoops(len(prompt), sampling.loop_guard) if sampling.loop_guard > 1 else None
+        most = min(sampling.max_new_tokens, room)
+        if settings is None or self.writer is None:
+            self._generate(torch.tensor([prompt]), sampling, most, streamer, guard)
+            return "".join(pieces)
+
+        def guarded(written: list[int], logits: torch.Tensor) -> torch.Tensor:
+            return guard(torch.tensor([prompt + written]), logits) if guard else logits
+
+        streamer.put(torch.tensor([prompt]))
+        for token in self.writer.stream(prompt, replace(settings, max_new_tokens=most), guarded):
+            streamer.put(torch.tensor([token]))
+        streamer.end()
+        return "".join(pieces)
+
+    def _generate(
+        self, ids: torch.Tensor, sampling: Sampling, most: int, streamer: Any, guard: "NoLoops | None"
+    ) -> None:
+        """Let transformers write after `ids` (int64 [1, T]), to a streamer."""
+        from transformers import LogitsProcessorList
+
         if sampling.seed is not None:
             torch.manual_seed(sampling.seed)
         ids = ids.to(self.device)
-        guard = [NoLoops(ids.shape[1], sampling.loop_guard)] if sampling.loop_guard > 1 else []
         self.model.generate(
             ids,
-            logits_processor=LogitsProcessorList([FiniteLogits(), *guard]),
+            logits_processor=LogitsProcessorList([FiniteLogits(), *([guard] if guard else [])]),
             attention_mask=torch.ones_like(ids),
-            max_new_tokens=min(sampling.max_new_tokens, room),
-            streamer=Collector(self.tokenizer, skip_prompt=True, skip_special_tokens=True),
+            max_new_tokens=most,
+            streamer=streamer,
             **sampling.arguments(),
         )
-        return "".join(pieces)
 
 
 class FiniteLogits:

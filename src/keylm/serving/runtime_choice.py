@@ -1,9 +1,9 @@
 """Which runtime computes the logits, and the file that it needs.
 
-`auto` takes llama.cpp, several times faster than PyTorch for one user on a CPU, where it is installed and the model can
-be a GGUF file; else PyTorch, and says why. A model folder is converted once, and compared with PyTorch as `keylm
-export` does; the file is cached under the hash of the model's files, in KEYLM_CACHE, else in keylm in XDG_CACHE_HOME or
-~/.cache.
+`auto` takes PyTorch on a GPU for a model folder. On a CPU it takes llama.cpp, several times faster there for one user,
+where it is installed and the model can be a GGUF file; else PyTorch, and says why. A model folder is converted once and
+compared with PyTorch as `keylm export` does; the file is cached under the hash of the model's files, in KEYLM_CACHE,
+else in keylm in XDG_CACHE_HOME or ~/.cache.
 """
 
 import contextlib
@@ -21,15 +21,15 @@ import keylm
 from keylm.base.errors import KeylmError
 from keylm.base.files import atomic_folder, sha256_file
 from keylm.model.folder import DecoderConfig, check_model_folder, model_fingerprint, read_config
-from keylm.runtimes.cached_decoder import CachedDecoder, Weights, load_weights, with_tensors
+from keylm.runtimes.cached_decoder import CPU, CachedDecoder, Precision, Weights, load_weights, with_tensors
 from keylm.serving.slots import LlamaSlots, Slots, TorchSlots
 
 Runtime = Literal["auto", "torch", "llama.cpp"]
 PRECISIONS = {
     "llama.cpp": ("f16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0", "bf16", "f32"),
-    "torch": ("fp32", "int8"),
+    "torch": ("fp32", "int8", "bf16"),
 }
-"""Of each runtime; the first is the default."""
+"""Of each runtime; the first is the default, of PyTorch on a GPU bf16."""
 Tell = Callable[[str], None]
 
 
@@ -96,7 +96,9 @@ class EngineOptions:
 def make_slots(source: ModelSource, wanted: EngineOptions, tell: Tell) -> tuple[Slots, str]:
     """Return the engine's rows, and their precision. Raises KeylmError if the request cannot be met."""
     wanted.check()
-    if wanted.runtime == "torch" or wanted.precision in PRECISIONS["torch"]:
+    on_gpu = torch.cuda.is_available() and not source.gguf and wanted.precision in (None, "bf16")
+    alone = {*PRECISIONS["torch"]} - {*PRECISIONS["llama.cpp"]}
+    if wanted.runtime == "torch" or wanted.precision in alone or (wanted.runtime == "auto" and on_gpu):
         return _torch(source, wanted)
     try:
         return _llama(source, wanted, tell)
@@ -108,8 +110,17 @@ def make_slots(source: ModelSource, wanted: EngineOptions, tell: Tell) -> tuple[
 
 
 def _torch(source: ModelSource, wanted: EngineOptions) -> tuple[Slots, str]:
-    precision: Literal["fp32", "int8"] = "int8" if wanted.precision == "int8" else "fp32"
-    return TorchSlots(CachedDecoder(source.weights, precision), wanted.rows), precision
+    precision, device = computed_in(wanted.precision, gpu=torch.cuda.is_available())
+    return TorchSlots(CachedDecoder(source.weights, precision, device), wanted.rows), precision
+
+
+def computed_in(precision: str | None, *, gpu: bool) -> tuple[Precision, torch.device]:
+    """Return the precision and the device that PyTorch computes in. Raises KeylmError for bf16 on a CPU."""
+    if gpu and precision != "int8":
+        return "fp32" if precision == "fp32" else "bf16", torch.device("cuda")
+    if precision == "bf16":
+        raise KeylmError("--precision bf16 with --engine torch: there is no GPU here; accepted: fp32, int8")
+    return "int8" if precision == "int8" else "fp32", CPU
 
 
 def _llama(source: ModelSource, wanted: EngineOptions, tell: Tell) -> tuple[Slots, str]:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from keylm.runtimes.generation import GREEDY_BELOW
+from keylm.runtimes.sampling import GREEDY_BELOW
 from keylm.serving.grammar import JsonGrammar
 
 

@@ -49,7 +49,7 @@ class Slots(Protocol):
 
 
 class TorchSlots:
-    """keylm's own decoder, on the CPU."""
+    """keylm's own decoder; its logits come to the CPU, where the engine samples."""
 
     name = "torch"
 
@@ -60,11 +60,11 @@ class TorchSlots:
     def read(self, row: int, start: int, ids: Sequence[int], wanted: int) -> Tensor:
         """As in Slots."""
         hidden = self.decoder.prefill(self._cache, row, start, ids)
-        return self.decoder.logits(hidden[len(ids) - wanted :])
+        return self.decoder.logits(hidden[len(ids) - wanted :]).cpu()
 
     def step(self, rows: Sequence[int], ids: Sequence[int], lengths: Sequence[int]) -> Tensor:
         """As in Slots."""
-        return self.decoder.logits(self.decoder.step(self._cache, rows, ids, lengths))
+        return self.decoder.logits(self.decoder.step(self._cache, rows, ids, lengths)).cpu()
 
     def copy(self, source: int, target: int, length: int) -> None:
         """As in Slots."""

@@ -153,7 +153,9 @@ def _small(source: ModelSource, slots: Slots, precision: str) -> CachedDecoder:
     try:
         return CachedDecoder(source.weights, "int8")
     except KeylmError:
-        return slots.decoder if isinstance(slots, TorchSlots) else CachedDecoder(source.weights)
+        if isinstance(slots, TorchSlots) and slots.decoder.device.type == "cpu":
+            return slots.decoder
+        return CachedDecoder(source.weights)
 
 
 def _name(folder: Path) -> str:

@@ -12,7 +12,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,12 +37,12 @@ from keylm.model.folder import SHARD_SIZE, check_model_folder, weights_hash
 from keylm.model.opening import TOKENIZER_FILES
 from keylm.pipeline.run import put_aside
 from keylm.recipe.run_folder import RunFolder
-from keylm.runtimes.generation import Generator, Message, Sampling, rows_at_once
+from keylm.runtimes.generation import Generator, Message, Sampling
 from keylm.training.distributed import choose_device
 from keylm.tuning.pairs import PairRequest, PreferencePair, Search, make_pairs, read_pairs, read_requests
 from keylm.tuning.preference_settings import DpoRun, Preference, Tools
 
-SAMPLE_BATCH = {"cuda": 1024}
+SAMPLE_BATCH = {"cuda": 4096}
 """Questions that are answered together, by kind of device; SMALL_BATCH elsewhere."""
 SMALL_BATCH = 16
 
@@ -142,12 +142,7 @@ class Sampler:
 
     def __call__(self, conversations: Sequence[list[Message]], seed: int) -> list[str]:
         """Return an answer to each; "" where a question leaves no room for one."""
-        torch.manual_seed(seed)
-        generator, found = self._generator, list[str]()
-        size = rows_at_once(generator.model.config, generator.device, generator.context)
-        for start in range(0, len(conversations), size):
-            found += generator.answers(conversations[start : start + size], self._sampling)
-        return found
+        return self._generator.answers(conversations, replace(self._sampling, seed=seed))
 
 
 def _tune(run: DpoRun, pairs: list[PreferencePair]) -> None:
