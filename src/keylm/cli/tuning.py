@@ -93,7 +93,8 @@ def dpo(
     the constraints are the rejected ones. A stopped command resumes when run again.
     """
     from keylm.tuning.dpo import dpo as tune
-    from keylm.tuning.preference_settings import Preference, Tools
+    from keylm.tuning.preference_settings import Preference
+    from keylm.tuning.trl_runs import Tools
 
     if not all(value > 0 for value in (epochs, learning_rate, beta)):  # NaN is in no range
         raise KeylmError(f"--epochs {epochs}, --learning-rate {learning_rate}, --beta {beta}; accepted: numbers over 0")
