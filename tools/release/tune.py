@@ -1,10 +1,11 @@
 """Tune the release by preferences or by rewards: pairs whose rejected answers the model gives itself, or GRPO.
 
-    python -m tools.release.tune --data DATA --out OUT --initial OUT/instruct/model              # OUT/preference/model
-    python -m tools.release.tune grpo --data DATA --out OUT --initial OUT/instruct/model [--replay TEXT]    # OUT/grpo/model
+    python -m tools.release.tune --data DATA --out OUT --initial OUT/instruct/model
+    python -m tools.release.tune grpo --data DATA --out OUT --initial OUT/instruct/model [--replay TEXT]
 
-The stage before it, `instruct`, is train.py's. DATA/instructions/preferences.jsonl.zst holds prompts, answers that
-keep their constraints, and the constraints; prompts.jsonl.zst prompts and constraints (docs/instruction_data.md).
+OUT/preference/model or OUT/grpo/model is the result. The stage before it, `instruct`, is train.py's. DATA/instructions/preferences.jsonl.zst
+holds prompts, answers that keep their constraints, and the constraints; prompts.jsonl.zst prompts and constraints
+(docs/instruction_data.md).
 """
 
 import argparse

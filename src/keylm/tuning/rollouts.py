@@ -29,21 +29,21 @@ class RollOuts:
 
 
 @dataclass(frozen=True)
-class Completion:
+class SampledAnswer:
     """An answer: its tokens, the end token included where it was reached, and their log-probabilities in nats."""
 
     ids: list[int]
     log_probs: list[float]
 
 
-def roll_out(model: Any, prompts: Sequence[Sequence[int]], how: RollOuts, seed: int) -> list[Completion]:
+def roll_out(model: Any, prompts: Sequence[Sequence[int]], how: RollOuts, seed: int) -> list[SampledAnswer]:
     """Return an answer to each prompt (token ids), sampled with the weights that `model` has now.
 
     The same weights, prompts, settings and seed give the same answers on one machine. Raises KeylmError where the
     weights give no finite logits.
     """
     torch.manual_seed(seed)
-    found = list[Completion]()
+    found = list[SampledAnswer]()
     longest = max(map(len, prompts), default=0) + how.max_new_tokens
     size = rows_at_once(model.config, model.device, longest)
     for start in range(0, len(prompts), size):
@@ -51,7 +51,7 @@ def roll_out(model: Any, prompts: Sequence[Sequence[int]], how: RollOuts, seed: 
     return found
 
 
-def _rolled_out(model: Any, prompts: Sequence[Sequence[int]], how: RollOuts) -> list[Completion]:
+def _rolled_out(model: Any, prompts: Sequence[Sequence[int]], how: RollOuts) -> list[SampledAnswer]:
     from transformers import LogitsProcessorList
 
     width, device = max(map(len, prompts)), model.device
@@ -78,10 +78,10 @@ def _rolled_out(model: Any, prompts: Sequence[Sequence[int]], how: RollOuts) -> 
     return [_ended(answer, values, how.ends) for answer, values in zip(answers, log_probs, strict=True)]
 
 
-def _ended(ids: list[int], log_probs: list[float], ends: frozenset[int]) -> Completion:
+def _ended(ids: list[int], log_probs: list[float], ends: frozenset[int]) -> SampledAnswer:
     """Return an answer up to its first end token."""
     length = next((place + 1 for place, token in enumerate(ids) if token in ends), len(ids))
-    return Completion(ids[:length], log_probs[:length])
+    return SampledAnswer(ids[:length], log_probs[:length])
 
 
 class _ChosenLogProbs:
