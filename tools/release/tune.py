@@ -3,9 +3,9 @@
     python -m tools.release.tune --data DATA --out OUT --initial OUT/instruct/model
     python -m tools.release.tune grpo --data DATA --out OUT --initial OUT/instruct/model [--replay TEXT]
 
-OUT/preference/model or OUT/grpo/model is the result. The stage before it, `instruct`, is train.py's. DATA/instructions/preferences.jsonl.zst
-holds prompts, answers that keep their constraints, and the constraints; prompts.jsonl.zst prompts and constraints
-(docs/instruction_data.md).
+OUT/preference/model or OUT/grpo/model is the result. The stage before it, `instruct`, is train.py's.
+DATA/instructions/preferences.jsonl.zst holds prompts, answers that keep their constraints, and the constraints;
+prompts.jsonl.zst prompts and constraints (docs/instruction_data.md).
 """
 
 import argparse
