@@ -23,10 +23,10 @@ from keylm.tuning.trl_runs import Tools
 
 pytest.importorskip("trl", reason="needs keylm[post]")
 
-TOOLS = Tools("cpu", 48, quiet=True)
+TOOLS = Tools("cpu", 72, quiet=True)
 LOWER = {"type": "lower_case"}
 SETTINGS = Reinforcement(
-    epochs=10, learning_rate=3e-2, batch_prompts=6, answers=16, max_new_tokens=6, least_words=1, replay_weight=10.0
+    epochs=10, learning_rate=3e-2, batch_prompts=6, answers=12, max_new_tokens=6, least_words=1, replay_weight=10.0
 )
 SHORT = replace(SETTINGS, epochs=6, batch_prompts=12, answers=4)
 QUESTIONS = [f"the {one} {two}?" for one in ("red", "old", "the") for two in ("cat", "fox", "man", "sea")]

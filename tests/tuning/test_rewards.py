@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.recipes import write_jsonl
 
@@ -67,6 +67,7 @@ def test_few_words_are_enough_where_few_are_asked_for():
     assert JUDGE("yes", [5, END], [{"type": "choice", "options": ["yes", "no"]}]).reward == 1 + WHOLE
 
 
+@settings(max_examples=20)
 @given(st.integers(1, 9), st.integers(0, 40), st.integers(0, 99))
 def test_prompts_come_in_passes_and_the_order_does_not_depend_on_how_many_are_wanted(prompts, wanted, seed):
     order = prompt_order(prompts, wanted, seed)

@@ -3,8 +3,8 @@
     reward = guard * (share kept + WHOLE where all are kept) - DEGENERATE * (1 - guard)
 
 The guard is 0 for an answer that was cut off at the token limit, and falls to 0 with repetition and with answers of
-hardly any words; it is 1 for 99 % of the generator's own answers. So an answer never gains by looping or by saying
-nothing, and one that does is below an honest answer that keeps no constraint.
+hardly any words; it is 1 for 97 % of 400 of the generator's own answers, and 0.33 at least. So an answer never gains by
+looping or by saying nothing, and one that does is below an honest answer that keeps no constraint.
 """
 
 from collections.abc import Collection, Sequence
