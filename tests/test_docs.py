@@ -42,6 +42,7 @@ NOT_RUN = {
     "eval": "loads lm_eval and benchmarks' items; tests/evaluation/ runs it",
     "export": "needs a tokenizer of natural text; tests/export/test_export.py runs it",
     "card runs/nano --parity": "needs what keylm export writes; tests/report/test_card.py runs it",
+    "grpo": "loads TRL, 20 seconds; tests/tuning/test_grpo.py runs it",
     "push": "needs what keylm export writes; tests/export/test_push.py runs it",
     "run RECIPE": "through torchrun here; tests/training/ runs it on two processes",
     "run my.toml --set training.batch_tokens=65536": "trains on 200 million tokens",

@@ -36,7 +36,7 @@ def test_a_help_text_shows_every_extra_that_its_source_names(verb):
     named = re.findall(r"\.\[\w+\]", " ".join(texts).replace("\\[", "["))
     assert re.findall(r"\.\[\w+\]", help_of(verb)) == named
     assert "\\[" not in help_of(verb)
-    assert named == ([".[post]"] if verb == "dpo" else [])
+    assert named == ([".[post]"] if verb in ("dpo", "grpo") else [])
 
 
 def extras() -> list[str]:

@@ -101,6 +101,7 @@ def test_it_is_looked_for_beside_the_sources():
         ["eval", DEFAULT],
         ["sft", DEFAULT, "chats.jsonl", "--out", "run"],
         ["dpo", DEFAULT, "pairs.jsonl", "--out", "run"],
+        ["grpo", DEFAULT, "prompts.jsonl", "--out", "run"],
     ],
 )
 def test_a_model_that_is_not_here_is_one_clear_error(

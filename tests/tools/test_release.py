@@ -14,10 +14,12 @@ from support.fake_evaluation import records, write_evaluation
 from support.programs import Program, wait_for
 from support.recipes import tiny_recipe
 from transformers import Qwen3Config, Qwen3ForCausalLM
+from typer.main import get_command
 
 from keylm.base.errors import KeylmError
 from keylm.base.files import read_json, write_json
 from keylm.base.json_lines import read_rows
+from keylm.cli.main import app
 from keylm.export.reference import TorchModel
 from keylm.model.folder import export_model, qwen3_config
 from keylm.pipeline.run import run
@@ -110,6 +112,24 @@ def test_stages_are_trained_one_after_the_other_each_from_the_model_before(scrip
     assert read_toml(there / "out/chat/recipe.toml")["training"]["initial_model"] == str(model)
     with pytest.raises(KeylmError, match="no stage dance; the plan has: pretrain, pretrain_2, chat"):
         scripts.plan.stage_recipe(plan, "dance", there, None)
+
+
+def test_the_plans_tunings_are_commands_that_keylm_takes(scripts, there: Path, tmp_path: Path):
+    model, data = tmp_path / "model", tmp_path / "data"
+    model.mkdir()
+    plan = scripts.plan.read_plan()
+    preference = scripts.plan.preference_command(plan, model, data, tmp_path / "preference", 7)
+    rewards = scripts.plan.reward_command(
+        plan, model, data, tmp_path / "grpo", [tmp_path / "a.txt", tmp_path / "b.txt"]
+    )
+    for verb, *rest in (preference, rewards):
+        command = get_command(app).commands[verb]
+        given = command.make_context(verb, rest).params
+        assert given["limit"] == (7 if verb == "dpo" else plan.grpo["limit"])
+    assert given["prompts"] == [data / "instructions/prompts.jsonl.zst"]
+    assert given["replay"] == [tmp_path / "a.txt", tmp_path / "b.txt"]
+    with pytest.raises(KeylmError, match=r"the plan has no \[grpo\]; accepted"):
+        scripts.plan.reward_command(scripts.plan.read_plan(there / "plan.toml"), model, data, tmp_path, [])
 
 
 def test_a_stage_is_gone_on_with_in_another_stretch(scripts, there: Path):

@@ -15,9 +15,10 @@ from keylm.base.files import read_json
 from keylm.base.json_lines import read_rows
 from keylm.data.documents import Fault
 from keylm.runtimes.generation import Message
-from keylm.tuning.dpo import dpo, round_by_chance
+from keylm.tuning.dpo import dpo
 from keylm.tuning.pairs import Constraint, PairRequest, Search, make_pairs, read_pairs, read_requests
-from keylm.tuning.preference_settings import Preference, Tools
+from keylm.tuning.preference_settings import Preference
+from keylm.tuning.trl_runs import Tools, round_by_chance
 
 trl = pytest.importorskip("trl", reason="needs keylm[post]")
 

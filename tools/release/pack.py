@@ -30,8 +30,7 @@ def make(arguments: argparse.Namespace) -> None:
         if not read_manifest(instructions)["settings"].get("decontaminate"):
             raise KeylmError(f"{instructions}: made without a look for benchmark items; remove it to have it made anew")
     else:
-        amounts = plan.instructions
-        wanted = ("--count", str(amounts["count"]), "--preferences", str(amounts["preferences"]))
+        wanted = [word for name, amount in plan.instructions.items() for word in (f"--{name}", str(amount))]
         items = ("--decontaminate", str(arguments.evaluation / "data"))
         finished(keylm("data", "instructions", str(instructions), "--corpus", str(arguments.corpus), *wanted, *items))
     places = {"corpus": arguments.corpus, "evaluation": arguments.evaluation, "instructions": instructions}
@@ -41,9 +40,10 @@ def make(arguments: argparse.Namespace) -> None:
     recipe = RunFolder(data).saved_recipe()
     if recipe.curation and recipe.curation.decontaminate:
         scan(recipe, data)
-    for name in ("evaluation.jsonl.zst", "preferences.jsonl.zst", "manifest.json"):
-        (data / "instructions").mkdir(exist_ok=True)
-        shutil.copyfile(instructions / name, data / "instructions" / name)
+    (data / "instructions").mkdir(exist_ok=True)
+    for name in ("evaluation.jsonl.zst", "preferences.jsonl.zst", "prompts.jsonl.zst", "manifest.json"):
+        if (instructions / name).is_file():
+            shutil.copyfile(instructions / name, data / "instructions" / name)
     pack_build(data, arguments.work / "packed", part_bytes=arguments.part_bytes)
     clock.done()
 

@@ -9,7 +9,7 @@ import argparse
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,11 +30,13 @@ class Plan:
     recipe: Path
     overrides: tuple[str, ...]
     instructions: dict[str, int]
-    """`count` of conversations, `preferences`"""
+    """amounts, by the names of the options of `keylm data instructions`: count, preferences …"""
     stages: dict[str, dict[str, Any]]
     """of each, in the order they are trained: `seconds` it may take, `gpus`; where it is one more stretch of a stage of
     the recipe, that one (`of`); `set`: fields of the recipe that are otherwise in it"""
     preference: dict[str, Any]
+    grpo: dict[str, Any]
+    """`seconds`, and options of `keylm grpo` by their names; empty where nothing is tuned by rewards"""
     evaluation: dict[str, Any]
 
     def load(self, more: list[str] | None = None) -> Recipe:
@@ -67,6 +69,7 @@ def read_plan(file: Path = PLAN) -> Plan:
             data["instructions"],
             data["stages"],
             data["preference"],
+            data.get("grpo", {}),
             data["evaluation"],
         )
     except KeyError as missing:
@@ -108,6 +111,20 @@ def preference_command(plan: Plan, model: Path, data: Path, out: Path, pairs: in
     amounts = ["--limit", str(pairs), "--tries", str(settings["tries"])]
     rate = ["--learning-rate", str(settings["learning_rate"])]
     return ["dpo", str(model), str(questions), "--out", str(out), *amounts, *rate]
+
+
+def reward_command(plan: Plan, model: Path, data: Path, out: Path, replay: Sequence[Path]) -> list[str]:
+    """Return the arguments of `keylm grpo` as the plan has them, on the prompts of the build.
+
+    Raises KeylmError where the plan has none.
+    """
+    if not plan.grpo:
+        raise KeylmError("the plan has no [grpo]; accepted: one with seconds, and options of keylm grpo")
+    prompts, settings = data / "instructions/prompts.jsonl.zst", {**plan.grpo}
+    settings.pop("seconds", None)
+    options = [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    texts = [word for path in replay for word in ("--replay", str(path))]
+    return ["grpo", str(model), str(prompts), "--out", str(out), *options, *texts]
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:

@@ -6,7 +6,7 @@ from rich.markup import escape
 from typer.core import TyperGroup
 
 ORDER = [
-    *("run", "doctor", "data", "sft", "dpo", "eval", "compare", "report"),
+    *("run", "doctor", "data", "sft", "dpo", "grpo", "eval", "compare", "report"),
     *("generate", "chat", "serve", "export", "card", "push", "version"),
 ]
 

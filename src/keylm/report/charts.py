@@ -48,7 +48,7 @@ class Plot:
     alt: str
     lines: tuple[CurveLine, ...]
     spans: tuple[Span, ...] = ()
-    x: Literal["tokens", "pairs", "seconds", "mistyped"] = "tokens"
+    x: Literal["tokens", "pairs", "prompts", "seconds", "mistyped"] = "tokens"
     zero: bool = False
     floors: tuple[float, ...] = ()
 

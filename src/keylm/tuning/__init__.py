@@ -1,1 +1,1 @@
-"""After pretraining: instruction tuning and preference tuning."""
+"""After pretraining: tuning on conversations, preferences and rewards."""

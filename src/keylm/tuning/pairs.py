@@ -82,40 +82,59 @@ def default_checker() -> Checker:
 
 def read_requests(files: Sequence[Path]) -> Iterator[PairRequest | Fault]:
     """Yield each line of JSON-lines or parquet files and folders. Raises KeylmError for a missing one."""
-    number = 0
+    for number, (row, file, line) in enumerate(read_mappings(files)):
+        yield from [row] if isinstance(row, Fault) else _request(row, file, line, number)
+
+
+def read_mappings(files: Sequence[Path]) -> Iterator[tuple[Mapping[str, Any] | Fault, str, int]]:
+    """Yield each record of files and folders, or what is wrong with it, with its file and line. Raises KeylmError."""
     for path in files:
         for record in FileRecords(path):
-            yield from _request(row_of(record), record.file, record.line, number)
-            number += 1
+            row = row_of(record)
+            if not isinstance(row, Mapping | Fault):
+                row = Fault(record.file, record.line, "not_a_record", type(row).__name__)
+            yield row, record.file, record.line
 
 
-def _request(row: object, file: str, line: int, number: int) -> Iterator[PairRequest | Fault]:
+def asked_turns(row: Mapping[str, Any]) -> list[Message]:
+    """Return a row's question in the first of PROMPTS that has one, else none. Raises TurnError."""
+    return next((_plain(found) for column in PROMPTS if (found := asked_messages(row, column))), [])
+
+
+def _request(row: Mapping[str, Any], file: str, line: int, number: int) -> Iterator[PairRequest | Fault]:
     """Yield what one line asks for, after what of it was left out; or what is wrong with it."""
-    if not isinstance(row, Mapping):
-        yield row if isinstance(row, Fault) else Fault(file, line, "not_a_record", type(row).__name__)
-        return
     try:
-        prompt = next((_plain(found) for column in PROMPTS if (found := asked_messages(row, column))), [])
+        prompt = asked_turns(row)
         chosen, rejected, constraints = _whole(prompt, row, "chosen"), _whole(prompt, row, "rejected"), None
         if chosen is None:
             raise TurnError("no_chosen", f"accepted: a text, or messages that end with an answer; {value_types(row)}")
         if rejected is None:
-            constraints = row.get("constraints")
-            if not (
-                isinstance(constraints, list) and constraints and all(isinstance(one, dict) for one in constraints)
-            ):
+            constraints = asked_constraints(row)
+            if not constraints:
                 raise TurnError("no_rejected_or_constraints", value_types(row))
         if rejected is not None and rejected[:-1] != chosen[:-1]:
             raise TurnError("prompts_differ", "accepted: chosen and rejected that differ in their last turn alone")
-        asked, notices = read_conversation(chosen[:-1], row)
-        if not asked or asked[-1]["role"] != "user":
-            raise TurnError("no_prompt", f"accepted: a text, or messages that end with a user's; {value_types(row)}")
+        asked, notices = whole_prompt(chosen[:-1], row)
     except TurnError as error:
         yield Fault(file, line, error.kind, error.detail)
         return
     yield from (Fault(file, line, notice.kind, notice.detail) for notice in notices)
     answer = None if rejected is None else rejected[-1]["content"]
     yield PairRequest(number, asked, chosen[-1]["content"], answer, constraints or [])
+
+
+def asked_constraints(row: Mapping[str, Any]) -> list[Constraint]:
+    """Return a row's constraints; none where the column holds something else."""
+    found = row.get("constraints")
+    return found if isinstance(found, list) and all(isinstance(one, dict) for one in found) else []
+
+
+def whole_prompt(prompt: list[Message], row: Mapping[str, Any]) -> tuple[list[Message], list[TurnError]]:
+    """Return a prompt with the row's system turn and history, and what is left out. Raises TurnError without any."""
+    asked, notices = read_conversation(prompt, row)
+    if not asked or asked[-1]["role"] != "user":
+        raise TurnError("no_prompt", f"accepted: a text, or messages that end with a user's; {value_types(row)}")
+    return asked, notices
 
 
 def _whole(prompt: list[Message], row: Mapping[str, Any], column: str) -> list[Message] | None:

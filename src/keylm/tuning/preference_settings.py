@@ -1,13 +1,8 @@
-"""What decides a preference tuning, and how it is done."""
+"""What decides a preference tuning."""
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-import torch
-
-from keylm.recipe.run_folder import RunFolder
-from keylm.tuning.pairs import Checker, default_checker
+from keylm.tuning.trl_runs import TuningRun
 
 MICRO_BATCH = {"cuda": 16, "cpu": 8, "mps": 8}
 """Pairs that are computed at once, two answers each, by kind of device; memory grows with it."""
@@ -37,26 +32,4 @@ class Preference:
     seed: int = 0
 
 
-@dataclass(frozen=True)
-class Tools:
-    """How it is done; of no consequence for the result but rounding."""
-
-    device: str = "auto"
-    micro_batch_pairs: int | None = None
-    """pairs that are computed at once; None: MICRO_BATCH"""
-    checker: Callable[[], Checker] = default_checker
-    quiet: bool = False
-
-
-@dataclass(frozen=True)
-class DpoRun:
-    """One preference tuning: what is tuned, on what, where and how."""
-
-    model: Path
-    """a model folder"""
-    data: Sequence[Path]
-    """files of pairs, or of prompts with constraints"""
-    folder: RunFolder
-    settings: Preference
-    tools: Tools
-    device: torch.device
+DpoRun = TuningRun[Preference]

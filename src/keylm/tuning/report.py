@@ -1,7 +1,8 @@
 """The page of a preference tuning, from the run folder's files alone: curves, pairs, how to do it again."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from markupsafe import Markup
@@ -36,25 +37,36 @@ def render(path: Path) -> bytes:
         name=path.absolute().name,
         run=run,
         summary=read_table(folder.summary),
-        charts=[(_chart(name, learnt, held), *words) for name, words in CURVES.items()],
+        charts=[(progress_chart(name, words[0], "pairs", learnt, held), *words) for name, words in CURVES.items()],
         held=held[:1] + held[-1:],
         pairs=pairs[::every][:SHOWN_PAIRS],
     )
 
 
-def _chart(name: str, learnt: list[dict[str, Any]], held: list[dict[str, Any]]) -> Chart:
-    """Draw one figure over the pairs seen: of the pairs learnt from, and of those held out."""
-    x, raw, smoothed = charts.trace(column(learnt, "pairs"), column(learnt, name), [0])
-    lines = [CurveLine("", drawing.ACCENT, x, raw, faint=True), CurveLine("learnt", drawing.ACCENT, x, smoothed)]
-    keys = [Key(drawing.ACCENT, "pairs learnt from: as measured, and smoothed")]
+def progress_chart(
+    name: str,
+    title: str,
+    seen: Literal["pairs", "prompts"],
+    learnt: Sequence[dict[str, Any]],
+    held: Sequence[dict[str, Any]] = (),
+) -> Chart:
+    """Draw one column of metrics.jsonl over what was seen: of what was learnt from, and of what was held out."""
+    x, raw, smoothed = charts.trace(column(learnt, seen), column(learnt, name), [0])
+    label = "learnt" if held else ""
+    lines = [CurveLine("", drawing.ACCENT, x, raw, faint=True), CurveLine(label, drawing.ACCENT, x, smoothed)]
+    keys = [Key(drawing.ACCENT, f"{seen} learnt from: as measured, and smoothed")]
     if held:
         colour = drawing.source_colour(1)
         lines.append(
-            CurveLine("held out", colour, column(held, "pairs"), column(held, name), marks=True, dots=len(held) < 2)
+            CurveLine("held out", colour, column(held, seen), column(held, name), marks=True, dots=len(held) < 2)
         )
-        keys.append(Key(colour, "pairs held out"))
-    if not any(np.isfinite(line.y).any() for line in lines):
+        keys.append(Key(colour, f"{seen} held out"))
+    return lines_chart(Plot(name, f"{title} over {seen} seen", tuple(lines), x=seen), keys)
+
+
+def lines_chart(plot: Plot, keys: Sequence[Key]) -> Chart:
+    """Draw a plot in both sizes of a page; nothing where it has no finite point."""
+    if not any(np.isfinite(line.y).any() for line in plot.lines):
         return Chart(Markup(), Markup())
-    plot = Plot(name, f"{CURVES[name][0]} over pairs seen", tuple(lines), x="pairs")
     narrow, wide = (Markup(charts.line_chart(plot, size)) for size in (drawing.NARROW, drawing.WIDE))
     return Chart(narrow, wide, tuple(keys))
