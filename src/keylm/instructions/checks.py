@@ -62,7 +62,7 @@ def keeps(answer: str, constraint: Constraint) -> bool:
 
 
 def check_constraint(constraint: Constraint) -> None:
-    """Raise KeylmError where no answer can keep a constraint: an unknown type, or a parameter missing or of no sense."""
+    """Raise KeylmError where no answer can keep a constraint: its type is unknown, or a parameter is wrong."""
     kind = constraint.get("type")
     if not isinstance(kind, str) or kind not in FAMILIES:
         raise KeylmError(f"constraint {constraint!a}: unknown type; accepted: {', '.join(FAMILIES)}")

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -49,6 +49,13 @@ def rows_at_once(config: Any, device: torch.device, tokens: int) -> int:
     return max(1, min(MOST_ROWS, int(torch.cuda.mem_get_info(device)[0]) // 2 // (2 * text_bytes)))
 
 
+class DrawnText(NamedTuple):
+    """A text that a model wrote, and whether the model ended it: else it met the limit, or there was no room."""
+
+    text: str
+    ended: bool
+
+
 class Generator:
     """A loaded model and its tokenizer."""
 
@@ -75,7 +82,7 @@ class Generator:
         for prompt in prompts:
             check_unicode(prompt)
         ids = [torch.tensor(self._prompt_ids(prompt)) for prompt in prompts]
-        return self._drawn(ids, [sampling.max_new_tokens] * len(ids), sampling.seed, sampling.arguments())
+        return self._texts(ids, [sampling.max_new_tokens] * len(ids), sampling.seed, sampling.arguments())
 
     def answers(self, conversations: Sequence[list[Message]], sampling: Sampling) -> list[str]:
         """Return the assistant's next turn in each conversation, sampled as one batch; "" if there is no room.
@@ -83,20 +90,38 @@ class Generator:
         The loop guard is not used: it checks one answer at a time.
         """
         ids = [self._chat_ids(messages)[0] for messages in conversations]
-        return self._drawn(ids, [sampling.max_new_tokens] * len(ids), sampling.seed, sampling.arguments())
+        return self._texts(ids, [sampling.max_new_tokens] * len(ids), sampling.seed, sampling.arguments())
 
     def sampled(self, conversations: Sequence[list[Message]], limits: Sequence[int], **arguments: Any) -> list[str]:
         """Return as `answers` does, each of at most its limit's tokens; `arguments` are those of generate."""
-        return self._drawn([self._chat_ids(messages)[0] for messages in conversations], limits, None, arguments)
+        return self._texts([self._chat_ids(messages)[0] for messages in conversations], limits, None, arguments)
+
+    def greedy(self, prompts: Sequence[str], most_tokens: int) -> list[DrawnText]:
+        """Return the likeliest answer to each prompt as one batch, without any penalty.
+
+        Where the model has no chat template it is the likeliest continuation.
+        """
+        for prompt in prompts:
+            check_unicode(prompt)
+        if self.tokenizer.chat_template:
+            ids = [self._chat_ids([{"role": "user", "content": prompt}])[0] for prompt in prompts]
+        else:
+            ids = [torch.tensor(self._prompt_ids(prompt)) for prompt in prompts]
+        return self._drawn(ids, [most_tokens] * len(ids), None, {"do_sample": False, "repetition_penalty": 1.0})
+
+    def _texts(
+        self, prompts: Sequence[torch.Tensor], limits: Sequence[int], seed: int | None, arguments: dict[str, Any]
+    ) -> list[str]:
+        return [drawn.text for drawn in self._drawn(prompts, limits, seed, arguments)]
 
     def _drawn(
         self, prompts: Sequence[torch.Tensor], limits: Sequence[int], seed: int | None, arguments: dict[str, Any]
-    ) -> list[str]:
+    ) -> list[DrawnText]:
         """Return what follows each of `prompts` (token ids [T]), padded on the left to one batch."""
         from transformers import LogitsProcessorList
 
         room = [min(limit, self.context - len(ids)) for limit, ids in zip(limits, prompts, strict=True)]
-        texts = [""] * len(prompts)
+        texts = [DrawnText("", ended=False)] * len(prompts)
         fitting = [number for number, tokens in enumerate(room) if tokens > 0]
         if not fitting:
             return texts
@@ -118,11 +143,17 @@ class Generator:
             logits_processor=LogitsProcessorList([FiniteLogits()]),
             **arguments,
         )
+        ends = self._end_ids()
         for row, number in enumerate(fitting):
-            texts[number] = self.tokenizer.decode(
-                drawn[row, longest : longest + room[number]], skip_special_tokens=True
-            )
+            written = drawn[row, longest : longest + room[number]].tolist()
+            text = self.tokenizer.decode(written, skip_special_tokens=True)
+            texts[number] = DrawnText(text, ended=not ends.isdisjoint(written))
         return texts
+
+    def _end_ids(self) -> frozenset[int]:
+        """Return the tokens after which generate stops."""
+        ends = self.model.generation_config.eos_token_id
+        return frozenset(ends if isinstance(ends, list) else [] if ends is None else [ends])
 
     def chat_tokens(self, messages: list[Message]) -> int:
         """Return how many tokens a conversation takes, the head of the answer included."""

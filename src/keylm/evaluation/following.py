@@ -1,0 +1,58 @@
+"""What carries over: IFEval, the types of constraint that training had, and those that it never had, side by side."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+IFEVAL = ("prompt_level_strict_acc", "inst_level_strict_acc")
+SETS = {"trained": "types that training had", "held_out": "types that training never had"}
+"""Sets of instructions.json in the table."""
+EACH_KIND = "each kind"
+"""What measures of a kind of types begin with in instructions.json."""
+HEADS = ("constraints kept, per cent", "requests with all of theirs", "constraints", "items")
+
+
+@dataclass(frozen=True)
+class KeptShare:
+    """A share of requests or constraints, and its standard error where that is known."""
+
+    value: float
+    stderr: float | None
+
+    def __str__(self) -> str:
+        """Return the share in per cent with its standard error."""
+        return f"{100 * self.value:.1f}" + ("" if self.stderr is None else f" ± {100 * self.stderr:.1f}")
+
+
+@dataclass(frozen=True)
+class FollowingRow:
+    """A line of the table: a share of requests of which all constraints are kept, and one of constraints."""
+
+    title: str
+    requests: KeptShare
+    constraints: KeptShare
+    items: int
+
+    def cells(self) -> list[str]:
+        """Return the line as text, under HEADS."""
+        return [self.title, str(self.requests), str(self.constraints), f"{self.items:,}"]
+
+
+def following(records: Mapping[str, Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]) -> list[FollowingRow]:
+    """Return the lines of what was measured: of benchmarks' records by name, and the rows of instructions.json.
+
+    Raises KeyError, TypeError where a row lacks a key.
+    """
+    found = []
+    ifeval = records.get("ifeval", {})
+    metrics = [ifeval.get("metrics", {}).get(name) for name in IFEVAL]
+    if all(metrics):
+        shares = [KeptShare(metric["value"], metric["stderr"]) for metric in metrics]
+        found.append(FollowingRow("IFEval, strict", *shares, ifeval["n"]))
+    measured = {(row["set"], row["measure"]): row for row in rows if row["system"] == "model"}
+    for name, title in SETS.items():
+        pair = [measured.get((name, measure)) for measure in ("all constraints", "constraints")]
+        if pair[0] is not None and pair[0]["value"] is not None:
+            shares = [KeptShare(row["value"], row.get("stderr")) for row in (pair[0], pair[1] or pair[0])]
+            found.append(FollowingRow(title, *shares, pair[0]["n"]))
+    return found
