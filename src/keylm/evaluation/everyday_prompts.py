@@ -78,8 +78,8 @@ def count_answers(answers: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 def answer_everyday(model_folder: Path, *, device: "torch.device | None" = None, quiet: bool = False) -> dict[str, Any]:
     """Return a model's answers, ready for JSON.
 
-    {"protocol", "chat", "answers": [{"group", "prompt", "answer", "ended"}]}. A model without a chat template (`chat` is false) continues each prompt. Raises KeylmError where the model cannot be
-    opened.
+    {"protocol", "chat", "answers": [{"group", "prompt", "answer", "ended"}]}. A model without a chat template (`chat`
+    is false) continues each prompt. Raises KeylmError where the model cannot be opened.
     """
     from keylm.runtimes.generation import Generator, rows_at_once
 
