@@ -74,7 +74,7 @@ GOOD_AND_BAD = [
     ({"type": "vowels", "relation": "at_least", "count": 3}, "An old ox.", "An ox."),
     ({"type": "characters", "relation": "at_most", "count": 8}, "It rains", "It rains."),
     ({"type": "numbers", "relation": "exactly", "count": 2}, "12 of 1,000.", "12 of a thousand."),
-    ({"type": "numbers", "relation": "at_most", "count": 1}, "In 1999.", "In 1999 and 2000."),
+    ({"type": "numbers", "relation": "at_most", "count": 1}, "In 1999, Sk8 and B2.", "In 1999 and 2000."),
     ({"type": "different_words", "relation": "at_most", "count": 2}, "Rain, rain and rain.", "Rain and snow."),
     ({"type": "different_words", "relation": "at_least", "count": 3}, "Rain and snow.", "Rain and rain."),
     ({"type": "exclamation_marks", "count": 2}, "Oh! No!", "Oh! No."),

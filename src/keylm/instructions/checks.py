@@ -38,7 +38,7 @@ ROMAN = re.compile(r"^\s*([IVX]+)\. \S.*$", re.MULTILINE)
 HEADING = re.compile(r"^#{1,6} \S.*$", re.MULTILINE)
 RULE = re.compile(r"\|(?:\s*:?-+:?\s*\|)+")
 """The line of a markdown table that follows its head."""
-NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
+NUMBER = re.compile(r"(?<!\w)\d+(?:[.,:]\d+)*(?!\w)")
 HIGHLIGHT = re.compile(r"(?<![*\w])\*\*?(?![\s*])[^*\n]*(?<!\s)\*\*?(?!\*)")
 PLACEHOLDER = re.compile(r"\[[^\[\]\n]+\]")
 TITLE = re.compile(r"<<[^<>\n]*[^<>\s][^<>\n]*>>")

@@ -236,7 +236,7 @@ def in_turn(draft: Draft, random: Random) -> Parameters | None:
     elif random.random() < 0.4:
         body, second = DraftBlock([" ".join(rows[1:]).lower()]), [{"type": "lower_case"}]
     else:
-        fewest = random.randint(1, len(rows) - 1)
+        fewest = random.randint(2, len(rows) - 1)
         body, second = DraftBlock(rows[1:]), [{"type": "sentences", "relation": "at_least", "count": fewest}]
     draft.blocks = [DraftBlock([opening]), body]
     return {"parts": [first, second]}

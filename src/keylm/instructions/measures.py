@@ -142,6 +142,12 @@ def _count_of(
     return {"relation": "at_most", "count": _rounded(found * random.uniform(1.0, 1.5), random, up=True)}
 
 
+def _numbers(text: str, task: WritingTask, random: Random) -> Parameters | None:
+    if re.search(r"\d", NUMBER.sub("", text)):  # as in 1990s, of which people may think otherwise
+        return None
+    return _count_of(text, task, random, lambda text: len(NUMBER.findall(text)), exact=True)
+
+
 def _exclamation_marks(text: str, task: WritingTask, random: Random) -> Parameters | None:
     count = text.count("!")
     return {"count": count} if 0 < count < 10 else None
@@ -195,7 +201,7 @@ MEASURES: dict[str, Measure] = {
     "lines": partial(_count_of, count=lambda text: len(lines(text)), fewest=2, exact=True),
     "vowels": partial(_count_of, count=lambda text: len(re.findall("[aeiou]", text.lower()))),
     "characters": partial(_count_of, count=lambda text: len(text.strip()), fewest=20),
-    "numbers": partial(_count_of, count=lambda text: len(NUMBER.findall(text)), exact=True),
+    "numbers": _numbers,
     "different_words": partial(_count_of, count=lambda text: len(set(re.findall(r"\w+", text.lower())))),
     "exclamation_marks": _exclamation_marks,
     "short_sentences": _short_sentences,

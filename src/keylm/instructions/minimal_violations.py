@@ -22,6 +22,7 @@ from keylm.instructions.checks import (
     keeps,
     violations,
 )
+from keylm.instructions.right_answers import RIGHT_ANSWERS
 from keylm.instructions.tables import phrase_tables
 from keylm.text.sentences import paragraphs, sentences
 
@@ -179,6 +180,13 @@ def _any_edit(answer: str, constraint: Constraint, random: Random) -> str:
     return answer
 
 
+def _wrong_answer(answer: str, constraint: Constraint, random: Random) -> str:
+    """Return what a model may well say instead of the one right answer: the given text as it is, another option."""
+    given = (constraint.get(key) for key in ("text", "yes", "no") if constraint["type"] != "condition" or key != "text")
+    wrong = [text for text in (*given, *constraint.get("words", ())) if text and not keeps(text, constraint)]
+    return random.choice(wrong) if wrong else _any_edit(answer, constraint, random)
+
+
 _CHANGES: dict[str, Callable[[str, Constraint, Random], str]] = {
     "words": _length,
     "sentences": lambda a, c, r: (_longer if c["relation"] in ("at_most", "exactly") else _shorter)(a, c, r),
@@ -223,5 +231,6 @@ _CHANGES: dict[str, Callable[[str, Constraint, Random], str]] = {
     "numbers": lambda a, c, r: (_any_edit if c["relation"] == "at_least" else _with_mark)(a, c, r),
     "choice_letter": lambda a, c, r: r.choice(_TEXTS.choices).format(answer=a),
     "ends_with_question": _without_end,
+    **dict.fromkeys(RIGHT_ANSWERS, _wrong_answer),
 }
 """By type; others are broken by whichever of _EDITS does it."""
