@@ -10,8 +10,8 @@ from functools import partial
 from random import Random
 from typing import Any
 
-from keylm.instructions.checks import DIVIDER
 from keylm.instructions.drafts import Draft, DraftBlock, capitalised, grouped, lowered
+from keylm.instructions.layout_checks import DIVIDER
 from keylm.instructions.tables import phrase_tables
 from keylm.text.sentences import bare, fewest_sentences, most_sentences
 

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from functools import partial
 from random import Random
 
-from keylm.instructions.checks import ANSWERS_APART
 from keylm.instructions.drafts import LEANING, Draft, Paragraph, WritingTask, capitalised, fix_articles, lowered
+from keylm.instructions.layout_checks import ANSWERS_APART
 from keylm.instructions.layout_makers import LAYOUTS, Parameters, line_prefix, sentence_lines, wrapped
 from keylm.instructions.tables import phrase_tables
 from keylm.text.sentences import STOP_WORDS, content_words

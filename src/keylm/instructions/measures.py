@@ -11,10 +11,11 @@ from functools import partial
 from random import Random
 from typing import Any
 
-from keylm.instructions.checks import NUMBER
+from keylm.instructions.counting_checks import NUMBER
 from keylm.instructions.drafts import LEANING, WritingTask
 from keylm.instructions.tables import phrase_tables
 from keylm.text.sentences import (
+    all_sentences,
     bare,
     content_words,
     fewest_sentences,
@@ -23,7 +24,6 @@ from keylm.text.sentences import (
     most_sentences,
     most_words,
     occurrences,
-    sentences,
 )
 
 Parameters = dict[str, Any]
@@ -154,14 +154,14 @@ def _exclamation_marks(text: str, task: WritingTask, random: Random) -> Paramete
 
 
 def _short_sentences(text: str, task: WritingTask, random: Random) -> Parameters | None:
-    sizes = [most_words(sentence) for sentence in _all_sentences(text)]
+    sizes = [most_words(sentence) for sentence in all_sentences(text)]
     if max(sizes) > 22 or len(sizes) < 2:
         return None
     return {"count": max(sizes) + random.randint(0, 3), "sentences": random.randint(2, len(sizes))}
 
 
 def _distinct_starts(text: str, task: WritingTask, random: Random) -> Parameters | None:
-    count = len(_all_sentences(text))
+    count = len(all_sentences(text))
     return {"count": random.randint(2, count)} if count > 2 else None
 
 
@@ -173,7 +173,7 @@ def _nth_word(text: str, task: WritingTask, random: Random) -> Parameters | None
 
 
 def _sentence_keyword(text: str, task: WritingTask, random: Random) -> Parameters | None:
-    found = _all_sentences(text)
+    found = all_sentences(text)
     place = random.randint(1, min(6, len(found)))
     words = content_words(found[place - 1])
     return {"word": random.choice(words), "place": place} if words and len(found) > 1 else None
@@ -182,10 +182,6 @@ def _sentence_keyword(text: str, task: WritingTask, random: Random) -> Parameter
 def _absent_letter(text: str, task: WritingTask, random: Random) -> Parameters | None:
     letters = [letter for letter in "abcdefghijklmnopqrstuvwxyz" if letter not in text.lower()]
     return {"letter": random.choice(letters)} if letters else None
-
-
-def _all_sentences(text: str) -> list[str]:
-    return [sentence for line in lines(text) for sentence in sentences(line)]
 
 
 MEASURES: dict[str, Measure] = {

@@ -8,7 +8,8 @@ import re
 from collections.abc import Callable, Sequence
 from random import Random
 
-from keylm.instructions.checks import (
+from keylm.instructions.checks import Constraint, keeps, violations
+from keylm.instructions.layout_checks import (
     ANSWERS_APART,
     BULLET,
     DIVIDER,
@@ -18,9 +19,6 @@ from keylm.instructions.checks import (
     NUMBERED,
     PLACEHOLDER,
     TITLE,
-    Constraint,
-    keeps,
-    violations,
 )
 from keylm.instructions.right_answers import RIGHT_ANSWERS
 from keylm.instructions.tables import phrase_tables
