@@ -45,14 +45,16 @@ def following(records: Mapping[str, Mapping[str, Any]], rows: Sequence[Mapping[s
     """
     found = []
     ifeval = records.get("ifeval", {})
-    metrics = [ifeval.get("metrics", {}).get(name) for name in IFEVAL]
-    if all(metrics):
-        shares = [KeptShare(metric["value"], metric["stderr"]) for metric in metrics]
-        found.append(FollowingRow("IFEval, strict", *shares, ifeval["n"]))
+    whole, each = (ifeval.get("metrics", {}).get(name) for name in IFEVAL)
+    if whole and each:
+        found.append(FollowingRow("IFEval, strict", _share(whole), _share(each), ifeval["n"]))
     measured = {(row["set"], row["measure"]): row for row in rows if row["system"] == "model"}
     for name, title in SETS.items():
-        pair = [measured.get((name, measure)) for measure in ("all constraints", "constraints")]
-        if pair[0] is not None and pair[0]["value"] is not None:
-            shares = [KeptShare(row["value"], row.get("stderr")) for row in (pair[0], pair[1] or pair[0])]
-            found.append(FollowingRow(title, *shares, pair[0]["n"]))
+        whole, each = (measured.get((name, measure)) for measure in ("all constraints", "constraints"))
+        if whole and whole["value"] is not None:
+            found.append(FollowingRow(title, _share(whole), _share(each or whole), whole["n"]))
     return found
+
+
+def _share(row: Mapping[str, Any]) -> KeptShare:
+    return KeptShare(row["value"], row.get("stderr"))

@@ -41,7 +41,7 @@ def _quoted(given: Given) -> str:
     found = sentences(given["text"])
     if not 1 <= given["place"] <= len(found):
         raise KeylmError(f"quote_sentence: place {given['place']}; accepted: 1 to {len(found)}, the text's sentences")
-    return found[given["place"] - 1]
+    return found[int(given["place"]) - 1]
 
 
 def _alternating(given: Given) -> str:
