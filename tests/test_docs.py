@@ -234,16 +234,19 @@ def snippets(page: str) -> list[Block]:
     return [block for block in BLOCKS if block.page == page and block.kind == "python"]
 
 
+RUN = ("README.md", "docs/instruction_data.md", "docs/robustness.md", "docs/typing.md", "docs/typos.md")
+"""Pages whose Python is run here."""
+
+
 def test_no_page_has_python_that_is_not_run():
     elsewhere = {
         "docs/instruct.md": "tests/tuning/test_lora.py",
         "space/README.md": "the same calls: tests/space/test_space.py",
     }
-    here = {"README.md", "docs/robustness.md", "docs/serving.md", "docs/typing.md", "docs/typos.md"}
-    assert {block.page for block in BLOCKS if block.kind == "python"} == here | set(elsewhere)
+    assert {block.page for block in BLOCKS if block.kind == "python"} == {*RUN, "docs/serving.md", *elsewhere}
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/robustness.md", "docs/typing.md", "docs/typos.md"])
+@pytest.mark.parametrize("page", RUN)
 def test_python_runs(place: Path, page: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     monkeypatch.chdir(place)
     names: dict[str, Any] = {"folder": place / "tasks"}

@@ -14,7 +14,7 @@ USER = [{"role": "user", "content": "the old man"}]
 ITEMS = [
     {"set": "trained", "messages": USER, "constraints": [{"type": "no_comma"}, {"type": "lower_case"}]},
     {"set": "trained", "messages": USER, "constraints": [{"type": "no_comma"}]},
-    {"set": "held_out", "messages": USER, "constraints": [{"type": "ends_with_question"}]},
+    {"set": "held_out", "messages": USER, "constraints": [{"type": "question_marks", "count": 1}]},
     {"set": "typos", "messages": USER, "constraints": [], "reference": "The red fox ran.", "noisy": "Teh red fxo ran."},
     {"set": "typos", "messages": USER, "constraints": [], "reference": "It is night.", "noisy": "It is nigth."},
 ]
@@ -30,6 +30,10 @@ def test_scores_are_shares_of_items_constraints_and_words():
     assert value["trained", "no_comma", "model"] == 0.5
     assert value["trained", "lower_case", "model"] == 1
     assert value["held_out", "all constraints", "model"] == 1
+    assert value["trained", "each kind: wording", "model"] == pytest.approx(2 / 3)
+    assert value["held_out", "each kind: counting", "model"] == 1
+    assert rows["trained", "all constraints", "model"]["stderr"] == pytest.approx(0.35, abs=0.02)
+    assert rows["held_out", "all constraints", "model"]["stderr"] is None
     assert value["typos", "exact", "model"] == 0.5
     assert value["typos", "exact", "doing nothing"] == 0
     assert value["typos", "error reduction", "model"] == pytest.approx(2 / 3)

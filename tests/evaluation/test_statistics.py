@@ -18,6 +18,7 @@ def test_an_interval_is_that_of_the_binomial_where_items_are_single_words():
     half = 1.96 * (0.3 * 0.7 / 400) ** 0.5
     assert found["low"] == pytest.approx(0.3 - half, abs=0.006)
     assert found["high"] == pytest.approx(0.3 + half, abs=0.006)
+    assert found["stderr"] == pytest.approx(half / 1.96, abs=0.001)
 
 
 def test_words_of_one_document_do_not_count_as_many():
@@ -27,7 +28,7 @@ def test_words_of_one_document_do_not_count_as_many():
 
 
 def test_one_item_has_no_interval():
-    assert ratio([(1, 2)], 0) == {"value": 0.5, "low": None, "high": None}
+    assert ratio([(1, 2)], 0) == {"value": 0.5, "low": None, "high": None, "stderr": None}
 
 
 def test_items_without_anything_to_count_give_no_row():

@@ -79,7 +79,7 @@ def test_all_measures_come_with_intervals_and_can_be_written_as_json(result, bri
     assert {"error reduction", "cost of typos: touch", *(f"cost of typos: {kind}" for kind in KINDS)} <= measures
     assert {"tokens per word: mistyped", "tokens per word: as meant"} <= measures
     for row in rows:
-        assert list(row) == ["measure", "set", "system", "value", "low", "high", "n", "unit"]
+        assert list(row) == ["measure", "set", "system", "value", "low", "high", "stderr", "n", "unit"]
         assert row["n"] in (1, 2)
         assert row["n"] == 1 or row["low"] <= row["value"] <= row["high"]
     assert result["sets"]["embedded"] == {

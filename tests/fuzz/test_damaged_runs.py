@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 from fuzz.mutation import budget, dice, mutate_file, probe, report
-from support.fake_evaluation import TYPING, records, write_evaluation
+from support.fake_evaluation import EVERYDAY, TYPING, records, write_evaluation
 from support.fake_run import fake_run
 
 from keylm.base.files import write_json
-from keylm.cli.evaluate import show, show_instructions, show_typing
+from keylm.cli.evaluate import show, show_everyday, show_instructions, show_typing
 from keylm.evaluation.results import EvaluationFolder, table
 from keylm.recipe.load import load_recipe, parse_recipe, read_toml
 from keylm.recipe.run_folder import RunFolder
@@ -27,6 +27,7 @@ def finished(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(base, run / "model")
     write_evaluation(run / "evaluation", records(1, number=40))
     write_json(run / "evaluation/instructions.json", {"rows": [{**TYPING["rows"][0], "set": "trained"}]})
+    write_json(run / "evaluation/everyday.json", EVERYDAY)
     row = {"artefact": "gguf/a.gguf", "bytes": 15, "logit": 0.01, "kl": 1e-6, "top1": 1.0, "passed": True}
     row |= {"perplexity": 12.3, "reference_perplexity": 12.3, "tokenizer_mismatches": 0, "tokenizer_strings": 500}
     write_json(run / "parity.json", {"artefacts": [row]})
@@ -57,6 +58,7 @@ def print_figures(run: Path, other: Path) -> None:
     folder = EvaluationFolder(run / "evaluation")
     show(table(folder.benchmarks()), folder)
     show_typing(folder)
+    show_everyday(folder)
     show_instructions(folder)
 
 

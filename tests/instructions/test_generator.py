@@ -19,7 +19,7 @@ def generator() -> PairGenerator:
 
 def test_every_pair_keeps_its_constraints_and_has_none_that_is_held_out(generator):
     types: set[str] = set()
-    for index in range(400):
+    for index in range(1200):
         pair = generator.verifiable(index)
         assert 1 <= len(pair.constraints) <= 4
         assert violations(pair.messages[-1]["content"], pair.constraints) == []
@@ -27,7 +27,8 @@ def test_every_pair_keeps_its_constraints_and_has_none_that_is_held_out(generato
         [document] = read_record(json.loads(json.dumps(pair.record())), "f", 1)
         assert [turn["role"] for turn in document.messages][-2:] == ["user", "assistant"]
     assert types <= set(TRAINED)
-    assert set(TRAINED) - types <= {"choice", "english", "no_digits", "first_word", "last_word", "start_phrase"}
+    rare = {"choice", "numbers", "exclamation_marks", "sentence_letter", "distinct_starts", "palindromes"}
+    assert set(TRAINED) - types <= rare, "types that few of these documents lend themselves to"
 
 
 def test_pairs_are_a_function_of_seed_and_index(generator):
@@ -41,9 +42,9 @@ def test_pairs_are_a_function_of_seed_and_index(generator):
 def test_records_of_a_version_never_change(generator):
     pairs = [pair for index in range(100) for pair in (generator.verifiable(index), generator.everyday(index))]
     lines = "\n".join(json.dumps(pair.record()) for pair in pairs)
-    assert VERSION == 1
+    assert VERSION == 2
     assert hashlib.sha256(lines.encode()).hexdigest() == (
-        "a689e510debd515fecdcc2558c724d511a82c47cd5a7f3f69abc365ba2b35ed0"
+        "1d3a7aa7b5544b3db5d2cb6a344af4cc12cabb9b18031693759fa1e09c08084e"
     ), "the same input gives other records: raise VERSION, and set its hash here"
 
 

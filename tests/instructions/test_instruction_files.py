@@ -1,6 +1,7 @@
 """Files of instructions: the same for any number of workers, without benchmark items, with a manifest."""
 
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from support.recipes import write_jsonl
 
 from keylm.base.errors import KeylmError
 from keylm.curate.decontamination import Decontaminator
+from keylm.instructions import reward
+from keylm.instructions.checks import HELD_OUT, TRAINED, violations
 from keylm.instructions.generator import GeneratorSettings
 from keylm.instructions.instruction_files import InstructionPlan, write_instructions
 from keylm.instructions.instruction_files import _without_items as without_items
@@ -25,7 +28,14 @@ def test_the_verb_writes_files_once_and_the_same_for_any_number_of_workers(tmp_p
     for name, texts in documents().items():
         write_jsonl(corpus / f"{name}.jsonl", [{"text": text.text} for text in texts])
     plan = InstructionPlan(
-        corpus, count=60, everyday=0.5, preferences=5, rejected=True, evaluation=4, settings=GeneratorSettings(seed=3)
+        corpus,
+        count=60,
+        everyday=0.5,
+        preferences=5,
+        rejected=True,
+        prompts=40,
+        evaluation=16,
+        settings=GeneratorSettings(seed=3),
     )
     first = write_instructions(tmp_path / "one", plan, workers=1, quiet=True)
     second = write_instructions(tmp_path / "two", plan, workers=2, quiet=True)
@@ -34,6 +44,9 @@ def test_the_verb_writes_files_once_and_the_same_for_any_number_of_workers(tmp_p
     assert {source["licence"] for source in first["sources"]} == {"unstated"}
     assert first["fingerprints"] == {"instructions": fingerprint(), "typos": TypoModel(Typos()).fingerprint()}
     assert not list(tmp_path.glob(".tmp-*"))
+    untrained = [row for row in lines(tmp_path / "one/evaluation.jsonl.zst") if row["set"] == "held_out"]
+    assert Counter(row["constraints"][0]["type"] for row in untrained) == dict.fromkeys(HELD_OUT, 2)
+    assert all(violations(row["reference"], row["constraints"]) == [] for row in untrained if row["reference"])
     with pytest.raises(KeylmError, match="none of the files"):
         write_instructions(tmp_path / "three", InstructionPlan(corpus, open_only=True))
     with pytest.raises(KeylmError, match="holds something else"):
@@ -43,6 +56,23 @@ def test_the_verb_writes_files_once_and_the_same_for_any_number_of_workers(tmp_p
 def lines(file: Path) -> list[dict]:
     with zstandard.open(file, "rt", encoding="utf-8") as text:
         return [json.loads(line) for line in text]
+
+
+def test_prompts_have_one_to_three_trained_constraints_and_no_answer(tmp_path):
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    for name, texts in documents().items():
+        write_jsonl(corpus / f"{name}.jsonl", [{"text": text.text} for text in texts])
+    plan = InstructionPlan(corpus, count=1, evaluation=0, prompts=300, settings=GeneratorSettings(seed=4))
+    manifest = write_instructions(tmp_path / "out", plan, quiet=True)
+    prompts = lines(tmp_path / "out/prompts.jsonl.zst")
+    assert len(prompts) == 300 == manifest["files"]["prompts.jsonl.zst"]["records"]
+    for row in prompts:
+        assert set(row) == {"prompt", "constraints", "kind", "from"}
+        assert row["prompt"][-1]["role"] == "user"
+        assert all(constraint["type"] in TRAINED for constraint in row["constraints"])
+        assert len(reward("It rains.", row["constraints"]).kept) == len(row["constraints"])
+    assert {len(row["constraints"]) for row in prompts} == {1, 2, 3}
 
 
 def test_records_that_hold_a_benchmark_item_are_left_out(tmp_path):

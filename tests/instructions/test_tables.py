@@ -10,9 +10,11 @@ from support.instruction_examples import GOOD_AND_BAD
 
 import keylm.instructions
 from keylm.base.errors import KeylmError
-from keylm.instructions.checks import CHECKS, TRAINED
+from keylm.instructions.checks import CHECKS, HELD_OUT, TRAINED
 from keylm.instructions.document_tasks import TASK_MAKERS
 from keylm.instructions.everyday import MAKERS as EVERYDAY_MAKERS
+from keylm.instructions.exercises import EXERCISES
+from keylm.instructions.held_out_items import DRAWS
 from keylm.instructions.makers import MAKERS
 from keylm.instructions.measures import MEASURES
 from keylm.instructions.table_schema import Genre, PhraseTables
@@ -74,11 +76,12 @@ def test_every_wording_can_be_filled_in(constraint):
 def test_every_name_has_its_maker():
     tables = phrase_tables()
     drawn = tables.constraints
-    assert set(drawn.weights) - {"repeat_request"} == {*MAKERS, *MEASURES}
-    assert {drawn.aliases.get(name, name) for name in drawn.weights} == set(TRAINED)
+    made = {*MAKERS, *MEASURES, *(kind for kind in EXERCISES if kind in TRAINED)}
+    assert set(drawn.weights) - {"repeat_request", "request_last"} == made
+    assert set(HELD_OUT) == {*DRAWS, *(kind for kind in EXERCISES if kind not in TRAINED)}
     assert set(tables.sources.tasks) == set(TASK_MAKERS)
     assert set(tables.sources.everyday) == set(EVERYDAY_MAKERS)
-    families = {*tables.genres, *(name.replace("main_", "") for name in TASK_MAKERS)}
+    families = {*tables.genres, *TASK_MAKERS, *(family for family, _ in EXERCISES.values())}
     assert {*drawn.unfit, *drawn.fit} <= families
 
 
@@ -116,6 +119,8 @@ DAMAGES = [
     ("constraints.toml", "json = 6", "json = 0", "weights.json"),
     ("constraints.toml", "english = 1", "language = 1", "types english"),
     ("constraints.toml", "[weights]", "[weights", "cannot be read"),
+    ("constraints.toml", "json = 6\n", "json = 6\nrefrain = 1\n", "weights: refrain; accepted: each trained type"),
+    ("families.toml", 'refrain = { kind = "combination"', 'refrain = { kind = "poetry"', "refrain.kind"),
 ]
 
 

@@ -164,12 +164,14 @@ def test_a_folder_that_is_neither_is_one_error(tmp_path: Path):
 
 
 def test_instructions_are_told_with_what_their_types_are(finished: Path):
-    row = {"system": "model", "value": 0.311, "low": 0.2, "high": 0.4, "n": 70, "unit": "share"}
+    row = {"system": "model", "value": 0.311, "low": 0.2, "high": 0.4, "stderr": 0.05, "n": 70, "unit": "share"}
     rows = [{**row, "set": "held_out", "measure": "all constraints"}, {**row, "set": "trained", "measure": "no_comma"}]
+    rows.append({**row, "set": "typos", "measure": "exact"})
     assert "Following instructions" not in card_text(finished)
     (finished / "evaluation").mkdir(exist_ok=True)
     (finished / "evaluation/instructions.json").write_text(json.dumps({"rows": rows}))
     shown = sections(card_text(finished))["Following instructions"]
-    assert "| all constraints kept, types that training never had | 31.1 | 20.0–40.0 | 70 |" in shown
+    assert "| types that training never had | 31.1 ± 5.0 | 31.1 ± 5.0 | 70 |" in shown
+    assert "| sentence fixed to the character | 31.1 | 20.0–40.0 | 70 |" in shown
     assert "of the types that IFEval asks" in shown
     assert "no_comma" not in shown

@@ -128,17 +128,31 @@ def test_instructions_are_shown_where_they_were_measured(tmp_path: Path, evaluat
     assert '<h3 class="part">Instructions</h3>' not in evaluated
     assert "instructions.json" not in evaluated
     run = evaluated_run(tmp_path / "tuned")
-    row = {"system": "model", "low": 0.2, "high": 0.4, "n": 70, "unit": "share"}
+    row = {"system": "model", "low": 0.2, "high": 0.4, "stderr": 0.031, "n": 70, "unit": "share"}
     found = [
         ("trained", "all constraints", 0.311),
         ("held_out", "all constraints", 0.122),
+        ("trained", "constraints", 0.52),
         ("trained", "no_comma", 0.9),
+        ("trained", "each kind: wording", 0.91),
     ]
     found += [("held_out", "roman_list", 0.05), ("typos", "exact", 0.444)]
     rows = [{**row, "set": name, "measure": measure, "value": value} for name, measure, value in found]
     (run / "evaluation/instructions.json").write_text(json.dumps({"rows": rows}), encoding="utf-8")
     page = write_report(run).read_text(encoding="utf-8")
-    words = ("31.1", "12.2", "no_comma", "roman_list", "44.4", "Typos fixed", "Each type that training never had")
+    words = (
+        "31.1 ± 3.1",
+        "52.0 ± 3.1",
+        "12.2 ± 3.1",
+        "IFEval, strict",
+        "Each kind",
+        "wording",
+        "no_comma",
+        "roman_list",
+        "44.4",
+        "Typos fixed",
+        "Each type that training never had",
+    )
     assert [word for word in words if word not in page] == []
     check_self_contained(page)
     (run / "evaluation/instructions.json").write_text('{"rows": [{"set": "typos"}]}', encoding="utf-8")

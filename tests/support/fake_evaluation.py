@@ -118,6 +118,15 @@ CONTAMINATION = {
         {"benchmark": "ifeval", "items": 541, "before": None, "after": None},
     ],
 }
+EVERYDAY = {
+    "protocol": "keylm everyday 1",
+    "chat": True,
+    "answers": [
+        {"group": "lists", "prompt": "Name two fruits.", "answer": "Apples and <b>pears</b>.", "ended": True},
+        {"group": "advice", "prompt": "How do I sleep?", "answer": "Go to bed. " * 9, "ended": False},
+        {"group": "advice", "prompt": "How do I wake up?", "answer": "", "ended": True},
+    ],
+}
 ROWS = [{"benchmark": "piqa", "metric": "acc", "value": 0.6, "command": "keylm eval runs/nano/model --tasks card"}]
 
 

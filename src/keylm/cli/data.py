@@ -110,6 +110,9 @@ def instructions(
     rejected: Annotated[
         bool, typer.Option("--rejected", help="Give these a minimal violation; else the model's own are to be found.")
     ] = False,
+    prompts: Annotated[
+        int, typer.Option(min=0, help="Prompts with constraints and no answer, for reinforcement learning.")
+    ] = 0,
     evaluation: Annotated[int, typer.Option(min=0, help="Held-out items of each of the three sets.")] = 200,
     seed: Annotated[int, typer.Option(min=0, help="Another seed gives other pairs.")] = 0,
     name: Annotated[str, typer.Option(help="What the assistant calls itself.")] = "KeyLM",
@@ -130,7 +133,9 @@ def instructions(
     if not name.strip():
         raise KeylmError("--name: got an empty name; accepted: some text")
     settings, items = GeneratorSettings(seed, name.strip()), tuple(decontaminate or ())
-    plan = InstructionPlan(corpus, count, everyday, preferences, rejected, evaluation, settings, open_only, items)
+    plan = InstructionPlan(
+        corpus, count, everyday, preferences, rejected, prompts, evaluation, settings, open_only, items
+    )
     with interruptible("stopped; nothing was written, and the same command begins anew"):
         manifest = write_instructions(out, plan, workers=workers or default_workers(), quiet=quiet)
     print_summary(out, manifest, quiet=quiet)

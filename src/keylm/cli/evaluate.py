@@ -28,8 +28,8 @@ def evaluate(
     tasks: Annotated[
         list[str] | None,
         typer.Option(
-            help="card, extras, robustness (or robustness_5, _10, _20), typing, instructions, or a task of lm_eval; "
-            "with commas or repeatedly. By default card."
+            help="card, extras, robustness (or robustness_5, _10, _20), typing, instructions, everyday, or a task of "
+            "lm_eval; with commas or repeatedly. By default card."
         ),
     ] = None,
     tasks_path: Annotated[
@@ -80,6 +80,7 @@ def evaluate(
         show(table(folder.benchmarks()), folder)
         show_typing(folder)
         show_instructions(folder)
+        show_everyday(folder)
     show_report(folder, quiet=quiet)
 
 
@@ -125,15 +126,39 @@ def show_typing(folder: "EvaluationFolder") -> None:
 
 
 def show_instructions(folder: "EvaluationFolder") -> None:
-    """Print the shares of constraints that the model keeps and of typos that it fixes, with 95 % intervals."""
+    """Print the shares of constraints that the model keeps, IFEval's beside, and of typos that it fixes."""
+    from keylm.evaluation.following import HEADS, following
+
+    rows = folder.measures(folder.instructions)
+    if beside := following(folder.benchmarks(), rows) if rows else []:
+        table = Table(*HEADS, box=None, pad_edge=False)
+        for line in beside:
+            table.add_row(*line.cells())
+        console.print(table)
     found: dict[str, Table] = {}
-    for row in folder.measures(folder.instructions):
+    for row in rows:
         name = row["set"].replace("_", "-")
         shown = found.setdefault(name, Table(f"instructions, {name}", "per cent", "items", box=None, pad_edge=False))
         value, low, high = ("–" if row[key] is None else f"{100 * row[key]:.1f}" for key in ("value", "low", "high"))
         label = row["measure"].replace("_", " ") + ("" if row["system"] == "model" else f" ({row['system']})")
         shown.add_row(label, f"{value} ({low} to {high})", str(row["n"]))
     for shown in found.values():
+        console.print(shown)
+
+
+def show_everyday(folder: "EvaluationFolder") -> None:
+    """Print how many of the answers to everyday prompts are empty, cut off or repetitive."""
+    from keylm.base.files import read_object
+    from keylm.base.shapes import check
+    from keylm.evaluation.shapes import EVERYDAY
+    from keylm.report.everyday_answers import counts_table, everyday_answers
+
+    found = read_object(folder.everyday) if folder.everyday.is_file() else {}
+    check(EVERYDAY, found, str(folder.everyday))
+    if answers := everyday_answers({"here": found}):
+        shown = Table("everyday prompts", *answers.columns, box=None, pad_edge=False)
+        for row in counts_table(answers):
+            shown.add_row(*row)
         console.print(shown)
 
 

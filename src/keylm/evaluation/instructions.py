@@ -2,7 +2,8 @@
 
 Three sets (instructions/held_out_items.py): constraints of trained types on held-out documents, constraints of types
 never seen in training, and typo fixing on held-out sentences. Decoding is greedy, so the figures are reproducible on
-one machine; each is a share with a 95 % bootstrap interval over items. Cost: one answer an item, batched by length.
+one machine; each is a share with a 95 % bootstrap interval over items and its standard error.
+Cost: one answer an item, batched by length.
 """
 
 import difflib
@@ -17,12 +18,13 @@ from keylm.base.console import Status
 from keylm.base.errors import KeylmError
 from keylm.base.files import parse_json, read_table, sha256_file, write_json
 from keylm.data.readers import ZstdReader
+from keylm.evaluation.following import EACH_KIND
 from keylm.evaluation.statistics import Tallies
-from keylm.instructions.checks import keeps
+from keylm.instructions.checks import FAMILIES, keeps
 from keylm.model.folder import model_fingerprint
 from keylm.runtimes.generation import Generator
 
-PROTOCOL = "keylm instructions 1"
+PROTOCOL = "keylm instructions 2"
 """Incremented with any change of a rule: figures of two protocols do not compare."""
 Item = dict[str, Any]
 _KEYS = {"set", "messages", "constraints", "max_new_tokens"}
@@ -55,8 +57,8 @@ def evaluate_instructions(
     {"protocol", "rows": [{"measure", "set", "value", "low", "high", "n", …}], "answers": [{"set", "answer", "broken"}]}
 
     Measures of the sets trained and held_out: "all constraints" (share of items that keep all), "constraints" (share of
-    constraints kept), and one a type. Of typos: "exact" (share of sentences right to the character), "error reduction"
-    (share of wrong words that are right afterwards, less those made wrong), "unchanged".
+    constraints kept), one a kind of types and one a type. Of typos: "exact" (share of sentences right to the
+    character), "error reduction" (share of wrong words that are right afterwards, less those made wrong), "unchanged".
     Raises KeylmError where the model cannot be opened or has no chat template.
     """
     generator = Generator(model_folder, device)
@@ -87,6 +89,8 @@ def score(items: Sequence[Item], answers: Sequence[str], seed: int = 0) -> list[
                 tallies.add("all constraints", "model", number, all(kept), 1)
                 tallies.add("constraints", "model", number, sum(kept), len(kept))
                 for constraint, right in zip(item["constraints"], kept, strict=True):
+                    kind = FAMILIES[constraint["type"]].kind
+                    tallies.add(f"{EACH_KIND}: {kind}", "model", number, right, 1)
                     tallies.add(constraint["type"], "model", number, right, 1)
         rows += tallies.rows(name, seed)
     return rows

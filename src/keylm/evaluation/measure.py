@@ -1,4 +1,4 @@
-"""All measurements of a model: benchmarks, robustness, typing, instructions, contamination; and their files."""
+"""All measurements of a model: benchmarks, robustness, typing, instructions, everyday prompts, contamination."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +16,8 @@ TYPING = "typing"
 """Name of the typing evaluation in --tasks, which is no task of lm_eval."""
 INSTRUCTIONS = "instructions"
 """Name in --tasks of the evaluation of constraints that a program checks."""
+EVERYDAY = "everyday"
+"""Name in --tasks of the prompts whose answers are to be read."""
 
 
 def measure(
@@ -32,11 +34,13 @@ def measure(
 ) -> None:
     """Measure `requested` suites and tasks of a model and write the files of `folder`, finished parts at any end."""
     try:
-        tasks = [name for name in requested if name not in (TYPING, INSTRUCTIONS)]
+        tasks = [name for name in requested if name not in (TYPING, INSTRUCTIONS, EVERYDAY)]
         if TYPING in requested:
             _typing(model, folder, options.limit, corpus, workers, quiet=quiet)
         if INSTRUCTIONS in requested:
             _instructions(model, folder, options, items, quiet=quiet)
+        if EVERYDAY in requested:
+            _everyday(model, folder, options, quiet=quiet)
         if tasks:
             benchmarks.evaluate(model, tasks, folder, options, command=command, quiet=quiet)
     finally:
@@ -88,6 +92,17 @@ def _instructions(
         raise KeylmError("instructions: no items; accepted: --items evaluation.jsonl.zst of `keylm data instructions`")
     device = torch.device(benchmarks.chosen_device(options.device))
     measure_instructions(Path(model), items, folder.instructions, limit=options.limit, device=device, quiet=quiet)
+
+
+def _everyday(model: str, folder: EvaluationFolder, options: benchmarks.BenchmarkOptions, *, quiet: bool) -> None:
+    import torch
+
+    from keylm.evaluation.everyday_prompts import measure_everyday
+
+    if not Path(model).is_dir():
+        raise KeylmError(f"{model}: everyday prompts are put to a model folder; accepted: its files on this machine")
+    device = torch.device(benchmarks.chosen_device(options.device))
+    measure_everyday(Path(model), folder.everyday, device=device, quiet=quiet)
 
 
 def robustness_points(found: dict[str, Record]) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
     EVALUATION/benchmarks/NAME.json   one finished benchmark: metrics, standard errors, every item's outcome
     EVALUATION/typing.json            the typing evaluation
     EVALUATION/instructions.json      constraints kept and typos fixed, on held-out items
+    EVALUATION/everyday.json          answers to sixty everyday prompts, to be read
     EVALUATION/robustness.json        accuracy under typing errors
     EVALUATION/evaluation.json        the rows of all of it, a list, for other programs
 
@@ -33,7 +34,7 @@ class EvaluationFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.typing, self.robustness = path / "typing.json", path / "robustness.json"
-        self.instructions = path / "instructions.json"
+        self.instructions, self.everyday = path / "instructions.json", path / "everyday.json"
         self.rows = path / "evaluation.json"
 
     def benchmark(self, name: str) -> Path:

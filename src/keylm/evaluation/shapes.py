@@ -49,7 +49,7 @@ BENCHMARK = _object(
 _MEASURE = _object(
     "measure set system value",
     **{"measure": str, "set": str, "system": str, "unit": str, "n": Amount},
-    **{"value": Value, "low": Value, "high": Value},
+    **{"value": Value, "low": Value, "high": Value, "stderr": Value},
 )
 MEASURES = _object(
     rows=_list(_MEASURE),
@@ -59,6 +59,9 @@ MEASURES = _object(
     skipped=dict[str, str],
 )
 """typing.json and instructions.json."""
+_ANSWER = _object("group prompt answer ended", group=str, prompt=str, answer=str, ended=bool)
+EVERYDAY = _object(protocol=Text, chat=bool | None, answers=_list(_ANSWER))
+"""everyday.json."""
 _CURVE = _object(
     "benchmark rates values spread retention",
     **{"benchmark": str, "metric": Text, "floor": Value, "reason": Text},

@@ -62,17 +62,21 @@ class Tallies:
 
 
 def ratio(parts: Sequence[tuple[float, float]], seed: int) -> Mapping[str, float | None]:
-    """Return {"value", "low", "high"}: a ratio of sums and its 95 % interval, which one item alone does not have."""
+    """Return {"value", "low", "high", "stderr"}: a ratio of sums, its 95 % interval and its standard error.
+
+    One item alone has neither of the last two.
+    """
     sums = np.array(parts, dtype=np.float64)
     up, down = sums.sum(axis=0)
     value = float(up / down)
     if len(sums) < 2:
-        return {"value": value, "low": None, "high": None}
+        return {"value": value, "low": None, "high": None, "stderr": None}
     generator = np.random.default_rng(seed)
     drawn = sums[generator.integers(0, len(sums), (DRAWS, len(sums)))].sum(axis=1)
     drawn = drawn[drawn[:, 1] > 0]
-    low, high = middle_95(drawn[:, 0] / drawn[:, 1])
-    return {"value": value, "low": low, "high": high}
+    ratios = drawn[:, 0] / drawn[:, 1]
+    low, high = middle_95(ratios)
+    return {"value": value, "low": low, "high": high, "stderr": float(np.std(ratios, ddof=1))}
 
 
 def middle_95(drawn: Values) -> tuple[float, float]:

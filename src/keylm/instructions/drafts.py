@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
+from typing import Any
 
 from keylm.instructions.tables import phrase_tables
 from keylm.text.sentences import fewest_words
@@ -61,6 +62,8 @@ class WritingTask:
     """returns another answer to the same request"""
     source: str = ""
     """name of its file; "" where the text is our own"""
+    constraints: list[dict[str, Any]] = field(default_factory=list)
+    """what the answer keeps by itself: of an exercise, first the one that its request words"""
 
     @property
     def words(self) -> int:

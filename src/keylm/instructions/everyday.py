@@ -37,7 +37,9 @@ Exchange = tuple[str, str, str]
 """question, answer, source"""
 
 
-def _sentence(inputs: GeneratorInputs, random: Random, fewest: int = 5, most: int = 30) -> tuple[str, str] | None:
+def document_sentence(
+    inputs: GeneratorInputs, random: Random, fewest: int = 5, most: int = 30
+) -> tuple[str, str] | None:
     """Return a sentence of a document, and the document's file."""
     names = [name for name in _SOURCES.prose if inputs.documents.get(name)]
     if not names:
@@ -55,7 +57,7 @@ def _sentence(inputs: GeneratorInputs, random: Random, fewest: int = 5, most: in
 
 def mistyped(inputs: GeneratorInputs, random: Random) -> Exchange | None:
     """Return (noisy sentence, clean sentence, source); one in twenty has no typo."""
-    found = _sentence(inputs, random)
+    found = document_sentence(inputs, random)
     if found is None:
         return None
     clean, source = found
@@ -74,7 +76,7 @@ def typo_fix(inputs: GeneratorInputs, random: Random) -> Exchange | None:
 
 
 def _rewrite(inputs: GeneratorInputs, random: Random) -> Exchange | None:
-    found = _sentence(inputs, random, 4, 24)
+    found = document_sentence(inputs, random, 4, 24)
     if found is None:
         return None
     sentence, source = found

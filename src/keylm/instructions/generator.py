@@ -19,6 +19,7 @@ from keylm.instructions.checks import Constraint, violations
 from keylm.instructions.document_tasks import TASK_MAKERS, SourceText
 from keylm.instructions.drafts import Draft, WritingTask
 from keylm.instructions.everyday import GeneratorInputs
+from keylm.instructions.exercises import EXERCISES, make_exercise
 from keylm.instructions.makers import MAKERS
 from keylm.instructions.measures import MEASURES
 from keylm.instructions.minimal_violations import break_answer
@@ -35,6 +36,10 @@ _LENGTHS = _DRAWS.lengths
 _LONG_FORMS = re.compile(rf"(?i)\b({'|'.join(_LENGTHS.long_forms)})\b")
 _EXCLUSIVE = [frozenset(types) for types in _DRAWS.exclusive]
 _FIRST_ONLY = frozenset(_DRAWS.first_only)
+_REPEATS = {"repeat_request": "{text}\n\n{answer}", "request_last": "{answer}\n\n{text}"}
+"""Types that repeat the request, which is whole only at the end, and where its copy stands."""
+_MOST_REWARDED = 3
+"""Constraints that a prompt for reinforcement learning has at most."""
 
 
 @dataclass(frozen=True)
@@ -88,19 +93,36 @@ class PairGenerator:
             first = random.choices(list(_DRAWS.weights), list(_DRAWS.weights.values()))[0]
             long = first == "words" and random.random() < _LENGTHS.long_share
             for _ in range(60):
-                task = self._task(random)
+                task = make_exercise(first, self.inputs, random) if first in EXERCISES else self._task(random)
                 if (
                     task is None
                     or (long and (task.whole or task.words < _LENGTHS.long[0]))
-                    or not _suits(first, task.family)
+                    or not (first in EXERCISES or _suits(first, task.family))
                     or bool(task.options) != (first == "choice")
                 ):
                     continue
-                pair = (self._follow_up if random.random() < 0.07 and not long else self._constrained)(
-                    task, first, random
-                )
+                again = random.random() < 0.07 and not long and first not in EXERCISES
+                pair = (self._follow_up if again else self._constrained)(task, first, random)
                 if pair is not None:
                     return pair
+
+    def prompt(self, index: int) -> dict[str, Any]:
+        """Return prompt `index` without its answer: {"prompt", "constraints", "kind", "from"}."""
+        for attempt in count():
+            pair = self.verifiable(index, f"prompts/{attempt}")
+            if len(pair.constraints) <= _MOST_REWARDED:
+                record = {"prompt": pair.messages[:-1], "constraints": pair.constraints}
+                return {**record, "kind": pair.kind, "from": pair.source}
+        raise AssertionError("count() has no end")
+
+    def exercise(self, kind: str, index: int, stream: str) -> InstructionPair:
+        """Return exercise `index` of a type of EXERCISES, which need not be trained, with its constraint alone."""
+        random = self._random(stream, index)
+        while True:
+            task = make_exercise(kind, self.inputs, random)
+            pair = self._constrained(task, kind, random, 1) if task is not None else None
+            if pair is not None and len(pair.constraints) == 1:
+                return pair
 
     def preference(self, index: int) -> dict[str, Any]:
         """Return prompt `index` with an answer that keeps its constraints and one that breaks one of them."""
@@ -137,23 +159,27 @@ class PairGenerator:
                 return task
         return None
 
-    def _constrained(self, task: WritingTask, first: str, random: Random) -> InstructionPair | None:
-        types = _draw_types(task, first, random, random.choices((1, 2, 3), (50, 33, 17))[0])
+    def _constrained(
+        self, task: WritingTask, first: str, random: Random, wanted: int | None = None
+    ) -> InstructionPair | None:
+        """Return a request under `wanted` constraints, by default one to three, and its answer."""
+        types = _draw_types(task, first, random, wanted or random.choices((1, 2, 3), (50, 33, 17))[0])
         long = first == "words" and task.words >= _LENGTHS.long[0] and not task.whole
         words = random.choice(_LENGTHS.long) if long and random.random() < 0.7 else None
         answer, constraints = _answer(task, types, random, words)
-        if answer is None or (not constraints and "repeat_request" not in types):
+        repeats = [name for name in types if name in _REPEATS]
+        if answer is None or not (constraints or repeats):
             return None
-        request = self._as_typed(task.request, random)
-        messages = _user_turns(
-            task, request, [describe(constraint, random) for constraint in constraints], random, types
-        )
-        if "repeat_request" in types:
+        exercise = first in EXERCISES  # its request is the wording of its first constraint, and no typo may alter it
+        request = task.request if exercise else self._as_typed(task.request, random)
+        wishes = [describe(constraint, random) for constraint in constraints[exercise:]]
+        messages = _user_turns(task, request, wishes, random, types)
+        for name in repeats:
             text = messages[-1]["content"]
-            constraint = {"type": "repeat_request", "text": text}
+            constraint = {"type": name, "text": text}
             constraints.append(constraint)
             messages[-1]["content"] = text + random.choice(("\n\n", "\n", " ")) + describe(constraint, random)
-            answer = f"{text}\n\n{answer}"
+            answer = _REPEATS[name].format(text=text, answer=answer)
         return _checked_pair([*messages, {"role": "assistant", "content": answer}], constraints, task)
 
     def _follow_up(self, task: WritingTask, first: str, random: Random) -> InstructionPair | None:
@@ -195,10 +221,13 @@ def _draw_types(task: WritingTask, first: str, random: Random, wanted: int) -> l
     """Return `first` and other types of constraints for a task, none of which exclude each other."""
     if task.options:
         return ["choice"]
-    types = [first]
+    types = [] if first in EXERCISES else [first]
+    wanted -= len(task.constraints)
     if task.family == "points" and first not in ("bullets", "numbered_list"):
         types.append(random.choice(("bullets", "bullets", "numbered_list")))
-    names = [name for name in _DRAWS.weights if name != "choice" and _suits(name, task.family)]
+    names = [
+        name for name in _DRAWS.weights if name != "choice" and name not in EXERCISES and _suits(name, task.family)
+    ]
     weights = [_DRAWS.weights[name] for name in names]
     for _ in range(12):
         if len(types) >= wanted:
@@ -212,10 +241,10 @@ def _draw_types(task: WritingTask, first: str, random: Random, wanted: int) -> l
 def _answer(
     task: WritingTask, types: Sequence[str], random: Random, words: int | None = None
 ) -> tuple[str | None, list[Constraint]]:
-    """Return an answer shaped and measured for `types` (except repeat_request), and its constraints."""
+    """Return an answer shaped and measured for `types` (but those that repeat the request), and its constraints."""
     words = words or random.choice(_LENGTHS.counted if set(_LENGTHS.counting) & set(types) else _LENGTHS.usual)
     draft = Draft(task, max(words, _LENGTHS.shortest_long_form) if _LONG_FORMS.search(task.request) else words)
-    constraints: list[Constraint] = []
+    constraints: list[Constraint] = list(task.constraints)
     for name in sorted((name for name in types if name in MAKERS), key=lambda name: MAKERS[name][0]):
         parameters = MAKERS[name][1](draft, random)
         if parameters is None:
@@ -244,9 +273,9 @@ def _user_turns(
         text = request
     elif style < 0.17 and len(wishes) > 1 and not any("\n" in wish for wish in wishes):
         text = f"{plain}\n" + "\n".join(f"- {wish}" for wish in wishes)
-    elif style < 0.3:
+    elif style < 0.3 and wishes:
         text = plain + "\n\n" + random.choice((" ", "\n")).join(wishes)
-    elif style < 0.38 and wishes and "repeat_request" not in types:
+    elif style < 0.38 and wishes and not _REPEATS.keys() & set(types):
         text = " ".join(wishes) + random.choice((" ", "\n\n")) + request
     else:
         text = " ".join([plain, *wishes])

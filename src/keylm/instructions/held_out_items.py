@@ -8,8 +8,9 @@ from collections.abc import Callable
 from random import Random
 from typing import Any
 
-from keylm.instructions.checks import Constraint
+from keylm.instructions.checks import HELD_OUT, Constraint
 from keylm.instructions.everyday import FIX_REQUESTS, mistyped
+from keylm.instructions.exercises import EXERCISES
 from keylm.instructions.generator import PairGenerator
 from keylm.instructions.wordings import describe
 from keylm.text.sentences import fewest_words
@@ -17,25 +18,23 @@ from keylm.text.sentences import fewest_words
 SETS = ("trained", "held_out", "typos")
 _TOKENS_PER_WORD = 2
 _ROOM = 60
+_HELD_OUT_TOKENS = 300
 
 DRAWS: dict[str, Callable[[Random], Constraint]] = {
-    "line_letter": lambda random: {"letter": random.choice("abcdhmpstw"), "count": random.randint(2, 4)},
-    "alphabetical_bullets": lambda random: {"count": random.randint(3, 5)},
     "question_marks": lambda random: {"count": random.randint(1, 4)},
-    "short_sentences": lambda random: {"count": random.randint(8, 12), "sentences": random.randint(2, 4)},
-    "ends_with_question": lambda random: {},
     "roman_list": lambda random: {"count": random.randint(3, 5)},
+    "line_letter": lambda random: {"letter": random.choice("abcdhmpstw"), "count": random.randint(2, 4)},
+    "refrain": lambda random: {},
     "short_words": lambda random: {"count": random.randint(6, 8), "words": random.randint(10, 20)},
-    "distinct_starts": lambda random: {"count": random.randint(3, 5)},
 }
-"""Parameters of each held-out type."""
+"""Parameters of the held-out types that are no exercises."""
 
 
 def item(generator: PairGenerator, kind: str, index: int) -> dict[str, Any]:
     """Return item `index` of a set: {"set", "messages", "constraints", "reference", "max_new_tokens"}.
 
     The messages end with the user's turn. `reference` is an answer that keeps the constraints, or the clean sentence;
-    None in the set held_out, whose types no maker knows.
+    None for a type of DRAWS, which no maker knows.
     """
     if kind == "trained":
         pair = generator.verifiable(index, "evaluation")
@@ -51,12 +50,15 @@ def item(generator: PairGenerator, kind: str, index: int) -> dict[str, Any]:
         tokens = _TOKENS_PER_WORD * fewest_words(clean) + _ROOM
         record = _item(kind, [{"role": "user", "content": request}], [], clean, tokens)
         return {**record, "noisy": noisy}
-    name = list(DRAWS)[index % len(DRAWS)]
+    name = HELD_OUT[index % len(HELD_OUT)]
+    if name in EXERCISES:
+        pair = generator.exercise(name, index, kind)
+        return _item(kind, pair.messages[:-1], pair.constraints, pair.messages[-1]["content"], _HELD_OUT_TOKENS)
     constraint = {"type": name, **DRAWS[name](random)}
     task = generator.task(index, kind)
     request = task.request if task.request.endswith((".", "?", "!", '"')) else task.request + "."
     messages = [{"role": "user", "content": f"{request} {describe(constraint, random)}"}]
-    return _item(kind, messages, [constraint], None, 300)
+    return _item(kind, messages, [constraint], None, _HELD_OUT_TOKENS)
 
 
 def _item(

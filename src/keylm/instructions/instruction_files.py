@@ -3,6 +3,7 @@
     OUT/verifiable.jsonl.zst    {"messages", "source", "constraints", "kind", "from"}: constraints that a program checks
     OUT/everyday.jsonl.zst      the same without constraints: facts, words, typo fixing, rewriting, small talk
     OUT/preferences.jsonl.zst   {"prompt", "chosen", "constraints"}; with minimal violations also "rejected"
+    OUT/prompts.jsonl.zst       {"prompt", "constraints"}: no answers, for reinforcement learning
     OUT/evaluation.jsonl.zst    items from held-out documents, and of held-out types (held_out_items.py)
     OUT/manifest.json           settings, fingerprints of tables and code, sources with licences and hashes, counts
 
@@ -42,7 +43,7 @@ from keylm.typos.model import TypoModel
 
 _SOURCES = phrase_tables().sources
 BLOCK = 250
-VERSION = 1
+VERSION = 2
 """Of the records: goes up when the same input gives other ones."""
 
 
@@ -58,6 +59,8 @@ class InstructionPlan:
     preferences: int = 0
     rejected: bool = False
     """whether these come with a minimal violation; else a model's own violating answers are to be found"""
+    prompts: int = 0
+    """prompts with constraints and without an answer"""
     evaluation: int = 200
     """items of each set"""
     settings: GeneratorSettings = field(default_factory=GeneratorSettings)
@@ -70,6 +73,7 @@ class InstructionPlan:
         """Return how many lines each file is to have."""
         plain = round(self.count * self.everyday)
         wanted = {"verifiable": self.count - plain, "everyday": plain, "preferences": self.preferences}
+        wanted["prompts"] = self.prompts
         return {**wanted, "evaluation": self.evaluation * len(held_out_items.SETS)}
 
 
@@ -129,7 +133,7 @@ def _manifest(
             for file in corpus_files
         ],
         "own_text": "Apache-2.0 (templates and phrasings of keylm)",
-        "constraint_types": {"trained": list(TRAINED), "held_out": list(HELD_OUT)},
+        "constraint_types": {"trained": TRAINED, "held_out": HELD_OUT},
         "files": {f"{part}.jsonl.zst": tally for part, tally in counts.items()},
     }
 
@@ -199,6 +203,8 @@ class _BlockGenerator:
                 return [self._kept.everyday(index).record() for index in indices]
             case "preferences":
                 return [self._preference(index) for index in indices]
+            case "prompts":
+                return [self._kept.prompt(index) for index in indices]
         end = self._items * len(held_out_items.SETS)
         return [
             held_out_items.item(self._held, held_out_items.SETS[index // self._items], index % self._items)
@@ -298,7 +304,7 @@ def _without_items(records: Sequence[dict[str, Any]], searched: Decontaminator) 
 
 
 def _texts(record: dict[str, Any]) -> list[str]:
-    """Return a conversation, or a prompt with each of its answers."""
+    """Return a conversation, or a prompt with each of its answers if it has any."""
     turns = [turn["content"] for turn in record.get("messages") or record["prompt"]]
     answers = [record[key] for key in ("chosen", "rejected") if key in record]
     return ["\n\n".join([*turns, *end]) for end in ([[answer] for answer in answers] or [[]])]
@@ -306,7 +312,7 @@ def _texts(record: dict[str, Any]) -> list[str]:
 
 def _count(record: dict[str, Any], tally: dict[str, Counter[str]], words: Counter[str]) -> None:
     messages = record.get("messages") or record["prompt"]
-    answer = record.get("chosen") or record.get("reference") or messages[-1]["content"]
+    answer = record.get("chosen") or record.get("reference") or ("" if "prompt" in record else messages[-1]["content"])
     tally["kinds"][record.get("kind") or record["set"]] += 1
     tally["types"].update(constraint["type"] for constraint in record["constraints"])
     tally["from"][record.get("from") or "own"] += 1
@@ -322,11 +328,9 @@ def default_workers() -> int:
 def print_summary(out: Path, manifest: dict[str, Any], *, quiet: bool = False) -> None:
     """Print what was written: counts, lengths, and how often each type of constraint occurs."""
     for name, tally in manifest["files"].items():
-        say(
-            f"{out / name}: {tally['records']:,} records, words on average: {tally['mean_prompt_words']} asked, "
-            f"{tally['mean_answer_words']} answered",
-            quiet=quiet,
-        )
+        answered = f", {tally['mean_answer_words']} answered" if tally["mean_answer_words"] else ""
+        asked = f"{tally['records']:,} records, words on average: {tally['mean_prompt_words']} asked"
+        say(f"{out / name}: {asked}{answered}", quiet=quiet)
         for what in ("types", "kinds"):
             shown = ", ".join(f"{key} {value:,}" for key, value in tally[what].items())
             if shown:

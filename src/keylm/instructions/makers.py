@@ -4,143 +4,52 @@ A maker returns None where this draft cannot keep its constraint naturally; then
 trusted: generator.py checks every finished answer.
 """
 
-import json
 import re
 from collections.abc import Callable
 from functools import partial
 from random import Random
-from typing import Any
 
-from keylm.instructions.checks import ANSWERS_APART, DIVIDER
-from keylm.instructions.drafts import (
-    LEANING,
-    Draft,
-    DraftBlock,
-    Paragraph,
-    WritingTask,
-    capitalised,
-    fix_articles,
-    grouped,
-    lowered,
-)
+from keylm.instructions.drafts import LEANING, Draft, Paragraph, WritingTask, capitalised, fix_articles, lowered
+from keylm.instructions.layout_checks import ANSWERS_APART
+from keylm.instructions.layout_makers import LAYOUTS, Parameters, line_prefix, sentence_lines, wrapped
 from keylm.instructions.tables import phrase_tables
 from keylm.text.sentences import STOP_WORDS, content_words
 
-Parameters = dict[str, Any]
 Maker = Callable[[Draft, Random], Parameters | None]
 _TEXTS = phrase_tables().answers
 
 
-def _paragraphs(draft: Draft, random: Random) -> Parameters | None:
-    count = random.choices((1, 2, 3, 4, 5, 6), (1, 6, 7, 6, 4, 2))[0]
-    if draft.task.head or draft.task.tail or draft.task.context:
-        return None
-    parts = grouped(draft.task, count, random)
-    if parts is None:
-        return None
-    draft.blocks = [DraftBlock(list(part), "\n" if draft.task.verse else " ") for part in parts]
-    return {"count": count}
-
-
-def _divided_paragraphs(draft: Draft, random: Random) -> Parameters | None:
-    parameters = _paragraphs(draft, random)
-    if parameters is None or parameters["count"] == 1:
-        return None
-    draft.joiner = random.choice((f"\n\n{DIVIDER}\n\n", f"\n{DIVIDER}\n"))
-    return parameters
-
-
-def _paragraph_start(draft: Draft, random: Random) -> Parameters | None:
-    parameters = _paragraphs(draft, random)
-    if parameters is None or draft.task.verse or parameters["count"] == 1:
-        return None
-    paragraph = random.randint(1, parameters["count"])
-    lines = draft.blocks[paragraph - 1].lines
-    if random.random() < 0.35:
-        first = re.match(r"[A-Za-z]+(?=\s)", lines[0])
-        if first is None:
-            return None
-        word = first[0]
-    elif random.random() < 0.5:
-        word = random.choice(_TEXTS.openers)
-        lines[0] = f"{word}, {lowered(lines[0])}"
-    else:
-        word = random.choice(_TEXTS.nouns)
-        lines.insert(0, random.choice(_TEXTS.noun_sentences).format(noun=capitalised(word)))
-    return {**parameters, "paragraph": paragraph, "word": random.choice((word, word.lower()))}
-
-
-def _items(draft: Draft, random: Random, most: int = 8) -> list[str] | None:
-    """Return two to `most` points for a list, in the order of the source."""
-    points = [re.sub(r"^[*\-•]\s*", "", point) for point in draft.task.standing()]
-    if len(points) < 2:
-        return None
-    count = random.choices(range(2, most + 1), [3, 6, 5, 5, 3, 2, 2, 1, 1][: most - 1])[0]
-    count = min(count, len(points))
-    return [points[place] for place in sorted(random.sample(range(min(len(points), 2 * count)), count))]
-
-
-def _listed(draft: Draft, random: Random, line: str) -> Parameters | None:
-    items = None if draft.task.verse or draft.task.head else _items(draft, random)
-    if items is None:
-        return None
-    list_block = DraftBlock([line.format(number=number, item=item) for number, item in enumerate(items, 1)], "\n")
-    opening = random.choice(_TEXTS.list_openings)
-    draft.blocks = (
-        [DraftBlock([opening]), list_block] if random.random() < 0.35 and not draft.task.points else [list_block]
-    )
-    return {"count": len(items)}
-
-
-def _sections(draft: Draft, random: Random) -> Parameters | None:
-    parameters = _paragraphs(draft, random)
-    if parameters is None or not 2 <= parameters["count"] <= 5:
-        return None
-    word = random.choice(_TEXTS.section_words)
-    for number, block in enumerate(draft.blocks, 1):
-        block.lines = [f"{word} {number}\n{block.text()}"]
-    return {"count": parameters["count"], "word": word}
-
-
-def _json(draft: Draft, random: Random) -> Parameters | None:
-    task = draft.task
-    if task.head or task.verse or not task.title or task.options:
-        return None
-    lines, items = draft.sentences(), _items(draft, random, 5)
-    text = " ".join(lines)
-    title = random.choice(_TEXTS.json_title)
-    value: dict[str, Any] = {title: task.title}
-    shape = random.random()
-    if shape < 0.4 or not items:
-        value[random.choice(_TEXTS.json_text)] = text
-    elif shape < 0.75:
-        value[random.choice(_TEXTS.json_list)] = items
-    else:
-        value[random.choice(_TEXTS.json_first)] = lines[0]
-        value[random.choice(_TEXTS.json_rest)] = items
-    written = json.dumps(value, ensure_ascii=False, indent=random.choice((None, 2, 2)))
-    if random.random() < 0.15:
-        written = f"```json\n{written}\n```"
-    draft.blocks = [DraftBlock([written])]
-    return {"keys": list(value)} if random.random() < 0.4 else {}
-
-
-def _two_answers(draft: Draft, random: Random) -> Parameters | None:
+def _answers(draft: Draft, random: Random, count: int) -> list[str] | None:
+    """Return `count` different answers: the draft, and other texts on the request or later paragraphs."""
     task = draft.task
     if task.options or task.context:
         return None
     first = draft.render()
     if task.again:
-        other = Draft(task.again(random), max(20, len(first) // 6)).render()
-    elif not task.head and (rest := [part for part in task.pool[1:] if not LEANING.match(part[0])]):
-        first = " ".join(task.pool[0][:4])
-        other = " ".join(rest[0][:4])
+        found = [first, *(Draft(task.again(random), max(20, len(first) // 6)).render() for _ in range(count - 1))]
+    elif not task.head and task.pool:
+        rest = [part for part in task.pool[1:] if not LEANING.match(part[0])]
+        found = [" ".join(part[:4]) for part in [task.pool[0], *rest[: count - 1]]]
     else:
         return None
-    if first == other:
+    return found if len(set(found)) == count else None
+
+
+def _two_answers(draft: Draft, random: Random) -> Parameters | None:
+    found = _answers(draft, random, 2)
+    if found is None:
         return None
-    draft.finish.insert(0, lambda _: f"{first}\n\n{ANSWERS_APART}\n\n{other}")
+    draft.finish.insert(0, lambda _: f"\n\n{ANSWERS_APART}\n\n".join(found))
     return {}
+
+
+def _several_answers(draft: Draft, random: Random) -> Parameters | None:
+    count, mark = random.choice((2, 3, 3, 4)), random.choice(_TEXTS.dividers)
+    found = _answers(draft, random, count)
+    if found is None:
+        return None
+    draft.finish.insert(0, lambda _: f"\n\n{mark}\n\n".join(found))
+    return {"count": count, "mark": mark}
 
 
 def _title(draft: Draft, random: Random) -> Parameters | None:
@@ -290,6 +199,28 @@ _IN_A_ROW = re.compile(r"(?<=[a-z]),( (?=[a-z][\w-]*(?: [a-z][\w-]*)?, (?:and|or
 _BEFORE_JOIN = re.compile(r", (?=(?:and|or|but|so|which|who|where|because|while|as|with|such|including|especially)\b)")
 
 
+def _ends_with_question(draft: Draft, random: Random) -> Parameters | None:
+    question = random.choice(_TEXTS.closing_questions)
+    if draft.task.head or draft.task.verse or draft.task.tail or random.random() < 0.3:
+        draft.bottom.append(question)
+    else:
+        draft.blocks[-1].lines.append(question)
+    return {}
+
+
+def _sentence_mark(draft: Draft, random: Random) -> Parameters | None:
+    """Give all sentences, which end in full stops, the same other end."""
+    rows, mark = draft.sentences(), random.choice(("!", "!", "!!", "..."))
+    if draft.task.head or draft.task.verse or len(rows) < 2 or not all(re.search(r"[a-z)]\.$", row) for row in rows):
+        return None
+    draft.each_line(lambda line: line[:-1] + mark)
+    return {"mark": mark, "count": random.randint(2, len(rows))}
+
+
+def _title_case(text: str) -> str:
+    return re.sub(r"(?<![\w'’])[^\W\d_]", lambda match: match[0].upper(), text)
+
+
 def _finish(draft: Draft, random: Random, change: Callable[[str], str]) -> Parameters | None:
     draft.finish.append(change)
     return {}
@@ -297,13 +228,9 @@ def _finish(draft: Draft, random: Random, change: Callable[[str], str]) -> Param
 
 MAKERS: dict[str, tuple[int, Maker]] = {
     "no_comma": (0, _no_comma),
-    "paragraphs": (1, _paragraphs),
-    "divided_paragraphs": (1, _divided_paragraphs),
-    "paragraph_start": (1, _paragraph_start),
-    "bullets": (1, partial(_listed, line="* {item}")),
-    "numbered_list": (1, partial(_listed, line="{number}. {item}")),
-    "sections": (1, _sections),
-    "json": (3, _json),
+    **{name: (3 if name == "json" else 1, maker) for name, maker in LAYOUTS.items()},
+    "sentence_mark": (1, _sentence_mark),
+    "sentence_lines": (1, sentence_lines),
     "choice": (1, lambda draft, _: {"options": draft.task.options} if draft.task.options else None),
     "added_keywords": (2, _added_keywords),
     "capital_words": (4, _capital_words),
@@ -311,13 +238,18 @@ MAKERS: dict[str, tuple[int, Maker]] = {
     "end_phrase": (6, _end_phrase),
     "placeholders": (6, _placeholders),
     "start_phrase": (6, _start_phrase),
+    "ends_with_question": (7, _ends_with_question),
     "title": (7, _title),
     "postscript": (7, _postscript),
     "two_answers": (8, _two_answers),
+    "several_answers": (8, _several_answers),
     "lower_case": (9, partial(_finish, change=str.lower)),
     "upper_case": (9, partial(_finish, change=str.upper)),
-    "quotation": (9, partial(_finish, change=lambda text: '"' + text.replace('"', "'") + '"')),
+    "title_case": (9, partial(_finish, change=_title_case)),
     "english": (9, lambda draft, random: {}),
     "no_digits": (9, lambda draft, random: {}),
+    "line_prefix": (10, line_prefix),
+    "quotation": (11, partial(_finish, change=lambda text: '"' + text.replace('"', "'") + '"')),
+    "wrapped": (11, wrapped),
 }
 """The order in which makers are applied, and the makers; other types are measured on the finished text."""

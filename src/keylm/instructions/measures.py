@@ -7,16 +7,20 @@ changed; thresholds are rounded and drawn at many distances from the measured va
 import re
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from random import Random
 from typing import Any
 
+from keylm.instructions.counting_checks import NUMBER
 from keylm.instructions.drafts import LEANING, WritingTask
 from keylm.instructions.tables import phrase_tables
 from keylm.text.sentences import (
+    all_sentences,
     bare,
     content_words,
     fewest_sentences,
     fewest_words,
+    lines,
     most_sentences,
     most_words,
     occurrences,
@@ -121,6 +125,65 @@ def _last_word(text: str, task: WritingTask, random: Random) -> Parameters | Non
     return {"word": word} if re.fullmatch(r"[a-z]{3,}", word) else None
 
 
+def _count_of(
+    text: str, task: WritingTask, random: Random, count: Callable[[str], int], fewest: int = 1, *, exact: bool = False
+) -> Parameters | None:
+    """Return a bound near how many there are of something, or where `exact` may be drawn the number itself."""
+    found, shape = count(text), random.random()
+    if found < fewest:
+        return None
+    if exact and shape < 0.4:
+        return {"relation": "exactly", "count": found} if found < 20 else None
+    if shape < 0.7:
+        return {
+            "relation": "at_least",
+            "count": max(fewest, _rounded(found * random.uniform(0.6, 1.0), random, up=False)),
+        }
+    return {"relation": "at_most", "count": _rounded(found * random.uniform(1.0, 1.5), random, up=True)}
+
+
+def _numbers(text: str, task: WritingTask, random: Random) -> Parameters | None:
+    if re.search(r"\d", NUMBER.sub("", text)):  # as in 1990s, of which people may think otherwise
+        return None
+    return _count_of(text, task, random, lambda text: len(NUMBER.findall(text)), exact=True)
+
+
+def _exclamation_marks(text: str, task: WritingTask, random: Random) -> Parameters | None:
+    count = text.count("!")
+    return {"count": count} if 0 < count < 10 else None
+
+
+def _short_sentences(text: str, task: WritingTask, random: Random) -> Parameters | None:
+    sizes = [most_words(sentence) for sentence in all_sentences(text)]
+    if max(sizes) > 22 or len(sizes) < 2:
+        return None
+    return {"count": max(sizes) + random.randint(0, 3), "sentences": random.randint(2, len(sizes))}
+
+
+def _distinct_starts(text: str, task: WritingTask, random: Random) -> Parameters | None:
+    count = len(all_sentences(text))
+    return {"count": random.randint(2, count)} if count > 2 else None
+
+
+def _nth_word(text: str, task: WritingTask, random: Random) -> Parameters | None:
+    words = text.split()
+    place = random.randint(2, min(10, max(2, len(words))))
+    word = bare(words[place - 1]) if place <= len(words) else ""
+    return {"word": word, "place": place} if re.fullmatch(r"[a-z]{2,}", word) else None
+
+
+def _sentence_keyword(text: str, task: WritingTask, random: Random) -> Parameters | None:
+    found = all_sentences(text)
+    place = random.randint(1, min(6, len(found)))
+    words = content_words(found[place - 1])
+    return {"word": random.choice(words), "place": place} if words and len(found) > 1 else None
+
+
+def _absent_letter(text: str, task: WritingTask, random: Random) -> Parameters | None:
+    letters = [letter for letter in "abcdefghijklmnopqrstuvwxyz" if letter not in text.lower()]
+    return {"letter": random.choice(letters)} if letters else None
+
+
 MEASURES: dict[str, Measure] = {
     "words": _words,
     "sentences": _sentences,
@@ -131,4 +194,15 @@ MEASURES: dict[str, Measure] = {
     "few_capital_words": _few_capital_words,
     "first_word": _first_word,
     "last_word": _last_word,
+    "lines": partial(_count_of, count=lambda text: len(lines(text)), fewest=2, exact=True),
+    "vowels": partial(_count_of, count=lambda text: len(re.findall("[aeiou]", text.lower()))),
+    "characters": partial(_count_of, count=lambda text: len(text.strip()), fewest=20),
+    "numbers": _numbers,
+    "different_words": partial(_count_of, count=lambda text: len(set(re.findall(r"\w+", text.lower())))),
+    "exclamation_marks": _exclamation_marks,
+    "short_sentences": _short_sentences,
+    "distinct_starts": _distinct_starts,
+    "nth_word": _nth_word,
+    "sentence_keyword": _sentence_keyword,
+    "absent_letter": _absent_letter,
 }

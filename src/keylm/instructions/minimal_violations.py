@@ -8,17 +8,19 @@ import re
 from collections.abc import Callable, Sequence
 from random import Random
 
-from keylm.instructions.checks import (
+from keylm.instructions.checks import Constraint, keeps, violations
+from keylm.instructions.layout_checks import (
     ANSWERS_APART,
     BULLET,
     DIVIDER,
+    HEADING,
     HIGHLIGHT,
+    LETTERED,
     NUMBERED,
     PLACEHOLDER,
     TITLE,
-    Constraint,
-    violations,
 )
+from keylm.instructions.right_answers import RIGHT_ANSWERS
 from keylm.instructions.tables import phrase_tables
 from keylm.text.sentences import paragraphs, sentences
 
@@ -30,9 +32,9 @@ def break_answer(answer: str, constraints: Sequence[Constraint], random: Random)
     """Return `answer` with one change that breaks a random one of `constraints`, and that one; None where none does."""
     best = None
     for constraint in random.sample(list(constraints), len(constraints)):
-        change = _CHANGES.get(constraint["type"])
+        change = _CHANGES.get(constraint["type"], _any_edit)
         for _ in range(3):
-            changed = change(answer, constraint, random) if change else answer
+            changed = change(answer, constraint, random)
             broken = violations(changed, constraints)
             if constraint in broken and changed.strip():
                 if len(broken) == 1:
@@ -132,6 +134,57 @@ def _unrepeated(answer: str, constraint: Constraint, random: Random) -> str:
     )
 
 
+def _swapped(answer: str, constraint: Constraint, random: Random) -> str:
+    words = answer.split(" ")
+    place = random.randrange(len(words) - 1) if len(words) > 1 else 0
+    return " ".join([*words[:place], *reversed(words[place : place + 2]), *words[place + 2 :]])
+
+
+def _miscopied(answer: str, constraint: Constraint, random: Random) -> str:
+    """Replace a letter or digit by another."""
+    places = [place for place, letter in enumerate(answer) if letter.isalnum()]
+    place = random.choice(places) if places else 0
+    return answer[:place] + random.choice("aeinost" if answer[place].isalpha() else "0123456789") + answer[place + 1 :]
+
+
+def _with_mark(answer: str, constraint: Constraint, random: Random) -> str:
+    """Add what the answer may not have, or has a number of: a mark, a letter, a number."""
+    extra = {"exclamation_marks": "!", "absent_letter": f" {constraint.get('letter')}", "numbers": " 7 8 9 10"}
+    return answer + extra[constraint["type"]] * (1 + int(constraint.get("count", 0)) // 4)
+
+
+_EDITS: tuple[Callable[[str, Constraint, Random], str], ...] = (
+    lambda a, c, r: a.rsplit(None, 1)[0],
+    lambda a, c, r: a.split(None, 1)[-1],
+    lambda a, c, r: a[: len(a) // 2],
+    lambda a, c, r: f"{a} {r.choice(_FILLERS)}",
+    lambda a, c, r: f"{a} {sentences(a)[-1]}",
+    lambda a, c, r: " ".join(a.split()),
+    lambda a, c, r: f"{a}\n{r.choice(_FILLERS)}",
+    lambda a, c, r: a.lower(),
+    _longer,
+    _swapped,
+    _miscopied,
+)
+"""Small changes that break one type or another."""
+
+
+def _any_edit(answer: str, constraint: Constraint, random: Random) -> str:
+    """Return the answer after the first of all edits, in random order, that breaks the constraint."""
+    for edit in random.sample(_EDITS, len(_EDITS)):
+        changed = edit(answer, constraint, random)
+        if changed.strip() and not keeps(changed, constraint):
+            return changed
+    return answer
+
+
+def _wrong_answer(answer: str, constraint: Constraint, random: Random) -> str:
+    """Return what a model may well say instead of the one right answer: the given text as it is, another option."""
+    given = (constraint.get(key) for key in ("text", "yes", "no") if constraint["type"] != "condition" or key != "text")
+    wrong = [text for text in (*given, *constraint.get("words", ())) if text and not keeps(text, constraint)]
+    return random.choice(wrong) if wrong else _any_edit(answer, constraint, random)
+
+
 _CHANGES: dict[str, Callable[[str, Constraint, Random], str]] = {
     "words": _length,
     "sentences": lambda a, c, r: (_longer if c["relation"] in ("at_most", "exactly") else _shorter)(a, c, r),
@@ -164,4 +217,18 @@ _CHANGES: dict[str, Callable[[str, Constraint, Random], str]] = {
     "repeat_request": _unrepeated,
     "english": lambda a, c, r: _TEXTS.language * (len(a) // 600 + 1) + a,
     "no_digits": lambda a, c, r: f"{a} ({r.randint(1, 9)})",
+    "lettered_list": _without_line(LETTERED),
+    "alphabetical_bullets": _without_line(BULLET),
+    "headings": _without_line(HEADING),
+    "line_prefix": lambda a, c, r: a.replace(c["mark"], "", 1).lstrip(),
+    "wrapped": lambda a, c, r: r.choice((a.removeprefix(c["opening"]), a.removesuffix(c["closing"]))).strip(),
+    "separated": lambda a, c, r: a.replace(c["mark"], ",", r.randint(1, 2)),
+    "several_answers": lambda a, c, r: a.replace(c["mark"], "", 1),
+    "absent_letter": _with_mark,
+    "exclamation_marks": _with_mark,
+    "numbers": lambda a, c, r: (_any_edit if c["relation"] == "at_least" else _with_mark)(a, c, r),
+    "choice_letter": lambda a, c, r: r.choice(_TEXTS.choices).format(answer=a),
+    "ends_with_question": _without_end,
+    **dict.fromkeys(RIGHT_ANSWERS, _wrong_answer),
 }
+"""By type; others are broken by whichever of _EDITS does it."""

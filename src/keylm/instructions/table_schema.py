@@ -7,7 +7,7 @@ A phrase has `{slots}` for str.format, which differ from list to list; a templat
 import re
 from collections.abc import Iterator
 from string import Formatter
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -51,6 +51,8 @@ Templates = Annotated[tuple[Template, ...], Field(min_length=1)]
 Numbers = Annotated[tuple[Annotated[int, Field(gt=0)], ...], Field(min_length=1)]
 Weight = Annotated[int | float, Field(gt=0)]
 Share = Annotated[float, Field(gt=0, lt=1)]
+Kind = Literal["counting", "format", "position", "copying", "transformation", "choice", "combination", "wording"]
+"""What a type of constraint is about."""
 _Weights = Annotated[dict[str, Weight], Field(min_length=1)]
 _Named = Annotated[Phrases, _slots("name")]
 _OnSubject = Annotated[Phrases, _slots("name", "be")]
@@ -194,6 +196,16 @@ class AnswerTable(PhraseTable):
     json_list: Words
     json_first: Words
     json_rest: Words
+    closing_questions: Phrases
+    table_heads: Words
+    separators: Phrases
+    line_marks: Phrases
+    dividers: Phrases
+    wrappings: Annotated[tuple[tuple[Phrase, Phrase], ...], Field(min_length=1)]
+    """before and after an answer"""
+    conditions: Annotated[tuple[tuple[Phrase, Phrase], ...], Field(min_length=1)]
+    """what to answer where a text has a word, and where it does not"""
+    palindromes: Words
     joining_sentences: Annotated[tuple[Annotated[Phrases, _slots("")], ...], Field(min_length=3, max_length=3)]
     """for one, two and three nouns"""
     fields: dict[str, Phrases]
@@ -324,6 +336,16 @@ class ConstraintTable(PhraseTable):
         return self
 
 
+class ConstraintFamily(PhraseTable):
+    """A type of constraint: a row of families.toml."""
+
+    kind: Kind
+    needs: Annotated[tuple[Phrase, ...], BeforeValidator(_split)] = ()
+    """names of parameters; "words:number" where a name means a number here"""
+    trained: bool = True
+    """whether training data may have it"""
+
+
 class PhraseTables(PhraseTable):
     """All files, by their names."""
 
@@ -342,6 +364,7 @@ class PhraseTables(PhraseTable):
     passages: PassageTable
     sources: SourceTable
     constraints: ConstraintTable
+    families: dict[str, ConstraintFamily]
 
     @property
     def genres(self) -> dict[str, Genre]:
@@ -360,6 +383,14 @@ class PhraseTables(PhraseTable):
         for name, genre in self.genres.items():
             if genre.fields is not None and genre.fields not in self.answers.fields:
                 raise ValueError(f"{name}: fields {genre.fields!a}; accepted: {', '.join(self.answers.fields)}")
+        return self
+
+    @model_validator(mode="after")
+    def _drawn_types_are_trained(self) -> Self:
+        drawn = {self.constraints.aliases.get(name, name) for name in self.constraints.weights}
+        trained = {name for name, family in self.families.items() if family.trained}
+        if drawn != trained:
+            raise ValueError(f"constraints.weights: {', '.join(sorted(drawn ^ trained))}; accepted: each trained type")
         return self
 
     @model_validator(mode="after")

@@ -9,10 +9,13 @@ from typing import Any
 
 from keylm.instructions.checks import Constraint
 from keylm.instructions.tables import phrase_tables
+from keylm.instructions.word_lists import PROPERTIES
 from keylm.text.sentences import counted, ordinal
 
 _WORDINGS = phrase_tables().wordings
 _QUOTES = ('"{}"', "'{}'", "{}")
+_BARE_WORDS = ("repeat_word", "replace_word", "condition")
+"""Types whose wordings quote words themselves."""
 
 
 def wordings(constraint: Constraint) -> tuple[str, ...]:
@@ -40,19 +43,26 @@ def _slots(constraint: Constraint, random: Random) -> dict[str, Any]:
         slots["times"] = ("once" if spelt else "1 time") if count == 1 else f"{slots['count']} times"
         slots["parts"] = f"{slots['count']} {random.choice(_WORDINGS.part_names)}{'s' * (count != 1)}"
         slots["places"] = f"{slots['count']} placeholder{'s' * (count != 1)}"
-        unit = _WORDINGS.units.get(kind, "word")
+        things = {"rows": "row", "figures": "number", "exclamations": "exclamation mark"}
+        slots.update({slot: _amount(count, thing, spelt) for slot, thing in things.items()})
+        unit = _WORDINGS.units.get(kind, "line" if kind == "lines" else "word")
         slots["amount"] = _amount(count, unit, spelt)
         slots["below"], slots["above"] = _amount(count - 1, unit, spelt), _amount(count + 1, unit, spelt)
         if constraint.get("relation") == "between":
             slots["amount"] = f"{count} and {_amount(constraint['most'], unit, False)}"
     if kind in ("keywords", "forbidden"):
         slots.update(_word_slots(constraint["words"], random))
-    elif "word" in constraint:
+    elif kind == "pick":
+        slots["plain"] = ", ".join(constraint["words"])
+    elif "word" in constraint and kind not in _BARE_WORDS:
         slots["word"] = constraint["word"] if kind == "sections" else random.choice(_QUOTES).format(constraint["word"])
-    if "letter" in constraint:
+    if "letter" in constraint and kind not in PROPERTIES:
         slots["letter"] = constraint["letter"] if random.random() < 0.7 else f'"{constraint["letter"]}"'
-    if "paragraph" in constraint:
-        slots["nth"] = ordinal(constraint["paragraph"])
+    if place := constraint.get("paragraph", constraint.get("place")):
+        slots["nth"] = ordinal(place)
+    if kind == "in_turn":
+        wishes = (" ".join(describe(inner, random) for inner in part) for part in constraint["parts"])
+        slots["first"], slots["second"] = wishes
     if "options" in constraint:
         slots["options"] = _joined([f'"{option}"' for option in constraint["options"]], "or")
     if "phrase" in constraint:

@@ -14,6 +14,7 @@ from keylm.base.errors import KeylmError
 from keylm.base.files import parse_json, read_object
 from keylm.base.shapes import check
 from keylm.evaluation.contamination import contamination_record
+from keylm.evaluation.following import following
 from keylm.evaluation.shapes import PARITY, ROWS
 from keylm.model.config_files import read_config_file
 from keylm.model.tensors import stored_tensors
@@ -87,6 +88,7 @@ def gather(place: Path, details: CardDetails) -> CardFacts:
         robustness=robustness,
         typing=typing,
         instructions=instructions,
+        following=tuple(following(records, instructions.get("rows") or ())) if instructions else (),
         contamination=_contamination(run_folder, evaluation),
         parity=parity,
         licence=details.licence,

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from keylm.evaluation.following import HEADS, FollowingRow
 from keylm.evaluation.results import Figure
 from keylm.recipe.benchmark_table import published_models
 from keylm.recipe.schema import EMBEDDED, UNSTATED
@@ -34,6 +35,7 @@ class CardFacts:
     robustness: Mapping[str, Any]
     typing: Mapping[str, Any]
     instructions: Mapping[str, Any]
+    following: tuple[FollowingRow, ...]
     contamination: Mapping[str, Any]
     parity: Mapping[str, Any]
     licence: str | None
@@ -168,28 +170,28 @@ def _measured(facts: CardFacts) -> str:
     return markdown_table(heads, rows) + "\n\n" + " ".join(notes)
 
 
-INSTRUCTION_ROWS = {
-    ("trained", "all constraints"): "all constraints kept, types that training had",
-    ("held_out", "all constraints"): "all constraints kept, types that training never had",
-    ("typos", "exact"): "sentence fixed to the character",
-    ("typos", "error reduction"): "wrong words fixed, less right ones spoilt",
-}
+TYPO_ROWS = {"exact": "sentence fixed to the character", "error reduction": "wrong words fixed, less right ones spoilt"}
 
 
 def _instructions(facts: CardFacts) -> str:
     """Say how instructions are followed, and that IFEval's kinds of constraint may have been trained on."""
-    found = {(row["set"], row["measure"]): row for row in _own_rows(facts.instructions)}
-    rows = [
-        [words, *_typing_cells(found[key])[:2], f"{found[key]['n']:,}"]
-        for key, words in INSTRUCTION_ROWS.items()
-        if key in found
+    found = {row["measure"]: row for row in _own_rows(facts.instructions) if row["set"] == "typos"}
+    typos = [
+        [words, *_typing_cells(found[name])[:2], f"{found[name]['n']:,}"]
+        for name, words in TYPO_ROWS.items()
+        if name in found
     ]
-    if not rows:
+    tables = [markdown_table(HEADS, [row.cells() for row in facts.following])] if facts.following else []
+    tables += (
+        [markdown_table(["typos in held-out sentences, per cent", "value", "95 %", "items"], typos)] if typos else []
+    )
+    if not tables or not facts.instructions:
         return ""
-    return markdown_table(["greedy answers on held-out texts, per cent", "value", "95 %", "items"], rows) + (
-        "\n\nThe instruction data that keylm makes (`keylm data instructions`) have constraints of the types that "
-        "IFEval asks, with checkers and phrasings of their own and none of its prompts; where a model was trained on "
-        "them, read its IFEval figure with that in mind, beside the types that training never had."
+    return "\n\n".join(tables) + (
+        "\n\nGreedy answers; ± is one standard error. The data of `keylm data instructions` "
+        "have constraints of the types that IFEval asks, with checkers and phrasings of their own and none of its "
+        "prompts; where a model was trained on them, read its IFEval figure with that in mind, beside the types that "
+        "training never had."
     )
 
 

@@ -20,7 +20,8 @@ from keylm.report import page
 from keylm.report.compare_items import Difference, difference
 from keylm.report.dot_plot import Dot, DotPlot, Measure, interval_chart, shape
 from keylm.report.drawing import NARROW, WIDE
-from keylm.report.evaluation import MEASURED, evaluation_folder, figures_of, read_benchmarks
+from keylm.report.evaluation import MEASURED, evaluation_folder, figures_of, read_benchmarks, read_everyday
+from keylm.report.everyday_answers import EverydayAnswers, counts_table, everyday_answers
 from keylm.report.page import Chart, Key
 from keylm.report.run_record import Reader, Row, Run, number, read_run, refuse_damaged, table
 from keylm.report.typing_tables import column_colour
@@ -40,6 +41,7 @@ class Side:
     records: Mapping[str, Record]
     typing: Row
     robustness: Row
+    everyday: Row
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,7 @@ class Comparison:
     sides: tuple[Side, ...]
     benchmarks: tuple[Compared, ...]
     typing: tuple[TypingLine, ...]
+    everyday: EverydayAnswers | None
     validation: tuple[ValidationLine, ...]
     recipe: tuple[tuple[str, tuple[str, ...]], ...]
     """(dotted key, its value in each recipe) of the keys that differ"""
@@ -102,7 +105,8 @@ def compare(runs: Sequence[Path]) -> Comparison:
     if len(runs) < 2:
         raise KeylmError(f"{len(runs)} to compare; {ACCEPTED}, two or more of them")
     sides = tuple(_side(path, name) for path, name in zip(runs, _names(runs), strict=True))
-    return Comparison(sides, _benchmarks(sides), _typing(sides), _validation(sides), _recipe(sides))
+    everyday = everyday_answers({side.name: side.everyday for side in sides})
+    return Comparison(sides, _benchmarks(sides), _typing(sides), everyday, _validation(sides), _recipe(sides))
 
 
 def write_comparison(runs: Sequence[Path], path: Path) -> Path:
@@ -127,21 +131,23 @@ def _names(runs: Sequence[Path]) -> list[str]:
 def _side(path: Path, name: str) -> Side:
     if not path.is_dir():
         raise KeylmError(f"{path}: no such folder; {ACCEPTED}")
-    folder = path if (path / "benchmarks").is_dir() or (path / "typing.json").is_file() else evaluation_folder(path)
+    own = ("benchmarks", "typing.json", "everyday.json")
+    folder = path if any((path / name).exists() for name in own) else evaluation_folder(path)
     home = next((parent for parent in (path, *path.absolute().parents[:2]) if (parent / "recipe.toml").is_file()), None)
     if (path / "metrics.jsonl").is_file():
         home = path
     read = Reader(folder)
     records = read_benchmarks(folder, read.missing)
     typing, robustness = (read(file, parse_json, dict, shape) for file, shape in MEASURED.items())
+    everyday = read_everyday(read)
     run = read_run(home) if home else None
     refuse_damaged(folder, read.missing)
     if home and run:
         refuse_damaged(home, run.missing)
-    measured = bool(records or typing or robustness)
+    measured = bool(records or typing or robustness or everyday)
     if not measured and not (path / "metrics.jsonl").is_file():
         raise KeylmError(f"{path}: holds neither an evaluation nor metrics.jsonl; {ACCEPTED}")
-    return Side(name, path, run, records, typing, robustness)
+    return Side(name, path, run, records, typing, robustness, everyday)
 
 
 def _benchmarks(sides: Sequence[Side]) -> tuple[Compared, ...]:
@@ -301,6 +307,8 @@ def as_text(found: Comparison) -> str:
     parts = [_text_table(["per cent", *_heads(names)], [_benchmark_cells(row) for row in found.benchmarks])]
     typing = [[f"{row.measure}, {row.test_set}", *_typing_cells(row)] for row in found.typing]
     parts.append(_text_table(["typing", *_heads(names)], typing))
+    if found.everyday:
+        parts.append(_text_table(["everyday prompts", *found.everyday.columns], counts_table(found.everyday)))
     validation = [[row.source, *_validation_cells(row)] for row in found.validation]
     parts.append(_text_table(["validation, bits per byte", *_heads(names)], validation))
     recipe = [[key, *(_shortened(value) for value in values)] for key, values in found.recipe]

@@ -13,11 +13,13 @@ from typing import Any, TypeVar
 from markupsafe import Markup
 
 from keylm.base.files import DamagedFile, parse_json
+from keylm.evaluation.following import FollowingRow, following
 from keylm.evaluation.results import CARD, EXTRAS, Figure, Record, ResultLine, read_benchmark, table
-from keylm.evaluation.shapes import CONTAMINATION, MEASURES, ROBUSTNESS, ROWS
+from keylm.evaluation.shapes import CONTAMINATION, EVERYDAY, MEASURES, ROBUSTNESS, ROWS
 from keylm.recipe.benchmark_table import published_models
 from keylm.report.dot_plot import Dot, DotPlot, Measure, interval_chart, shape
 from keylm.report.drawing import ACCENT, NARROW, WIDE, source_colour
+from keylm.report.everyday_answers import EverydayAnswers, everyday_answers
 from keylm.report.page import DASH, Chart, Key
 from keylm.report.run_record import UNREADABLE, Reader, Row, number
 from keylm.report.typing_tables import Robustness, TypingGroup, instruction_groups, robustness_of, typing_groups
@@ -70,6 +72,8 @@ class EvaluationSection:
     typing: tuple[TypingGroup, ...]
     typing_facts: Row
     instructions: tuple[TypingGroup, ...]
+    following: tuple[FollowingRow, ...]
+    everyday: EverydayAnswers | None
     robustness: Robustness | None
     contamination: Row
     commands: tuple[str, ...]
@@ -84,7 +88,7 @@ def read_evaluation(run: Path) -> EvaluationSection:
     typing, robustness = (read(name, parse_json, dict, shape) for name, shape in MEASURED.items())
     contamination = read("contamination.json", parse_json, dict, CONTAMINATION)
     # Only tuned models are measured, so missing figures are not reported.
-    instructions = read_instructions(read)
+    instructions, everyday = read_instructions(read), read_everyday(read)
     commands = (row.get("command") for row in read("evaluation.json", parse_json, list, ROWS))
 
     def shown(name: str, make: Callable[[], T]) -> T | None:
@@ -101,6 +105,8 @@ def read_evaluation(run: Path) -> EvaluationSection:
         typing=shown("typing.json", lambda: typing_groups(typing)) or (),
         typing_facts=typing,
         instructions=shown("instructions.json", lambda: instruction_groups(instructions)) or (),
+        following=shown("instructions.json", lambda: tuple(following(records, instructions.get("rows") or ()))) or (),
+        everyday=shown("everyday.json", lambda: everyday_answers({"this model": everyday})),
         robustness=shown("robustness.json", lambda: robustness_of(robustness)),
         contamination=contamination,
         commands=tuple(dict.fromkeys(str(command) for command in commands if command)),
@@ -110,8 +116,16 @@ def read_evaluation(run: Path) -> EvaluationSection:
 
 def read_instructions(read: Reader) -> Row:
     """Return instructions.json where it is there."""
-    there = (read.folder / "instructions.json").is_file()
-    return dict(read("instructions.json", parse_json, dict, MEASURES)) if there else {}
+    return _read_if_there(read, "instructions.json", MEASURES)
+
+
+def read_everyday(read: Reader) -> Row:
+    """Return everyday.json where it is there."""
+    return _read_if_there(read, "everyday.json", EVERYDAY)
+
+
+def _read_if_there(read: Reader, name: str, shape: Any) -> Row:
+    return dict(read(name, parse_json, dict, shape)) if (read.folder / name).is_file() else {}
 
 
 def evaluation_folder(run: Path) -> Path:

@@ -13,6 +13,7 @@ import numpy as np
 from markupsafe import Markup
 
 from keylm.base.files import atomic_write
+from keylm.evaluation.following import HEADS
 from keylm.recipe.benchmark_table import BENCHMARKS
 from keylm.report import charts, drawing, page
 from keylm.report.charts import Bar, CurveLine, Part, Plot, Span
@@ -250,4 +251,5 @@ def render(run: Run, evaluation: EvaluationSection) -> bytes:
         cost=cost_of(run),
         evaluation=evaluation,
         contamination=contamination_rows(evaluation.contamination),
+        following_heads=HEADS,
     )

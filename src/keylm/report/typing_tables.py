@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
+from keylm.evaluation.following import EACH_KIND
 from keylm.report import charts
 from keylm.report.dot_plot import Dot, DotPlot, Measure, interval_chart, shape
 from keylm.report.drawing import ACCENT, HALF, INK, NARROW, WIDE, source_colour
@@ -73,6 +74,8 @@ def _instruction_group(row: Mapping[str, Any]) -> str:
         return "Typos fixed"
     if row["measure"] in SUMS:
         return "Constraints kept"
+    if row["measure"].startswith(f"{EACH_KIND}: "):
+        return EACH_KIND.capitalize()
     return "Each type that was trained" if row["set"] == "trained" else "Each type that training never had"
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -50,6 +50,13 @@ def writer_of(folder: Path, model: Any, device: torch.device) -> BatchGenerator 
     return BatchGenerator(CachedDecoder(weights, "fp32" if device.type == "cpu" else "bf16", device))
 
 
+class DrawnText(NamedTuple):
+    """A text that a model wrote, and whether the model ended it: else it met the limit, or there was no room."""
+
+    text: str
+    ended: bool
+
+
 class Generator:
     """A loaded model and its tokenizer."""
 
@@ -82,7 +89,7 @@ class Generator:
         for prompt in prompts:
             check_unicode(prompt)
         ids = [self._prompt_ids(prompt) for prompt in prompts]
-        return self._drawn(ids, [sampling.max_new_tokens] * len(ids), sampling.seed, sampling.arguments())
+        return self._texts(ids, [sampling.max_new_tokens] * len(ids), sampling.seed, sampling.arguments())
 
     def answers(self, conversations: Sequence[list[Message]], sampling: Sampling) -> list[str]:
         """Return the assistant's next turn in each conversation, sampled as one batch; "" if there is no room.
@@ -90,7 +97,7 @@ class Generator:
         The loop guard is not used: it checks one answer at a time.
         """
         ids = [self._chat_ids(messages)[0].tolist() for messages in conversations]
-        return self._drawn(ids, [sampling.max_new_tokens] * len(ids), sampling.seed, sampling.arguments())
+        return self._texts(ids, [sampling.max_new_tokens] * len(ids), sampling.seed, sampling.arguments())
 
     def sampled(
         self,
@@ -102,7 +109,30 @@ class Generator:
     ) -> list[str]:
         """Return as `answers` does, each of at most its limit's tokens; `arguments` are those of generate."""
         ids = [self._chat_ids(messages)[0].tolist() for messages in conversations]
-        return self._drawn(ids, limits, None, arguments, done)
+        return self._texts(ids, limits, None, arguments, done)
+
+    def greedy(self, prompts: Sequence[str], most_tokens: int) -> list[DrawnText]:
+        """Return the likeliest answer to each prompt as one batch, without any penalty.
+
+        Where the model has no chat template it is the likeliest continuation.
+        """
+        for prompt in prompts:
+            check_unicode(prompt)
+        if self.tokenizer.chat_template:
+            ids = [self._chat_ids([{"role": "user", "content": prompt}])[0].tolist() for prompt in prompts]
+        else:
+            ids = [self._prompt_ids(prompt) for prompt in prompts]
+        return self._drawn(ids, [most_tokens] * len(ids), None, {"do_sample": False, "repetition_penalty": 1.0})
+
+    def _texts(
+        self,
+        prompts: Sequence[Sequence[int]],
+        limits: Sequence[int],
+        seed: int | None,
+        arguments: Mapping[str, Any],
+        done: Done = lambda number: None,
+    ) -> list[str]:
+        return [drawn.text for drawn in self._drawn(prompts, limits, seed, arguments, done)]
 
     def _drawn(
         self,
@@ -111,16 +141,16 @@ class Generator:
         seed: int | None,
         arguments: Mapping[str, Any],
         done: Done = lambda number: None,
-    ) -> list[str]:
+    ) -> list[DrawnText]:
         """Return what follows each of `prompts` (token ids), "" where there is no room."""
         sampling = sampling_of(arguments, self.model.generation_config, seed)
         if sampling is not None and self.writer is not None:
             found = self.writer.generate(prompts, sampling, limits=limits, done=lambda number, _: done(number))
-            return [str(self.tokenizer.decode(each.ids, skip_special_tokens=True)) for each in found]
+            return [DrawnText(self._text(each.ids), each.ended) for each in found]
         if seed is not None:
             torch.manual_seed(seed)
         room = [min(limit, self.context - len(ids)) for limit, ids in zip(limits, prompts, strict=True)]
-        texts = [""] * len(prompts)
+        texts = [DrawnText("", ended=False)] * len(prompts)
         fitting = sorted((number for number, tokens in enumerate(room) if tokens > 0), key=room.__getitem__)
         size = rows_at_once(self.model.config, self.device, self.context)
         for start in range(0, len(fitting), size):
@@ -133,7 +163,7 @@ class Generator:
 
     def _by_transformers(
         self, prompts: Sequence[Sequence[int]], room: Sequence[int], arguments: Mapping[str, Any]
-    ) -> list[str]:
+    ) -> list[DrawnText]:
         """Return what transformers writes after `prompts`, padded on the left to one batch."""
         from transformers import LogitsProcessorList
 
@@ -153,8 +183,17 @@ class Generator:
             logits_processor=LogitsProcessorList([FiniteLogits()]),
             **arguments,
         )
-        rows = zip(drawn[:, longest:], room, strict=True)
-        return [str(self.tokenizer.decode(row[:most], skip_special_tokens=True)) for row, most in rows]
+        written = [row[:most] for row, most in zip(drawn[:, longest:].tolist(), room, strict=True)]
+        ends = self._end_ids()
+        return [DrawnText(self._text(ids), not ends.isdisjoint(ids)) for ids in written]
+
+    def _text(self, ids: Sequence[int]) -> str:
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True))
+
+    def _end_ids(self) -> frozenset[int]:
+        """Return the tokens after which generate stops."""
+        ends = self.model.generation_config.eos_token_id
+        return frozenset(ends if isinstance(ends, list) else [] if ends is None else [ends])
 
     def chat_tokens(self, messages: list[Message]) -> int:
         """Return how many tokens a conversation takes, the head of the answer included."""

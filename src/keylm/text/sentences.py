@@ -33,6 +33,11 @@ def sentences(text: str) -> list[str]:
     return [*found, rest] if rest else found
 
 
+def all_sentences(text: str) -> list[str]:
+    """Return the sentences of a text of several lines; the end of a line ends one."""
+    return [sentence for line in lines(text) for sentence in sentences(line)]
+
+
 def fewest_sentences(text: str) -> int:
     """Return how many sentences there are at least."""
     return len(sentences(text))
