@@ -151,8 +151,8 @@ def test_other_settings_other_text_and_another_kind_of_run_are_refused(
             {"type": "question_marks", "count": 1},
             "line 2: constraint type question_marks is held out .*accepted: words",
         ),
-        ({"type": "words"}, r"line 2: constraint {'type': 'words'} cannot be checked .*accepted: a type with its"),
-        ({"type": "bullets", "count": "many"}, r"line 2: constraint .*many.* cannot be checked .*accepted"),
+        ({"type": "words"}, r"line 2: constraint {'type': 'words'}: relation; accepted: at_least"),
+        ({"type": "bullets", "count": "many"}, r"line 2: constraint .*many.*: count; accepted: a whole number"),
     ],
 )
 def test_a_constraint_that_cannot_be_trained_on_is_one_clear_error(

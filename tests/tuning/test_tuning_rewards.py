@@ -84,7 +84,7 @@ def test_pairs_and_prompts_with_earlier_turns_are_read_alike(tmp_path: Path):
         {"prompt": "q", "chosen": "good", "constraints": [LOWER]},
         {"system": "s", "question": "q", "constraints": [LOWER]},
     ]
-    found = list(read_prompts([write_jsonl(tmp_path / "p.jsonl", rows)], violations))
+    found = list(read_prompts([write_jsonl(tmp_path / "p.jsonl", rows)]))
     assert found == [RewardPrompt(turns, [LOWER]), RewardPrompt(turns[1:], [LOWER]), RewardPrompt(turns, [LOWER])]
 
 

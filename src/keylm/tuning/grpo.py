@@ -56,7 +56,7 @@ def read_all(run: GrpoRun) -> list[RewardPrompt]:
     """Return a run's prompts; faults.json has the lines of no use. Raises KeylmError where there is none."""
     faults: list[Fault] = []
     prompts: list[RewardPrompt] = []
-    for item in read_prompts(run.data, run.tools.checker()):
+    for item in read_prompts(run.data):
         if run.settings.limit is not None and len(prompts) >= run.settings.limit:
             break
         if isinstance(item, Fault):

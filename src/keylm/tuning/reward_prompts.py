@@ -15,12 +15,9 @@ from typing import Any
 from keylm.base.errors import KeylmError
 from keylm.data.documents import Fault, value_types
 from keylm.data.turns import TurnError
-from keylm.instructions.checks import HELD_OUT, TRAINED
+from keylm.instructions.checks import HELD_OUT, TRAINED, check_constraint
 from keylm.runtimes.generation import Message
-from keylm.tuning.pairs import Checker, Constraint, asked_constraints, asked_turns, read_mappings, whole_prompt
-
-PROBE = "A probe.\n\n- one\n- two"
-"""An answer on which each constraint is tried when it is read."""
+from keylm.tuning.pairs import Constraint, asked_constraints, asked_turns, read_mappings, whole_prompt
 
 
 @dataclass(frozen=True)
@@ -31,7 +28,7 @@ class RewardPrompt:
     constraints: list[Constraint]
 
 
-def read_prompts(files: Sequence[Path], check: Checker) -> Iterator[RewardPrompt | Fault]:
+def read_prompts(files: Sequence[Path]) -> Iterator[RewardPrompt | Fault]:
     """Yield each line of JSON-lines or parquet files and folders. Raises KeylmError for a constraint of no use."""
     for row, file, line in read_mappings(files):
         if isinstance(row, Fault):
@@ -43,7 +40,7 @@ def read_prompts(files: Sequence[Path], check: Checker) -> Iterator[RewardPrompt
             yield Fault(file, line, error.kind, error.detail)
             continue
         for constraint in prompt.constraints:
-            _probe(constraint, check, f"{file}, line {line}")
+            _check(constraint, f"{file}, line {line}")
         yield from (Fault(file, line, notice.kind, notice.detail) for notice in notices)
         yield prompt
 
@@ -57,7 +54,7 @@ def _prompt(row: Mapping[str, Any]) -> tuple[RewardPrompt, list[TurnError]]:
     return RewardPrompt(asked, constraints), notices
 
 
-def _probe(constraint: Constraint, check: Checker, place: str) -> None:
+def _check(constraint: Constraint, place: str) -> None:
     """Raise KeylmError where a constraint is not one to train on."""
     if constraint.get("type") in HELD_OUT:
         raise KeylmError(
@@ -65,14 +62,9 @@ def _probe(constraint: Constraint, check: Checker, place: str) -> None:
             f"transfers; accepted: {', '.join(TRAINED)}"
         )
     try:
-        check(PROBE, [constraint])
+        check_constraint(constraint)
     except KeylmError as error:
         raise KeylmError(f"{place}: {error}") from None
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise KeylmError(
-            f"{place}: constraint {constraint!a} cannot be checked ({type(error).__name__}: {error}); accepted: a type "
-            "with its parameters, as `keylm data instructions` writes them"
-        ) from None
 
 
 def prompt_order(prompts: int, wanted: int, seed: int) -> list[int]:

@@ -10,6 +10,8 @@ looping or by saying nothing, and one that does is below an honest answer that k
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from keylm.instructions.right_answers import RIGHT_ANSWERS
+from keylm.instructions.word_lists import PROPERTIES
 from keylm.text.sentences import fewest_words
 from keylm.tuning.pairs import Checker, Constraint
 
@@ -22,6 +24,8 @@ RUN = 4
 REPEATED = (0.2, 0.5)
 """Shares of runs that are repeated at which the guard begins to fall, and at which it is 0. Of 400 answers of the
 generator (preferences.jsonl) the median is 0, the 99th percentile 0.19, the most 0.40."""
+WHOLE_ANSWERS = frozenset((*RIGHT_ANSWERS, *PROPERTIES, "choice", "choice_letter"))
+"""Types that decide all of an answer: it may be one word, and one that is right is never degenerate."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,9 @@ class Judge:
         low, high = REPEATED
         fresh = min(1.0, max(0.0, (high - repetition(ids)) / (high - low)))
         least = least_words(constraints, self._least_words)
-        guard = 0.0 if cut_off else fresh * min(1.0, fewest_words(answer) / max(1, least))
+        right = any(ok and one["type"] in WHOLE_ANSWERS for ok, one in zip(kept, constraints, strict=True))
+        honest = 1.0 if right else fresh * min(1.0, fewest_words(answer) / max(1, least))
+        guard = 0.0 if cut_off else honest
         earned = sum(kept) / max(1, len(kept)) + WHOLE * all(kept)
         return Judgement(guard * earned - DEGENERATE * (1 - guard), kept, cut_off, guard)
 
@@ -65,7 +71,7 @@ def least_words(constraints: Sequence[Constraint], usual: int) -> int:
     """Return how many words an answer needs for full credit: `usual`, or less where a constraint asks for few."""
     least = usual
     for constraint in constraints:
-        if constraint.get("type") == "choice":
+        if constraint.get("type") in WHOLE_ANSWERS:
             least = min(least, 1)
         elif constraint.get("type") == "words" and constraint.get("relation") != "at_least":
             least = min(least, int(constraint["count"]) // 2)
