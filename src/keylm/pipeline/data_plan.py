@@ -17,7 +17,7 @@ from keylm.data.build import changed_sources, windows_taken
 from keylm.data.curated import curated_recipe, curated_sources, curation_facts
 from keylm.data.documents import Document, document_bytes
 from keylm.data.manifest import read_manifest
-from keylm.data.provenance import DataProvenance, input_bytes, source_stamps
+from keylm.data.provenance import BYTES_PER_TOKEN, DataProvenance, bytes_read, source_stamps
 from keylm.data.sources import read_source
 from keylm.recipe.load import Recipe, stage_steps
 from keylm.recipe.run_folder import RunFolder, checkpoint_paths
@@ -26,8 +26,6 @@ from keylm.text.tokenizer import DocumentTokenizer
 
 MOST_EPOCHS = 4.0
 """Beyond about four epochs repeated text is worth less and less (Muennighoff et al., arXiv 2305.16264)."""
-BYTES_PER_TOKEN = 4.0
-"""Of English text under a vocabulary of 12,000, about; assumed where there is no tokenizer yet."""
 SAMPLE_BYTES = 1_000_000
 
 
@@ -228,29 +226,33 @@ def _estimate(
             parts = [_estimate(recipe, origin, tokenizer, known) for origin in source.typos_of]
             sizes = [part for part in parts if part is not None]
             total = source.passes * sum(sizes) if len(sizes) == len(parts) else None
+            limit = None if source.max_bytes is None else int(source.max_bytes / BYTES_PER_TOKEN)
+            known[name] = min(filter(None, (total, limit)), default=None)
         else:
-            total = _sampled(name, source, tokenizer)
-        limit = None if source.max_bytes is None else int(source.max_bytes / BYTES_PER_TOKEN)
-        known[name] = min(filter(None, (total, limit)), default=None)
+            known[name] = _sampled(name, source, tokenizer) or None
     return known[name]
 
 
 def _sampled(name: str, source: Source, tokenizer: DocumentTokenizer | None) -> int | None:
-    """Return a source's bytes over the bytes of a token in its first megabyte; of hub data sets what the hub says."""
+    """Return a source's bytes over the bytes of a token in its first megabyte; of hub data sets what the hub says.
+
+    Of both, `max_bytes` at most.
+    """
     if source.hub:
         from keylm.data.hub import hub_size
 
         size = hub_size(source)
-        return None if size is None else int(size[1] / BYTES_PER_TOKEN)
-    available = input_bytes(name, source)
+        limits = [limit for limit in (size and size[1], source.max_bytes) if limit is not None]
+        return int(min(limits) / BYTES_PER_TOKEN) if limits else None
+    available = bytes_read({name: source}, name) or 0
     if tokenizer is None:
         return int(available / BYTES_PER_TOKEN)
-    sampled = source.model_copy(update={"max_bytes": SAMPLE_BYTES})
+    sampled = source.model_copy(update={"max_bytes": min(SAMPLE_BYTES, source.max_bytes or SAMPLE_BYTES)})
     documents = [item for item in read_source(name, sampled) if isinstance(item, Document)]
     texts = [document.text or "\n".join(turn["content"] for turn in document.messages) for document in documents]
     tokens = sum(len(ids) for ids in tokenizer.encode_texts(texts))
     size_read = sum(map(document_bytes, documents))
-    return int(available * tokens / size_read) if size_read else 0
+    return int(available * tokens / size_read if size_read else available / BYTES_PER_TOKEN)
 
 
 def _tokenizer(recipe: Recipe, folder: RunFolder) -> DocumentTokenizer | None:

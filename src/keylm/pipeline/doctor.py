@@ -18,7 +18,8 @@ from keylm.base.console import console, say, seconds
 from keylm.base.errors import KeylmError
 from keylm.base.json_lines import read_rows
 from keylm.base.machine import device_name, free_memory
-from keylm.data.provenance import input_bytes, source_stamps
+from keylm.data.curated import curated_sources
+from keylm.data.provenance import bytes_read, source_stamps
 from keylm.data.sources import check_sources
 from keylm.model.decoder import count_parameters
 from keylm.pipeline.data_plan import plan
@@ -142,7 +143,8 @@ def _disk(recipe: Recipe, run_dir: Path) -> str:
     checkpoints = kept * _checkpoint_bytes(recipe) + models
     tokens = sum(min(share.tokens, share.size or share.tokens) for share in plan(recipe, RunFolder(run_dir)))
     shards = tokens * (2 + 1 / 8)  # two bytes and a mask bit
-    curated = sum(input_bytes(name, source) / 4 for name, source in recipe.read_sources.items() if recipe.curation)
+    to_curate = curated_sources(recipe) if recipe.curation else {}
+    curated = sum((bytes_read(recipe.sources, name) or 0) / 4 for name in to_curate)
     if run_dir.exists() and not run_dir.is_dir():
         raise KeylmError(f"--run-dir: {run_dir} is a file; accepted: a folder, or a name that is free")
     there = next(folder for folder in (run_dir.absolute(), *run_dir.absolute().parents) if folder.exists())
