@@ -4,6 +4,7 @@ Invariant: where shards are built, and would be built the same again, the figure
 are estimated from a sample of the source, and marked as such.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,7 +59,7 @@ def plan(recipe: Recipe, folder: RunFolder) -> list[Share]:
     taken = _tokens_taken(recipe)
     tokenizer = _tokenizer(recipe, folder)
     counted = _counted(recipe, folder)
-    estimates: dict[str, int | None] = {}
+    estimates = _on_hub(recipe, counted)
     shares = []
     for name, source in recipe.used_sources.items():
         exact = name in counted
@@ -233,17 +234,22 @@ def _estimate(
     return known[name]
 
 
+def _on_hub(recipe: Recipe, counted: Mapping[str, int]) -> dict[str, int | None]:
+    """Return the estimates of sources on the hub, by what it says of their bytes; {} where all are counted."""
+    wanted = {name: source for name, source in recipe.read_sources.items() if source.hub}
+    if not wanted or set(recipe.used_sources) <= set(counted):
+        return {}
+    from keylm.data.hub_check import hub_sizes
+
+    estimates: dict[str, int | None] = {}
+    for name, size in hub_sizes(wanted).items():
+        limits = [limit for limit in (size, wanted[name].max_bytes) if limit is not None]
+        estimates[name] = int(min(limits) / BYTES_PER_TOKEN) if limits else None
+    return estimates
+
+
 def _sampled(name: str, source: Source, tokenizer: DocumentTokenizer | None) -> int | None:
-    """Return a source's bytes over the bytes of a token in its first megabyte; of hub data sets what the hub says.
-
-    Of both, `max_bytes` at most.
-    """
-    if source.hub:
-        from keylm.data.hub import hub_size
-
-        size = hub_size(source)
-        limits = [limit for limit in (size and size[1], source.max_bytes) if limit is not None]
-        return int(min(limits) / BYTES_PER_TOKEN) if limits else None
+    """Return a source's bytes, `max_bytes` at most, over the bytes of a token in its first megabyte."""
     available = bytes_read({name: source}, name) or 0
     if tokenizer is None:
         return int(available / BYTES_PER_TOKEN)
