@@ -1,4 +1,7 @@
-"""Text from the folder of any causal language model, token by token, through transformers."""
+"""Text from the folder of any causal language model, token by token, through transformers.
+
+Invariant: special tokens spelled out in prompts and messages are plain characters.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,7 +11,7 @@ from typing import Any
 import torch
 
 from keylm.base.errors import KeylmError
-from keylm.model.opening import chat_ids, open_pair
+from keylm.model.opening import chat_ids, open_pair, text_ids
 
 Message = dict[str, str]
 GREEDY_BELOW = 0.01
@@ -130,14 +133,12 @@ class Generator:
 
     def _prompt_ids(self, prompt: str) -> list[int]:
         """Return a prompt's tokens; of an empty one the end of text, after which a text begins."""
-        ids: list[int] = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
-        return ids or [self.tokenizer.eos_token_id]
+        return text_ids(self.tokenizer, prompt) or [self.tokenizer.eos_token_id]
 
     def _chat_ids(self, messages: list[Message]) -> torch.Tensor:
         if not self.tokenizer.chat_template:
             raise KeylmError("this model has no chat template; accepted: a model that was tuned to chat")
-        ids: torch.Tensor = chat_ids(self.tokenizer, messages, add_generation_prompt=True, return_tensors="pt")
-        return ids
+        return torch.tensor([chat_ids(self.tokenizer, messages, add_generation_prompt=True)])
 
     def _generate(self, ids: torch.Tensor, sampling: Sampling, emit: Callable[[str], None] | None) -> str:
         from transformers import LogitsProcessorList, TextStreamer
