@@ -2,7 +2,6 @@
 
 import json
 import os
-import pty
 import shutil
 import signal
 import subprocess
@@ -203,6 +202,7 @@ def test_the_model_folder_carries_the_sampling_defaults(base: Path):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a terminal to press Ctrl-C in")
 def test_in_a_terminal_ctrl_c_stops_the_answer_and_exit_ends(base: Path):
+    pty = pytest.importorskip("pty", reason="needs a system with pseudo-terminals")
     main, follower = pty.openpty()
     command = [sys.executable, "-m", "keylm", "chat", str(base), "--max-new-tokens", "4"]
     process = subprocess.Popen(command, stdin=follower, stdout=follower, stderr=follower, start_new_session=True)

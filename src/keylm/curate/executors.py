@@ -96,7 +96,7 @@ def _executor(stage: CurationStage, logs: Path, kind: Executor, workers: int) ->
     if kind == "ray":
         _start_ray(workers)
         return QuietRay(**common, mem_per_cpu_gb=TASK_GIGABYTES, tasks_per_job=light)
-    if "SBATCH_PARTITION" not in os.environ:
+    if not os.environ.get("SBATCH_PARTITION"):
         raise KeylmError("curation: executor slurm needs the environment variable SBATCH_PARTITION, a Slurm partition")
     return QuietSlurm(
         **common,

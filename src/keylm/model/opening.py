@@ -99,6 +99,8 @@ def check_vocabulary(tokenizer: Any, rows: int, place: Place) -> None:
 
 def text_ids(tokenizer: Any, text: str) -> list[int]:
     """Return a text's ids; a special token spelled out in it is characters."""
+    if not hasattr(tokenizer, "backend_tokenizer"):  # one that is written in Python
+        return list(tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
     return list(_plain(tokenizer).encode(text, add_special_tokens=False).ids)
 
 
