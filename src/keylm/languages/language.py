@@ -29,7 +29,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from keylm.base.errors import KeylmError
-from keylm.recipe.messages import explain
+from keylm.base.shapes import explain
 
 _STRICT = ConfigDict(extra="forbid")
 _FILES = ("layout", "words", "channel", "contractions", "prose")
