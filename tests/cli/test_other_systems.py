@@ -112,4 +112,4 @@ def test_the_stages_run_without_what_other_systems_lack(tmp_path: Path) -> None:
     (tmp_path / "commands.py").write_text(COMMANDS)
     said = on_another_system([str(tmp_path / "commands.py"), json.dumps(commands)], tmp_path)
     assert "the old" in said
-    assert (tmp_path / "run" / "evaluation" / "typing.json").is_file()
+    assert (tmp_path / "run" / "evaluation" / "limit-1" / "typing.json").is_file()

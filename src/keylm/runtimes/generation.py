@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from keylm.base.errors import KeylmError
+from keylm.data.turns import is_unicode
 from keylm.model.opening import chat_ids, open_pair, text_ids
 
 Message = dict[str, str]
@@ -208,7 +209,5 @@ class NoLoops:
 
 def check_unicode(text: str) -> None:
     """Raise KeylmError where `text` came from bytes that are not valid UTF-8."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise KeylmError(f"the prompt {text[:40]!a} is not valid UTF-8; accepted: Unicode text") from None
+    if not is_unicode(text):
+        raise KeylmError(f"the prompt {text[:40]!a} is not valid UTF-8; accepted: Unicode text")
