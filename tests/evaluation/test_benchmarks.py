@@ -244,7 +244,8 @@ def test_outside_a_repository_nothing_is_said_of_git(model, items, tmp_path, mon
     assert "fatal" not in said
     assert "a warning" in said
     prepare(items, tmp_path / "files")
-    simple_evaluate(model="dummy", tasks=["piqa"], task_manager=task_manager(tmp_path / "files"), limit=1)
+    tasks = {"tasks": ["piqa"], "task_manager": task_manager(tmp_path / "files")}
+    simple_evaluate(model="dummy", limit=1, bootstrap_iters=0, **tasks)
     assert "fatal: git was started" in capfd.readouterr().err, "the harness itself is as it was"
 
 

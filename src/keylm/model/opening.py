@@ -128,7 +128,7 @@ def chat_ids(tokenizer: Any, messages: Sequence[dict[str, Any]], **options: Any)
     refuses the conversation.
     """
     special = _special_tokens(tokenizer)
-    if not any(token in text for message in messages for text in _texts(message) for token in special):
+    if not spells_special(tokenizer, messages):
         ids: list[int] = _rendered(tokenizer, messages, return_dict=True, **options)["input_ids"]
         return ids
     # The template's own tokens are those that stand where the contents have other characters of the same number.
@@ -142,6 +142,12 @@ def chat_ids(tokenizer: Any, messages: Sequence[dict[str, Any]], **options: Any)
         ids.append(special[found[0]])
         begin = found.end()
     return ids + (text_ids(tokenizer, text[begin:]) if text[begin:] else [])
+
+
+def spells_special(tokenizer: Any, messages: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether a conversation's texts spell out a special token, which transformers itself takes for one."""
+    special = _special_tokens(tokenizer)
+    return any(token in text for message in messages for text in _texts(message) for token in special)
 
 
 def _special_tokens(tokenizer: Any) -> dict[str, int]:
