@@ -9,7 +9,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from keylm.base.console import console, errors, say
-from keylm.base.errors import how_to_install
+from keylm.base.errors import KeylmError, how_to_install
 from keylm.cli.main import app
 from keylm.cli.verbs import ORDER
 
@@ -66,3 +66,34 @@ def test_every_named_extra_exists():
     assert len(extras()) > 4
     for extra in extras():
         assert re.search(rf"^{extra} = ", declared, re.MULTILINE), extra
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        (["serve", "--api-key", ""], "--api-key"),
+        (["serve", "--api-key="], "--api-key"),
+        (["serve", "--host", ""], "--host"),
+        (["run", "nano", "--run-dir", ""], "--run-dir"),
+        (["run", "nano", "--set", "seed=1", "--set", ""], "--set"),
+        (["data", "plan", "nano", "--plot", ""], "--plot"),
+        (["eval", "nowhere", "--tasks", ""], "--tasks"),
+    ],
+)
+def test_an_option_whose_value_is_empty_is_refused(arguments, name):
+    """As from `--api-key "$KEY"` where KEY is not set: it never means the default, no key, or the folder here."""
+    raised = CliRunner().invoke(app, arguments).exception
+    assert isinstance(raised, KeylmError)
+    assert str(raised) == f"{name}: is empty; accepted: a value, or no {name}"
+
+
+def test_an_empty_variable_is_no_key(monkeypatch):
+    monkeypatch.setenv("KEYLM_API_KEY", "")
+    raised = CliRunner().invoke(app, ["serve", "nowhere"]).exception
+    assert str(raised) == "KEYLM_API_KEY: is empty; accepted: a value, or the variable not set"
+    raised = CliRunner().invoke(app, ["serve", "nowhere", "--api-key", "secret"]).exception
+    assert "KEYLM_API_KEY" not in str(raised), "what is given comes first"
+
+
+def test_an_argument_may_be_empty():
+    assert "--" not in str(CliRunner().invoke(app, ["generate", "nowhere", ""]).exception)

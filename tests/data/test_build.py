@@ -14,16 +14,17 @@ import pytest
 from support.recipes import chat, tiny_recipe, write_jsonl
 
 from keylm.base.errors import KeylmError
-from keylm.data import source_builder
+from keylm.data import build, source_builder
 from keylm.data.build import build_shards
 from keylm.data.documents import content_hash, is_held_out
 from keylm.data.manifest import ShardManifest, read_manifest
-from keylm.data.provenance import DataProvenance
+from keylm.data.provenance import DataProvenance, bytes_read
 from keylm.data.shards import Window
 from keylm.data.sources import read_source
 from keylm.data.store import finished_store
 from keylm.data.tokenizer_sample import tokenizer_sample
 from keylm.recipe.load import Recipe, load_recipe
+from keylm.recipe.schema import Source
 from keylm.text.tokenizer import END_OF_TEXT, PAD, DocumentTokenizer, Tokens
 
 ENDINGS = "<|endoftext|>"
@@ -329,3 +330,67 @@ def test_max_bytes_bounds_the_text_that_is_taken(tokenizer: Path, tmp_path: Path
     manifest = make(tiny_recipe(tmp_path, ["sources.notes.max_bytes=9000"]), tokenizer, tmp_path)
     entry = manifest.sources["notes"]
     assert 8000 < entry.train.bytes + entry.validation.bytes <= 9000
+
+
+class Shown:
+    """What a build's `Status` was told; `updates` are (bytes read, bytes in the end)."""
+
+    def __init__(self, _label: str, total: int, *, start: int, quiet: bool) -> None:
+        self.updates = [(start, total)]
+
+    def __enter__(self) -> "Shown":
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def update(self, completed: int, _facts: str, total: int) -> None:
+        self.updates.append((completed, total))
+
+
+def shown_of(recipe: Recipe, tokenizer: Path, folder: Path, **windows: int) -> list[tuple[int, int]]:
+    """Build, and return what its progress showed."""
+    shown: list[Shown] = []
+    small = recipe.model_copy(update={"data": recipe.data.model_copy(update={"shard_tokens": 1024})})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "Status", lambda *given, **named: shown.append(Shown(*given, **named)) or shown[-1])
+        build_shards(small, DataProvenance.of(small), tokenizer, folder, windows=windows)
+    return shown[0].updates
+
+
+def test_progress_counts_what_will_be_read(tokenizer: Path, tmp_path: Path) -> None:
+    """Neither what lies behind `max_bytes` nor what no stage needs is waited for, and typos' text is counted."""
+    noisy = 'sources.noisy={typos_of=["tales", "notes"], passes=2}'
+    only = "stages={all={tokens=512, weights={tales=1, noisy=1}}}"
+    limits = ["sources.tales.max_bytes=20_000", "sources.notes.max_bytes=3000"]
+    recipe = tiny_recipe(tmp_path, [noisy, only, *limits])
+    assert (tmp_path / "tales.jsonl").stat().st_size > 40_000
+    assert {name: bytes_read(recipe.sources, name) for name in recipe.sources} == {
+        "tales": 20_000,
+        "notes": 3000,
+        "chat": (tmp_path / "chat.jsonl").stat().st_size,
+        "noisy": 2 * 23_000,
+    }
+    updates = shown_of(recipe, tokenizer, tmp_path / "shards", tales=10**9, noisy=10**9)
+    assert updates[0][0] == 0
+    assert 15_000 < updates[0][1] <= 66_000, "a token is taken for four bytes at first"
+    assert all(done <= total <= 66_000 for done, total in updates)
+    assert updates[-1][0] == pytest.approx(66_000, rel=0.05)
+    assert updates[-1][1] == pytest.approx(updates[-1][0], rel=0.05)
+
+
+def test_progress_ends_where_training_needs_no_more(tokenizer: Path, tmp_path: Path) -> None:
+    """The text of whole shards is counted, at the bytes a token has; an earlier build's text counts as done."""
+    recipe = tiny_recipe(tmp_path, ["stages={all={tokens=512, weights={tales=1}}}"])
+    wanted = {"tales": 3 * 32}
+    updates = shown_of(recipe, tokenizer, tmp_path / "shards", **wanted)
+    assert updates[-1][1] == pytest.approx(updates[-1][0], rel=0.1)
+    assert updates[-1][1] < (tmp_path / "tales.jsonl").stat().st_size * 0.8
+    longer = shown_of(recipe, tokenizer, tmp_path / "shards", tales=4 * 32)
+    assert longer[0][0] == updates[-1][0], "its start: what is built"
+    assert longer[0][1] > updates[-1][1]
+
+
+def test_a_hub_source_has_a_total_only_through_its_limit() -> None:
+    sources = {"web": Source(hub="our/web"), "some": Source(hub="our/web", max_bytes=900)}
+    sources["noisy"] = Source(typos_of=("web", "some"))
+    assert {name: bytes_read(sources, name) for name in sources} == {"web": None, "some": 900, "noisy": None}

@@ -260,17 +260,17 @@ def test_the_size_is_what_the_card_says(hub: FakeHub, reader: Reader) -> None:
 def test_no_network_at_all_is_told_soon(tmp_path: Path) -> None:
     with Reader("http://127.0.0.1:9", tmp_path) as alone:
         answer = alone(source={"hub": "our/web"})
-        assert "the hub cannot be reached (Connect" in answer["error"]
+        assert "the hub, http://127.0.0.1:9, cannot be reached (Connect" in answer["error"]
         assert "or give the data as files with `path`" in answer["error"]
         assert answer["slept"] == [1.0, 2.0]
         answer = alone(source={"hub": "our/web", "revision": SHA})
-        assert "the hub cannot be reached" in answer["error"]
+        assert "the hub, http://127.0.0.1:9, cannot be reached" in answer["error"]
         assert alone("size", source={"hub": "our/web"})["size"] is None
 
 
 def test_the_offline_switch_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     libraries = (None, SimpleNamespace(constants=SimpleNamespace(HF_HUB_OFFLINE=True)))
-    monkeypatch.setattr(hub_module, "_libraries", lambda: libraries)
+    monkeypatch.setattr(hub_module, "load_libraries", lambda: libraries)
     with pytest.raises(KeylmError, match=r"our/web/train: HF_HUB_OFFLINE is set; unset it, or"):
         HubRows("web", Source(hub="our/web"))
     assert hub_size(Source(hub="our/web")) is None
@@ -280,7 +280,7 @@ def test_without_datasets_the_error_names_what_to_install(monkeypatch: pytest.Mo
     def missing(name: str) -> Any:
         raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
-    hub_module._libraries.cache_clear()
+    hub_module.load_libraries.cache_clear()
     monkeypatch.setattr(hub_module.importlib, "import_module", missing)
     with pytest.raises(KeylmError, match=r"need datasets: pip install -e '\.\[hub\]'"):
         HubRows("web", Source(hub="our/web"))

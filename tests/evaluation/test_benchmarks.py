@@ -1,6 +1,7 @@
 """Benchmarks through lm_eval: the harness's own figures, kept from stop to stop, and clear errors."""
 
 import json
+import os
 import random
 import shutil
 from pathlib import Path
@@ -217,6 +218,29 @@ def test_the_command_writes_rows_and_a_table(model, items, tmp_path, monkeypatch
     assert figure.line.title == "PIQA acc"
     assert f"PIQA acc  {figure}" in said
     assert "60.0" in said
+
+
+def test_outside_a_repository_nothing_is_said_of_git(model, items, tmp_path, monkeypatch, capfd):
+    """The harness would ask git, and start pip; what else goes to standard error stays."""
+    for program in ("git", "pip"):
+        (tmp_path / program).write_text(f"#!/bin/sh\necho fatal: {program} was started >&2\nexit 128\n")
+        (tmp_path / program).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    simple_evaluate = lm_eval.simple_evaluate
+
+    def heard(**options):
+        os.write(2, b"a warning\n")
+        return simple_evaluate(**options)
+
+    monkeypatch.setattr(lm_eval, "simple_evaluate", heard)
+    options = benchmarks.BenchmarkOptions(limit=2, tasks_path=items)
+    benchmarks.evaluate(str(model), ["piqa"], EvaluationFolder(tmp_path / "out"), options, quiet=True)
+    said = capfd.readouterr().err
+    assert "fatal" not in said
+    assert "a warning" in said
+    prepare(items, tmp_path / "files")
+    reference(model, "piqa", tmp_path / "files", 1)
+    assert "fatal: git was started" in capfd.readouterr().err, "the harness itself is as it was"
 
 
 @pytest.mark.parametrize(

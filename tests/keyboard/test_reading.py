@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from keylm.keyboard.edit_model import EditModel
+from keylm.keyboard.lexicon import lexicon
 from keylm.keyboard.reading import Reading, one_slip
 from keylm.languages.language import ENGLISH
 
@@ -92,3 +93,20 @@ def test_another_language_has_other_contractions():
     reading = Reading(replace(ENGLISH, contractions=table))
     assert (reading.contraction("daccord"), reading.contraction("dont")) == ("d'accord", None)
     assert (reading.alternative("las"), reading.alternative("its")) == ("l'as", None)
+
+
+def test_a_negations_ending_by_ear_is_no_other_word():
+    """A vowel more or less before it; with "i", "havint" would be meant for "having"."""
+    pytest.importorskip("symspellpy")
+    for word in ENGLISH.contractions.certain:
+        stem = word.removesuffix("n't")
+        if stem != word and stem[-1] not in "aeiou":
+            assert READING.contraction(f"{stem}ent") == word
+    assert [READING.contraction(typed) for typed in ("havnt", "arnt", "wernt", "darnt")] == [
+        *("haven't", "aren't", "weren't", "daren't")
+    ]
+    others = "havint needint doint parent absent dent dint ant ent nt wasentt cant wont"
+    for other in others.split():
+        assert READING.contraction(other) is None, other
+    bare = {word.replace("'", "").lower() for word in ENGLISH.contractions.certain}
+    assert [word for word in lexicon().counts if READING.contraction(word) and word not in bare] == []

@@ -77,9 +77,11 @@ def test_sizes_are_no_more_exact_once_a_source_or_a_setting_has_changed(tmp_path
     recipe = load_recipe(tmp_path / "recipe.toml")
     sizes = {share.source: share.size for share in plan(recipe, folder) if share.exact}
     assert list(sizes) == ["tales", "notes", "chat"]
-    assert not any(
-        s.exact for s in plan(load_recipe(tmp_path / "recipe.toml", ["sources.notes.max_bytes=900"]), folder)
-    )
+    half = (tmp_path / "notes.jsonl").stat().st_size // 2
+    limited = plan(load_recipe(tmp_path / "recipe.toml", [f"sources.notes.max_bytes={half}"]), folder)
+    assert not any(share.exact for share in limited)
+    [size] = [share.size for share in limited if share.source == "notes"]
+    assert size == pytest.approx(sizes["notes"] / 2, rel=0.3), "at the bytes that a token has, not four"
     tales = (tmp_path / "tales.jsonl").read_text()
     (tmp_path / "tales.jsonl").write_text(tales * 2)
     shares = {share.source: share for share in plan(recipe, folder)}

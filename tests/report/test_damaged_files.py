@@ -20,12 +20,12 @@ from keylm.report.compare import compare
 from keylm.report.run_report import write_report
 
 DAMAGE: list[tuple[str, Any, str]] = [
-    ("stages.json", {"tokenizer": {"inputs": "x"}}, "tokenizer.seconds: got nothing; accepted: this entry"),
+    ("stages.json", {"tokenizer": {"inputs": "x"}}, "tokenizer.seconds: is missing; it has no default"),
     ("summary.json", {"parameters": "many"}, 'parameters: got "many"; accepted: a valid integer'),
     ("summary.json", [], "holds no dict"),
     ("samples.json", [{"prompt": 3}], "0.prompt: got 3; accepted: a valid string"),
     ("shards/manifest.json", {"sources": {"letters": []}}, "sources.letters: got []; accepted: "),
-    ("evaluation/typing.json", {"rows": [{}]}, "rows.0.measure: got nothing; accepted: this entry"),
+    ("evaluation/typing.json", {"rows": [{}]}, "rows.0.measure: is missing; it has no default"),
     ("evaluation/robustness.json", {"area": [1]}, "area: got [1]; accepted: a valid number"),
     ("evaluation/contamination.json", {"rows": 7}, "rows: got 7; accepted: a valid list"),
     ("evaluation/evaluation.json", [{"command": {}}], "0.command: got {}; accepted: a valid string"),
@@ -74,7 +74,7 @@ def test_a_card_and_a_comparison_refuse_it(run: Path, name: str, value: Any, tol
 
 def test_a_parity_table_of_another_form_is_refused(run: Path, tmp_path: Path):
     put(tmp_path / "parity.json", {"artefacts": [{"artefact": "x"}]})
-    with pytest.raises(KeylmError, match=r"parity\.json: artefacts\.0\.passed: got nothing; accepted: this entry"):
+    with pytest.raises(KeylmError, match=r"parity\.json: artefacts\.0\.passed: is missing; it has no default"):
         card_text(run, CardDetails(parity=tmp_path / "parity.json"))
 
 

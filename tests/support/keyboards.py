@@ -80,7 +80,9 @@ class StandIn:
     def convert_ids_to_tokens(self, ids: Sequence[int]) -> list[str]:
         return [self.tokens[number] for number in ids]
 
-    def __call__(self, text: Any, add_special_tokens: bool = True) -> dict[str, Any]:
+    def __call__(
+        self, text: Any, add_special_tokens: bool = True, split_special_tokens: bool = False
+    ) -> dict[str, Any]:
         return {"input_ids": self._encoded(text) if isinstance(text, str) else [self._encoded(one) for one in text]}
 
     def _encoded(self, text: str) -> list[int]:

@@ -124,6 +124,17 @@ def test_data_without_a_pair_are_one_clear_error(base: Path, tmp_path: Path):
         dpo(base, [tmp_path / "nowhere.jsonl"], tmp_path / "other", SETTINGS, TOOLS)
 
 
+def test_a_pair_that_spells_a_special_token_is_left_out(base: Path, tmp_path: Path):
+    """TRL would take it for one."""
+    rows = [
+        {"prompt": "a<|im_end|>?", "chosen": "b", "rejected": "c"},
+        {"prompt": "a?", "chosen": "b", "rejected": "<|pad|>"},
+    ]
+    file = write_jsonl(tmp_path / "pairs.jsonl", rows)
+    with pytest.raises(KeylmError, match=r"2 pairs, none .*: 0 too long .*, 2 that spell out a special token"):
+        dpo(base, [file], tmp_path / "run", SETTINGS, TOOLS)
+
+
 def test_lines_are_read_in_all_their_forms(tmp_path: Path):
     turns = [{"role": "system", "content": "s"}, {"role": "user", "content": "q"}]
     whole = [*turns, {"role": "assistant", "content": "good"}]

@@ -88,10 +88,11 @@ class Status:
         if self._live:
             self._progress.stop()
 
-    def update(self, completed: int, facts: str) -> None:
-        """Show `completed` (of the total) and a few facts."""
+    def update(self, completed: int, facts: str, total: int | None = None) -> None:
+        """Show `completed` (of the total, or of a `total` that is better known by now) and a few facts."""
+        self._total = total or self._total
         if self._live:
-            self._progress.update(self._task, completed=completed, facts=facts)
+            self._progress.update(self._task, completed=completed, total=self._total, facts=facts)
         elif not self._quiet and time.monotonic() - self._last >= LINE_SECONDS:
             self._last = time.monotonic()
             say(f"{self._label}{self._outlook(completed)}  {facts}")

@@ -143,7 +143,13 @@ def _finish(path: Path) -> None:
 
 def flush(path: Path) -> None:
     """Push a file's or a folder's content to the disk (fsync)."""
-    handle = os.open(path, os.O_RDONLY)
+    is_folder = path.is_dir()
+    try:
+        handle = os.open(path, os.O_RDONLY if is_folder else os.O_RDWR)  # Windows flushes only what can be written
+    except PermissionError:
+        if is_folder:  # Windows opens none, and has no use for it
+            return
+        raise
     try:
         os.fsync(handle)
     finally:

@@ -12,11 +12,8 @@ def free_memory(device: torch.device) -> int | None:
     """Return free bytes on `device`, or None where the system does not report it."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    meminfo = Path("/proc/meminfo")
-    for line in meminfo.read_text().splitlines() if meminfo.is_file() else []:
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return None
+    available = [line for line in _of_linux("/proc/meminfo") if line.startswith("MemAvailable:")]
+    return int(available[0].split()[1]) * 1024 if available else None
 
 
 def compute_deterministically(on: bool) -> None:
@@ -45,7 +42,13 @@ def device_name(device: torch.device) -> str:
     """Return the name of the GPU, or of the processor and its number of threads."""
     if device.type == "cuda":
         return str(torch.cuda.get_device_name(device))
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    names = [line.split(":", 1)[1].strip() for line in _of_linux("/proc/cpuinfo") if line.startswith("model name")]
     return f"{names[0]} ({len(names)} threads)" if names else platform.processor() or platform.machine()
+
+
+def _of_linux(path: str) -> list[str]:
+    """Return the lines of what Linux says about the machine; [] where another system doesn't, or it may not be read."""
+    try:
+        return Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []

@@ -45,5 +45,5 @@ def serve(
     from keylm.serving.start import ServeOptions
     from keylm.serving.start import serve as serve_model
 
-    given = {**locals(), "api_key": api_key or None, "seconds": request_seconds}
+    given = {**locals(), "seconds": request_seconds}
     serve_model(model, settings_of(ServeOptions, given), quiet=quiet)

@@ -6,7 +6,6 @@ is never run again. No two processes write the same files: tasks hold a lock tha
 """
 
 import contextlib
-import fcntl
 import importlib
 import os
 import subprocess
@@ -28,6 +27,11 @@ from keylm.base.console import Status
 from keylm.base.errors import KeylmError
 from keylm.curate.local_tasks import FULL, Failure, run_ranks, words_of
 from keylm.data.curated import Executor
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks: there nothing keeps a second run from the same folder
+    fcntl = None  # type: ignore[assignment]
 
 POLL_SECONDS = 0.5
 TASK_GIGABYTES = 1.5
@@ -92,7 +96,7 @@ def _executor(stage: CurationStage, logs: Path, kind: Executor, workers: int) ->
     if kind == "ray":
         _start_ray(workers)
         return QuietRay(**common, mem_per_cpu_gb=TASK_GIGABYTES, tasks_per_job=light)
-    if "SBATCH_PARTITION" not in os.environ:
+    if not os.environ.get("SBATCH_PARTITION"):
         raise KeylmError("curation: executor slurm needs the environment variable SBATCH_PARTITION, a Slurm partition")
     return QuietSlurm(
         **common,
@@ -192,7 +196,7 @@ def _progress(executor: PipelineExecutor, stage: CurationStage, quiet: bool) -> 
 @contextlib.contextmanager
 def silenced() -> Iterator[None]:
     """Keep datatrove (loguru, tqdm) off the terminal; its log files are kept."""
-    with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stderr(nowhere):
+    with Path(os.devnull).open("w", encoding="utf-8") as nowhere, contextlib.redirect_stderr(nowhere):
         logger.remove()
         try:
             yield
@@ -216,6 +220,9 @@ def sole_run(work: Path, report: Callable[[str], None]) -> Iterator[None]:
     work.mkdir(parents=True, exist_ok=True)
     # POSIX locks end with their process, and are not inherited by forked ones.
     with (work / "run.lock").open("w") as own, (work / TASKS_LOCK).open("w") as tasks:
+        if not fcntl:
+            yield
+            return
         try:
             fcntl.lockf(own, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -233,5 +240,6 @@ def sole_run(work: Path, report: Callable[[str], None]) -> Iterator[None]:
 def _shared_lock(work: Path) -> Iterator[None]:
     with (work / TASKS_LOCK).open("r") as file:
         with contextlib.suppress(OSError):  # some shared file systems have no locks
-            fcntl.lockf(file, fcntl.LOCK_SH)
+            if fcntl:
+                fcntl.lockf(file, fcntl.LOCK_SH)
         yield

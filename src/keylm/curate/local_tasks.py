@@ -14,10 +14,9 @@ import signal
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from multiprocessing.context import ForkServerContext
 from threading import Thread
 from typing import Any
 
@@ -104,7 +103,7 @@ def words_of(error: BaseException) -> str:
 @contextmanager
 def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     """Yield worker processes that end with the block, or immediately if this process is killed."""
-    context: ForkServerContext = multiprocessing.get_context("forkserver")
+    context = multiprocessing.get_context("spawn")
     theirs, ours = context.Pipe(duplex=False)
     pool = ProcessPoolExecutor(workers, context, _end_with, (theirs,))
     try:
@@ -121,7 +120,8 @@ def _end_with(pipe: "Connection[Any, Any]") -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process handles Ctrl-C and ends its workers
 
     def watch() -> None:
-        pipe.poll(None)  # nothing is ever sent, so this returns when the pipe is closed
+        with suppress(OSError):  # which is how Windows reports a closed pipe
+            pipe.poll(None)  # nothing is ever sent, so this returns when the pipe is closed
         os._exit(1)
 
     Thread(target=watch, daemon=True).start()

@@ -214,7 +214,7 @@ def _files(name: str, source: Source) -> list[tuple["Unit", int]]:
     """Return a unit for each file of a folder, or one for the source, with their bytes on disk."""
     from keylm.curate.reading import Unit
 
-    inputs = source_stamps(name, source)
+    inputs = source_stamps(name, source)  # whole, `max_bytes` or not: the order of the output depends on the parts
     path = source_path(source) if source.path else None
     one_by_one = path and path.is_dir() and source.max_bytes is None and not source_adapter(source).group
     if not path or not one_by_one:

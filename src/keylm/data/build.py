@@ -5,6 +5,7 @@ where, by how many workers or after how many interruptions it was built; a shard
 unchanged is not built again; shards are built in the order in which training needs them.
 """
 
+import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,7 +15,13 @@ from keylm.base.errors import KeylmError
 from keylm.base.files import read_table, sweep
 from keylm.data.curriculum import Curriculum
 from keylm.data.manifest import Settings, ShardManifest
-from keylm.data.provenance import CurationFacts, DataProvenance, input_bytes, source_origin, window_order
+from keylm.data.provenance import (
+    CurationFacts,
+    DataProvenance,
+    bytes_read,
+    source_origin,
+    window_order,
+)
 from keylm.data.source_builder import SourceBuilder
 from keylm.data.workers import Workers
 from keylm.recipe.load import Recipe
@@ -37,11 +44,12 @@ def build_shards(
     """Build all used sources' shards in `folder`, at least `windows` each; return the manifest. Raises KeylmError."""
     sweep(folder)
     settings = provenance.settings(recipe, tokenizer_folder)
-    total = sum(input_bytes(name, source) for name, source in recipe.used_sources.items())
-    count = 1 if 0 < total < SMALL_BYTES else workers or os.cpu_count() or 1
-    with Workers(recipe, tokenizer_folder, count) as crew, Status("shards", total or None, quiet=quiet) as status:
+    sizes = {name: bytes_read(recipe.sources, name) for name in recipe.used_sources}
+    small = sum(math.inf if size is None else size for size in sizes.values()) < SMALL_BYTES
+    count = 1 if small else workers or os.cpu_count() or 1
+    with Workers(recipe, tokenizer_folder, count) as crew:
         builders = _builders(recipe, provenance, tokenizer_folder, folder, crew)
-        _build_in_order(recipe, builders, windows or windows_taken(recipe), status, quiet=quiet)
+        _build_in_order(recipe, builders, windows or windows_taken(recipe), sizes, quiet=quiet)
     origins = _origins(recipe, builders, provenance.curation)
     for builder in builders.values():
         builder.check_unchanged()  # after hashing the files, which takes its time too
@@ -93,28 +101,43 @@ def _builders(
 
 
 def _build_in_order(
-    recipe: Recipe, builders: dict[str, SourceBuilder], wanted: Mapping[str, int], status: Status, *, quiet: bool
+    recipe: Recipe,
+    builders: dict[str, SourceBuilder],
+    wanted: Mapping[str, int],
+    sizes: Mapping[str, int | None],
+    *,
+    quiet: bool,
 ) -> None:
-    """Build shard by shard: the first one of every source, then always the one that training needs next."""
+    """Build shard by shard: the first one of every source, then always the one that training needs next.
+
+    `wanted`: windows of each source; `sizes`: the bytes of text that each has, where that is known.
+    """
     curriculum = Curriculum(recipe)
     left = {name: builder for name, builder in builders.items() if not builder.is_done(wanted[name])}
     for name in builders:
         if name not in left:
             builders[name].check()  # an earlier build may have refused it
-    while left:
-        name = min(left, key=lambda n: (left[n].shards > 0, curriculum.needed_at(n, left[n].windows)))
-        before = sum(builder.text_bytes for builder in builders.values())
-        left[name].build_shard(_reporter(status, before))
-        if left[name].is_done(wanted[name]):
-            builder = left.pop(name)
-            builder.finish()
-            builder.check()
-            say(builder.summary(), quiet=quiet)
+
+    def progress() -> tuple[int, int]:
+        """Return the bytes of text that are built, and those that will be at the end."""
+        ends = (builder.expected_bytes(wanted[name], sizes[name]) for name, builder in builders.items())
+        return sum(builder.text_bytes for builder in builders.values()), sum(ends)
+
+    done, total = progress()
+    with Status("shards", total, start=done, quiet=quiet) as status:
+        while left:
+            name = min(left, key=lambda n: (left[n].shards > 0, curriculum.needed_at(n, left[n].windows)))
+            left[name].build_shard(_reporter(status, *progress()))
+            if left[name].is_done(wanted[name]):
+                builder = left.pop(name)
+                builder.finish()
+                builder.check()
+                say(builder.summary(), quiet=quiet)
 
 
-def _reporter(status: Status, before: int) -> Callable[[int, str], None]:
-    """Return what reports a shard's progress; `before`: bytes of text in the shards before it."""
-    return lambda size, facts: status.update(before + size, facts)
+def _reporter(status: Status, before: int, total: int) -> Callable[[int, str], None]:
+    """Return what reports a shard's progress; `before`: bytes of text in the shards before it, `total`: in the end."""
+    return lambda size, facts: status.update(before + size, facts, max(total, before + size))
 
 
 def windows_taken(recipe: Recipe) -> dict[str, int]:

@@ -6,7 +6,6 @@ and however often the process is killed and resumed from `HubRows.state()`.
 
 import importlib
 import logging
-import os
 import re
 import time
 from collections import deque
@@ -24,11 +23,23 @@ TRIES = 10
 """Attempts without a new row after which we give up."""
 FIRST_TRIES = 3
 """Attempts while the hub has never answered: then there is most likely no network."""
+LONGEST_ANSWER = 30.0
+"""Seconds to wait for an answer about a data set."""
 LONGEST_WAIT = 120.0
 """Seconds between two attempts at most, unless the hub asks for more."""
+SIZE_SECONDS = 5.0
+"""Seconds to wait for what the hub says of a data set's size."""
 REPORTED_WAIT = 10.0
 """Waits inside huggingface_hub (which retries single requests itself) are reported from so many seconds on."""
 SHA = re.compile(r"[0-9a-f]{40}")
+
+
+class HubUnreachable(KeylmError):
+    """The hub does not answer or must not be asked: `reason` is the same for every source on it."""
+
+    def __init__(self, where: str, reason: str) -> None:
+        super().__init__(f"{where}: {reason}")
+        self.reason = reason
 
 
 class HubRows:
@@ -44,22 +55,27 @@ class HubRows:
         state: dict[str, Any] | None = None,
         *,
         sleep: Callable[[float], None] = time.sleep,
+        check_within: float | None = None,
     ) -> None:
-        """Look up the revision of the recipe's source `name`; the data themselves are opened when rows are wanted."""
-        self._name, self._source, self._sleep = name, source, sleep
+        """Look up the revision of the recipe's source `name`; the data themselves are opened when rows are wanted.
+
+        `check_within` is for one who only wants to know whether the source can be had: the hub is asked once, even
+        about a commit, and has so many seconds to answer.
+        """
+        self._name, self._source, self._sleep, self._check_within = name, source, sleep, check_within
         self._hub = source.hub or ""
         self._adapter = adapter_for(source.hub, source.adapter)
         self._file = "/".join(part for part in (self._hub, source.config, source.split) if part)
         self._reached = False
         self._stream: Any = None
-        _libraries()
+        load_libraries()
         if _offline():
-            raise self._error("HF_HUB_OFFLINE is set; unset it, or give the data as files with `path`")
+            raise self._unreachable("HF_HUB_OFFLINE is set; unset it, or give the data as files with `path`")
         self._check_origin(state)
         self._rows: int = state["rows"] if state else 0
         self.revision = self._revision(state)
         # What datasets wrote at another version of itself may not be readable; then rows are counted instead.
-        readable = state is not None and state["datasets"] == _libraries()[0].__version__
+        readable = state is not None and state["datasets"] == load_libraries()[0].__version__
         self._position: dict[str, Any] | None = state["stream"] if state and readable else None
 
     def __iter__(self) -> Iterator[tuple[str, int, Mapping[str, Any]]]:
@@ -84,7 +100,7 @@ class HubRows:
             "split": self._source.split,
             "revision": self.revision,
             "rows": self._rows,
-            "datasets": _libraries()[0].__version__,
+            "datasets": load_libraries()[0].__version__,
             "stream": None if self._adapter.group else self._reached_position(),
         }
 
@@ -116,7 +132,7 @@ class HubRows:
 
     def _open(self) -> Any:
         """Return the split as datasets' IterableDataset, with the adapter's columns alone."""
-        datasets, _ = _libraries()
+        datasets, _ = load_libraries()
         # With the prefix a local folder of the same name is not taken for the data set.
         path = f"hf://datasets/{self._hub}"
         try:
@@ -148,7 +164,8 @@ class HubRows:
         wanted = self._source.revision
         if wanted is None and made_at is not None:
             return made_at
-        revision = wanted if wanted and SHA.fullmatch(wanted) else self._resolve(wanted)
+        is_known = wanted and SHA.fullmatch(wanted) and self._check_within is None
+        revision = wanted if wanted and is_known else self._resolve(wanted)
         if made_at not in (None, revision):
             raise self._error(
                 f"begun at revision {made_at}, but revision = {wanted!r} is {revision}; "
@@ -158,11 +175,12 @@ class HubRows:
 
     def _resolve(self, revision: str | None) -> str:
         """Return the commit that a branch or a tag (None: main) stands for now."""
-        _, hub = _libraries()
+        _, hub = load_libraries()
         tries = 0
         while True:
             try:
-                sha = hub.HfApi().dataset_info(self._hub, revision=revision, timeout=30.0).sha
+                timeout = self._check_within or LONGEST_ANSWER
+                sha = hub.HfApi().dataset_info(self._hub, revision=revision, timeout=timeout).sha
                 self._reached = True
                 return str(sha)
             except Exception as error:
@@ -175,13 +193,12 @@ class HubRows:
         if not _passes(error, status):
             raise self._explained(error, status) from error
         what = f"HTTP {status}" if status else "the connection broke"
-        if tries >= (TRIES if self._reached or status else FIRST_TRIES):
+        most = TRIES if self._reached or status else FIRST_TRIES
+        if tries >= (most if self._check_within is None else 1):
             if not self._reached and not status:
-                raise self._error(
-                    f"the hub cannot be reached ({_short(error)}); look after the network or HF_ENDPOINT, "
-                    "or give the data as files with `path`"
-                ) from error
-            raise self._error(f"given up after {tries} attempts without a new row ({what}); try again later") from error
+                raise self._unreachable(no_answer(_short(error))) from error
+            attempts = "1 attempt" if tries == 1 else f"{tries} attempts"
+            raise self._error(f"given up after {attempts} without a new row ({what}); try again later") from error
         wait = max(min(2.0 ** (tries - 1), LONGEST_WAIT), _retry_after(error))
         say(f"{self._name}: {what} at row {self._rows + 1:,} of {self._file}; trying again in {seconds(wait)}")
         self._sleep(wait)
@@ -189,7 +206,7 @@ class HubRows:
     def _explained(self, error: Exception, status: int | None) -> KeylmError:
         """Return what an error that stays is to a person, and what to do."""
         kinds = {type(cause).__name__ for cause in _causes(error)}
-        page = f"{os.environ.get('HF_ENDPOINT', 'https://huggingface.co').rstrip('/')}/datasets/{self._hub}"
+        page = f"{_address()}/datasets/{self._hub}"
         # datasets' own error keeps no trace of the hub's but its words.
         if "GatedRepoError" in kinds or any("gated dataset" in str(cause) for cause in _causes(error)):
             return self._error(
@@ -214,14 +231,29 @@ class HubRows:
     def _error(self, text: str) -> KeylmError:
         return KeylmError(f"source {self._name}: {self._file}: {text}")
 
+    def _unreachable(self, reason: str) -> HubUnreachable:
+        return HubUnreachable(f"source {self._name}: {self._file}", reason)
+
+
+def no_answer(why: str) -> str:
+    """Return what to do where the hub does not answer."""
+    return (
+        f"the hub, {_address()}, cannot be reached ({why}); look after the network or HF_ENDPOINT, "
+        "or give the data as files with `path`"
+    )
+
+
+def _address() -> str:
+    return str(load_libraries()[1].constants.ENDPOINT)
+
 
 def hub_size(source: Source) -> tuple[int, int] | None:
     """Return (rows, bytes in memory) of a hub source's split if its card says so; None if not, or out of reach."""
     try:
-        _, hub = _libraries()
+        _, hub = load_libraries()
         if _offline():
             return None
-        card = hub.HfApi().dataset_info(source.hub, revision=source.revision, timeout=10.0).card_data
+        card = hub.HfApi().dataset_info(source.hub, revision=source.revision, timeout=SIZE_SECONDS).card_data
         infos = (card.to_dict() if card else {}).get("dataset_info") or []
         infos = [infos] if isinstance(infos, dict) else infos
         wanted = source.config or "default"
@@ -236,7 +268,7 @@ def hub_size(source: Source) -> tuple[int, int] | None:
 
 
 @cache
-def _libraries() -> tuple[Any, Any]:
+def load_libraries() -> tuple[Any, Any]:
     """Return datasets and huggingface_hub, silenced; slow to import. Raises KeylmError where they are not installed."""
     try:
         datasets = importlib.import_module("datasets")
@@ -269,7 +301,7 @@ class _Waits(logging.Handler):
 
 
 def _offline() -> bool:
-    return bool(_libraries()[1].constants.HF_HUB_OFFLINE)
+    return bool(load_libraries()[1].constants.HF_HUB_OFFLINE)
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
 from keylm.base.errors import KeylmError
 from keylm.base.files import read_object, read_table, sha256_json, write_json
-from keylm.recipe.messages import explain
+from keylm.base.shapes import explain
 
 FORMAT = 3
 """Of manifest and shards; raised when the same documents give other shards."""

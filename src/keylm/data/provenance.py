@@ -22,6 +22,8 @@ from keylm.recipe.schema import Source
 from keylm.recipe.shares import sample_shares, token_shares
 from keylm.typos.model import TypoModel
 
+BYTES_PER_TOKEN = 4.0
+"""Of English text under a vocabulary of 12,000, about; assumed where nothing is encoded yet."""
 COMPRESSED = (".zst", ".gz", ".parquet")
 """Endings of files that hold about four times their size in text."""
 
@@ -152,8 +154,25 @@ def source_stamps(name: str, source: Source) -> list[FileStamp]:
 
 
 def input_bytes(name: str, source: Source) -> int:
-    """Return about how many bytes of text a source's files hold; 0 where that is not known."""
+    """Return about how many bytes of text a source's files hold, `max_bytes` or not; 0 where that is not known."""
     return sum(file.size * (4 if file.name.lower().endswith(COMPRESSED) else 1) for file in source_stamps(name, source))
+
+
+def bytes_read(sources: Mapping[str, Source], name: str) -> int | None:
+    """Return about how many bytes of text a source gives within its `max_bytes`; None where nobody knows.
+
+    A typo source gives those of its origins, within theirs, in each of its passes. Raises KeylmError.
+    """
+    source = sources[name]
+    size: int | None
+    if source.typos_of:
+        parts = [bytes_read(sources, origin) for origin in source.typos_of]
+        known = [part for part in parts if part is not None]
+        size = source.passes * sum(known) if len(known) == len(parts) else None
+    else:
+        size = None if source.hub else input_bytes(name, source)
+    limits = [limit for limit in (size, source.max_bytes) if limit is not None]
+    return min(limits, default=None)
 
 
 def source_settings(source: Source) -> Settings:

@@ -31,7 +31,7 @@ from keylm.data.manifest import (
     read_progress,
 )
 from keylm.data.pieces import Piece
-from keylm.data.provenance import DataProvenance, source_stamps
+from keylm.data.provenance import BYTES_PER_TOKEN, DataProvenance, source_stamps
 from keylm.data.shards import ShardWriter
 from keylm.data.sources import Records, open_records
 from keylm.data.workers import Workers
@@ -109,6 +109,19 @@ class SourceBuilder:
     def is_done(self, windows: int) -> bool:
         """Return whether `windows` windows are built, or as many as there are."""
         return self._progress.exhausted or (self.windows >= windows and self.shards > 0)
+
+    def expected_bytes(self, windows: int, available: int | None) -> int:
+        """Return about how many bytes of text it takes to build `windows` windows, in whole shards.
+
+        `available`: bytes that the source has, None where nobody knows. A token is taken for as many bytes as in the
+        shards that are built.
+        """
+        if self.is_done(windows):
+            return self.text_bytes
+        each = self.text_bytes / self.windows if self.windows else BYTES_PER_TOKEN * self._context
+        per_shard = self._capacity // self._context
+        needed = int(each * per_shard * max(1, -(-windows // per_shard)))
+        return needed if available is None else min(needed, available)
 
     def build_shard(self, report: Report) -> None:
         """Build the next shard and record it. Raises KeylmError where the source gives nothing to train on."""

@@ -34,6 +34,7 @@ def tokenizer_sample(
     shares, told, total = sample_shares(recipe), [], 0
     for name, share in shares.items():
         budget, size = recipe.tokenizer.sample_bytes * share / sum(shares.values()), Counter[str]()
+        # The files' size, `max_bytes` or not: which documents are chosen depends on it, and with them the tokenizer.
         available = min(input_bytes(name, sources[name]), SAMPLE_READ * budget)
         chosen = min(1.0, 1.2 * budget / available) if available else 1.0
         yield from _texts(recipe, read_source(name, sources[name]), budget, (0.0, chosen), size)

@@ -83,18 +83,27 @@ class Workers:
 def _begin(recipe: Recipe, tokenizer_folder: Path, parent: int) -> None:
     """Prepare a worker process."""
     global _encoders
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    prepare_worker(parent)
+    _encoders = Encoders(recipe, tokenizer_folder)
+
+
+def prepare_worker(parent: int) -> None:
+    """Make this process a worker of its parent's: that handles Ctrl-C, and its end is the worker's."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
     exit_with(parent)
-    _encoders = Encoders(recipe, tokenizer_folder)
 
 
 def exit_with(parent: int) -> None:
     """Make this process end within a second of its parent's end, even by kill -9."""
+    process = multiprocessing.parent_process()
 
     def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
+        if process and process.pid == parent:
+            process.join()
+        else:  # on Windows that would never end: a process keeps its parent's number
+            while os.getppid() == parent:
+                time.sleep(0.5)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

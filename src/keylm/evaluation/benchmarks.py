@@ -191,7 +191,7 @@ class Harness:
 
         chat = self._options.chats(name)
         started = time.monotonic()
-        with _reachable(name), _templates_compiled_once():
+        with _reachable(name), _templates_compiled_once(), _machine_left_out():
             results = lm_eval.simple_evaluate(
                 model=self._lm,
                 tasks=[name],
@@ -222,6 +222,25 @@ def _templates_compiled_once() -> Iterator[None]:
         yield
     finally:
         del env.from_string
+
+
+@contextlib.contextmanager
+def _machine_left_out() -> Iterator[None]:
+    """Spare the harness what it looks up about folder and machine, which no record takes over.
+
+    It asks git, which complains on standard error outside a repository, and starts pip for a list of packages.
+    """
+    from lm_eval import evaluator
+
+    names = ("get_git_commit_hash", "add_env_info")  # another version may not have both
+    kept = {name: getattr(evaluator, name) for name in names if hasattr(evaluator, name)}
+    for name in kept:
+        setattr(evaluator, name, lambda *_: None)
+    try:
+        yield
+    finally:
+        for name, function in kept.items():
+            setattr(evaluator, name, function)
 
 
 IFEVAL_TOKENS = 1280

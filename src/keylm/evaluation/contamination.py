@@ -21,7 +21,7 @@ from keylm.curate.evaluation_items import PLAIN_NAMES
 from keylm.curate.tally import Items, merge_items, ordered_items
 from keylm.data.curated import curated_recipe
 from keylm.data.documents import Document, document_bytes, document_texts
-from keylm.data.provenance import input_bytes, source_stamps
+from keylm.data.provenance import bytes_read, source_stamps
 from keylm.data.sources import read_source
 from keylm.recipe.load import Recipe, load_recipe
 from keylm.recipe.run_folder import RunFolder
@@ -146,8 +146,7 @@ def _searched(
         key = sha256_json([where.model_dump(mode="json"), source_stamps(name, where)])
         if known.get("key") == key:
             return dict(known)
-        total = None if where.hub else input_bytes(name, where)
-        with Status(label, total, quiet=quiet) as status:
+        with Status(label, bytes_read({name: where}, name), quiet=quiet) as status:
             return {"key": key, **_search(searched, _documents(name, where), status)}
     except KeylmError as error:
         return {"unknown": f"it cannot be read: {error}"}

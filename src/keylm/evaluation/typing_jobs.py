@@ -7,7 +7,6 @@ on one thread: a word search runs a few tokens at a time, where threads cost mor
 
 import multiprocessing
 import os
-import signal
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from keylm.base.errors import KeylmError
-from keylm.data.workers import exit_with
+from keylm.data.workers import prepare_worker
 from keylm.evaluation.correction import measure_correction
 from keylm.evaluation.keystrokes import SHOWN, Suggest, measure_keystrokes, measure_prediction, one_thread
 from keylm.evaluation.statistics import Tallies
@@ -73,7 +72,7 @@ def done_jobs(folder: Path, jobs: Sequence[TypingJob], workers: int) -> Iterator
         return
     # spawn: a fork would copy the locks of torch's threads in whatever state they are.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(workers, len(jobs)), context, initializer=_begin, initargs=(os.getpid(),))
+    pool = ProcessPoolExecutor(min(workers, len(jobs)), context, initializer=prepare_worker, initargs=(os.getpid(),))
     try:
         futures = {pool.submit(measure, folder, job): job for job in jobs}
         for future in as_completed(futures):
@@ -143,10 +142,3 @@ def correcting(suggester: Suggester) -> dict[str, Correct]:
         "symspell": lambda _, typed: lexicon().corrected(typed),
         "hunspell": lambda _, typed: hunspell().corrected(typed),
     }
-
-
-def _begin(parent: int) -> None:
-    """Prepare a worker process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
-    exit_with(parent)

@@ -32,6 +32,7 @@ from keylm.base.files import atomic_folder, read_json, read_table, sha256_file, 
 from keylm.curate.decontamination import Decontaminator
 from keylm.data.documents import Document, content_hash, is_held_out
 from keylm.data.sources import read_source
+from keylm.data.workers import prepare_worker
 from keylm.instructions import held_out_items
 from keylm.instructions.checks import HELD_OUT, TRAINED
 from keylm.instructions.document_tasks import SourceText
@@ -221,8 +222,9 @@ _generator: _BlockGenerator | None = None
 """of a worker process"""
 
 
-def _start_worker(plan: InstructionPlan, corpus_files: Sequence[CorpusFile]) -> None:
+def _start_worker(parent: int, plan: InstructionPlan, corpus_files: Sequence[CorpusFile]) -> None:
     global _generator
+    prepare_worker(parent)
     _generator = _BlockGenerator(plan, corpus_files)
 
 
@@ -238,7 +240,8 @@ class _BlockPool:
         self._workers = workers
         self._here = _BlockGenerator(plan, corpus_files) if workers == 1 else None
         context = multiprocessing.get_context("spawn")
-        self._pool = ProcessPoolExecutor(workers, context, _start_worker, (plan, corpus_files)) if workers > 1 else None
+        arguments = (os.getpid(), plan, corpus_files)
+        self._pool = ProcessPoolExecutor(workers, context, _start_worker, arguments) if workers > 1 else None
 
     def __enter__(self) -> "_BlockPool":
         return self

@@ -12,8 +12,8 @@ from importlib.resources.abc import Traversable
 from pydantic import ValidationError
 
 from keylm.base.errors import KeylmError
+from keylm.base.shapes import explain
 from keylm.instructions.table_schema import PhraseTables
-from keylm.recipe.messages import explain
 
 PACKAGE = files("keylm.instructions")
 

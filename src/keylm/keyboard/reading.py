@@ -24,6 +24,12 @@ class Reading:
         self._negation_mistyped = re.compile(table.negation_mistyped)
         self._certain = {self._bare(word): word for word in table.certain}
         self._also_words = {self._bare(word): word for word in table.also_words}
+        self._by_ear = re.compile(f"(.*[^{words.vowels}])(?:{table.negation_by_ear})")
+        self._heard = {
+            stem: word
+            for bare, word in self._certain.items()
+            if self._negation.fullmatch(word.lower()) and (stem := self._stem(bare))
+        }
 
     def straight(self, text: str) -> tuple[str, str]:
         """Return `text`, of the same length, with straight apostrophes in its words, and the one it used last."""
@@ -43,7 +49,8 @@ class Reading:
     def contraction(self, typed: str) -> str | None:
         """Return the contraction that `typed`, which is no word, stands for; None where it is one, or another word."""
         bare = self._bare(typed)
-        found = self._certain.get(bare) or (self._also_words.get(bare) if self._straight in typed else None)
+        found = self._certain.get(bare) or self._heard.get(self._stem(bare))
+        found = found or (self._also_words.get(bare) if self._straight in typed else None)
         return cased(found, typed) if found and found.lower() != typed.lower() else None
 
     def alternative(self, typed: str) -> str | None:
@@ -70,6 +77,11 @@ class Reading:
         if self._negation_mistyped.fullmatch(bare):
             meant += [word for _, word in self.near(typed)]
         return any(map(self._negation.fullmatch, meant))
+
+    def _stem(self, bare: str) -> str:
+        """Return a word without the ending of a negation by ear; "" where it has none after a consonant."""
+        found = self._by_ear.fullmatch(bare)
+        return found[1] if found else ""
 
     def _bare(self, word: str) -> str:
         return word.replace(self._straight, "").lower()

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from keylm.base.errors import KeylmError
 from keylm.keyboard.tokens import WordTokens, word_tokens
+from keylm.model.opening import text_ids
 
 WIDTH, ROUNDS = 8, 6
 CONTEXT = 512
@@ -158,7 +159,7 @@ class Suggester:
 
     def read(self, text: str) -> None:
         """Read a text ahead whose prefixes will be requested: the same answers at less cost, but no live typing."""
-        ids = [*self._start, *self._tokenizer(text, add_special_tokens=False)["input_ids"]]
+        ids = [*self._start, *text_ids(self._tokenizer, text)]
         if 0 < len(ids) <= self._context:
             self._continuations.read(ids)
 
@@ -192,7 +193,7 @@ class Suggester:
         A word whose first token is already less likely than its `least` gets -inf, at no cost.
         """
         space = self._go(text)
-        encoded = self._tokenizer([space + word for word in words], add_special_tokens=False)["input_ids"]
+        encoded = [text_ids(self._tokenizer, space + word) for word in words]
         paths = [tuple(ids[:LONGEST]) for ids in encoded]
         [first] = self._continuations.after([()])
         begun = [first[path[0]].item() for path in paths]
@@ -208,7 +209,7 @@ class Suggester:
         if self._within_word.search(text):
             raise KeylmError(f"text {text[-20:]!r}: ends within a word; accepted: text up to where the word begins")
         space = " " if text.endswith(" ") else ""
-        ids = self._tokenizer(text.removesuffix(" "), add_special_tokens=False)["input_ids"] if text.strip() else []
+        ids = text_ids(self._tokenizer, text.removesuffix(" ")) if text.strip() else []
         ids = [*self._start, *ids]
         if not ids:
             raise KeylmError(

@@ -27,6 +27,7 @@ from keylm.keyboard.reading import Reading
 from keylm.keyboard.search import CONTEXT, LONGEST, Suggester, Suggestion, common_prefix
 from keylm.keyboard.tokens import WordTokens
 from keylm.languages.language import ENGLISH, Language
+from keylm.model.opening import text_ids
 from keylm.runtimes.cached_decoder import CachedDecoder
 
 TRIED = 512
@@ -133,7 +134,7 @@ class Keyboard:
         """Return the likeliest words that begin with `partial` after `before`; `correct`: it will be corrected."""
         self.text = before
         if correct:
-            spelled = self._tokenizer(" " * before.endswith(" ") + partial, add_special_tokens=False)["input_ids"]
+            spelled = text_ids(self._tokenizer, " " * before.endswith(" ") + partial)
             self.continuations.announce(tuple(spelled[:LONGEST]))
         words = self._suggest(before, partial, k)
         other = self._candidates.alternative(before, partial) if correct and self._candidates else None

@@ -29,7 +29,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from keylm.base.errors import KeylmError
-from keylm.recipe.messages import explain
+from keylm.base.shapes import explain
 
 _STRICT = ConfigDict(extra="forbid")
 _FILES = ("layout", "words", "channel", "contractions", "prose")
@@ -171,6 +171,7 @@ class Contractions:
     also_words: tuple[str, ...]
     omitted: float
     negation: str
+    negation_by_ear: str
     negation_mistyped: str
 
 
@@ -262,7 +263,8 @@ def _check(folder: Traversable, language: Language) -> None:
     table, prose = language.contractions, language.prose
     if bare := [word for word in (*table.certain, *table.also_words) if language.words.apostrophe not in word]:
         raise KeylmError(f"{folder}: contractions {bare}; accepted: words with an apostrophe")
-    for pattern in (table.negation, table.negation_mistyped, prose.token, *prose.not_prose, prose.continued):
+    negations = (table.negation, table.negation_by_ear, table.negation_mistyped)
+    for pattern in (*negations, prose.token, *prose.not_prose, prose.continued):
         try:
             re.compile(pattern)
         except re.error as error:

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from keylm.base.errors import KeylmError
 from keylm.base.files import atomic_folder, sha256_file, sha256_json, write_json
+from keylm.base.shapes import explain
 from keylm.model.config_files import check_config_files, read_config_file
 from keylm.model.tensors import check_finite, check_shapes, reading, stored_tensors
 from keylm.recipe.load import Recipe
-from keylm.recipe.messages import explain
 from keylm.recipe.schema import Model
 from keylm.text.tokenizer import END_OF_TEXT, IM_END, PAD, tokenizer_config
 

@@ -6,12 +6,15 @@ conversations, so that a damaged folder is one error at its opening.
 """
 
 import contextlib
+import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
+from tokenizers import Tokenizer
 
 from keylm.base.errors import KeylmError
 from keylm.base.files import atomic_folder
@@ -21,6 +24,8 @@ from keylm.model.tensors import check_finite, stored_tensors
 
 Place = Path | str
 """A model folder, or a model's name on the hub."""
+VEIL = "\ufdd0"
+"""A character that no text has: Unicode keeps it for a program's own use."""
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json")
 
 
@@ -92,12 +97,89 @@ def check_vocabulary(tokenizer: Any, rows: int, place: Place) -> None:
         )
 
 
-def chat_ids(tokenizer: Any, messages: Sequence[dict[str, str]], **options: Any) -> Any:
-    """Return a conversation's ids, as the chat template renders it. Raises KeylmError where that refuses it."""
+def text_ids(tokenizer: Any, text: str) -> list[int]:
+    """Return a text's ids; a special token spelled out in it is characters."""
+    if not hasattr(tokenizer, "backend_tokenizer"):  # one that is written in Python
+        return list(tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
+    return list(_plain(tokenizer).encode(text, add_special_tokens=False).ids)
+
+
+_PLAIN: WeakKeyDictionary[Any, Tokenizer] = WeakKeyDictionary()
+
+
+def _plain(tokenizer: Any) -> Tokenizer:
+    """Return a copy of a tokenizer of transformers to which nothing is special.
+
+    A copy, since its own argument for this switches the tokenizer that other threads use.
+    """
+    if tokenizer not in _PLAIN:
+        copy = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+        copy.no_truncation()
+        copy.no_padding()
+        copy.encode_special_tokens = True
+        _PLAIN[tokenizer] = copy
+    return _PLAIN[tokenizer]
+
+
+def chat_ids(tokenizer: Any, messages: Sequence[dict[str, Any]], **options: Any) -> list[int]:
+    """Return a conversation's ids, as the chat template renders it; `options` are the template's.
+
+    A special token spelled out in a message is characters: it ends no turn. Raises KeylmError where the template
+    refuses the conversation.
+    """
+    special = _special_tokens(tokenizer)
+    if not spells_special(tokenizer, messages):
+        ids: list[int] = _rendered(tokenizer, messages, return_dict=True, **options)["input_ids"]
+        return ids
+    # The template's own tokens are those that stand where the contents have other characters of the same number.
+    veiled = [{**message, "content": _veiled(message["content"], special)} for message in messages]
+    text, marks = (_rendered(tokenizer, some, tokenize=False, **options) for some in (messages, veiled))
+    if len(text) != len(marks):  # a template that rewrites contents
+        text = marks
+    ids, begin = [], 0
+    for found in re.finditer("|".join(map(re.escape, sorted(special, key=len, reverse=True))), marks):
+        ids += text_ids(tokenizer, text[begin : found.start()]) if found.start() > begin else []
+        ids.append(special[found[0]])
+        begin = found.end()
+    return ids + (text_ids(tokenizer, text[begin:]) if text[begin:] else [])
+
+
+def spells_special(tokenizer: Any, messages: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether a conversation's texts spell out a special token, which transformers itself takes for one."""
+    special = _special_tokens(tokenizer)
+    return any(token in text for message in messages for text in _texts(message) for token in special)
+
+
+def _special_tokens(tokenizer: Any) -> dict[str, int]:
+    return {str(token): number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+
+
+def _texts(message: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what a message's content holds of text: it is one, or parts as OpenAI's clients send them, or None."""
+    content = message.get("content")
+    for part in content if isinstance(content, list) else [content]:
+        text = part.get("text") if isinstance(part, Mapping) else part
+        if isinstance(text, str):
+            yield text
+
+
+def _veiled(content: Any, special: Iterable[str]) -> Any:
+    """Return a message's content with special tokens replaced by as many characters of no meaning."""
+    if isinstance(content, str):
+        for token in special:
+            content = content.replace(token, VEIL * len(token))
+        return content
+    if isinstance(content, list):
+        return [_veiled(part, special) for part in content]
+    return {**content, "text": _veiled(content.get("text"), special)} if isinstance(content, dict) else content
+
+
+def _rendered(tokenizer: Any, messages: Sequence[dict[str, Any]], **options: Any) -> Any:
+    """Return what the chat template makes of a conversation. Raises KeylmError where it refuses that."""
     from jinja2 import TemplateError
 
     try:
-        return tokenizer.apply_chat_template(list(messages), return_dict=True, **options)["input_ids"]
+        return tokenizer.apply_chat_template(list(messages), **options)
     except (
         TemplateError,
         TypeError,

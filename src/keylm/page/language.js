@@ -9,6 +9,8 @@ export class Language {
   #used; // an apostrophe after a letter
   #inner; // one within a word, or at the end of what is typed
   #certain; // without apostrophe, in lower case: the contraction
+  #byEar; // the stem of a negation and its ending as it is heard
+  #heard; // by stem: the contraction
   #alsoWords;
   #negation;
   #negationMistyped;
@@ -40,6 +42,9 @@ export class Language {
     this.#certain = byForm(contractions.certain);
     this.#alsoWords = byForm(contractions.also_words);
     this.#negation = new RegExp(`^(?:${contractions.negation})$`);
+    this.#byEar = new RegExp(`^(.*[^${mistakes.vowels}])(?:${contractions.negation_by_ear})$`);
+    const negations = [...this.#certain].filter(([, word]) => this.#negation.test(word.toLowerCase()));
+    this.#heard = new Map(negations.map(([bare, word]) => [this.#stem(bare), word]));
     this.#negationMistyped = new RegExp(`^(?:${contractions.negation_mistyped})$`);
   }
 
@@ -77,7 +82,8 @@ export class Language {
   contraction(typed) {
     const bare = this.#bare(typed);
     const marked = typed.includes(this.#words.apostrophe);
-    const found = this.#certain.get(bare) ?? (marked ? this.#alsoWords.get(bare) : undefined);
+    const heard = this.#heard.get(this.#stem(bare) ?? "");
+    const found = this.#certain.get(bare) ?? heard ?? (marked ? this.#alsoWords.get(bare) : undefined);
     return found && found.toLowerCase() !== typed.toLowerCase() ? cased(found, typed) : null;
   }
 
@@ -107,6 +113,11 @@ export class Language {
     const meant = [typed.toLowerCase(), this.#certain.get(bare) ?? "", this.#alsoWords.get(bare) ?? ""];
     if (this.#negationMistyped.test(bare)) meant.push(...this.near(typed).map(([, contraction]) => contraction));
     return meant.some((word) => this.#negation.test(word));
+  }
+
+  /** Return a word without the ending of a negation by ear; undefined where it has none after a consonant. */
+  #stem(bare) {
+    return this.#byEar.exec(bare)?.[1];
   }
 
   #bare(word) {

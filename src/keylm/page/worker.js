@@ -3,6 +3,7 @@
 
 import { Reading, Tree, sample } from "./runner.js";
 import { Channel } from "./channel.js";
+import { chatIds, textIds } from "./chat_tokens.js";
 import { NearWords } from "./correct.js";
 import { LANGUAGE } from "./language.js";
 import { answer } from "./suggest.js";
@@ -56,6 +57,7 @@ async function* open({ model, models, library, device: wanted }) {
   const words = new WordTokens(tokens, LANGUAGE);
   session = {
     tokenizer,
+    special: new Map(vocabulary.added_tokens.filter((token) => token.special).map(({ content, id }) => [content, id])),
     context: chatting.config.max_position_embeddings,
     ends: endsOf(chatting, new Map(tokens)),
     start: new Map(tokens).get("<|endoftext|>") ?? 0,
@@ -115,10 +117,10 @@ function endsOf({ config, generation_config }, ids) {
 
 /** Answer a conversation; yields {text}, then {reason, tokens}. */
 async function* chat({ messages, settings }) {
-  const { tokenizer, context, ends, chat: reading } = session;
+  const { tokenizer, special, context, ends, chat: reading } = session;
   stopped = false;
-  const prompt = tokenizer.apply_chat_template(messages, { tokenize: false, add_generation_prompt: true });
-  const ids = encode(prompt);
+  const render = (some) => tokenizer.apply_chat_template(some, { tokenize: false, add_generation_prompt: true });
+  const ids = chatIds(messages, { special, render, encode });
   if (ids.length >= context) {
     const most = context.toLocaleString("en");
     throw new Error(`The conversation is longer than the ${most} tokens that the model can read; start a new chat.`);
@@ -160,14 +162,14 @@ async function read(before) {
   const { typing } = session;
   const context = Math.min(CONTEXT, session.context - LONGEST);
   const half = context >> 1;
-  const ids = [session.start, ...(before.trim() ? encode(before) : [])];
+  const ids = [session.start, ...(before.trim() ? textIds(before, session.special, encode) : [])];
   // Cut at multiples, so that the start stays the same for a while and the cache remains valid.
   await typing.move(ids.slice(Math.max(0, Math.ceil((ids.length - context) / half)) * half));
   return (paths) => typing.expect(paths);
 }
 
 function encodeWord(text) {
-  return encode(text).slice(0, LONGEST);
+  return textIds(text, session.special, encode).slice(0, LONGEST);
 }
 
 function encode(text) {

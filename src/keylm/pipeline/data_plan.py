@@ -4,6 +4,7 @@ Invariant: where shards are built, and would be built the same again, the figure
 are estimated from a sample of the source, and marked as such.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from keylm.data.build import changed_sources, windows_taken
 from keylm.data.curated import curated_recipe, curated_sources, curation_facts
 from keylm.data.documents import Document, document_bytes
 from keylm.data.manifest import read_manifest
-from keylm.data.provenance import DataProvenance, input_bytes, source_stamps
+from keylm.data.provenance import BYTES_PER_TOKEN, DataProvenance, bytes_read, source_stamps
 from keylm.data.sources import read_source
 from keylm.recipe.load import Recipe, stage_steps
 from keylm.recipe.run_folder import RunFolder, checkpoint_paths
@@ -26,8 +27,6 @@ from keylm.text.tokenizer import DocumentTokenizer
 
 MOST_EPOCHS = 4.0
 """Beyond about four epochs repeated text is worth less and less (Muennighoff et al., arXiv 2305.16264)."""
-BYTES_PER_TOKEN = 4.0
-"""Of English text under a vocabulary of 12,000, about; assumed where there is no tokenizer yet."""
 SAMPLE_BYTES = 1_000_000
 
 
@@ -60,7 +59,7 @@ def plan(recipe: Recipe, folder: RunFolder) -> list[Share]:
     taken = _tokens_taken(recipe)
     tokenizer = _tokenizer(recipe, folder)
     counted = _counted(recipe, folder)
-    estimates: dict[str, int | None] = {}
+    estimates = _on_hub(recipe, counted)
     shares = []
     for name, source in recipe.used_sources.items():
         exact = name in counted
@@ -228,29 +227,38 @@ def _estimate(
             parts = [_estimate(recipe, origin, tokenizer, known) for origin in source.typos_of]
             sizes = [part for part in parts if part is not None]
             total = source.passes * sum(sizes) if len(sizes) == len(parts) else None
+            limit = None if source.max_bytes is None else int(source.max_bytes / BYTES_PER_TOKEN)
+            known[name] = min(filter(None, (total, limit)), default=None)
         else:
-            total = _sampled(name, source, tokenizer)
-        limit = None if source.max_bytes is None else int(source.max_bytes / BYTES_PER_TOKEN)
-        known[name] = min(filter(None, (total, limit)), default=None)
+            known[name] = _sampled(name, source, tokenizer) or None
     return known[name]
 
 
-def _sampled(name: str, source: Source, tokenizer: DocumentTokenizer | None) -> int | None:
-    """Return a source's bytes over the bytes of a token in its first megabyte; of hub data sets what the hub says."""
-    if source.hub:
-        from keylm.data.hub import hub_size
+def _on_hub(recipe: Recipe, counted: Mapping[str, int]) -> dict[str, int | None]:
+    """Return the estimates of sources on the hub, by what it says of their bytes; {} where all are counted."""
+    wanted = {name: source for name, source in recipe.read_sources.items() if source.hub}
+    if not wanted or set(recipe.used_sources) <= set(counted):
+        return {}
+    from keylm.data.hub_check import hub_sizes
 
-        size = hub_size(source)
-        return None if size is None else int(size[1] / BYTES_PER_TOKEN)
-    available = input_bytes(name, source)
+    estimates: dict[str, int | None] = {}
+    for name, size in hub_sizes(wanted).items():
+        limits = [limit for limit in (size, wanted[name].max_bytes) if limit is not None]
+        estimates[name] = int(min(limits) / BYTES_PER_TOKEN) if limits else None
+    return estimates
+
+
+def _sampled(name: str, source: Source, tokenizer: DocumentTokenizer | None) -> int | None:
+    """Return a source's bytes, `max_bytes` at most, over the bytes of a token in its first megabyte."""
+    available = bytes_read({name: source}, name) or 0
     if tokenizer is None:
         return int(available / BYTES_PER_TOKEN)
-    sampled = source.model_copy(update={"max_bytes": SAMPLE_BYTES})
+    sampled = source.model_copy(update={"max_bytes": min(SAMPLE_BYTES, source.max_bytes or SAMPLE_BYTES)})
     documents = [item for item in read_source(name, sampled) if isinstance(item, Document)]
     texts = [document.text or "\n".join(turn["content"] for turn in document.messages) for document in documents]
     tokens = sum(len(ids) for ids in tokenizer.encode_texts(texts))
     size_read = sum(map(document_bytes, documents))
-    return int(available * tokens / size_read) if size_read else 0
+    return int(available * tokens / size_read if size_read else available / BYTES_PER_TOKEN)
 
 
 def _tokenizer(recipe: Recipe, folder: RunFolder) -> DocumentTokenizer | None:

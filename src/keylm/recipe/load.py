@@ -16,9 +16,9 @@ from pydantic import Field, ValidationError, model_validator
 
 from keylm.base.errors import KeylmError
 from keylm.base.files import DEEPEST, TOO_DEEP, check_depth, within_depth
+from keylm.base.shapes import explain, near
 from keylm.recipe.fields import Name, PathText, Section
 from keylm.recipe.marks import FREE, IsPath, Location, map_texts, marked
-from keylm.recipe.messages import explain, near
 from keylm.recipe.schema import (
     EMBEDDED,
     MINHASH,

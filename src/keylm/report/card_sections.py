@@ -122,7 +122,7 @@ print(tokenizer.decode(answer, skip_special_tokens=True))
 ```
 
 **Text of others can end a turn.** transformers, llama.cpp, Ollama and other servers render a conversation to one text
-and read `<|im_end|>` and `<|im_start|>` in it as control tokens, whoever typed them; `keylm serve` alone reads them as
+and read `<|im_end|>` and `<|im_start|>` in it as control tokens, whoever typed them; keylm alone reads them as
 characters. Where users are not trusted, tokenize their texts apart, as characters:
 
 ```python

@@ -1,7 +1,7 @@
 """Text from the folder of any causal language model: many at once, or one token by token.
 
 keylm's own decoder writes them where it computes the model (Qwen3's layout) and the settings are plain sampling;
-transformers otherwise.
+transformers otherwise. Special tokens spelled out in prompts and messages are plain characters.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 import torch
 
 from keylm.base.errors import KeylmError
+from keylm.data.turns import is_unicode
 from keylm.model.folder import read_config
-from keylm.model.opening import chat_ids, open_pair
+from keylm.model.opening import chat_ids, open_pair, text_ids
 from keylm.runtimes.batch_generation import BatchGenerator
 from keylm.runtimes.cached_decoder import CachedDecoder, Weights
 from keylm.runtimes.sampling import Sampling as Sampling
@@ -82,7 +83,7 @@ class Generator:
     def answer(self, messages: list[Message], sampling: Sampling, emit: Callable[[str], None] | None = None) -> str:
         """Return the assistant's next turn. Raises KeylmError where the model has no chat template."""
         check_unicode(messages[-1]["content"])
-        return self._streamed(self._chat_ids(messages)[0].tolist(), sampling, emit)
+        return self._streamed(self._chat_ids(messages), sampling, emit)
 
     def completions(self, prompts: Sequence[str], sampling: Sampling) -> list[str]:
         """Return the continuation of each prompt, sampled as one batch. The loop guard is not used."""
@@ -96,7 +97,7 @@ class Generator:
 
         The loop guard is not used: it checks one answer at a time.
         """
-        ids = [self._chat_ids(messages)[0].tolist() for messages in conversations]
+        ids = [self._chat_ids(messages) for messages in conversations]
         return self._texts(ids, [sampling.max_new_tokens] * len(ids), sampling.seed, sampling.arguments())
 
     def sampled(
@@ -108,7 +109,7 @@ class Generator:
         **arguments: Any,
     ) -> list[str]:
         """Return as `answers` does, each of at most its limit's tokens; `arguments` are those of generate."""
-        ids = [self._chat_ids(messages)[0].tolist() for messages in conversations]
+        ids = [self._chat_ids(messages) for messages in conversations]
         return self._texts(ids, limits, None, arguments, done)
 
     def greedy(self, prompts: Sequence[str], most_tokens: int) -> list[DrawnText]:
@@ -119,7 +120,7 @@ class Generator:
         for prompt in prompts:
             check_unicode(prompt)
         if self.tokenizer.chat_template:
-            ids = [self._chat_ids([{"role": "user", "content": prompt}])[0].tolist() for prompt in prompts]
+            ids = [self._chat_ids([{"role": "user", "content": prompt}]) for prompt in prompts]
         else:
             ids = [self._prompt_ids(prompt) for prompt in prompts]
         return self._drawn(ids, [most_tokens] * len(ids), None, {"do_sample": False, "repetition_penalty": 1.0})
@@ -197,18 +198,16 @@ class Generator:
 
     def chat_tokens(self, messages: list[Message]) -> int:
         """Return how many tokens a conversation takes, the head of the answer included."""
-        return self._chat_ids(messages).shape[1]
+        return len(self._chat_ids(messages))
 
     def _prompt_ids(self, prompt: str) -> list[int]:
         """Return a prompt's tokens; of an empty one the end of text, after which a text begins."""
-        ids: list[int] = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
-        return ids or [self.tokenizer.eos_token_id]
+        return text_ids(self.tokenizer, prompt) or [self.tokenizer.eos_token_id]
 
-    def _chat_ids(self, messages: list[Message]) -> torch.Tensor:
+    def _chat_ids(self, messages: list[Message]) -> list[int]:
         if not self.tokenizer.chat_template:
             raise KeylmError("this model has no chat template; accepted: a model that was tuned to chat")
-        ids: torch.Tensor = chat_ids(self.tokenizer, messages, add_generation_prompt=True, return_tensors="pt")
-        return ids
+        return chat_ids(self.tokenizer, messages, add_generation_prompt=True)
 
     def _streamed(self, prompt: list[int], sampling: Sampling, emit: Callable[[str], None] | None) -> str:
         from transformers import TextStreamer
@@ -298,7 +297,5 @@ class NoLoops:
 
 def check_unicode(text: str) -> None:
     """Raise KeylmError where `text` came from bytes that are not valid UTF-8."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise KeylmError(f"the prompt {text[:40]!a} is not valid UTF-8; accepted: Unicode text") from None
+    if not is_unicode(text):
+        raise KeylmError(f"the prompt {text[:40]!a} is not valid UTF-8; accepted: Unicode text")

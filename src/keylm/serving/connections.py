@@ -15,6 +15,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 HEADER_SECONDS, MOST_CONNECTIONS = 10.0, 1000
 QUIET_SECONDS = 60
+MOST_USED = 64
+"""Descriptors that a server with its model has open at its start, at most; assumed where they cannot be counted."""
 SPARE = 12
 """Descriptors for the event loop and for files, such as the page's."""
 log = logging.getLogger("uvicorn.error")
@@ -28,7 +30,11 @@ def room() -> tuple[int, int]:
         return MOST_CONNECTIONS, 128
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     limit = 65_536 if limit == resource.RLIM_INFINITY else limit
-    free = limit - sum(1 for _ in Path("/dev/fd").iterdir()) - SPARE
+    try:
+        used = sum(1 for _ in Path("/dev/fd").iterdir())
+    except OSError:
+        used = MOST_USED
+    free = limit - used - SPARE
     backlog = min(128, max(4, free // 4))  # a wake-up accepts all of these before one of them is closed
     return max(4, min(MOST_CONNECTIONS, free - backlog)), backlog
 

@@ -10,7 +10,6 @@ from typing import Any
 from keylm.base.errors import KeylmError
 from keylm.model.opening import chat_ids, open_tokenizer
 from keylm.serving.writing import Vocabulary
-from keylm.text.tokenizer import CHAT_TEMPLATES, IM_START, DocumentTokenizer
 
 
 class Prompts:
@@ -29,7 +28,6 @@ class Prompts:
             raise KeylmError(
                 f"{folder}: its vocabulary has gaps, or is not of bytes; accepted: byte-level BPE"
             ) from None
-        self._ours = DocumentTokenizer(folder) if self.tokenizer.chat_template in CHAT_TEMPLATES else None
         self.chats = bool(self.tokenizer.chat_template)
         self.special: dict[str, int] = {names[n]: n for n in added}
 
@@ -40,8 +38,4 @@ class Prompts:
 
     def chat(self, messages: list[dict[str, str]]) -> list[int]:
         """Return a conversation's ids, up to the start of the assistant's turn."""
-        if self._ours is None:
-            return list(chat_ids(self.tokenizer, messages, add_generation_prompt=True))
-        ids, _, _ = self._ours.encode_chat(messages)
-        [opening] = self._ours.encode_texts(["assistant\n"])
-        return [*ids.tolist(), IM_START, *opening.tolist()]
+        return chat_ids(self.tokenizer, messages, add_generation_prompt=True)

@@ -15,7 +15,8 @@ from transformers import TrainerCallback
 from keylm.base.console import say
 from keylm.base.errors import KeylmError
 from keylm.base.files import write_json
-from keylm.model.opening import chat_ids, open_model
+from keylm.model.opening import chat_ids, open_model, spells_special
+from keylm.runtimes.generation import Message
 from keylm.tuning.pairs import PreferencePair
 from keylm.tuning.preference_settings import MICRO_BATCH, DpoRun
 from keylm.tuning.trl_training import (
@@ -50,17 +51,14 @@ def train(run: DpoRun, pairs: list[PreferencePair]) -> Any:
     datasets.disable_progress_bars()
     policy, tokenizer = open_chat_model(run.model)
     context = int(policy.config.max_position_embeddings)
-    fitting = [pair for pair in pairs if _tokens(tokenizer, pair) <= context]
-    too_long = len(pairs) - len(fitting)
+    fitting, left_out = _usable(tokenizer, pairs, context)
+    told = f"{left_out['too_long']:,} too long for the context, {left_out['special']:,} that spell out a special token"
     held = [pair for pair in fitting if _held_out(pair, settings.holdout)]
     learnt = [pair for pair in fitting if not _held_out(pair, settings.holdout)]
     if not learnt:
-        raise KeylmError(f"{len(pairs)} pairs, none of them to tune on: {too_long} do not fit the context")
+        raise KeylmError(f"{len(pairs)} pairs, none of them to tune on: {told}")
     steps = math.ceil(math.ceil(len(learnt) / settings.batch_pairs) * settings.epochs)
-    say(
-        f"dpo  {len(learnt):,} pairs in {steps:,} steps, {len(held):,} held out, {too_long:,} too long for the context",
-        quiet=tools.quiet,
-    )
+    say(f"dpo  {len(learnt):,} pairs in {steps:,} steps, {len(held):,} held out, {told}", quiet=tools.quiet)
 
     def build(listener: TrainerCallback) -> Any:
         return trl.DPOTrainer(
@@ -75,7 +73,7 @@ def train(run: DpoRun, pairs: list[PreferencePair]) -> Any:
 
     rows = partial(metric_rows, batch=settings.batch_pairs)
     trainer, seconds = run_trainer(Watch(folder, "dpo", steps, rows, _facts, tools.quiet), build)
-    counts = {"pairs": len(learnt), "held_out": len(held), "too_long": too_long, "steps": steps}
+    counts = {"pairs": len(learnt), "held_out": len(held), **left_out, "steps": steps}
     write_json(folder.summary, run_summary(run.device, counts, seconds))
     return trainer.accelerator.unwrap_model(trainer.model)
 
@@ -130,10 +128,25 @@ def _dataset(pairs: list[PreferencePair]) -> datasets.Dataset:
     return datasets.Dataset.from_list(list(rows()))
 
 
+def _usable(tokenizer: Any, pairs: list[PreferencePair], context: int) -> tuple[list[PreferencePair], dict[str, int]]:
+    """Return the pairs to tune on, and how many are left out: those that spell out a special token, or do not fit.
+
+    TRL renders a conversation to text, in which a special token that somebody typed is one.
+    """
+    plain = [pair for pair in pairs if not any(spells_special(tokenizer, turns) for turns in _conversations(pair))]
+    fitting = [pair for pair in plain if _tokens(tokenizer, pair) <= context]
+    return fitting, {"too_long": len(plain) - len(fitting), "special": len(pairs) - len(plain)}
+
+
+def _conversations(pair: PreferencePair) -> list[list[Message]]:
+    """Return a pair's two conversations."""
+    answers = (pair["chosen"], pair["rejected"])
+    return [[*pair["prompt"], {"role": "assistant", "content": answer}] for answer in answers]
+
+
 def _tokens(tokenizer: Any, pair: PreferencePair) -> int:
     """Return how many tokens the longer of a pair's conversations has."""
-    turns = ([*pair["prompt"], {"role": "assistant", "content": pair[key]}] for key in ("chosen", "rejected"))
-    return max(len(chat_ids(tokenizer, messages)) for messages in turns)
+    return max(len(chat_ids(tokenizer, messages)) for messages in _conversations(pair))
 
 
 def _held_out(pair: PreferencePair, share: float) -> bool:

@@ -20,13 +20,20 @@ from typing import Any, TypedDict, cast
 from pydantic import JsonValue
 
 from keylm.base.console import Status
-from keylm.base.errors import KeylmError
 from keylm.base.json_lines import JsonLines, read_rows
 from keylm.data.documents import Fault, value_types
 from keylm.data.readers import FileRecords
 from keylm.data.sources import row_of
-from keylm.data.turns import TurnError, as_messages, asked_messages, joined_turns, read_conversation, read_turns
-from keylm.runtimes.generation import Message, check_unicode
+from keylm.data.turns import (
+    TurnError,
+    as_messages,
+    asked_messages,
+    is_unicode,
+    joined_turns,
+    read_conversation,
+    read_turns,
+)
+from keylm.runtimes.generation import Message
 
 Constraint = dict[str, Any]
 Checker = Callable[[str, Sequence[Constraint]], Sequence[object]]
@@ -156,11 +163,7 @@ def _plain(messages: list[Any]) -> list[Message]:
 
 
 def _is_text(value: str) -> bool:
-    try:
-        check_unicode(value)
-    except KeylmError:
-        return False
-    return bool(value.strip())
+    return is_unicode(value) and bool(value.strip())
 
 
 def make_pairs(
