@@ -57,7 +57,7 @@ class EditModel:
     def _tapped(self, finding: Finding, meant: str) -> float:
         """Return the share of this wrong tap among all wrong taps at a word of that length."""
         left, right = finding.clean, finding.noisy
-        if finding.kind not in ("neighbour", "vowel", "substitution") or left not in self._keys.centres:
+        if finding.kind not in ("neighbour", "vowel", "substitution") or left not in self.language.layout.key_of:
             return 0.0
         return self._keys.tap_shares(left).get(right, 0.0) / self._keys.miss_share(left) / len(meant)
 

@@ -21,7 +21,7 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
-BROWSER_ONLY = ("channel.js", "correct.js", "runner.js", "words.js", "worker.js")
+BROWSER_ONLY = ("channel.js", "correct.js", "runner.js", "spelling.js", "words.js", "worker.js")
 """Files that only a static folder needs (export/web.py)."""
 Handler = Callable[[Request], Awaitable[Response]]
 

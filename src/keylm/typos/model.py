@@ -13,7 +13,7 @@ How a text gets its errors, for all draws of many texts at once, as arrays:
 4. the kind's slip (finger_slips.py, word_slips.py) says which letters change, or that the word offers no such error;
 5. again from 2. until there are enough, or a text with few plain words has been tried often enough.
 
-Only plain words are changed: ASCII letters and apostrophes, lower case or with one initial capital, with or without
+Only plain words are changed: the language's letters and apostrophes, lower case or with one initial capital, with or without
 punctuation around them. Code, numbers, URLs, markup, acronyms and other scripts stay as they are.
 """
 
@@ -37,7 +37,7 @@ from keylm.typos.edits import Noisy as Noisy
 from keylm.typos.finger_slips import FINGER_KINDS, FingerSlips, Splices, Struck, joined, strings_of
 from keylm.typos.lists import Listed, read_lists
 from keylm.typos.word_slips import KINDS_MADE, WordSlips, respelled
-from keylm.typos.words import GOLDEN, LONGEST, Bits, Bools, Ints, PlainWords, mixed
+from keylm.typos.words import GOLDEN, LONGEST, Bits, Bools, Ints, PlainWords, alphabet_of, mixed
 
 VERSION = 2
 """Of the algorithm: increased when the same input gives another output."""
@@ -68,7 +68,7 @@ class TypoModel:
         self._highest = settings.highest_rate
         self._listed, self._lists_digest = read_lists(settings.word_lists, language)
         self._fingers, self._word_slips = FingerSlips(language), WordSlips(language)
-        self._strings = strings_of(language)
+        self._alphabet, self._strings = alphabet_of(language.words), strings_of(language)
         self._hazards, self._others = _hazard_tables(language.typo_rates.hazards)
 
     def corrupt(self, text: str, seed: int, document: int, epoch: int, rate: float | None = None) -> Noisy:
@@ -114,7 +114,7 @@ class TypoModel:
     def _batch(
         self, texts: Sequence[str], seed: int, documents: Sequence[int], epochs: Sequence[int], rate: float | None
     ) -> list[Noisy]:
-        words = PlainWords(texts)
+        words = PlainWords(texts, self._alphabet)
         counts = words.counts()
         plans = [
             self._plan(seed, document, epoch, rate, count)

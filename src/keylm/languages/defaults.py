@@ -1,0 +1,79 @@
+"""What a language's folder need not say: parts that are computed from its letters, or borrowed from another layout."""
+
+import unicodedata
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from keylm.base.errors import KeylmError
+from keylm.languages.words import Words, ranges
+
+if TYPE_CHECKING:
+    from keylm.languages.language import Layout
+
+NEVER = "(?!)"
+"""A pattern that nothing matches, in Python and in JavaScript."""
+OMITTED = 0.5
+"""As in en/contractions.toml."""
+
+
+def no_contractions(words: Words) -> dict[str, Any]:
+    """Return the table of a language without contractions."""
+    return {
+        "apostrophes": words.other_apostrophes,
+        **{"certain": [], "also_words": [], "omitted": OMITTED},
+        **{"negation": NEVER, "negation_mistyped": NEVER},
+    }
+
+
+def prose(table: Mapping[str, Any], words: Words) -> dict[str, Any]:
+    """Return the rules of prose for a language's letters, which {capital} and {small} stand for."""
+    capitals = "".join(upper for letter in words.letters if len(upper := letter.upper()) == 1)
+    token = str(table["token"]).replace("{capital}", ranges(capitals) + words.also)
+    return {**table, "token": token.replace("{small}", ranges(words.letters) + words.also)}
+
+
+def places(layout: "Layout") -> dict[str, tuple[int, float]]:
+    """Return for each letter the row of its key, and the key's left edge in whole and half keys."""
+    keys = {
+        key: (number, round(2 * (row.offset + place)) / 2)
+        for number, row in enumerate(layout.rows)
+        for place, key in enumerate(row.keys)
+    }
+    return {letter: keys[key] for letter, key in layout.key_of.items()}
+
+
+def without_words(rates: dict[str, Any], code: str, words: Words) -> dict[str, Any]:
+    """Return another language's error rates without its confused words, endings and spellings, and without its letters."""
+    letters = set(words.letters)
+    pairs = {
+        name: {pair: count for pair, count in rates[name].items() if set(pair) - {">"} <= letters}
+        for name in ("inserted", "vowels", "neighbours", "substitutions")
+    }
+    kept = {kind: shares for kind, shares in rates["hazards"].items() if kind not in ("inflection", "phonetic", "confusion")}
+    return {
+        **rates,
+        **pairs,
+        **{"confusions": {}, "endings": {}, "rules": {}, "hazards": kept},
+        "about": f"borrowed from {code!r}, whose layout is nearest: {rates['about']}",
+    }
+
+
+def with_letters(tables: Sequence[dict[str, Any]], words: Words) -> dict[str, Any]:
+    """Return that of some layouts with most keys of a language's letters; the other letters are held keys.
+
+    Raises KeylmError for a letter that is no key with an accent.
+    """
+    best = max(tables, key=lambda table: sum(key in words.letters for row in table["rows"] for key in row["keys"]))
+    rows = [{**row, "keys": row["keys"]} for row in best["rows"]]
+    keys = "".join(row["keys"] for row in rows)
+    held: dict[str, str] = {}
+    for letter in words.letters:
+        base = unicodedata.normalize("NFD", letter)[0]
+        if letter in keys:
+            continue
+        if base not in keys:
+            raise KeylmError(f"no layout: no key for the letter {letter!r}; accepted: a layout.toml that types it")
+        held[base] = held.get(base, "") + letter
+    if extra := set(keys) - set(words.letters):
+        raise KeylmError(f"no layout: keys {sorted(extra)} are no letters; accepted: a layout.toml of its own")
+    return {**best, "rows": rows, "long_press": held}
