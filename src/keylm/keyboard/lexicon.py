@@ -51,6 +51,10 @@ class Lexicon:
             raise KeylmError(f"language {language.code!r} has no word list; accepted: words.tsv.zst in its folder")
         self.counts: dict[str, int] = self._symspell.words
         """Word, lower case: how often it occurs, in the dictionary's own corpus."""
+        self._layout, self._by_bare = language.layout, dict[str, list[str]]()
+        for word in self.counts:
+            if (bare := self._layout.bare(word)) != word:
+                self._by_bare.setdefault(bare, []).append(word)
         self._sorted = sorted(self.counts)
         self._taken_for: dict[str, list[str]] = {}
         for meant, others in language.confusions.items():
@@ -64,7 +68,8 @@ class Lexicon:
     def near(self, typed: str) -> Iterator[str]:
         """Yield dictionary words that lower-case `typed` may stand for, other than itself."""
         found = self._symspell.lookup(typed, self._all, 1 if len(typed) < SHORT else DISTANCE)
-        words = dict.fromkeys([*(item.term for item in found), *self._taken_for.get(typed, ())])
+        unheld = self._by_bare.get(self._layout.bare(typed), ())
+        words = dict.fromkeys([*(item.term for item in found), *self._taken_for.get(typed, ()), *unheld])
         yield from (word for word in words if word != typed)
 
     def corrected(self, typed: str) -> str:

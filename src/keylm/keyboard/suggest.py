@@ -166,7 +166,7 @@ class Keyboards:
         """Take a decoder and its tokenizer. Raises KeylmError where the tokenizer cannot spell words."""
         spellings = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
         tokens = WordTokens(spellings, decoder.vocab_size, language.words)
-        self._words, self._reading = language.words, Reading(language)
+        self.language, self._words, self._reading = language, language.words, Reading(language)
         try:
             words: Lexicon | None = lexicon(language)
             self.why_no_corrections = ""

@@ -27,8 +27,7 @@ def no_contractions(words: Words) -> dict[str, Any]:
 
 def prose(table: Mapping[str, Any], words: Words) -> dict[str, Any]:
     """Return the rules of prose for a language's letters, which {capital} and {small} stand for."""
-    capitals = "".join(upper for letter in words.letters if len(upper := letter.upper()) == 1)
-    token = str(table["token"]).replace("{capital}", ranges(capitals) + words.also)
+    token = str(table["token"]).replace("{capital}", ranges(words.capitals) + words.also)
     return {**table, "token": token.replace("{small}", ranges(words.letters) + words.also)}
 
 
@@ -43,17 +42,16 @@ def places(layout: "Layout") -> dict[str, tuple[int, float]]:
 
 
 def without_words(rates: dict[str, Any], code: str, words: Words) -> dict[str, Any]:
-    """Return another language's error rates without its confused words, endings and spellings, and without its letters."""
+    """Return another language's error rates without what its words, endings, spellings and other letters show."""
     letters = set(words.letters)
     pairs = {
         name: {pair: count for pair, count in rates[name].items() if set(pair) - {">"} <= letters}
         for name in ("inserted", "vowels", "neighbours", "substitutions")
     }
-    kept = {kind: shares for kind, shares in rates["hazards"].items() if kind not in ("inflection", "phonetic", "confusion")}
     return {
         **rates,
         **pairs,
-        **{"confusions": {}, "endings": {}, "rules": {}, "hazards": kept},
+        **{"confusions": {}, "endings": {}, "rules": {}},
         "about": f"borrowed from {code!r}, whose layout is nearest: {rates['about']}",
     }
 

@@ -24,7 +24,7 @@ import re
 import tomllib
 from collections.abc import Sequence
 from dataclasses import MISSING, field, fields, is_dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -89,7 +89,16 @@ class Layout:
     def key_of(self) -> dict[str, str]:
         """Letter: the key that types it, itself or held."""
         keys = {key: key for row in self.rows for key in row.keys}
-        return {letter: key for key, letters in self.long_press.items() for letter in letters} | keys
+        return self.held | keys
+
+    @cached_property
+    def held(self) -> dict[str, str]:
+        """Letter that a held key types: that key."""
+        return {letter: key for key, letters in self.long_press.items() for letter in letters}
+
+    def bare(self, word: str) -> str:
+        """Return a lower-case word as it is typed where no key is held."""
+        return "".join(self.held.get(letter, letter) for letter in word) if self.held else word
 
 
 @dataclass(frozen=True, eq=False, config=_STRICT)
@@ -122,6 +131,9 @@ class Channel:
     taps: float
     one_of_few: float
     one_slip: float
+    unheld: float = 0.1
+    """Share of words with letters of held keys, such as accents, that are typed by tapping keys instead: an
+    assumption."""
 
 
 @dataclass(frozen=True, eq=False, config=_STRICT)
@@ -220,6 +232,16 @@ def load_language(folder: Path, layout: str = "") -> Language:
         raise KeylmError(f"{folder}: no language: {what}; accepted: the files and fields of languages/en") from None
     _check(folder, language)
     return language
+
+
+@lru_cache(maxsize=16)
+def language_of(name: str) -> Language:
+    """Return a language that comes with keylm, by its code, or code/layout. Raises KeylmError for another name."""
+    code, _, layout = name.partition("/")
+    codes = [path.parent.name for path in sorted(SHIPPED.glob("*/words.toml"))]
+    if code not in codes:
+        raise KeylmError(f"language {name!r}; accepted: {', '.join(codes)}, or one of these with its layout (de/german)")
+    return ENGLISH if name == ENGLISH.code else load_language(SHIPPED / code, layout)
 
 
 def missing(folder: Path) -> list[str]:

@@ -31,9 +31,14 @@ class Words:
     for a word in lower case. An assumption."""
 
     @property
+    def capitals(self) -> str:
+        """The capitals of the letters that have one ("ß" has not, that of "ΐ" is several characters)."""
+        return "".join(upper for letter in self.letters if len(upper := letter.upper()) == 1)
+
+    @property
     def letter(self) -> str:
         """The pattern of one letter of either case."""
-        return f"[{self.letters.upper()}{self.letters}{self.also}]"
+        return f"[{self.capitals}{self.letters}{self.also}]"
 
     @property
     def word(self) -> str:

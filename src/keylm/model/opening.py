@@ -15,7 +15,7 @@ import torch
 
 from keylm.base.errors import KeylmError
 from keylm.base.files import atomic_folder
-from keylm.model.config_files import check_config_files
+from keylm.model.config_files import KEYLM_FILE, check_config_files
 from keylm.model.folder import check_model_folder, save_model, silence_transformers
 from keylm.model.tensors import check_finite, stored_tensors
 
@@ -121,7 +121,7 @@ def export_folder(source: Path, folder: Path, card: str | None = None) -> None:
     model = open_model(source, torch.bfloat16)
     with atomic_folder(folder) as temporary:
         save_model(model, temporary)
-        for name in TOKENIZER_FILES:
+        for name in (*TOKENIZER_FILES, KEYLM_FILE):
             if (source / name).is_file():
                 shutil.copyfile(source / name, temporary / name)
         if card is not None:

@@ -51,7 +51,7 @@ export class NearWords {
       if (meant === low) {
         return lacksCapital ? [{ id, word, channel: this.kept(typed) + Math.log(listedCapitals) }] : [];
       }
-      if (!isNear(low, meant) && !this.#channel.confused(low, meant)) return [];
+      if (!isNear(low, meant) && !this.#channel.confused(low, meant) && !this.#channel.isUnheld(low, meant)) return [];
       const channel = this.#channel.logProbability(low, meant);
       return channel > -Infinity ? [{ id, word, channel }] : [];
     });

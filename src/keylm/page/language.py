@@ -69,6 +69,7 @@ def _mistakes(language: Language) -> dict[str, Any]:
         "apostrophe": language.words.apostrophe,
         "neighbours": {letter: keys.neighbours(letter) for letter in letters},
         "wrong_taps": wrong,
+        "held": language.layout.held,
         "confusions": language.confusions,
         "spellings": language.spellings,
         "endings": language.endings,

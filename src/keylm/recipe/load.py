@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import tomli_w
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from keylm.base.errors import KeylmError
 from keylm.base.files import DEEPEST, TOO_DEEP, check_depth, within_depth
-from keylm.recipe.fields import Name, PathText, Section
+from keylm.recipe.fields import LanguageName, Name, PathText, Section
 from keylm.recipe.marks import FREE, IsPath, Location, map_texts, marked
 from keylm.recipe.messages import explain, near
 from keylm.recipe.schema import (
@@ -46,6 +46,10 @@ class Recipe(Section):
     """what the run and its folder are called: letters, digits, _ and -"""
     description: Annotated[str, FREE] = ""
     """a sentence for the report"""
+    language: Annotated[
+        tuple[LanguageName, ...], BeforeValidator(lambda given: [given] if isinstance(given, str) else given)
+    ] = Field(default=("en",), min_length=1)
+    """languages of the model, as codes or code/layout ("de/german"): their keyboards decide typos and suggestions"""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """of the first weights, the data's order, the noise and the samples"""
     model: Model
@@ -64,6 +68,17 @@ class Recipe(Section):
     checkpoints: Annotated[Checkpoints, FREE] = Checkpoints()
     evaluation: Evaluation = Evaluation()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _curation_follows_language(cls, data: Any) -> Any:
+        """Let curation keep the recipe's languages, where it names none."""
+        given, curation = (data.get("language"), data.get("curation")) if isinstance(data, dict) else (None, None)
+        if not given or not isinstance(curation, dict) or "languages" in curation:
+            return data
+        names = [given] if isinstance(given, str) else given
+        codes = list(dict.fromkeys(str(name).partition("/")[0] for name in names))
+        return {**data, "curation": {**curation, "languages": codes}}
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if not self.stages:
@@ -74,6 +89,11 @@ class Recipe(Section):
         for source_name, origin in self.sources.items():
             for source in origin.typos_of:
                 self._known(source, f"sources.{source_name}.typos_of")
+                if self.language_of(source) != self.language_of(origin.typos_of[0]):
+                    raise ValueError(
+                        f"sources.{source_name}.typos_of names sources of {self.language_of(origin.typos_of[0])!r} and "
+                        f"{self.language_of(source)!r}; accepted: of one language, whose keyboard mistypes them"
+                    )
                 if self.sources[source].typos_of:
                     raise ValueError(f"sources.{source_name}.typos_of names {source!r}, which is a typo source itself")
         if self.training.context > self.model.max_position_embeddings:
@@ -82,6 +102,11 @@ class Recipe(Section):
                 f"model.max_position_embeddings = {self.model.max_position_embeddings}"
             )
         return self
+
+    def language_of(self, source: str) -> str:
+        """Return the language of a source's text; of a typo source, that of what it is made from."""
+        origin = self.sources[source]
+        return self.language_of(origin.typos_of[0]) if origin.typos_of else origin.language or self.language[0]
 
     def _known(self, source: str, where: str) -> None:
         if source not in self.sources:

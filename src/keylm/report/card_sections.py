@@ -36,6 +36,8 @@ class CardFacts:
     instructions: Mapping[str, Any]
     contamination: Mapping[str, Any]
     parity: Mapping[str, Any]
+    languages: tuple[str, ...]
+    """Codes, the first one's first."""
     licence: str | None
     repo: str | None
     watts: float | None

@@ -63,10 +63,11 @@ class TypoModel:
     """Turns clean texts into noisy ones; pickled as its settings and language."""
 
     def __init__(self, settings: Typos, language: Language = ENGLISH) -> None:
-        """Read the word lists of `settings`, make the tables for a language. Raises KeylmError for a damaged list."""
-        self._settings, self._language = settings, language
+        """Read the word lists of the language and of `settings`, make the tables. Raises KeylmError for a damaged list."""
+        self._settings, self.language = settings, language
         self._highest = settings.highest_rate
-        self._listed, self._lists_digest = read_lists(settings.word_lists, language)
+        own = [language.typo_words.path] if language.typo_words else []
+        self._listed, self._lists_digest = read_lists([*own, *settings.word_lists], language)
         self._fingers, self._word_slips = FingerSlips(language), WordSlips(language)
         self._alphabet, self._strings = alphabet_of(language.words), strings_of(language)
         self._hazards, self._others = _hazard_tables(language.typo_rates.hazards)
@@ -99,12 +100,12 @@ class TypoModel:
         return made
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return TypoModel, (self._settings, self._language)
+        return TypoModel, (self._settings, self.language)
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of all that decides the noise: language, the package's constants, settings, word lists."""
         decisive = {
-            "language": self._language.noise_digest,
+            "language": self.language.noise_digest,
             "constants": constants_of("keylm.typos", apart=UNDECISIVE),
             "highest_rate": self._highest,
             "word_lists": self._lists_digest,
