@@ -43,7 +43,9 @@ def test_words_beyond_ascii(engine: tuple[str, Engine]):
         "suggested": lambda shown, word: word in shown.words,
         "kept": lambda shown, _: shown.correction is None,
     }
-    cases = [(name, *(case if isinstance(case, list) else (case, None))) for name in rules for case in CASES[code][name]]
+    cases = [
+        (name, *(case if isinstance(case, list) else (case, None))) for name in rules for case in CASES[code][name]
+    ]
     shown = [(name, text, word, keyboard.shown(text)) for name, text, word in cases]
     assert not [case for case in shown if not rules[case[0]](case[3], case[2])]
     assert all(text.endswith(found.partial) for _, text, _, found in shown)

@@ -12,7 +12,7 @@ from keylm.base.errors import KeylmError
 from keylm.evaluation.touch import Typist
 from keylm.evaluation.typing import typing_fingerprint
 from keylm.keyboard.edit_model import EditModel
-from keylm.languages.language import ENGLISH, DataFile, Language, confusion_table, load_language
+from keylm.languages.language import ENGLISH, SHIPPED, DataFile, Language, confusion_table, load_language
 from keylm.page.language import language_table
 from keylm.recipe.schema import Typos
 from keylm.typos.model import TypoModel
@@ -69,12 +69,12 @@ def altered(value: Any) -> Any:
     if isinstance(value, int | float):
         return value + 1
     if value is None:
-        return DataFile("words.tsv.zst", "0" * 64)
+        return DataFile(str(SHIPPED / "de" / "typo_words.jsonl"), "0" * 64)
     if isinstance(value, tuple):
         return (altered(value[0]), *value[1:]) if value else ("l'",)
     if isinstance(value, dict):
         if not value:
-            return {"e": "é"}
+            return {"e": "x"}
         key = next(iter(value))
         return {**value, key: altered(value[key])}
     assert is_dataclass(value)

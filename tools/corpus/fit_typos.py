@@ -41,6 +41,10 @@ _LAST = ("case", "space_missing")
 MECHANISMS = (*(kind for kind in KINDS_MADE if kind not in _LAST), *_LAST)
 FLOORS = {"case": 0.01, "taps": 0.01, "neighbour": 0.002}
 """Least shares: the mined fixes hardly contain these, because they come from full keyboards and from editors."""
+HANDWRITTEN = FLOORS | dict.fromkeys(
+    ("transposition", "omission", "insertion", "doubling", "substitution", "neighbour"), 0.04
+)
+"""Least shares where the texts were written by hand, in which no fingers slip on keys: an assumption."""
 GROUPS = (1, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 5, 6)
 """Token lengths 1 … LENGTH_CLASSES that share a figure: single ones have too few errors of the rarer kinds."""
 HIGHEST_RATIO = 5.0
@@ -188,7 +192,11 @@ def _token_length(text: str, at: int) -> int:
 
 
 def fit_hazards(
-    figures: dict[str, Any], sentences: list[str], errors: list[Error], language: Language = ENGLISH
+    figures: dict[str, Any],
+    sentences: list[str],
+    errors: list[Error],
+    language: Language = ENGLISH,
+    floors: Mapping[str, float] = FLOORS,
 ) -> None:
     """Find figures["hazards"]: for each mechanism the share of candidate words of each length that it strikes."""
     wanted = target(errors)
@@ -206,7 +214,7 @@ def fit_hazards(
         for (meant, group, kind), n in made.items():
             ratio = wanted.get((kind, group), 0.0) / by_result[kind, group] * made.total()
             factors[meant, group] += n / by_mechanism[meant, group] * min(4.0, ratio)
-        least = _least_factors(made)
+        least = _least_factors(made, floors)
         for name, by in hazards.items():
             hazards[name] = {g: h * max(least.get(name, 0.0), factors.get((name, g), 1.0)) for g, h in by.items()}
         hazards = _scaled(hazards)
@@ -224,11 +232,11 @@ def _scaled(hazards: dict[str, dict[int, float]]) -> dict[str, dict[int, float]]
     return {name: {group: share * 0.999 / highest for group, share in by.items()} for name, by in capped.items()}
 
 
-def _least_factors(made: Mapping[tuple[str, int, str], int]) -> dict[str, float]:
-    """Return the least factors by which the mechanisms of FLOORS must change to keep their shares."""
+def _least_factors(made: Mapping[tuple[str, int, str], int], floors: Mapping[str, float]) -> dict[str, float]:
+    """Return the least factors by which some mechanisms must change to keep their least shares."""
     total = sum(made.values())
-    shares = {name: sum(n for (meant, _, _), n in made.items() if meant == name) / total for name in FLOORS}
-    return {name: min(4.0, floor / max(shares[name], 1e-4)) for name, floor in FLOORS.items()}
+    shares = {name: sum(n for (meant, _, _), n in made.items() if meant == name) / total for name in floors}
+    return {name: min(4.0, floor / max(shares[name], 1e-4)) for name, floor in floors.items()}
 
 
 def _model(figures: dict[str, Any], language: Language) -> TypoModel:
@@ -317,6 +325,7 @@ def main() -> None:
     parser.add_argument("--corpus", type=Path, help="folder with typo/git_fixes.jsonl.zst, for English")
     parser.add_argument("--language", default="en", help="code of a language that comes with keylm")
     parser.add_argument("--pairs", type=Path, help="its (noisy, clean) sentences")
+    parser.add_argument("--handwritten", action="store_true", help="the pairs were written by hand, not typed")
     parser.add_argument("--write", action="store_true", help="replace the packaged figures")
     arguments = parser.parse_args()
     if (arguments.corpus is None) == (arguments.pairs is None):
@@ -328,7 +337,8 @@ def main() -> None:
     figures = asdict(language.typo_rates)
     if arguments.write:
         figures = letter_figures(errors["fit"], language)
-        fit_hazards(figures, sentences["fit"], errors["fit"], language)
+        floors = HANDWRITTEN if arguments.handwritten else FLOORS
+        fit_hazards(figures, sentences["fit"], errors["fit"], language, floors)
     shown, fit = tables(errors, sentences, figures, language)
     print(shown)
     if arguments.write:
@@ -343,7 +353,10 @@ def main() -> None:
 
 def _chosen(arguments: argparse.Namespace) -> str:
     """Return what was fitted to, as typo_rates.json says it."""
-    return f" --language {arguments.language} on half of {arguments.pairs.name}" if arguments.pairs else " on half of git_fixes"
+    if not arguments.pairs:
+        return " on half of git_fixes"
+    by_hand = " --handwritten" if arguments.handwritten else ""
+    return f" --language {arguments.language}{by_hand} on half of {arguments.pairs.name}"
 
 
 def _compare(errors: dict[str, list[Error]], path: Path) -> None:

@@ -100,9 +100,7 @@ def beginning(text: str) -> str:
     return text if len(text) <= TYPED else text[: text.rfind(" ", 0, TYPED + 1)]
 
 
-def measure_latency(
-    suggester: Suggester, items: Sequence[TypingItem], language: Language = ENGLISH
-) -> dict[str, Any]:
+def measure_latency(suggester: Suggester, items: Sequence[TypingItem], language: Language = ENGLISH) -> dict[str, Any]:
     """Return {"p50_ms", "p95_ms", "keys", "machine", "threads"} of suggestions after each key, on one thread.
 
     The suggester has read other text before, as when a field is opened: the first key includes reading the context.

@@ -88,8 +88,9 @@ def evaluate_typing(
     }
 
 
-def typing_fingerprint(language: Language = ENGLISH) -> str:
+def typing_fingerprint(language: Language | None = None) -> str:
     """Return the SHA-256 of the tables and constants that decide the figures, the model and the sets apart."""
+    language = language or ENGLISH
     modules = ("keylm.keyboard", *(f"keylm.evaluation.{name}" for name in MEASURES))
     constants = constants_of(*modules, apart=UNDECISIVE)
     return sha256_json([PROTOCOL, language.digest, TypoModel(Typos(), language).fingerprint(), constants])

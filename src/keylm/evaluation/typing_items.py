@@ -122,7 +122,9 @@ def language_sets(corpus: Path | None, language: Language) -> dict[str, TypingSe
     """
     sets = []
     if corpus and (path := corpus / "text.jsonl.zst").is_file():
-        found = sorted((_order(text), text) for text in _held_out("text", Source(path=str(path)), 0.05))[:DOCUMENTS_READ]
+        found = sorted((_order(text), text) for text in _held_out("text", Source(path=str(path)), 0.05))[
+            :DOCUMENTS_READ
+        ]
         items = []
         for document, (key, text) in enumerate(found):
             typist = Typist(SEED + int(key[:8], 16), language=language)

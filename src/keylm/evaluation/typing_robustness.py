@@ -46,9 +46,7 @@ def measure_cost(
         yield number * len(items) // (len(KINDS) + 1)
 
 
-def measure_tokens(
-    tokenizer: Any, items: Sequence[TypingItem], tallies: Tallies, language: Language = ENGLISH
-) -> None:
+def measure_tokens(tokenizer: Any, items: Sequence[TypingItem], tallies: Tallies, language: Language = ENGLISH) -> None:
     """Add tokens per mistyped word, and per word as meant; each with the space before it."""
     pairs = [(item, word) for item in items for word in typed_words(item, language) if word.typed != word.meant]
     for measure, spelled in (

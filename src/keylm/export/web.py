@@ -15,8 +15,8 @@ from typing import Any
 
 from keylm.base.errors import KeylmError
 from keylm.base.files import atomic_write, read_json
-from keylm.page import PAGE_POLICY, page_files
 from keylm.languages.language import ENGLISH, Language
+from keylm.page import PAGE_POLICY, page_files
 from keylm.page.language import LANGUAGE_FILE, language_script
 
 TRANSFORMERS_JS = "4.3.1"

@@ -116,14 +116,14 @@ def lexicon(language: Language = ENGLISH) -> Lexicon:
 
 def read_words(path: Path) -> Iterator[tuple[str, int]]:
     """Yield the words of a .tsv.zst file and how often each occurs. Raises KeylmError for a damaged one."""
-    number = 0
+    line = ""
     try:
         text = zstandard.ZstdDecompressor().stream_reader(path.read_bytes()).read().decode()
-        for number, line in enumerate(text.splitlines(), 1):
+        for line in text.splitlines():
             word, count = line.split("\t")
             yield word, int(count)
     except (OSError, ValueError, zstandard.ZstdError) as error:
-        raise KeylmError(f"{path}, line {number}: {error}; accepted: lines of a word, a tab and a count") from None
+        raise KeylmError(f"{path}, {line[:40]!r}: {error}; accepted: lines of a word, a tab and a count") from None
 
 
 @cache

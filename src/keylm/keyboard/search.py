@@ -173,9 +173,9 @@ class Suggester:
     def suggest(self, text: str, partial: str = "", k: int = 3) -> list[Suggestion]:
         """Return up to `k` words, the likeliest first, that begin with `partial`, which follows `text`.
 
-        `text` ends where the word begins; `partial` itself is not suggested. Where the language says so, a word in lower
-        case may be the beginning of one with a capital. Raises KeylmError where it is anything but
-        letters with apostrophes between them.
+        `text` ends where the word begins; `partial` itself is not suggested. Where the language says so, letters in
+        lower case may begin a word with a capital. Raises KeylmError where it is anything but letters with apostrophes
+        between them.
         """
         if partial and not self._unfinished.fullmatch(partial):
             raise KeylmError(f"partial word {partial!r}; accepted: letters, apostrophes between them, or nothing")

@@ -69,7 +69,9 @@ class WordTokens:
         beginnings, ends = self.words.letter_bytes
         starts = [n for n in range(4) if not n or (encoded[:n] in ends and text[0] != " ")]
         stops = [n for n in range(4) if not n or encoded[-n:] in beginnings]
-        middles = [encoded[start : len(encoded) - stop] for start in starts for stop in stops if start + stop <= len(encoded)]
+        middles = [
+            encoded[start : len(encoded) - stop] for start in starts for stop in stops if start + stop <= len(encoded)
+        ]
         found = [text_of(middle.decode("latin-1")) for middle in middles]
         return any(middle is not None and self._part.fullmatch(middle) for middle in found)
 

@@ -11,6 +11,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from keylm.base.errors import KeylmError
+from keylm.languages.language import SHIPPED
 from keylm.recipe.messages import explain
 
 _STRICT = ConfigDict(extra="forbid")
@@ -44,3 +45,8 @@ def about_language(folder: Path) -> About:
     except (OSError, ValueError) as error:
         what = "; ".join(map(explain, error.errors())) if isinstance(error, ValidationError) else error
         raise KeylmError(f"{path}: {what}; accepted: name, identifier and origins, as in languages/en") from None
+
+
+def identifier_of(code: str) -> str:
+    """Return what curation's language identifier calls a language that comes with keylm; any other code as it is."""
+    return about_language(SHIPPED / code).identifier

@@ -57,21 +57,26 @@ def without_words(rates: dict[str, Any], code: str, words: Words) -> dict[str, A
 
 
 def with_letters(tables: Sequence[dict[str, Any]], words: Words) -> dict[str, Any]:
-    """Return that of some layouts with most keys of a language's letters; the other letters are held keys.
+    """Return that of some layouts which types most of a language's letters; others are held keys, by their base letter.
 
     Raises KeylmError for a letter that is no key with an accent.
     """
-    best = max(tables, key=lambda table: sum(key in words.letters for row in table["rows"] for key in row["keys"]))
-    rows = [{**row, "keys": row["keys"]} for row in best["rows"]]
-    keys = "".join(row["keys"] for row in rows)
-    held: dict[str, str] = {}
+    best = max(tables, key=lambda table: len(set(words.letters) & set(_typed(table))))
+    keys = "".join(row["keys"] for row in best["rows"])
+    if extra := set(keys) - set(words.letters):
+        raise KeylmError(f"no layout: keys {sorted(extra)} are no letters; accepted: a layout.toml of its own")
+    own = {key: "".join(c for c in held if c in words.letters) for key, held in best.get("long_press", {}).items()}
+    held = {key: letters for key, letters in own.items() if letters}
     for letter in words.letters:
         base = unicodedata.normalize("NFD", letter)[0]
-        if letter in keys:
+        if letter in keys or any(letter in letters for letters in held.values()):
             continue
         if base not in keys:
             raise KeylmError(f"no layout: no key for the letter {letter!r}; accepted: a layout.toml that types it")
         held[base] = held.get(base, "") + letter
-    if extra := set(keys) - set(words.letters):
-        raise KeylmError(f"no layout: keys {sorted(extra)} are no letters; accepted: a layout.toml of its own")
-    return {**best, "rows": rows, "long_press": held}
+    return {**best, "long_press": held}
+
+
+def _typed(table: Mapping[str, Any]) -> str:
+    """Return the letters that a layout types."""
+    return "".join([*(row["keys"] for row in table["rows"]), *table.get("long_press", {}).values()])

@@ -17,7 +17,6 @@ that lacks a file borrows or does without (defaults.py says what), and `missing`
     languages/de/typo_words.jsonl  known misspellings, which the typo engine uses beside the rates
 """
 
-
 import hashlib
 import json
 import re
@@ -240,7 +239,9 @@ def language_of(name: str) -> Language:
     code, _, layout = name.partition("/")
     codes = [path.parent.name for path in sorted(SHIPPED.glob("*/words.toml"))]
     if code not in codes:
-        raise KeylmError(f"language {name!r}; accepted: {', '.join(codes)}, or one of these with its layout (de/german)")
+        raise KeylmError(
+            f"language {name!r}; accepted: {', '.join(codes)}, or one of these with its layout (de/german)"
+        )
     return ENGLISH if name == ENGLISH.code else load_language(SHIPPED / code, layout)
 
 
@@ -311,9 +312,7 @@ def _plain(value: Any) -> Any:
         return value.sha256
     if is_dataclass(value):
         return {
-            one.name: _plain(found)
-            for one in fields(value)
-            if not _is_default(one, found := getattr(value, one.name))
+            one.name: _plain(found) for one in fields(value) if not _is_default(one, found := getattr(value, one.name))
         }
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
@@ -356,7 +355,14 @@ def _check(folder: Path, language: Language) -> None:
     table, prose = language.contractions, language.prose
     if bare := [word for word in (*table.certain, *table.also_words, *words.clitics) if words.apostrophe not in word]:
         raise KeylmError(f"{folder}: contractions {bare}; accepted: words with an apostrophe")
-    for pattern in (words.letter, table.negation, table.negation_mistyped, prose.token, *prose.not_prose, prose.continued):
+    for pattern in (
+        words.letter,
+        table.negation,
+        table.negation_mistyped,
+        prose.token,
+        *prose.not_prose,
+        prose.continued,
+    ):
         try:
             re.compile(pattern)
         except re.error as error:

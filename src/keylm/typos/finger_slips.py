@@ -98,7 +98,9 @@ class FingerSlips:
     def splices(self, words: PlainWords, struck: Struck, rows: Sequence[Ints]) -> Splices:
         """Return the errors of words that offer one; `rows`: the words of each of FINGER_KINDS, indices in `struck`."""
         made = [self._letters(words, struck, rows[: _MULTIPLE + 1])]
-        for slip, of_kind in zip((_undoubled, _spread, _run_together, self._recased), rows[_MULTIPLE + 1 :], strict=True):
+        for slip, of_kind in zip(
+            (_undoubled, _spread, _run_together, self._recased), rows[_MULTIPLE + 1 :], strict=True
+        ):
             if len(of_kind):
                 made.append(slip(words, struck, of_kind))
         return joined(made)
@@ -169,7 +171,9 @@ class FingerSlips:
     ) -> tuple[Ints, Ints]:
         """Return the new string and the cut such that a word changed at its capital begins with one again."""
         none, kept = raised & (first == 0), raised & (cut == 0)
-        first = np.where(none, words.letters[at + 1], first)  # the first letter is dropped: the next becomes the capital
+        first = np.where(
+            none, words.letters[at + 1], first
+        )  # the first letter is dropped: the next becomes the capital
         second = np.where(kept, words.letters[at], second)  # a letter is put before it: the old capital becomes small
         first = np.where(raised, self._alphabet.capital[first], first)
         return first + 128 * second, cut + (none | kept)

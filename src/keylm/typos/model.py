@@ -13,8 +13,8 @@ How a text gets its errors, for all draws of many texts at once, as arrays:
 4. the kind's slip (finger_slips.py, word_slips.py) says which letters change, or that the word offers no such error;
 5. again from 2. until there are enough, or a text with few plain words has been tried often enough.
 
-Only plain words are changed: the language's letters and apostrophes, lower case or with one initial capital, with or without
-punctuation around them. Code, numbers, URLs, markup, acronyms and other scripts stay as they are.
+Only plain words are changed: the language's letters and apostrophes, lower case or with one initial capital, with or
+without punctuation around them. Code, numbers, URLs, markup, acronyms and other scripts stay as they are.
 """
 
 import hashlib
@@ -63,7 +63,7 @@ class TypoModel:
     """Turns clean texts into noisy ones; pickled as its settings and language."""
 
     def __init__(self, settings: Typos, language: Language = ENGLISH) -> None:
-        """Read the word lists of the language and of `settings`, make the tables. Raises KeylmError for a damaged list."""
+        """Read word lists, the language's and those of `settings`; make tables. Raises KeylmError for a damaged one."""
         self._settings, self.language = settings, language
         self._highest = settings.highest_rate
         own = [language.typo_words.path] if language.typo_words else []

@@ -125,8 +125,8 @@ def respelled(slip: Slip, words: PlainWords, struck: Struck, rows: Ints, made: l
 def _offers(alphabet: Alphabet, confusions: Iterable[str], contractions: Iterable[str]) -> Ints:
     """Return the kinds that words offer (bit n for number n), by first letter, last letter and length.
 
-    [letters + 1, letters + 1, LONGEST + 1], letters as places in the alphabet. For kinds that are listed word by word this includes a few
-    more words: those with the ends and the length of a listed one.
+    [letters + 1, letters + 1, LONGEST + 1], letters as places in the alphabet. For kinds that are listed word by
+    word this includes a few more words: those with the ends and the length of a listed one.
     """
     offers = np.zeros((len(alphabet) + 1, len(alphabet) + 1, LONGEST + 1), np.int64)
     place = {letter: int(alphabet.place[code]) for letter, code in alphabet.code.items()}
@@ -181,7 +181,8 @@ def _form_tables(
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int16]]:
     """Return the class of endings of a word, by its last three letters, and the exchanges in that class.
 
-    Letters are places in the alphabet, [letters + 1] * 3. The second table is [classes, lengths of words up to 6, SLOTS]:
+    Letters are places in the alphabet, [letters + 1] * 3. The second table is [classes, lengths of words up to 6,
+    SLOTS]:
     the old ending's index, times the number of endings, plus the new ending's index; or -1.
     """
     matching = np.zeros((len(alphabet) + 1,) * 3, np.int64)
