@@ -66,7 +66,7 @@ def evaluate_typing(
     language = language_of(name)
     # Rejects at once what cannot be measured.
     suggester = Suggester(generator.model, generator.tokenizer, words=language.words)
-    found_sets = load_sets(corpus) if language is ENGLISH else language_sets(corpus, language)
+    found_sets = load_sets(corpus) if name == ENGLISH.code else language_sets(corpus, language)
     sets = {name: found.first(items) for name, found in found_sets.items()}
     skipped = skipped_systems(language)
     jobs = list(jobs_of(fingerprint, sets, list(skipped), name))
@@ -98,7 +98,7 @@ def typing_fingerprint(language: Language | None = None) -> str:
 
 def skipped_systems(language: Language = ENGLISH) -> dict[str, str]:
     """Return the systems that are not available here, and why."""
-    if language is not ENGLISH:
+    if language.code != ENGLISH.code:
         return {"hunspell": f"spylls ships no dictionary of {language.code!r}"}
     try:
         importlib.import_module("spylls.hunspell")

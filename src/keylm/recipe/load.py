@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import tomli_w
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from keylm.base.errors import KeylmError
 from keylm.base.files import DEEPEST, TOO_DEEP, check_depth, within_depth
@@ -46,9 +46,7 @@ class Recipe(Section):
     """what the run and its folder are called: letters, digits, _ and -"""
     description: Annotated[str, FREE] = ""
     """a sentence for the report"""
-    language: Annotated[
-        tuple[LanguageName, ...], BeforeValidator(lambda given: [given] if isinstance(given, str) else given)
-    ] = Field(default=("en",), min_length=1)
+    language: tuple[LanguageName, ...] = Field(default=("en",), min_length=1)
     """languages of the model, as codes or code/layout ("de/german"): their keyboards decide typos and suggestions"""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """of the first weights, the data's order, the noise and the samples"""
@@ -67,17 +65,6 @@ class Recipe(Section):
     optimizer: Optimizer = Optimizer()
     checkpoints: Annotated[Checkpoints, FREE] = Checkpoints()
     evaluation: Evaluation = Evaluation()
-
-    @model_validator(mode="before")
-    @classmethod
-    def _curation_follows_language(cls, data: Any) -> Any:
-        """Let curation keep the recipe's languages, where it names none."""
-        given, curation = (data.get("language"), data.get("curation")) if isinstance(data, dict) else (None, None)
-        if not given or not isinstance(curation, dict) or "languages" in curation:
-            return data
-        names = [given] if isinstance(given, str) else given
-        codes = list(dict.fromkeys(str(name).partition("/")[0] for name in names))
-        return {**data, "curation": {**curation, "languages": codes}}
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -174,7 +161,7 @@ def parse_recipe(data: Mapping[str, Any], where: str) -> Recipe:
         check_depth(data)
         # JSON mode: TOML arrays become tuples, and no string becomes a number. A date, which JSON has not and no
         # field takes, goes in as a list, so that it is refused.
-        current = _without_retired(data)
+        current = _with_languages(_without_retired(data))
         return Recipe.model_validate_json(json.dumps(current, default=lambda value: [str(value)]), strict=True)
     except ValidationError as error:
         lines = [explain(problem, Recipe) for problem in error.errors()]
@@ -192,6 +179,19 @@ def _without_retired(data: Mapping[str, Any]) -> Mapping[str, Any]:
         unused = {"matrices", "matrix_learning_rate", "matrix_betas", "matrix_weight_decay"}
         data = {**data, "optimizer": {key: value for key, value in optimizer.items() if key not in unused}}
     return data
+
+
+def _with_languages(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Spell out what `language` means: a list of one, and the languages that curation keeps where it names none."""
+    given, curation = data.get("language"), data.get("curation")
+    given = [given] if isinstance(given, str) else given
+    if not isinstance(given, list):
+        return data
+    data = {**data, "language": given}
+    if not isinstance(curation, dict) or "languages" in curation:
+        return data
+    codes = list(dict.fromkeys(str(name).partition("/")[0] for name in given))
+    return {**data, "curation": {**curation, "languages": codes}}
 
 
 def find_recipe(path: Path | str) -> Path:

@@ -39,7 +39,7 @@ class WordSlips:
         self._confusions = _confusion_tables(language, rates.confusions)
         self._sounds = lru_cache(maxsize=1 << 16)(_sound_table(language.spellings, rates.rules))
         self._endings, self._forms = _form_tables(alphabet, language.endings, rates.endings)
-        self._ending_lengths = np.array([len(ending) for ending in language.endings])
+        self._ending_lengths = np.array([len(ending) for ending in language.endings], np.int64)
         self._apostrophes = _contractions(language)
         self._miss = {c: round(self._keys.miss_share(c) * TAP_SLOTS) for c in language.words.letters}
         picks: list[Slip] = [partial(_picked, self._sounds), partial(_picked, self._confusions.get)]
