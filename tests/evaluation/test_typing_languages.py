@@ -35,8 +35,8 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_german_model_is_measured_on_german(corpus: Path, tmp_path: Path):
     pytest.importorskip("symspellpy", reason="symspellpy is not installed")
     folder = tmp_path / "model"
-    train_tokenizer(iter([TEXT] * 40), 400, folder, 128)
-    random_qwen3(1, 400, num_hidden_layers=1, max_position_embeddings=128).save_pretrained(folder)
+    train_tokenizer(iter([TEXT] * 40), 330, folder, 128)
+    random_qwen3(1, 330, num_hidden_layers=1, max_position_embeddings=128).save_pretrained(folder)
     (folder / "keylm.json").write_text('{"languages": ["de"]}')
     found = evaluate_typing(folder, corpus=corpus, items=1, quiet=True, workers=1)
     assert (found["language"], found["fingerprint"]) == ("de", typing_fingerprint(language_of("de")))

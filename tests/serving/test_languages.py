@@ -22,8 +22,8 @@ def test_the_models_language_is_served(languages: str | None, code: str, tmp_pat
     from keylm.serving.server import application
 
     folder = tmp_path / "model"
-    train_tokenizer(iter([TEXT] * 40), 400, folder, 64)
-    random_qwen3(1, 400, num_hidden_layers=1, max_position_embeddings=64).save_pretrained(folder)
+    train_tokenizer(iter([TEXT] * 40), 330, folder, 64)
+    random_qwen3(1, 330, num_hidden_layers=1, max_position_embeddings=64).save_pretrained(folder)
     if languages:
         (folder / "keylm.json").write_text(f'{{"languages": {languages}}}')
     served = prepare(folder, ServeOptions(engine="torch", slots=1))

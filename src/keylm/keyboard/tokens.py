@@ -35,9 +35,9 @@ class WordTokens:
         texts = _spelled(tokens)
         pieces = sorted((text, index) for index, text in enumerate(texts) if self._is_piece(text))
         if not any(text.strip() for text, _ in pieces):
+            letters = "ASCII letters" if words.letters.isascii() else f"the letters {words.letters!r}"
             raise KeylmError(
-                f"the tokenizer has no tokens of the letters {words.letters!r}; accepted: one that can spell the "
-                "language's words"
+                f"the tokenizer has no tokens of {letters}; accepted: one that can spell the words of them"
             )
         self._texts = [text for text, _ in pieces]
         self._ids = torch.tensor([index for _, index in pieces])

@@ -2,13 +2,10 @@
 
 import unicodedata
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from keylm.base.errors import KeylmError
 from keylm.languages.words import Words, ranges
-
-if TYPE_CHECKING:
-    from keylm.languages.language import Layout
 
 NEVER = "(?!)"
 """A pattern that nothing matches, in Python and in JavaScript."""
@@ -29,16 +26,6 @@ def prose(table: Mapping[str, Any], words: Words) -> dict[str, Any]:
     """Return the rules of prose for a language's letters, which {capital} and {small} stand for."""
     token = str(table["token"]).replace("{capital}", ranges(words.capitals) + words.also)
     return {**table, "token": token.replace("{small}", ranges(words.letters) + words.also)}
-
-
-def places(layout: "Layout") -> dict[str, tuple[int, float]]:
-    """Return for each letter the row of its key, and the key's left edge in whole and half keys."""
-    keys = {
-        key: (number, round(2 * (row.offset + place)) / 2)
-        for number, row in enumerate(layout.rows)
-        for place, key in enumerate(row.keys)
-    }
-    return {letter: keys[key] for letter, key in layout.key_of.items()}
 
 
 def without_words(rates: dict[str, Any], code: str, words: Words) -> dict[str, Any]:

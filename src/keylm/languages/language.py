@@ -22,7 +22,7 @@ import json
 import re
 import tomllib
 from collections.abc import Sequence
-from dataclasses import MISSING, field, fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from functools import cached_property, lru_cache
 from importlib.resources import files
 from pathlib import Path
@@ -34,6 +34,7 @@ from pydantic.dataclasses import dataclass
 from keylm.base.errors import KeylmError
 from keylm.base.files import sha256_file
 from keylm.languages import defaults
+from keylm.languages.layout import Layout
 from keylm.languages.words import Words
 from keylm.recipe.messages import explain
 
@@ -41,63 +42,6 @@ _STRICT = ConfigDict(extra="forbid")
 _KEYBOARDS = ("contractions", "prose", "word_list")
 SHIPPED = Path(str(files("keylm.languages")))
 """The folder of the languages that come with keylm."""
-
-
-@dataclass(frozen=True, config=_STRICT)
-class KeyRow:
-    """A row of letter keys: left edge of the first in key widths, and how many the left thumb strikes."""
-
-    keys: str
-    offset: float
-    left_thumb: int
-    signs: str = ""
-    """Keys after the last one that are no letters; the page draws them."""
-
-
-@dataclass(frozen=True, config=_STRICT)
-class SpaceBar:
-    """The space bar, in the row below the letters: left edge and width in key widths."""
-
-    offset: float
-    width: float
-
-
-@dataclass(frozen=True, config=_STRICT)
-class PageKeys:
-    """What the page draws besides the letters: the rows of the second board, the keys beside the space bar."""
-
-    signs: tuple[str, ...]
-    beside_space: tuple[str, str]
-
-
-@dataclass(frozen=True, eq=False, config=_STRICT)
-class Layout:
-    """A keyboard; all letter keys have one size."""
-
-    key_width: float
-    key_height: float
-    tap_spread: tuple[float, float]
-    """Standard deviation of a tap, in key widths and key heights."""
-    rows: tuple[KeyRow, ...]
-    space: SpaceBar
-    page: PageKeys
-    long_press: dict[str, str] = field(default_factory=dict)
-    """Key: letters that it types when it is held."""
-
-    @cached_property
-    def key_of(self) -> dict[str, str]:
-        """Letter: the key that types it, itself or held."""
-        keys = {key: key for row in self.rows for key in row.keys}
-        return self.held | keys
-
-    @cached_property
-    def held(self) -> dict[str, str]:
-        """Letter that a held key types: that key."""
-        return {letter: key for key, letters in self.long_press.items() for letter in letters}
-
-    def bare(self, word: str) -> str:
-        """Return a lower-case word as it is typed where no key is held."""
-        return "".join(self.held.get(letter, letter) for letter in word) if self.held else word
 
 
 @dataclass(frozen=True, eq=False, config=_STRICT)
@@ -280,8 +224,8 @@ def _rates(folder: Path, layout: Layout, words: Words) -> Any:
 def _nearest(layout: Layout) -> tuple[str, int]:
     """Return the shipped language with figures that has most letters in the same place, and how many."""
     codes = [path.parent.name for path in sorted(SHIPPED.glob("*/typo_rates.json"))]
-    adapter, here = TypeAdapter(Layout), defaults.places(layout)
-    there = {code: defaults.places(adapter.validate_python(_table(SHIPPED / code, "layout.toml"))) for code in codes}
+    adapter, here = TypeAdapter(Layout), layout.places()
+    there = {code: adapter.validate_python(_table(SHIPPED / code, "layout.toml")).places() for code in codes}
     shared = {code: sum(here.get(letter) == place for letter, place in there[code].items()) for code in codes}
     best = max(codes, key=lambda code: (shared[code], code == "en"))
     return best, shared[best]

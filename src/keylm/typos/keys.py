@@ -7,7 +7,7 @@ that is typed by holding a key is where that key is; the key's other letters are
 import math
 from functools import lru_cache
 
-from keylm.languages.language import Layout
+from keylm.languages.layout import Layout
 
 TAP_SLOTS = 1 << 12
 """Length of the tables that `misses` returns."""
