@@ -7,7 +7,7 @@ import pytest
 
 from keylm.keyboard.edit_model import EditModel
 from keylm.keyboard.reading import Reading, one_slip
-from keylm.languages.language import ENGLISH
+from keylm.languages.language import ENGLISH, language_of
 
 READING = Reading()
 
@@ -92,3 +92,14 @@ def test_another_language_has_other_contractions():
     reading = Reading(replace(ENGLISH, contractions=table))
     assert (reading.contraction("daccord"), reading.contraction("dont")) == ("d'accord", None)
     assert (reading.alternative("las"), reading.alternative("its")) == ("l'as", None)
+
+
+def test_other_letters_are_prose_in_their_language_alone():
+    greek = Reading(language_of("el"))
+    for text in ("η ώρ", "Ελλάδα—ώρα", "(«Ώρα", "Κύπρος, ώρα", "Ἀθήν"):
+        assert greek.is_prose(text), text
+        assert not READING.is_prose(text), text
+    for text in ("a/ώρα", "x = ώρα", "ώΡα", "@ώρα", "the"):
+        assert not greek.is_prose(text), text
+    assert Reading(language_of("de")).is_prose("Über—größ")
+    assert not READING.is_prose("größ")

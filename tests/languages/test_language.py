@@ -134,6 +134,8 @@ def test_no_word_is_confused_with_itself_and_each_other_word_comes_once():
         ("words.toml", "xyz", "xyzz", "letters .* accepted: small letters, each once"),
         ("words.toml", 'vowels = "aeiouy"', 'vowels = "aeiouyå"', "vowels"),
         ("confusions.toml", "endings = [", "suffixes = [", "suffixes"),
+        ("confusions.toml", '"ing"', '"ings"', r"endings \['ings'\]; accepted: of 3 letters at most"),
+        ("confusions.toml", "hole/whole", "hole/whöle", r"confusions of \['whöle'\]; accepted: words of the letters"),
         ("contractions.toml", '"ain\'t"', '"aint"', r"contractions \['aint'\]; accepted: words with an apostrophe"),
         ("contractions.toml", 'negation = "[a-z]+', 'negation = "[a-z+', "pattern .* accepted: a regular expression"),
         ("prose.toml", "fence =", "fences =", "fences"),

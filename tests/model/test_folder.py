@@ -137,3 +137,6 @@ def test_a_recipes_languages_are_written_into_its_models_folder(tmp_path: Path) 
         export_folder(folder, tmp_path / f"hub-{len(found)}")
         assert model_languages(tmp_path / f"hub-{len(found)}") == found
         assert (folder / "keylm.json").exists() == (found != ("en",))
+    tuned = tiny_recipe(tmp_path, ["tokenizer.vocab_size=280", f"training.initial_model={tmp_path / 'model-2'}"])
+    export_model(tuned, weights, tokenizer, tmp_path / "tuned")
+    assert model_languages(tmp_path / "tuned") == ("de/german", "en")

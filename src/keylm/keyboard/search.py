@@ -24,7 +24,8 @@ from torch import Tensor
 
 from keylm.base.errors import KeylmError
 from keylm.keyboard.tokens import WordTokens, bytes_of, text_of, word_tokens
-from keylm.languages.language import ENGLISH, Words
+from keylm.languages.language import ENGLISH
+from keylm.languages.words import Words
 
 WIDTH, ROUNDS = 8, 6
 CONTEXT = 512
@@ -249,7 +250,9 @@ class Suggester:
         agreeing = (begun for begun in wanted if begun.startswith(spelled[: len(begun)]))
         fitting, *others = (self._tokens.fitting(begun[len(spelled) :]) for begun in agreeing)
         if others:
-            fitting = torch.cat((fitting, *others)).unique()
+            fitting = torch.tensor(
+                sorted({*fitting.tolist(), *(token for other in others for token in other.tolist())})
+            )
         if len(path) == LONGEST or not len(fitting):
             return
         top = row[fitting].topk(min(self._width, len(fitting)))

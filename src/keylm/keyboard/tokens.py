@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from keylm.base.errors import KeylmError
-from keylm.languages.language import ENGLISH, Words
+from keylm.languages.language import ENGLISH
+from keylm.languages.words import Words
 from keylm.text.byte_level import byte_table
 
 _LAST = "\x7f"

@@ -9,6 +9,8 @@ from keylm.languages.words import Words, ranges
 
 NEVER = "(?!)"
 """A pattern that nothing matches, in Python and in JavaScript."""
+LATIN = "ɏ"
+"""The last letter that prose.toml names itself."""
 OMITTED = 0.5
 """As in en/contractions.toml."""
 
@@ -23,9 +25,17 @@ def no_contractions(words: Words) -> dict[str, Any]:
 
 
 def prose(table: Mapping[str, Any], words: Words) -> dict[str, Any]:
-    """Return the rules of prose for a language's letters, which {capital} and {small} stand for."""
-    token = str(table["token"]).replace("{capital}", ranges(words.capitals) + words.also)
-    return {**table, "token": token.replace("{small}", ranges(words.letters) + words.also)}
+    """Return the rules of prose for a language's letters, which {capital}, {small} and {others} stand for."""
+    beyond = "".join(letter for letter in words.capitals + words.letters if letter > LATIN)
+    classes = {
+        "{capital}": ranges(words.capitals) + words.also,
+        "{small}": ranges(words.letters) + words.also,
+        "{others}": ranges(beyond) + words.also * bool(beyond),
+    }
+    token = str(table["token"])
+    for name, letters in classes.items():
+        token = token.replace(name, letters)
+    return {**table, "token": token}
 
 
 def without_words(rates: dict[str, Any], code: str, words: Words) -> dict[str, Any]:

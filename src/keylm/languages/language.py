@@ -40,6 +40,8 @@ from keylm.recipe.messages import explain
 
 _STRICT = ConfigDict(extra="forbid")
 _KEYBOARDS = ("contractions", "prose", "word_list")
+LONGEST_ENDING = 3
+"""Letters of an ending, at most: the typo engine looks no further back."""
 SHIPPED = Path(str(files("keylm.languages")))
 """The folder of the languages that come with keylm."""
 
@@ -304,13 +306,18 @@ def _check(folder: Path, language: Language) -> None:
         table.negation,
         table.negation_mistyped,
         prose.token,
-        *prose.not_prose,
         prose.continued,
+        *prose.not_prose,
     ):
         try:
             re.compile(pattern)
         except re.error as error:
             raise KeylmError(f"{folder}: pattern {pattern!r}: {error}; accepted: a regular expression") from None
+    written = {*language.confusions, *language.endings, *(part for rule in language.spellings for part in rule)}
+    if unknown := sorted(part for part in written if set(part) - {*letters, words.apostrophe}):
+        raise KeylmError(f"{folder}: confusions of {unknown}; accepted: words of the letters {letters!r}")
+    if long := [ending for ending in language.endings if len(ending) > LONGEST_ENDING]:
+        raise KeylmError(f"{folder}: endings {long}; accepted: of {LONGEST_ENDING} letters at most")
     if not set(words.vowels) < set(letters):
         raise KeylmError(f"{folder}: vowels {words.vowels!r}; accepted: some of {letters!r}")
 

@@ -175,8 +175,15 @@ def export_model(recipe: Recipe, weights: dict[str, Tensor], tokenizer: Path, fo
         save_model(model, temporary)
         shutil.copyfile(tokenizer / "tokenizer.json", temporary / "tokenizer.json")
         write_json(temporary / "tokenizer_config.json", tokenizer_config(recipe.model.max_position_embeddings))
-        if recipe.language != ENGLISH_ALONE:
-            write_json(temporary / KEYLM_FILE, {"languages": list(recipe.language)})
+        if (languages := _languages(recipe)) != ENGLISH_ALONE:
+            write_json(temporary / KEYLM_FILE, {"languages": list(languages)})
+
+
+def _languages(recipe: Recipe) -> tuple[str, ...]:
+    """Return the languages of a recipe's model: where it names none, those of the model that it begins with."""
+    initial = recipe.training.initial_model
+    given = recipe.language != ENGLISH_ALONE or initial is None or not Path(initial).is_dir()
+    return recipe.language if given else model_languages(Path(str(initial)))
 
 
 def model_languages(folder: Path) -> tuple[str, ...]:

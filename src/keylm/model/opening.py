@@ -21,7 +21,14 @@ from keylm.model.tensors import check_finite, stored_tensors
 
 Place = Path | str
 """A model folder, or a model's name on the hub."""
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json")
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "special_tokens_map.json",
+    KEYLM_FILE,
+)
+"""What another form of a model takes over as it is."""
 
 
 @contextlib.contextmanager
@@ -121,7 +128,7 @@ def export_folder(source: Path, folder: Path, card: str | None = None) -> None:
     model = open_model(source, torch.bfloat16)
     with atomic_folder(folder) as temporary:
         save_model(model, temporary)
-        for name in (*TOKENIZER_FILES, KEYLM_FILE):
+        for name in TOKENIZER_FILES:
             if (source / name).is_file():
                 shutil.copyfile(source / name, temporary / name)
         if card is not None:
