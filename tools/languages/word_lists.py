@@ -2,11 +2,13 @@
 
     python -m tools.languages.word_lists --data ../shared/languages de fr es pl el
 
-Reads DATA/CODE/words.tsv.zst (a word, its count in subtitles, its count in text; a header line) and
-DATA/CODE/typo_words.jsonl.zst; writes words.tsv.zst, the MOST most frequent words of the language's letters with both
-counts together, and typo_words.jsonl, but not where its licence is unsettled (SETTLED).
+Reads words.tsv.zst (a word, its count in subtitles, its count in text; a header line), typo_words.jsonl.zst and
+typo_sentences.jsonl.zst in DATA/CODE; writes words.tsv.zst, the MOST most frequent words of the language's letters with
+both counts together, and typo_words.jsonl, but not where its licence is unsettled (SETTLED), and without the errors of
+the sentences that corrections are measured on.
 """
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -15,10 +17,22 @@ import zstandard
 from keylm.languages.language import SHIPPED, load_language
 from keylm.typos.lists import read_pairs
 from tools.command import run_script, script_parser
+from tools.corpus.fit_typos import errors_between
 
-MOST = 30_000
+MOST = 60_000
 SETTLED = ("de", "fr", "es", "pl")
 """The Greek pairs are learners' texts, of which their repository says nothing."""
+
+
+def measured_on(path: Path) -> set[tuple[str, str]]:
+    """Return the (noisy, clean) words, in lower case, of the half of the sentences that no rates are fitted to."""
+    pairs = [pair for pair in read_pairs(path) if not hashlib.sha256(pair[1].encode()).digest()[0] & 1]
+    return {lowered((noisy, clean)) for pair in pairs for noisy, clean, _ in errors_between(*pair)}
+
+
+def lowered(pair: tuple[str, str]) -> tuple[str, str]:
+    """Return both words in lower case."""
+    return pair[0].lower(), pair[1].lower()
 
 
 def main() -> None:
@@ -38,7 +52,8 @@ def main() -> None:
         print(f"{code}: {len(kept):,} of {len(rows):,} words, {share:.2%} of their occurrences")
         if code in SETTLED:
             pairs = sorted(set(read_pairs(arguments.data / code / "typo_words.jsonl.zst")))
-            good = [pair for pair in pairs if all(map(words.whole.fullmatch, pair))]
+            measured = measured_on(arguments.data / code / "typo_sentences.jsonl.zst")
+            good = [pair for pair in pairs if all(map(words.whole.fullmatch, pair)) and lowered(pair) not in measured]
             typos = "".join(json.dumps({"noisy": a, "clean": b}, ensure_ascii=False) + "\n" for a, b in good)
             (SHIPPED / code / "typo_words.jsonl").write_text(typos, encoding="utf-8")
             print(f"{code}: {len(good):,} of {len(pairs):,} misspelt words")
