@@ -37,6 +37,12 @@ REFUSED = {
     "inner name of a key": ('sources.tales.text_register="casual"', "text_register: unknown key", ", register,"),
     "no language": ('language="German"', "language", '"German"', "accepted"),
     "no languages": ("language=[]", "language", "[]", "accepted"),
+    "language of noise": (
+        'sources.typos={typos_of=["tales"], language="de"}',
+        "sources.typos",
+        "'de'",
+        "has that of the sources it is made from",
+    ),
     "language of a source": ("sources.tales.language=1", "sources.tales.language", "1", "accepted"),
     "quoted number": ('training.batch_tokens="8192"', "training.batch_tokens", '"8192"', "accepted: a valid int"),
     "fraction for int": ("training.context=32.5", "training.context", "32.5", "accepted: a valid integer"),

@@ -76,13 +76,13 @@ class Recipe(Section):
         for source_name, origin in self.sources.items():
             for source in origin.typos_of:
                 self._known(source, f"sources.{source_name}.typos_of")
+                if self.sources[source].typos_of:
+                    raise ValueError(f"sources.{source_name}.typos_of names {source!r}, which is a typo source itself")
                 if self.language_of(source) != self.language_of(origin.typos_of[0]):
                     raise ValueError(
                         f"sources.{source_name}.typos_of names sources of {self.language_of(origin.typos_of[0])!r} and "
                         f"{self.language_of(source)!r}; accepted: of one language, whose keyboard mistypes them"
                     )
-                if self.sources[source].typos_of:
-                    raise ValueError(f"sources.{source_name}.typos_of names {source!r}, which is a typo source itself")
         if self.training.context > self.model.max_position_embeddings:
             raise ValueError(
                 f"training.context = {self.training.context} is over "

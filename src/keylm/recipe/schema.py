@@ -124,6 +124,8 @@ class Source(Section):
             raise ValueError(f"give exactly one of path, hub, typos_of; got {' and '.join(given) or 'none'}")
         if sum(self.forms.values()) <= 0:
             raise ValueError("forms sum to 0; at least one form needs a positive weight")
+        if self.typos_of and self.language:
+            raise ValueError(f"language = {self.language!r}: a typo source has that of the sources it is made from")
         twice = [name for number, name in enumerate(self.typos_of) if name in self.typos_of[:number]]
         if twice:
             raise ValueError(f"typos_of names {twice[0]!r} twice; accepted: each source once (passes repeats them)")
