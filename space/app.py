@@ -22,6 +22,8 @@ from keylm.base.errors import KeylmError
 from keylm.cli.chat import Chat
 from keylm.instructions.everyday import FIX_REQUESTS
 from keylm.keyboard.suggest import Keyboards
+from keylm.languages.language import language_of
+from keylm.model.folder import model_languages
 from keylm.runtimes.cached_decoder import CachedDecoder, load_weights
 from keylm.runtimes.generation import Generator, Message, Sampling
 
@@ -197,7 +199,8 @@ def _keyboards(folder: Path, generator: Generator) -> tuple[Keyboards | None, st
             decoder = CachedDecoder(weights, "int8")
         except KeylmError:  # this torch cannot
             decoder = CachedDecoder(weights)
-        return Keyboards(decoder, generator.tokenizer), ""
+        language = language_of(model_languages(folder)[0])
+        return Keyboards(decoder, generator.tokenizer, language=language), ""
     except KeylmError as error:
         return None, str(error)
 

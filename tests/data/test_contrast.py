@@ -321,6 +321,17 @@ def test_another_pass_gives_other_noise_and_the_same_pass_the_same(makers: dict[
     assert passes[0] == passes[2] != passes[1]
 
 
+def test_a_sources_language_decides_which_words_are_mistyped(folder: Path, tokenizer: DocumentTokenizer) -> None:
+    text = "Schöne größere Häuser über müden Gärten für fünf Söhne. " * 20
+    for language, is_clean in ("en", True), ("de", False):
+        recipe = noisy_recipe(folder, "masked=1")
+        recipe = recipe.model_copy(update={"language": (language,)})
+        [piece] = pieces_of(Contrast(recipe, "noisy", tokenizer), Document("f", 1, text=text), 5, 0)
+        assert isinstance(piece, Piece)
+        clean = tokenizer.encode_texts([text])[0].tolist()
+        assert (piece.tokens.tolist()[:-1] == clean) == is_clean
+
+
 def test_special_tokens_come_from_the_form_alone(makers: dict[str, Contrast]) -> None:
     text = "<|fix|> the receive <|typo|> and <|endoftext|> because <|im_end|>. " * 3
     for form in FORMS:

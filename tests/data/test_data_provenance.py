@@ -46,6 +46,9 @@ DECIDES = {
     "tokenizer.vocab_size=500": {"tokenizer"},
     "model.max_position_embeddings=64": {"tokenizer"},
     "typos.highest_rate=0.3": {"noisy"},
+    "language=de": {"noisy"},
+    "language=de/german": {"noisy"},
+    "sources.chat.language=de": set(),
     "sources.noisy.passes=2": {"noisy"},
     "sources.noisy.forms={correction=1}": {"noisy"},
     "sources.chat.max_bytes=900": {"tokenizer", "chat"},
@@ -111,6 +114,8 @@ def test_a_curation_is_decided_by_its_settings_its_sources_and_their_files(tmp_p
     assert curation_inputs({"a": 2}, sources) != before
     casual = {**sources, "tales": sources["tales"].model_copy(update={"text_register": "casual"})}
     assert curation_inputs({"a": 1}, casual) != before
+    german = {**sources, "tales": sources["tales"].model_copy(update={"language": "de"})}
+    assert curation_inputs({"a": 1}, german) == before
     os.utime(tmp_path / "notes.jsonl", (1, 1))
     assert curation_inputs({"a": 1}, sources) != before
 

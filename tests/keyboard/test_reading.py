@@ -8,7 +8,7 @@ import pytest
 from keylm.keyboard.edit_model import EditModel
 from keylm.keyboard.lexicon import lexicon
 from keylm.keyboard.reading import Reading, one_slip
-from keylm.languages.language import ENGLISH
+from keylm.languages.language import ENGLISH, language_of
 
 READING = Reading()
 
@@ -110,3 +110,14 @@ def test_a_negations_ending_by_ear_is_no_other_word():
         assert READING.contraction(other) is None, other
     bare = {word.replace("'", "").lower() for word in ENGLISH.contractions.certain}
     assert [word for word in lexicon().counts if READING.contraction(word) and word not in bare] == []
+
+
+def test_other_letters_are_prose_in_their_language_alone():
+    greek = Reading(language_of("el"))
+    for text in ("η ώρ", "Ελλάδα—ώρα", "(«Ώρα", "Κύπρος, ώρα", "Ἀθήν"):
+        assert greek.is_prose(text), text
+        assert not READING.is_prose(text), text
+    for text in ("a/ώρα", "x = ώρα", "ώΡα", "@ώρα", "the"):
+        assert not greek.is_prose(text), text
+    assert Reading(language_of("de")).is_prose("Über—größ")
+    assert not READING.is_prose("größ")

@@ -12,7 +12,7 @@ from keylm.base.errors import KeylmError
 from keylm.evaluation.touch import Typist
 from keylm.evaluation.typing import typing_fingerprint
 from keylm.keyboard.edit_model import EditModel
-from keylm.languages.language import ENGLISH, Language, confusion_table, load_language
+from keylm.languages.language import ENGLISH, SHIPPED, DataFile, Language, confusion_table, load_language
 from keylm.page.language import language_table
 from keylm.recipe.schema import Typos
 from keylm.typos.model import TypoModel
@@ -68,9 +68,13 @@ def altered(value: Any) -> Any:
         return value[::-1] if value != value[::-1] else value + "x"
     if isinstance(value, int | float):
         return value + 1
+    if value is None:
+        return DataFile(str(SHIPPED / "de" / "typo_words.jsonl"), "0" * 64)
     if isinstance(value, tuple):
-        return (altered(value[0]), *value[1:])
+        return (altered(value[0]), *value[1:]) if value else ("l'",)
     if isinstance(value, dict):
+        if not value:
+            return {"e": "x"}
         key = next(iter(value))
         return {**value, key: altered(value[key])}
     assert is_dataclass(value)
@@ -94,7 +98,7 @@ def test_what_only_the_keyboard_reads_is_not_in_the_noise(path: tuple[str, ...],
     """A contraction more must not make anyone build data again; it does make another evaluation of typing."""
     other = with_altered(ENGLISH, path)
     noise, typing = TypoModel(Typos()).fingerprint(), typing_fingerprint()
-    is_keyboards = path[0] in ("contractions", "prose")
+    is_keyboards = path[0] in ("contractions", "prose", "word_list")
     assert (TypoModel(Typos(), other).fingerprint() == noise) == is_keyboards
     monkeypatch.setattr("keylm.evaluation.typing.ENGLISH", other)
     assert typing_fingerprint() != typing
@@ -125,9 +129,13 @@ def test_no_word_is_confused_with_itself_and_each_other_word_comes_once():
         ("layout.toml", 'keys = "asdfghjkl"', 'keys = "asdfghjk"', "rows with the keys"),
         ("layout.toml", "key_width = 32", "key_width = 'wide'", "key_width"),
         ("layout.toml", "key_height = 72", "key_size = 72", "key_size"),
-        ("words.toml", "xyz", "xyzé", "accepted: a to z"),
+        ("words.toml", "xyz", "xyzé", "accepted: each of 'abcdefghijklmnopqrstuvwxyzé' once"),
+        ("words.toml", "xyz", "xyzZ", "letters .* accepted: small letters, each once"),
+        ("words.toml", "xyz", "xyzz", "letters .* accepted: small letters, each once"),
         ("words.toml", 'vowels = "aeiouy"', 'vowels = "aeiouyå"', "vowels"),
         ("confusions.toml", "endings = [", "suffixes = [", "suffixes"),
+        ("confusions.toml", '"ing"', '"ings"', r"endings \['ings'\]; accepted: of 3 letters at most"),
+        ("confusions.toml", "hole/whole", "hole/whöle", r"confusions of \['whöle'\]; accepted: words of the letters"),
         ("contractions.toml", '"ain\'t"', '"aint"', r"contractions \['aint'\]; accepted: words with an apostrophe"),
         ("contractions.toml", 'negation = "[a-z]+', 'negation = "[a-z+', "pattern .* accepted: a regular expression"),
         ("prose.toml", "fence =", "fences =", "fences"),

@@ -8,11 +8,23 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from support.recipes import tiny_recipe
 from support.shapes import random_qwen3
+from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from keylm.base.errors import KeylmError
 from keylm.base.files import read_json, write_json
-from keylm.model.folder import model_fingerprint, read_config, read_weights, weights_hash
+from keylm.model.folder import (
+    export_model,
+    model_fingerprint,
+    model_languages,
+    qwen3_config,
+    read_config,
+    read_weights,
+    weights_hash,
+)
+from keylm.model.opening import export_folder
+from keylm.text.tokenizer import train_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -100,3 +112,31 @@ def test_the_weights_hash_is_of_the_weights_alone_and_the_fingerprint_of_everyth
     assert (weights_hash(model), model_fingerprint(model) != before[1]) == (before[0], True)
     save_file({"a": torch.zeros(1)}, model / "more.safetensors")
     assert weights_hash(model) != before[0]
+
+
+def test_a_model_is_of_english_unless_its_folder_names_languages(model: Path) -> None:
+    assert model_languages(model) == ("en",)
+    (model / "keylm.json").write_text('{"languages": ["de/german", "en"]}')
+    assert model_languages(model) == ("de/german", "en")
+    for damaged in ('{"languages": []}', '{"languages": ["../de"]}', "{}", '{"languages": "de"}', "["):
+        (model / "keylm.json").write_text(damaged)
+        with pytest.raises(KeylmError, match=r"keylm\.json"):
+            model_languages(model)
+
+
+def test_a_recipes_languages_are_written_into_its_models_folder(tmp_path: Path) -> None:
+    tokenizer = tmp_path / "tokenizer"
+    train_tokenizer(iter(["ein kleines Haus " * 50]), 280, tokenizer, 32)
+    for given, found in ([], ("en",)), (['language=["de/german","en"]'], ("de/german", "en")):
+        recipe = tiny_recipe(tmp_path, [*given, "tokenizer.vocab_size=280"])
+        config = Qwen3Config(**qwen3_config(recipe.model, 280))
+        weights = Qwen3ForCausalLM(config).state_dict()
+        folder = tmp_path / f"model-{len(found)}"
+        export_model(recipe, weights, tokenizer, folder)
+        assert model_languages(folder) == found
+        export_folder(folder, tmp_path / f"hub-{len(found)}")
+        assert model_languages(tmp_path / f"hub-{len(found)}") == found
+        assert (folder / "keylm.json").exists() == (found != ("en",))
+    tuned = tiny_recipe(tmp_path, ["tokenizer.vocab_size=280", f"training.initial_model={tmp_path / 'model-2'}"])
+    export_model(tuned, weights, tokenizer, tmp_path / "tuned")
+    assert model_languages(tmp_path / "tuned") == ("de/german", "en")

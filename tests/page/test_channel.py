@@ -16,7 +16,8 @@ from support.typo_examples import KINDS_BY_EXAMPLE
 from keylm.evaluation.typing_items import embedded_set
 from keylm.export.web import write_page
 from keylm.keyboard.edit_model import EditModel
-from keylm.languages.language import ENGLISH
+from keylm.keyboard.lexicon import read_words
+from keylm.languages.language import ENGLISH, Language, language_of
 from keylm.page import page_files
 from keylm.page.language import language_table
 from keylm.recipe.schema import Typos
@@ -46,9 +47,11 @@ console.log(JSON.stringify(found));
 """
 
 
-def page_answers(folder: Path, pairs: list[tuple[str, str]]) -> list[tuple[str | None, float | None]]:
+def page_answers(
+    folder: Path, pairs: list[tuple[str, str]], language: Language = ENGLISH
+) -> list[tuple[str | None, float | None]]:
     """Return the page's kinds of error and log-probabilities for (typed, meant)."""
-    write_page(folder, None)
+    write_page(folder, None, language)
     (folder / "package.json").write_text('{"type": "module"}')
     (folder / "pairs.json").write_text(json.dumps(pairs))
     (folder / "program.js").write_text(PROGRAM)
@@ -97,6 +100,28 @@ def test_thousands_of_pairs_have_pythons_kind_and_probability(tmp_path: Path):
     assert min(kinds[kind] for kind in (*ENGLISH.typo_rates.positions, "undoubling", "inflection", "phonetic")) > 10
 
 
+@needs_node
+@pytest.mark.parametrize("code", ["de", "fr", "pl", "el"])
+def test_other_languages_have_pythons_probabilities_too(code: str, tmp_path: Path):
+    language = language_of(code)
+    assert language.word_list is not None
+    rng, edits, letters = random.Random(3), EditModel(language), language.words.letters
+    words = [word.lower() for word, _ in read_words(Path(language.word_list.path))][200:900:2]
+    pairs = {(word, word) for word in words} | {(language.layout.bare(word), word) for word in words}
+    for word in words:
+        at, letter = rng.randrange(len(word)), rng.choice(letters)
+        pairs |= {(word[:at] + letter + word[at:], word), (word[:at] + letter + word[at + 1 :], word)}
+        pairs |= {(word[:at] + word[at + 2 : at + 1 : -1] + word[at + 1 :], word)}
+    listed, unheld = sorted(pair for pair in pairs if pair[0]), 0
+    for (typed, meant), (_, value) in zip(listed, page_answers(tmp_path, listed, language), strict=True):
+        if typed != meant and classify(typed, meant, language).kind in ("multiple", "other"):
+            continue
+        unheld += language.layout.bare(meant) == typed != meant
+        known = edits.log_probability(typed, meant)
+        assert (-math.inf if value is None else value) == pytest.approx(known, rel=1e-9), (typed, meant)
+    assert unheld > 40
+
+
 def test_the_page_has_no_layout_pattern_or_rate_of_its_own():
     scripts = {file.name: file.read_text(encoding="utf-8") for file in page_files() if file.suffix == ".js"}
     assert "language.js" in scripts
@@ -118,6 +143,27 @@ def test_the_language_has_what_the_page_reads():
     assert re.fullmatch(table["words"]["word"], "don't")
     assert not re.fullmatch(table["words"]["word"], "don't'")
     assert re.fullmatch(table["words"]["unfinished"], "don'")
+
+
+HELD = """
+import { Typing } from "./typing.js";
+import { LANGUAGE } from "./language.js";
+const typing = new Typing(LANGUAGE);
+for (const key of ["F", "a", "S", "A"]) {
+  typing.press(key);
+  if (key !== "F") typing.turn(LANGUAGE.layout.long_press[key.toLowerCase()]);
+}
+console.log(JSON.stringify([typing.text, typing.keys]));
+"""
+
+
+@needs_node
+def test_a_held_key_turns_its_letter_into_another_and_counts_once(tmp_path: Path):
+    write_page(tmp_path, None, language_of("de"))
+    (tmp_path / "package.json").write_text('{"type": "module"}')
+    (tmp_path / "program.js").write_text(HELD)
+    done = subprocess.run(["node", "program.js"], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True)
+    assert json.loads(done.stdout) == ["FäßÄ", 4]
 
 
 TYPED = """

@@ -35,6 +35,15 @@ REFUSED = {
     "unknown top key": ("modell={}", "modell: unknown key", "did you mean 'model'", "stages"),
     "unknown key of a source": ('sources.tales.licens="x"', "sources.tales.licens", "'licence'", "max_bytes"),
     "inner name of a key": ('sources.tales.text_register="casual"', "text_register: unknown key", ", register,"),
+    "no language": ('language="German"', "language", '"German"', "accepted"),
+    "no languages": ("language=[]", "language", "[]", "accepted"),
+    "language of noise": (
+        'sources.typos={typos_of=["tales"], language="de"}',
+        "sources.typos",
+        "'de'",
+        "has that of the sources it is made from",
+    ),
+    "language of a source": ("sources.tales.language=1", "sources.tales.language", "1", "accepted"),
     "quoted number": ('training.batch_tokens="8192"', "training.batch_tokens", '"8192"', "accepted: a valid int"),
     "fraction for int": ("training.context=32.5", "training.context", "32.5", "accepted: a valid integer"),
     "bool for int": ("seed=true", "seed", "true", "accepted: a valid integer"),
@@ -297,3 +306,20 @@ def test_sources_of_no_stated_licence_can_be_left_out(tmp_path: Path) -> None:
     said = refused(tmp_path, "licences=open")
     assert 'licences = "open" leaves stages.pretrain without a source' in said
     assert "licences" in refused(tmp_path, "licences=closed")
+
+
+def test_a_recipe_names_its_languages_and_sources_follow(tmp_path: Path) -> None:
+    assert tiny_recipe(tmp_path).language == ("en",)
+    one = tiny_recipe(tmp_path, ['language="de/german"', "curation={}"])
+    assert (one.language, one.language_of("tales")) == (("de/german",), "de/german")
+    assert one.curation is not None
+    assert one.curation.languages == ("de",)
+    both = ['language=["de","en"]', 'sources.notes.language="en"', 'sources.typos={typos_of=["notes"]}', "curation={}"]
+    recipe = tiny_recipe(tmp_path, both)
+    assert [recipe.language_of(name) for name in ("tales", "notes", "typos")] == ["de", "en", "en"]
+    assert recipe.curation is not None
+    assert recipe.curation.languages == ("de", "en")
+    assert tiny_recipe(tmp_path, ['language="de"', 'curation={languages=["fr"]}']).curation.languages == ("fr",)
+    assert tiny_recipe(tmp_path, ["curation={}"]).curation == Curation()
+    message = refused(tmp_path, *both[:2], 'sources.typos={typos_of=["tales","notes"]}')
+    assert "sources.typos.typos_of names sources of 'de' and 'en'; accepted: of one language" in message

@@ -22,7 +22,9 @@ def test_what_decides_nothing_makes_no_other_run(tmp_path: Path):
     assert differences(tiny_recipe(tmp_path), faster) == ["optimizer.muon_learning_rate was 0.02, is 0.5"]
 
 
-@pytest.mark.parametrize(("key", "value"), [("data.repack", True), ("stages.pretrain.average", 0.25)])
+@pytest.mark.parametrize(
+    ("key", "value"), [("data.repack", True), ("stages.pretrain.average", 0.25), ("language", ["de"])]
+)
 def test_a_newer_field_makes_another_run_and_its_default_leaves_earlier_hashes(tmp_path: Path, key, value) -> None:
     given = ["stages.pretrain.decay=0.5"]
     plain, changed = tiny_recipe(tmp_path, given), tiny_recipe(tmp_path, [*given, f"{key}={json.dumps(value)}"])

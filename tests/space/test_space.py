@@ -111,7 +111,7 @@ def app() -> Any:
 def demo(app: Any, model: Path) -> Iterator[Any]:
     """Yield the same in this process, without the dictionary of corrections, which takes seconds to read."""
 
-    def no_lexicon() -> None:
+    def no_lexicon(*_: Any) -> None:
         raise KeylmError("no dictionary")
 
     with pytest.MonkeyPatch.context() as patch:

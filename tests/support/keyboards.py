@@ -13,6 +13,8 @@ from torch import Tensor
 
 from keylm.export.web import write_page
 from keylm.keyboard.suggest import Keyboards, TreeContinuations
+from keylm.languages.language import ENGLISH, Language
+from keylm.text.byte_level import byte_table
 
 WORDS = """
 the that was were have in on an and am now note want can does did would should it is its we he she so ill id shed well
@@ -104,14 +106,43 @@ class StandIn:
         return self._row.expand(len(hidden), -1)
 
 
+class ByteLevelStandIn(StandIn):
+    """The same with the byte-level vocabulary of given words, whole, after a space and without; some tokens are cut."""
+
+    def __init__(self, words: Iterable[str]) -> None:
+        self._words = [*words]
+        characters = {byte: character for character, byte in byte_table().items()}
+        whole = [f"{space}{word}".encode() for word in self._words for space in (" ", "")]
+        cut = [word[: at + 1] for word in whole for at in range(1, len(word)) if word[at] >= 0xC0]
+        found = [*dict.fromkeys([*(bytes([byte]) for byte in range(256)), *cut, *whole])]
+        self.tokens = ["<start>", *("".join(characters[byte] for byte in token) for token in found)]
+        self.vocab_size = len(self.tokens)
+        self._numbers = {token: number for number, token in enumerate(found, 1)}
+        self.expects()
+
+    def expects(self, *words: str, hardly: Iterable[str] = ()) -> None:
+        weights = {f"{space}{word}".encode(): 0.01 for word in self._words for space in (" ", "")}
+        weights |= {f"{space}{word}".encode(): 1.0 for word in words for space in (" ", "")}
+        weights |= {b" ": 0.5, b".": 0.5}
+        row = torch.tensor([1e-7, *(weights.get(token, 1e-7) for token in self._numbers)])
+        self._row = (row / row.sum()).log()
+
+    def _encoded(self, text: str) -> list[int]:
+        left, ids = text.encode(), []
+        while left:
+            length = next(n for n in range(min(40, len(left)), 0, -1) if left[:n] in self._numbers)
+            ids, left = [*ids, self._numbers[left[:length]]], left[length:]
+        return ids
+
+
 class ServersEngine:
     """The engine in Python."""
 
-    def __init__(self, decoder: Any, tokenizer: Any) -> None:
-        self._decoder, self._tokenizer = decoder, tokenizer
+    def __init__(self, decoder: Any, tokenizer: Any, language: Language = ENGLISH) -> None:
+        self._decoder, self._tokenizer, self._language = decoder, tokenizer, language
 
     def shown(self, text: str) -> Shown:
-        found = Keyboards(self._decoder, self._tokenizer, number=1).answer(text)
+        found = Keyboards(self._decoder, self._tokenizer, number=1, language=self._language).answer(text)
         return Shown(found.partial, [each.word for each in found.suggestions], found.correction)
 
 
@@ -151,9 +182,11 @@ class BrowsersEngine:
 
 
 @contextmanager
-def browsers_engine(folder: Path, decoder: Any, tokenizer: Any) -> Iterator[BrowsersEngine]:
+def browsers_engine(
+    folder: Path, decoder: Any, tokenizer: Any, language: Language = ENGLISH
+) -> Iterator[BrowsersEngine]:
     """Run the page's engine; `folder` takes the page's files."""
-    write_page(folder, None)
+    write_page(folder, None, language)
     (folder / "package.json").write_text('{"type": "module"}')
     (folder / "program.js").write_text(BEHIND)
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}

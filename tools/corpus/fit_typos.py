@@ -1,17 +1,19 @@
 """Fit the typo generator to real errors and show how well it fits.
 
     python -m tools.corpus.fit_typos --corpus ../shared/corpus [--write]
+    python -m tools.corpus.fit_typos --language de --pairs ../shared/languages/de/typo_sentences.jsonl.zst [--write]
 
-Reads typo/git_fixes.jsonl.zst (errors that people fixed in documentation) and, for a comparison only,
+For English reads typo/git_fixes.jsonl.zst (errors that people fixed in documentation) and, for a comparison only,
 typo/wiki_sentences.jsonl.zst. Half of the pairs, by the hash of the clean sentence, are fitted to; the others are only
 compared with. Prints the tables of docs/typos.md; --write also replaces
-src/keylm/languages/en/typo_rates.json.
+src/keylm/languages/CODE/typo_rates.json.
 
 The hazards (how prone a word of a length is to a kind) are found by expectation maximisation (Dempster, Laird & Rubin,
 JRSS B 39, 1977): generate on the clean sentences, classify, scale each kind's hazard at each length by its contribution
 to kinds that are too frequent or too rare, and repeat.
 """
 
+import argparse
 import difflib
 import hashlib
 import json
@@ -21,10 +23,11 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from keylm.languages.language import ENGLISH, TypoRates
+from keylm.languages.language import ENGLISH, SHIPPED, Language, TypoRates, load_language
 from keylm.recipe.schema import Typos
 from keylm.typos.finger_slips import LETTER_KINDS
 from keylm.typos.kinds import KINDS, POSITIONS, Finding, classify, position_class
@@ -33,15 +36,15 @@ from keylm.typos.model import LENGTH_CLASSES, TypoModel
 from keylm.typos.word_slips import KINDS_MADE
 from tools.command import run_script, script_parser
 
-FIGURES = Path(__file__).parents[2] / "src/keylm/languages/en/typo_rates.json"
-WORDS = ENGLISH.words
-WORD = f"{WORDS.letter}+(?:[{WORDS.apostrophe}{WORDS.other_apostrophes}]{WORDS.letter}+)*"
-PLAIN = re.compile(f"{WORD}(?: {WORD})?")
 EDGES = "\"'“”‘’()[]{}.,;:!?…*_`"
 _LAST = ("case", "space_missing")
 MECHANISMS = (*(kind for kind in KINDS_MADE if kind not in _LAST), *_LAST)
 FLOORS = {"case": 0.01, "taps": 0.01, "neighbour": 0.002}
 """Least shares: the mined fixes hardly contain these, because they come from full keyboards and from editors."""
+HANDWRITTEN = FLOORS | dict.fromkeys(
+    ("transposition", "omission", "insertion", "doubling", "substitution", "neighbour"), 0.04
+)
+"""Least shares where the texts were written by hand, in which no fingers slip on keys: an assumption."""
 GROUPS = (1, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 5, 6)
 """Token lengths 1 … LENGTH_CLASSES that share a figure: single ones have too few errors of the rarer kinds."""
 HIGHEST_RATIO = 5.0
@@ -58,6 +61,14 @@ class Error(NamedTuple):
     clean: str
 
 
+@lru_cache(maxsize=8)
+def plain(language: Language) -> re.Pattern[str]:
+    """Return the pattern of one or two plain words."""
+    words = language.words
+    word = f"{words.letter}+(?:[{words.apostrophe}{words.other_apostrophes}]{words.letter}+)*"
+    return re.compile(f"{word}(?: {word})?")
+
+
 def errors_between(noisy: str, clean: str) -> Iterator[tuple[str, str, str]]:
     """Yield (noisy word, clean word, clean token) for every difference; words without a partner have an empty one."""
     left, right = noisy.split(), clean.split()
@@ -72,7 +83,9 @@ def errors_between(noisy: str, clean: str) -> Iterator[tuple[str, str, str]]:
             yield a.strip(EDGES), b.strip(EDGES), right[j] if j < j_end else ""
 
 
-def read_errors(path: Path) -> tuple[dict[str, list[Error]], dict[str, list[str]], Counter[str]]:
+def read_errors(
+    path: Path, language: Language = ENGLISH
+) -> tuple[dict[str, list[Error]], dict[str, list[str]], Counter[str]]:
     """Return the errors and the clean sentences of both halves, and a count of all that was found."""
     errors: dict[str, list[Error]] = {"fit": [], "held out": []}
     sentences: dict[str, list[str]] = {"fit": [], "held out": []}
@@ -83,17 +96,17 @@ def read_errors(path: Path) -> tuple[dict[str, list[Error]], dict[str, list[str]
         for a, b, token in errors_between(noisy, clean):
             if not a or not b:
                 seen["word too few or too many"] += 1
-            elif a == b or not PLAIN.fullmatch(a) or not PLAIN.fullmatch(b):
+            elif a == b or not plain(language).fullmatch(a) or not plain(language).fullmatch(b):
                 seen["not plain words"] += 1
             else:
-                finding = classify(a, b)
+                finding = classify(a, b, language)
                 seen[finding.kind] += 1
                 if finding.kind in KINDS:
                     errors[half].append(Error(min(len(token), LENGTH_CLASSES), finding, a, b))
     return errors, sentences, seen
 
 
-def letter_figures(errors: list[Error]) -> dict[str, Any]:
+def letter_figures(errors: list[Error], language: Language = ENGLISH) -> dict[str, Any]:
     """Return the preferences for places, letters, rules and endings that the errors show."""
     places: dict[str, list[float]] = {kind: [0.0] * POSITIONS for kind in LETTER_KINDS}
     pairs: dict[str, Counter[str]] = defaultdict(Counter)
@@ -112,9 +125,9 @@ def letter_figures(errors: list[Error]) -> dict[str, Any]:
             )
             pairs[name][f"{left or clean}>{right or noisy}"] += 1
         elif kind == "inflection":
-            pairs["endings"].update(_endings(noisy, clean))
+            pairs["endings"].update(_endings(noisy, clean, language))
         elif kind == "phonetic":
-            pairs["rules"].update(_rules(noisy, clean))
+            pairs["rules"].update(_rules(noisy, clean, language))
     pooled = [sum(column) for column in zip(*places.values(), strict=True)]
     inserted = sum(pairs["inserted"].values())
     return {
@@ -127,17 +140,18 @@ def letter_figures(errors: list[Error]) -> dict[str, Any]:
     }
 
 
-def _endings(noisy: str, clean: str) -> list[str]:
+def _endings(noisy: str, clean: str, language: Language) -> list[str]:
     """Return the exchange with the longest stem, as clean>noisy."""
+    endings = language.endings
     for length in range(min(len(noisy), len(clean)), 2, -1):
-        if noisy[:length] == clean[:length] and noisy[length:] in ENGLISH.endings and clean[length:] in ENGLISH.endings:
+        if noisy[:length] == clean[:length] and noisy[length:] in endings and clean[length:] in endings:
             return [f"{clean[length:]}>{noisy[length:]}"]
     return []
 
 
-def _rules(noisy: str, clean: str) -> list[str]:
+def _rules(noisy: str, clean: str, language: Language) -> list[str]:
     """Return the first rule that turns one into the other, as clean>noisy."""
-    for left, right in ENGLISH.spellings:
+    for left, right in language.spellings:
         for match in re.finditer(f"(?<=.){left}", clean):
             if clean[: match.start()] + right + clean[match.end() :] == noisy:
                 return [f"{left}>{right}"]
@@ -165,7 +179,8 @@ def generate(model: TypoModel, sentences: list[str], count: int, rate: float = 0
         epoch += 1
         for edit in noisy.edits:
             a, b = noisy.text[edit.start : edit.end], text[edit.clean_start : edit.clean_end]
-            yield edit.kind, Error(min(_token_length(text, edit.clean_start), LENGTH_CLASSES), classify(a, b), a, b)
+            length = min(_token_length(text, edit.clean_start), LENGTH_CLASSES)
+            yield edit.kind, Error(length, classify(a, b, model.language), a, b)
         made += len(noisy.edits)
 
 
@@ -176,13 +191,19 @@ def _token_length(text: str, at: int) -> int:
     return min(ends, default=len(text)) - start
 
 
-def fit_hazards(figures: dict[str, Any], sentences: list[str], errors: list[Error]) -> None:
+def fit_hazards(
+    figures: dict[str, Any],
+    sentences: list[str],
+    errors: list[Error],
+    language: Language = ENGLISH,
+    floors: Mapping[str, float] = FLOORS,
+) -> None:
     """Find figures["hazards"]: for each mechanism the share of candidate words of each length that it strikes."""
     wanted = target(errors)
     hazards = {name: dict.fromkeys(GROUPS, 0.03) for name in MECHANISMS}
     for _ in range(ROUNDS):
         figures["hazards"] = {name: [by[group] for group in GROUPS] for name, by in hazards.items()}
-        generated = generate(_model(figures), sentences, ERRORS)
+        generated = generate(_model(figures, language), sentences, ERRORS)
         made = Counter((meant, GROUPS[error.length - 1], error.finding.kind) for meant, error in generated)
         by_result: Counter[tuple[str, int]] = Counter()
         by_mechanism: Counter[tuple[str, int]] = Counter()
@@ -193,7 +214,7 @@ def fit_hazards(figures: dict[str, Any], sentences: list[str], errors: list[Erro
         for (meant, group, kind), n in made.items():
             ratio = wanted.get((kind, group), 0.0) / by_result[kind, group] * made.total()
             factors[meant, group] += n / by_mechanism[meant, group] * min(4.0, ratio)
-        least = _least_factors(made)
+        least = _least_factors(made, floors)
         for name, by in hazards.items():
             hazards[name] = {g: h * max(least.get(name, 0.0), factors.get((name, g), 1.0)) for g, h in by.items()}
         hazards = _scaled(hazards)
@@ -211,27 +232,30 @@ def _scaled(hazards: dict[str, dict[int, float]]) -> dict[str, dict[int, float]]
     return {name: {group: share * 0.999 / highest for group, share in by.items()} for name, by in capped.items()}
 
 
-def _least_factors(made: Mapping[tuple[str, int, str], int]) -> dict[str, float]:
-    """Return the least factors by which the mechanisms of FLOORS must change to keep their shares."""
+def _least_factors(made: Mapping[tuple[str, int, str], int], floors: Mapping[str, float]) -> dict[str, float]:
+    """Return the least factors by which some mechanisms must change to keep their least shares."""
     total = sum(made.values())
-    shares = {name: sum(n for (meant, _, _), n in made.items() if meant == name) / total for name in FLOORS}
-    return {name: min(4.0, floor / max(shares[name], 1e-4)) for name, floor in FLOORS.items()}
+    shares = {name: sum(n for (meant, _, _), n in made.items() if meant == name) / total for name in floors}
+    return {name: min(4.0, floor / max(shares[name], 1e-4)) for name, floor in floors.items()}
 
 
-def _model(figures: dict[str, Any]) -> TypoModel:
+def _model(figures: dict[str, Any], language: Language) -> TypoModel:
     rates = TypoRates(**{"about": "", **figures})
-    return TypoModel(Typos(), replace(ENGLISH, typo_rates=rates))
+    return TypoModel(Typos(), replace(language, typo_rates=rates, typo_words=None))
 
 
-def uniform_errors(sentences: list[str], count: int) -> Iterator[Error]:
+def uniform_errors(sentences: list[str], count: int, language: Language = ENGLISH) -> Iterator[Error]:
     """Yield errors as random characters make them: any word, any place; a letter more, less, another, or swapped."""
     rng = random.Random(5)
     words = [
-        (word, token) for line in sentences for token in line.split() if PLAIN.fullmatch(word := token.strip(EDGES))
+        (word, token)
+        for line in sentences
+        for token in line.split()
+        if plain(language).fullmatch(word := token.strip(EDGES))
     ]
     while count:
         word, token = rng.choice(words)
-        at, letter = rng.randrange(len(word)), rng.choice(WORDS.letters)
+        at, letter = rng.randrange(len(word)), rng.choice(language.words.letters)
         swapped = word[:at] + word[at + 1 : at + 2] + word[at] + word[at + 2 :]
         forms = (
             word[:at] + letter + word[at:],
@@ -242,7 +266,7 @@ def uniform_errors(sentences: list[str], count: int) -> Iterator[Error]:
         noisy = rng.choice(forms)
         if noisy and noisy != word:
             count -= 1
-            yield Error(min(len(token), LENGTH_CLASSES), classify(noisy, word), noisy, word)
+            yield Error(min(len(token), LENGTH_CLASSES), classify(noisy, word, language), noisy, word)
 
 
 def views(errors: list[Error]) -> dict[str, Counter[Any]]:
@@ -269,40 +293,75 @@ def divergence(left: Mapping[Any, float], right: Mapping[Any, float]) -> float:
     )
 
 
-def tables(errors: dict[str, list[Error]], sentences: dict[str, list[str]], figures: dict[str, Any]) -> str:
-    """Return, as Markdown, shares of kinds and divergences: real, generated on held-out sentences, uniform."""
-    made = [error for _, error in generate(_model(figures), sentences["held out"], 100_000)]
+def tables(
+    errors: dict[str, list[Error]], sentences: dict[str, list[str]], figures: dict[str, Any], language: Language
+) -> tuple[str, str]:
+    """Return, as Markdown, shares of kinds and divergences: real, generated on held-out sentences, uniform.
+
+    The second text is the fit in one line.
+    """
+    made = [error for _, error in generate(_model(figures, language), sentences["held out"], 100_000)]
     sides = {name: views(part) for name, part in errors.items()}
-    sides |= {"generated": views(made), "uniform": views(list(uniform_errors(sentences["held out"], 100_000)))}
+    sides["generated"] = views(made)
+    sides["uniform"] = views(list(uniform_errors(sentences["held out"], 100_000, language)))
     lines = ["| kind | fit half % | other half % | generated % | uniform % |", "|---|--:|--:|--:|--:|"]
     for kind in KINDS:
         shares = (100 * side["kind"][kind] / side["kind"].total() for side in sides.values())
         lines.append(f"| {kind} | " + " | ".join(f"{share:.1f}" for share in shares) + " |")
     lines += ["", "| bits from the other half | fit half | generated | uniform |", "|---|--:|--:|--:|"]
+    fits = {}
     for view in ("kind", "token length", "place in word", "letters"):
-        bits = (divergence(sides["held out"][view], sides[name][view]) for name in ("fit", "generated", "uniform"))
+        bits = [divergence(sides["held out"][view], sides[name][view]) for name in ("fit", "generated", "uniform")]
+        fits[view] = bits[1:]
         lines.append(f"| {view} | " + " | ".join(f"{value:.4f}" for value in bits) + " |")
-    bits = (divergence(sides["fit"]["kind"], sides[name]["kind"]) for name in ("generated", "uniform"))
+    bits = [divergence(sides["fit"]["kind"], sides[name]["kind"]) for name in ("generated", "uniform")]
     lines += ["", "From the fit half, kinds: generated {:.4f}, uniform {:.4f} bits.".format(*bits)]
-    return "\n".join(lines)
+    fit = ", ".join(f"{view} {made:.3f} ({uniform:.3f} with uniform errors)" for view, (made, uniform) in fits.items())
+    return "\n".join(lines), f"bits from the {len(errors['held out'])} errors of the other half: {fit}"
 
 
 def main() -> None:
     parser = script_parser(__doc__)
-    parser.add_argument("--corpus", type=Path, required=True, help="folder with typo/git_fixes.jsonl.zst")
+    parser.add_argument("--corpus", type=Path, help="folder with typo/git_fixes.jsonl.zst, for English")
+    parser.add_argument("--language", default="en", help="code of a language that comes with keylm")
+    parser.add_argument("--pairs", type=Path, help="its (noisy, clean) sentences")
+    parser.add_argument("--handwritten", action="store_true", help="the pairs were written by hand, not typed")
     parser.add_argument("--write", action="store_true", help="replace the packaged figures")
     arguments = parser.parse_args()
-    errors, sentences, seen = read_errors(arguments.corpus / "typo/git_fixes.jsonl.zst")
-    print("git_fixes:", dict(seen.most_common()))
-    figures = asdict(ENGLISH.typo_rates)
+    if (arguments.corpus is None) == (arguments.pairs is None):
+        parser.error("give one of --corpus and --pairs")
+    language = load_language(SHIPPED / arguments.language)
+    pairs = arguments.pairs or arguments.corpus / "typo/git_fixes.jsonl.zst"
+    errors, sentences, seen = read_errors(pairs, language)
+    print(f"{pairs.name.partition('.')[0]}:", dict(seen.most_common()))
+    figures = asdict(language.typo_rates)
     if arguments.write:
-        figures = letter_figures(errors["fit"])
-        fit_hazards(figures, sentences["fit"], errors["fit"])
+        figures = letter_figures(errors["fit"], language)
+        floors = HANDWRITTEN if arguments.handwritten else FLOORS
+        fit_hazards(figures, sentences["fit"], errors["fit"], language, floors)
+    shown, fit = tables(errors, sentences, figures, language)
+    print(shown)
+    if arguments.write:
         words = sum(len(sentence.split()) for sentence in sentences["fit"])
-        about = f"python -m tools.corpus.fit_typos on half of git_fixes: {len(errors['fit'])} errors in {words} words"
-        FIGURES.write_text(json.dumps({"about": about, **figures}, indent=1) + "\n", encoding="utf-8")
-    print(tables(errors, sentences, figures))
-    injected, _, seen = read_errors(arguments.corpus / "typo/wiki_sentences.jsonl.zst")
+        about = f"python -m tools.corpus.fit_typos{_chosen(arguments)}: {len(errors['fit'])} errors in {words} words"
+        about += f"; {fit}" if arguments.pairs else ""
+        path = SHIPPED / arguments.language / "typo_rates.json"
+        path.write_text(json.dumps({"about": about, **figures}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    if arguments.corpus:
+        _compare(errors, arguments.corpus / "typo/wiki_sentences.jsonl.zst")
+
+
+def _chosen(arguments: argparse.Namespace) -> str:
+    """Return what was fitted to, as typo_rates.json says it."""
+    if not arguments.pairs:
+        return " on half of git_fixes"
+    by_hand = " --handwritten" if arguments.handwritten else ""
+    return f" --language {arguments.language}{by_hand} on half of {arguments.pairs.name}"
+
+
+def _compare(errors: dict[str, list[Error]], path: Path) -> None:
+    """Print how far the real errors are from those that wiki_sentences injected."""
+    injected, _, seen = read_errors(path)
     print("\nwiki_sentences:", dict(seen.most_common()))
     both = views(injected["fit"] + injected["held out"])
     for view, real in views(errors["fit"] + errors["held out"]).items():

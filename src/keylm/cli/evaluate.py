@@ -37,7 +37,11 @@ def evaluate(
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="First items of each task only, for a quick try.")] = None,
     corpus: Annotated[
-        Path | None, typer.Option(help="A folder with casual/ and typo/ for typing on real errors and held-out chat.")
+        Path | None,
+        typer.Option(
+            help="A folder with casual/ and typo/ for typing on real errors and held-out chat; of a model of another "
+            "language than English, with text.jsonl.zst and typo_sentences.jsonl.zst."
+        ),
     ] = None,
     items: Annotated[Path | None, typer.Option(help="For instructions: their evaluation.jsonl.zst.")] = None,
     out: Annotated[Path | None, typer.Option(help="Where results go; by default in the run or the model.")] = None,

@@ -29,6 +29,7 @@ from datatrove.utils.word_tokenizers import WordTokenizer
 
 from keylm.base.errors import KeylmError
 from keylm.curate.decontamination import Decontaminator
+from keylm.languages.about import identifier_of
 from keylm.recipe.schema import Curation, Register
 
 JUDGED_CHARACTERS = 500
@@ -109,9 +110,13 @@ class LanguageFilter(BaseFilter):
     name = "language"
 
     def __init__(self, languages: tuple[str, ...], threshold: float) -> None:
-        """Accept `languages` (ISO 639-1 codes) where their probabilities sum to `threshold`. Raises KeylmError."""
+        """Accept `languages` where their probabilities sum to `threshold`. Raises KeylmError.
+
+        They are codes of ISO 639-1, or of languages that come with keylm.
+        """
         super().__init__()
         labels = _identifier().nb_classes
+        languages = tuple(map(identifier_of, languages))
         unknown = [language for language in languages if language not in labels]
         if unknown:
             raise KeylmError(f"curation.languages: got {unknown[0]!r}; accepted: {', '.join(sorted(set(labels)))}")

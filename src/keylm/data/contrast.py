@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from keylm.data.documents import Document, Fault
 from keylm.data.pieces import Piece, fitting_tokens, untrain_turns
+from keylm.languages.language import language_of
 from keylm.recipe.load import Recipe
 from keylm.text.tokenizer import END_OF_TEXT, FIX, TYPO, DocumentTokenizer, Mask, Tokens
 from keylm.typos.model import Noisy, TypoModel
@@ -50,7 +51,7 @@ class Contrast:
         """Prepare for the source `name`. Raises KeylmError where a word list cannot be read."""
         source = recipe.sources[name]
         self._tokenizer, self._context, self._seed = tokenizer, recipe.training.context, recipe.seed
-        self._model = TypoModel(recipe.typos)
+        self._model = TypoModel(recipe.typos, language_of(recipe.language_of(name)))
         self._forms, self._weights = list(source.forms), list(source.forms.values())
         # A passage has at most one token a byte; `pair` and `correction` hold it twice, with three marks.
         self._longest = min(PASSAGE_CHARACTERS, (self._context - 4) // 3)

@@ -17,6 +17,7 @@ from keylm.data.adapters import HUB_ADAPTERS
 from keylm.data.manifest import FORMAT, BuildSettings, CurationRecord, Settings, StageOrder, WindowOrder
 from keylm.data.readers import name_within
 from keylm.data.sources import list_files, source_adapter, source_path
+from keylm.languages.language import language_of
 from keylm.recipe.load import Recipe, stage_steps
 from keylm.recipe.schema import Source
 from keylm.recipe.shares import sample_shares, token_shares
@@ -74,10 +75,12 @@ class DataProvenance:
         Raises KeylmError where a source's files are missing or a word list cannot be read.
         """
         stamps = {name: source_stamps(name, source) for name, source in recipe.read_sources.items()}
-        noise = TypoModel(recipe.typos).fingerprint() if any(s.typos_of for s in recipe.used_sources.values()) else ""
+        spoken = dict.fromkeys(recipe.language_of(name) for name, s in recipe.used_sources.items() if s.typos_of)
+        noise = {name: TypoModel(recipe.typos, language_of(name)).fingerprint() for name in spoken}
         sources = {
             name: SourceProvenance(
-                _own_settings(recipe, name, noise), [stamps[one] for one in source.typos_of or [name]]
+                _own_settings(recipe, name, noise.get(recipe.language_of(name), "")),
+                [stamps[one] for one in source.typos_of or [name]],
             )
             for name, source in recipe.used_sources.items()
         }
@@ -130,8 +133,13 @@ def window_order(recipe: Recipe) -> WindowOrder:
 
 def curation_inputs(settings: Mapping[str, object], sources: Mapping[str, Source]) -> str:
     """Return the hash of what decides a curation: its settings, and the sources with their files' stamps."""
-    inputs = {name: [source.model_dump(mode="json"), source_stamps(name, source)] for name, source in sources.items()}
+    inputs = {name: [_dumped(source), source_stamps(name, source)] for name, source in sources.items()}
     return sha256_json([settings, inputs])
+
+
+def _dumped(source: Source) -> dict[str, JsonValue]:
+    """Return a source's fields; not its language, which decides no clean text: curation keeps those of the recipe."""
+    return source.model_dump(mode="json", exclude={"language"})
 
 
 def source_stamps(name: str, source: Source) -> list[FileStamp]:

@@ -7,15 +7,14 @@ each after the text as it was typed, mistakes included.
 import difflib
 import re
 from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
 from typing import NamedTuple
 
 from keylm.evaluation.statistics import Tallies
 from keylm.evaluation.typing_items import TypingItem
 from keylm.keyboard.corrector import Correct
-from keylm.languages.language import ENGLISH
-
-_WORDS = ENGLISH.words
-_PLAIN = re.compile(rf"[^\w{_WORDS.apostrophe}]*({_WORDS.part}*{_WORDS.letter})[^\w]*")
+from keylm.languages.language import ENGLISH, Language
+from keylm.languages.words import Words
 
 
 class TypedWord(NamedTuple):
@@ -26,21 +25,33 @@ class TypedWord(NamedTuple):
     meant: str
 
 
-def typed_words(item: TypingItem) -> Iterator[TypedWord]:
+@lru_cache(maxsize=8)
+def _plain(words: Words) -> re.Pattern[str]:
+    """Return the pattern of a token with one word, after marks and clitics and before marks."""
+    clitics = f"(?:(?:{'|'.join(words.clitic)})+(?={words.letter}))?" if words.clitics else ""
+    return re.compile(rf"[^\w{words.apostrophe}]*{clitics}({words.part}*{words.letter})[^\w]*")
+
+
+def typed_words(item: TypingItem, language: Language = ENGLISH) -> Iterator[TypedWord]:
     """Yield the plain words of an item; where words are missing or superfluous, those in that place are left out."""
+    words = language.words
     left, right = list(re.finditer(r"\S+", item.typed)), item.clean.split()
     matcher = difflib.SequenceMatcher(None, [token[0] for token in left], right, autojunk=False)
     for _, i, i_end, j, j_end in matcher.get_opcodes():
         if i_end - i != j_end - j:
             continue
         for token, clean in zip(left[i:i_end], right[j:j_end], strict=True):
-            typed, meant = _PLAIN.fullmatch(token[0]), _PLAIN.fullmatch(clean)
-            if typed and meant and _tested(typed[1]) and _tested(meant[1]):
+            typed, meant = _plain(words).fullmatch(token[0]), _plain(words).fullmatch(clean)
+            if typed and meant and _tested(typed[1], words) and _tested(meant[1], words):
                 yield TypedWord(item.typed[: token.start() + typed.start(1)], typed[1], meant[1])
 
 
 def measure_correction(
-    systems: dict[str, Correct], items: Iterable[TypingItem], known: Callable[[str], bool], tallies: Tallies
+    systems: dict[str, Correct],
+    items: Iterable[TypingItem],
+    known: Callable[[str], bool],
+    tallies: Tallies,
+    language: Language = ENGLISH,
 ) -> Iterator[int]:
     """Add error reduction, repaired typos and false corrections of each system; yield the number of items done.
 
@@ -49,7 +60,7 @@ def measure_correction(
     the share of all words that are wrong after the system.
     """
     for number, item in enumerate(items, 1):
-        for word in typed_words(item):
+        for word in typed_words(item, language):
             wrong = word.typed != word.meant
             kind = "typos repaired: real words" if known(word.typed.lower()) else "typos repaired: non-words"
             for name, correct in systems.items():
@@ -64,5 +75,5 @@ def measure_correction(
         yield number
 
 
-def _tested(word: str) -> bool:
-    return _WORDS.whole.fullmatch(word) is not None and (len(word) == 1 or not word.isupper())
+def _tested(word: str, words: Words) -> bool:
+    return words.whole.fullmatch(word) is not None and (len(word) == 1 or not word.isupper())

@@ -24,7 +24,7 @@ from keylm.base.machine import device_name
 from keylm.evaluation.statistics import Tallies
 from keylm.evaluation.typing_items import TypingItem
 from keylm.keyboard.search import Suggester
-from keylm.languages.language import ENGLISH
+from keylm.languages.language import ENGLISH, Language
 
 SHOWN = 3
 LETTERS = (1, 2, 3)
@@ -37,13 +37,14 @@ TIMED = 2
 """Passages that are typed against the clock."""
 Suggest = Callable[[str, str], Sequence[str]]
 """Text up to where a word begins, and the typed letters of the word, to the words that are shown."""
-_WORDS = ENGLISH.words
 
 
-def measure_prediction(systems: dict[str, Suggest], items: Iterable[TypingItem], tallies: Tallies) -> Iterator[int]:
+def measure_prediction(
+    systems: dict[str, Suggest], items: Iterable[TypingItem], tallies: Tallies, language: Language = ENGLISH
+) -> Iterator[int]:
     """Add hits of the next word and of completions for each system; yield the number of items done."""
     for number, item in enumerate(items, 1):
-        words = list(_WORDS.standing.finditer(item.clean))[1:]
+        words = list(language.words.standing.finditer(item.clean))[1:]
         for word in words[:: max(1, len(words) // PREDICTED)]:
             for typed in (0, *(n for n in LETTERS if n < len(word[0]))):
                 letters = f"after {typed} letter{'s' if typed > 1 else ''}"
@@ -55,22 +56,26 @@ def measure_prediction(systems: dict[str, Suggest], items: Iterable[TypingItem],
         yield number
 
 
-def measure_keystrokes(systems: dict[str, Suggest], items: Iterable[TypingItem], tallies: Tallies) -> Iterator[int]:
+def measure_keystrokes(
+    systems: dict[str, Suggest], items: Iterable[TypingItem], tallies: Tallies, language: Language = ENGLISH
+) -> Iterator[int]:
     """Add the keystroke savings of each system and the ceiling; yield the number of items done."""
     for number, item in enumerate(items, 1):
         text = beginning(item.clean)
         for name, suggest in systems.items():
-            saved = len(text) - keystrokes(text, suggest)
+            saved = len(text) - keystrokes(text, suggest, language)
             tallies.add("keystroke savings", name, item.document, saved, len(text))
-        tallies.add("keystroke savings", "ceiling", item.document, len(text) - fewest_keystrokes(text), len(text))
+        ceiling = len(text) - fewest_keystrokes(text, language)
+        tallies.add("keystroke savings", "ceiling", item.document, ceiling, len(text))
         yield number
 
 
-def keystrokes(text: str, suggest: Suggest) -> int:
+def keystrokes(text: str, suggest: Suggest, language: Language = ENGLISH) -> int:
     """Return the keys that `text` takes with suggestions, by the protocol above."""
+    standing = language.words.standing
     keys = at = 0
     while at < len(text):
-        word = _WORDS.standing.match(text, at)
+        word = standing.match(text, at)
         if not word:
             keys, at = keys + 1, at + 1
             continue
@@ -82,10 +87,11 @@ def keystrokes(text: str, suggest: Suggest) -> int:
     return keys
 
 
-def fewest_keystrokes(text: str) -> int:
+def fewest_keystrokes(text: str, language: Language = ENGLISH) -> int:
     """Return the keys that `text` takes where every word is shown before its first letter."""
+    standing = language.words.standing
     return keystrokes(
-        text, lambda before, _: [match[0] for match in [_WORDS.standing.match(text, len(before))] if match]
+        text, lambda before, _: [match[0] for match in [standing.match(text, len(before))] if match], language
     )
 
 
@@ -94,13 +100,13 @@ def beginning(text: str) -> str:
     return text if len(text) <= TYPED else text[: text.rfind(" ", 0, TYPED + 1)]
 
 
-def measure_latency(suggester: Suggester, items: Sequence[TypingItem]) -> dict[str, Any]:
+def measure_latency(suggester: Suggester, items: Sequence[TypingItem], language: Language = ENGLISH) -> dict[str, Any]:
     """Return {"p50_ms", "p95_ms", "keys", "machine", "threads"} of suggestions after each key, on one thread.
 
     The suggester has read other text before, as when a field is opened: the first key includes reading the context.
     """
     with one_thread():
-        times = [taken for item in items[:TIMED] for taken in _times(suggester, beginning(item.clean))]
+        times = [taken for item in items[:TIMED] for taken in _times(suggester, beginning(item.clean), language)]
     cuts = statistics.quantiles(times, n=20, method="inclusive")
     return {
         "p50_ms": round(statistics.median(times) * 1000, 3),
@@ -122,11 +128,11 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _times(suggester: Suggester, text: str) -> Iterator[float]:
+def _times(suggester: Suggester, text: str, language: Language) -> Iterator[float]:
     """Yield the seconds that suggestions take after each character of `text` that words can follow."""
     for end in range(1, len(text) + 1):
-        letters = _WORDS.typed.search(text[:end])
-        if letters or not (text[end - 1].isalnum() or text[end - 1] == _WORDS.apostrophe):
+        letters = language.words.typed.search(text[:end])
+        if letters or not (text[end - 1].isalnum() or text[end - 1] == language.words.apostrophe):
             start = letters.start() if letters else end
             begun = time.perf_counter()
             suggester.suggest(text[:start], text[start:end], SHOWN)

@@ -26,7 +26,9 @@ class Typist:
     def __init__(self, seed: int, noise: float = NOISE, language: Language = ENGLISH) -> None:
         self._word_pattern, self._layout = language.words.whole, language.layout
         self._keys = {key: centre for key, centre in keys_of(language.layout).centres.items() if key != " "}
-        self._left = frozenset("".join(row.keys[: row.left_thumb] for row in language.layout.rows))
+        left = "".join(row.keys[: row.left_thumb] for row in language.layout.rows)
+        self._key_of = language.layout.key_of
+        self._left = frozenset(letter for letter, key in self._key_of.items() if key in left)
         self._random = random.Random(seed)
         self._noise = noise
         self._bias = (self._random.gauss(0, BIAS), self._random.gauss(0, BIAS))
@@ -41,7 +43,7 @@ class Typist:
             left, right = letters[place - 1 : place + 1]
             if (left.lower() in self._left) != (right.lower() in self._left) and self._happens(EARLY):
                 letters[place - 1 : place + 1] = [right, left]
-        typed = "".join(self._tapped(letter) if letter.lower() in self._keys else letter for letter in letters)
+        typed = "".join(self._tapped(letter) if letter.lower() in self._key_of else letter for letter in letters)
         return typed if self._word_pattern.fullmatch(typed) else word
 
     def _tapped(self, letter: str) -> str:
@@ -49,12 +51,13 @@ class Typist:
         if self._happens(LOST):
             return ""
         size = (self._layout.key_width, self._layout.key_height)
-        spread, aim = self._layout.tap_spread, self._keys[letter.lower()]
+        own = self._key_of[letter.lower()]
+        spread, aim = self._layout.tap_spread, self._keys[own]
         tap = [
             aim[n] + (self._random.gauss(0, TAPS * spread[n] * self._noise) + self._bias[n]) * size[n] for n in (0, 1)
         ]
         hit = min(self._keys, key=lambda key: max(abs(tap[n] - self._keys[key][n]) / size[n] for n in (0, 1)))
-        hit = hit.upper() if letter.isupper() else hit
+        hit = letter if hit == own else hit.upper() if letter.isupper() else hit
         return hit * 2 if self._happens(TWICE) else hit
 
     def _happens(self, chance: float) -> bool:

@@ -9,6 +9,9 @@
 
 The last two are read from a corpus folder and are not part of the package. Invariant: `load_sets` returns exactly the
 items whose hashes are in typing_sets/sets.json, or raises an error.
+
+Other languages have no frozen sets: they are measured on a folder of theirs (`language_sets`), whose hashes are in the
+result.
 """
 
 import hashlib
@@ -27,6 +30,7 @@ from keylm.data.documents import Document, content_hash, document_texts, is_held
 from keylm.data.readers import FileRecords
 from keylm.data.sources import read_source
 from keylm.evaluation.touch import Typist
+from keylm.languages.language import Language
 from keylm.recipe.schema import Source
 
 SEED = 20261125
@@ -35,8 +39,8 @@ PASSAGE = 480
 """Characters of a passage, at most; documents of less than half are left out."""
 PASSAGES = 2
 """From each document of `embedded`, evenly spread."""
-PAIRS, DOCUMENTS = 300, 4
-"""Pairs of git_fixes, and documents of each casual source."""
+PAIRS, DOCUMENTS, DOCUMENTS_READ = 300, 4, 40
+"""Pairs of a set, documents of each casual source, and of another language's text."""
 EMBEDDED = ("fairy_tales", "short_stories", "public_service")
 CASUAL = ("energy_forum", "lean_zulip", "reddit_comments", "sms", "stackexchange", "ubuntu_irc", "web_reviews")
 TRAINED_ON = (
@@ -53,6 +57,8 @@ LICENCES = {
     "git_fixes": "MIT, Apache-2.0 or CC, each pair's repository's",
     "casual": "CC BY, CC BY-SA, MIT, Apache-2.0, some unstated",
 }
+PAIRED = ("git_fixes", "typo_sentences")
+"""Sets of pairs of sentences; the others are passages."""
 _MASKED = re.compile(r"@\w|\d+\.\d+\.\d+\.\d+|\d{3}[ .-]\d{4}|\+\d")
 """What curation may mask in a document (addresses, phone numbers), which changes its hash."""
 _QUOTES = str.maketrans("‘’“”", "''\"\"")
@@ -105,6 +111,34 @@ def load_sets(corpus: Path | None = None) -> dict[str, TypingSet]:
                 f"{found.documents} documents; accepted: {wanted['hash'][:16]}… with {wanted['documents']}, as frozen "
                 "(docs/typing.md says from what)"
             )
+    return {found.name: found for found in sets}
+
+
+def language_sets(corpus: Path | None, language: Language) -> dict[str, TypingSet]:
+    """Return sets of a language from text.jsonl.zst and typo_sentences.jsonl.zst in its folder, of those there.
+
+    `text`: passages of documents that `evaluation.holdout` of 0.05 holds out, also as typed with thumbs;
+    `typo_sentences`: the half that the error rates were not fitted to. Raises KeylmError where there is neither.
+    """
+    sets = []
+    if corpus and (path := corpus / "text.jsonl.zst").is_file():
+        found = sorted((_order(text), text) for text in _held_out("text", Source(path=str(path)), 0.05))[
+            :DOCUMENTS_READ
+        ]
+        items = []
+        for document, (key, text) in enumerate(found):
+            typist = Typist(SEED + int(key[:8], 16), language=language)
+            items += [TypingItem(document, passage, typist.type(passage)) for passage in _passages(text, 1)]
+        sets.append(TypingSet("text", tuple(items)))
+    if corpus and (path := corpus / "typo_sentences.jsonl.zst").is_file():
+        pairs = {(_order(row["clean"]), _plain(row["clean"]), _plain(row["noisy"])) for row in _rows(path)}
+        kept = [pair for pair in sorted(pairs) if not int(pair[0][:2], 16) & 1][:PAIRS]
+        sets.append(TypingSet("typo_sentences", tuple(TypingItem(n, *pair[1:]) for n, pair in enumerate(kept))))
+    if not sets:
+        raise KeylmError(
+            f"typing in {language.code!r}: no set to measure it on; accepted: --corpus with a folder that has "
+            "text.jsonl.zst or typo_sentences.jsonl.zst of the language"
+        )
     return {found.name: found for found in sets}
 
 

@@ -19,12 +19,13 @@ from keylm.data.workers import prepare_worker
 from keylm.evaluation.correction import measure_correction
 from keylm.evaluation.keystrokes import SHOWN, Suggest, measure_keystrokes, measure_prediction, one_thread
 from keylm.evaluation.statistics import Tallies
-from keylm.evaluation.typing_items import TypingItem, TypingSet
+from keylm.evaluation.typing_items import PAIRED, TypingItem, TypingSet
 from keylm.evaluation.typing_robustness import measure_cost, measure_tokens
 from keylm.keyboard.corrector import Candidates, Correct, Corrector
 from keylm.keyboard.edit_model import EditModel
 from keylm.keyboard.lexicon import hunspell, lexicon
 from keylm.keyboard.search import Suggester
+from keylm.languages.language import ENGLISH, Language, language_of
 from keylm.runtimes.generation import Generator
 
 PASSAGES, PAIRS = 7, 30
@@ -44,6 +45,7 @@ class TypingJob(NamedTuple):
     items: tuple[TypingItem, ...]
     skipped: tuple[str, ...]
     """Systems that are not available."""
+    language: str = ENGLISH.code
 
     @property
     def key(self) -> str:
@@ -51,18 +53,21 @@ class TypingJob(NamedTuple):
         return f"{self.group}, {self.set}, {self.number}"
 
 
-def jobs_of(model: str, sets: dict[str, TypingSet], skipped: Sequence[str]) -> Iterator[TypingJob]:
+def jobs_of(
+    model: str, sets: dict[str, TypingSet], skipped: Sequence[str], language: str = ENGLISH.code
+) -> Iterator[TypingJob]:
     """Yield all jobs for the model with that fingerprint, in the order of their rows in the result."""
     for name, found in sets.items():
         first = tuple({item.document: item for item in reversed(found.items)}.values())[::-1]
         groups = {"correction": found.items}
-        if name != "git_fixes":
+        if name not in PAIRED:
             groups = {"prediction": found.items, "keystrokes": first, "typos before": first}
             groups |= {"correction": found.items} if name != "casual" else {}
-        size = PAIRS if name == "git_fixes" else PASSAGES
+        size = PAIRS if name in PAIRED else PASSAGES
         for group, items in groups.items():
             for start in range(0, len(items), size):
-                yield TypingJob(model, group, name, start // size, items[start : start + size], tuple(skipped))
+                some = items[start : start + size]
+                yield TypingJob(model, group, name, start // size, some, tuple(skipped), language)
 
 
 def done_jobs(folder: Path, jobs: Sequence[TypingJob], workers: int) -> Iterator[tuple[TypingJob, Sums]]:
@@ -101,19 +106,20 @@ def opened(folder: Path, fingerprint: str) -> Generator:
 
 
 def _measured(job: TypingJob, generator: Generator, tallies: Tallies) -> Iterable[int]:
-    model, tokenizer = generator.model, generator.tokenizer
+    model, tokenizer, language = generator.model, generator.tokenizer, language_of(job.language)
     if job.group == "typos before":
-        return measure_cost(model, tokenizer, generator.context, job.items, tallies)
-    suggester = Suggester(model, tokenizer)
+        return measure_cost(model, tokenizer, generator.context, job.items, tallies, language)
+    suggester = Suggester(model, tokenizer, words=language.words)
     if job.group == "prediction":
-        return measure_prediction(suggesting(suggester), _read(suggester, job.items), tallies)
+        return measure_prediction(suggesting(suggester, language), _read(suggester, job.items), tallies, language)
     if job.group == "keystrokes":
-        return measure_keystrokes(suggesting(suggester), _read(suggester, job.items), tallies)
+        return measure_keystrokes(suggesting(suggester, language), _read(suggester, job.items), tallies, language)
     assert job.group == "correction"
-    measure_tokens(tokenizer, job.items, tallies)
-    systems = correcting(suggester)
+    measure_tokens(tokenizer, job.items, tallies, language)
+    systems = correcting(suggester, language)
     kept = {name: correct for name, correct in systems.items() if name not in job.skipped}
-    return measure_correction(kept, _read(suggester, job.items), lexicon().counts.__contains__, tallies)
+    known = lexicon(language).counts.__contains__
+    return measure_correction(kept, _read(suggester, job.items), known, tallies, language)
 
 
 def _read(suggester: Suggester, items: Iterable[TypingItem]) -> Iterator[TypingItem]:
@@ -123,22 +129,22 @@ def _read(suggester: Suggester, items: Iterable[TypingItem]) -> Iterator[TypingI
         yield item
 
 
-def suggesting(suggester: Suggester) -> dict[str, Suggest]:
+def suggesting(suggester: Suggester, language: Language = ENGLISH) -> dict[str, Suggest]:
     """Return the systems that suggest words."""
 
     def suggest(text: str, typed: str) -> list[str]:
         return [suggestion.word for suggestion in suggester.suggest(text, typed, SHOWN)]
 
-    return {"model": suggest, "word frequency": lambda _, typed: lexicon().completions(typed, SHOWN)}
+    return {"model": suggest, "word frequency": lambda _, typed: lexicon(language).completions(typed, SHOWN)}
 
 
-def correcting(suggester: Suggester) -> dict[str, Correct]:
+def correcting(suggester: Suggester, language: Language = ENGLISH) -> dict[str, Correct]:
     """Return the systems that correct words."""
-    candidates = Candidates(suggester, lexicon(), EditModel())
+    candidates = Candidates(suggester, lexicon(language), EditModel(language))
     return {
         "model": Corrector(candidates, 1.0),
         "model + word frequency": Corrector(candidates),
         "typed text": lambda _, typed: typed,
-        "symspell": lambda _, typed: lexicon().corrected(typed),
+        "symspell": lambda _, typed: lexicon(language).corrected(typed),
         "hunspell": lambda _, typed: hunspell().corrected(typed),
     }

@@ -22,7 +22,12 @@ BEFORE, AFTER = 240, 160
 
 
 def measure_cost(
-    model: Any, tokenizer: Any, context: int, items: Sequence[TypingItem], tallies: Tallies
+    model: Any,
+    tokenizer: Any,
+    context: int,
+    items: Sequence[TypingItem],
+    tallies: Tallies,
+    language: Language = ENGLISH,
 ) -> Iterator[int]:
     """Add, for each kind of error, bits per byte of the continuation after a mistyped prefix minus after a clean one.
 
@@ -33,7 +38,7 @@ def measure_cost(
         return
     prefixes = [before for _, before, _ in cuts]
     clean = _bits(model, tokenizer, cuts, prefixes, context)
-    for number, (kind, mistyped) in enumerate(_mistyped(cuts), 1):
+    for number, (kind, mistyped) in enumerate(_mistyped(cuts, language), 1):
         noisy = _bits(model, tokenizer, cuts, mistyped, context)
         for (item, _, after), with_typos, without in zip(cuts, noisy, clean, strict=True):
             cost, size = with_typos - without, len(after.encode())
@@ -41,9 +46,9 @@ def measure_cost(
         yield number * len(items) // (len(KINDS) + 1)
 
 
-def measure_tokens(tokenizer: Any, items: Sequence[TypingItem], tallies: Tallies) -> None:
+def measure_tokens(tokenizer: Any, items: Sequence[TypingItem], tallies: Tallies, language: Language = ENGLISH) -> None:
     """Add tokens per mistyped word, and per word as meant; each with the space before it."""
-    pairs = [(item, word) for item in items for word in typed_words(item) if word.typed != word.meant]
+    pairs = [(item, word) for item in items for word in typed_words(item, language) if word.typed != word.meant]
     for measure, spelled in (
         ("tokens per word: mistyped", [f" {word.typed}" for _, word in pairs]),
         ("tokens per word: as meant", [f" {word.meant}" for _, word in pairs]),
@@ -61,11 +66,11 @@ def split(text: str) -> tuple[str, str] | None:
     return text[:middle], text[middle : middle + AFTER]
 
 
-def _mistyped(cuts: Sequence[tuple[TypingItem, str, str]]) -> Iterator[tuple[str, list[str]]]:
+def _mistyped(cuts: Sequence[tuple[TypingItem, str, str]], language: Language) -> Iterator[tuple[str, list[str]]]:
     """Yield (kind, prefixes)."""
     prefixes = [before for _, before, _ in cuts]
     for kind in KINDS:
-        noisy = TypoModel(Typos(), one_kind(kind)).corrupt_many(
+        noisy = TypoModel(Typos(), one_kind(kind, language)).corrupt_many(
             prefixes, SEED, list(range(len(prefixes))), [0] * len(prefixes), MISTYPED
         )
         yield kind, [one.text for one in noisy]
@@ -73,10 +78,10 @@ def _mistyped(cuts: Sequence[tuple[TypingItem, str, str]]) -> Iterator[tuple[str
         yield "touch", [_typed(item, before) for item, before, _ in cuts]
 
 
-def one_kind(kind: str) -> Language:
-    """Return English with one kind of error alone, equally likely in words of all lengths."""
-    hazards = {kind: (0.9,) * len(ENGLISH.typo_rates.hazards[kind])}
-    return replace(ENGLISH, typo_rates=replace(ENGLISH.typo_rates, hazards=hazards))
+def one_kind(kind: str, language: Language = ENGLISH) -> Language:
+    """Return a language with one kind of error alone, equally likely in words of all lengths."""
+    hazards = {kind: (0.9,) * len(language.typo_rates.hazards[kind])}
+    return replace(language, typo_rates=replace(language.typo_rates, hazards=hazards))
 
 
 def _typed(item: TypingItem, before: str) -> str:

@@ -24,8 +24,9 @@ from keylm.base.files import atomic_write, write_json
 from keylm.export.parity import Parity, Reference, Subject, compare, make_probe
 from keylm.export.reference import FileTokenizer, TorchModel
 from keylm.export.web import find_library, write_page
+from keylm.languages.language import language_of
 from keylm.model.config_files import read_config_file
-from keylm.model.folder import check_model_folder, model_fingerprint, read_config
+from keylm.model.folder import check_model_folder, model_fingerprint, model_languages, read_config
 from keylm.model.opening import check_vocabulary, export_folder
 from keylm.report.card import CardDetails, card_text
 from keylm.runtimes import gguf_write as gguf_file
@@ -166,7 +167,7 @@ class Exporter:
             "files": files,
         }
         write_json(self.out / "web" / "models.json", [listed])
-        write_page(self.out / "web", self.library)
+        write_page(self.out / "web", self.library, language_of(model_languages(self.model)[0]))
 
     def _onnx_into(self, folder: Path, kinds: Sequence[str], label: str) -> None:
         onnx_files.write_beside(self.model, folder)

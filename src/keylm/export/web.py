@@ -15,6 +15,7 @@ from typing import Any
 
 from keylm.base.errors import KeylmError
 from keylm.base.files import atomic_write, read_json
+from keylm.languages.language import ENGLISH, Language
 from keylm.page import PAGE_POLICY, page_files
 from keylm.page.language import LANGUAGE_FILE, language_script
 
@@ -64,8 +65,8 @@ def find_library(folder: Path) -> Library:
     raise KeylmError(f"--transformers-js {folder}: no onnxruntime-web {version} beside it; accepted: {accepted}")
 
 
-def write_page(web: Path, library: Library | None) -> None:
-    """Write the page into `web`, with a copy of the library or the CDN's address."""
+def write_page(web: Path, library: Library | None, language: Language = ENGLISH) -> None:
+    """Write the page into `web`, for a language, with a copy of the library or the CDN's address."""
     web.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(web / COPY, ignore_errors=True)
     if library:
@@ -75,7 +76,7 @@ def write_page(web: Path, library: Library | None) -> None:
     settings = {"keylm-models": "models.json", "keylm-transformers": f"{COPY}/" if library else CDN}
     head = [f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">']
     head += [f'<meta name="{name}" content="{value}">' for name, value in settings.items()]
-    atomic_write(web / LANGUAGE_FILE, language_script())
+    atomic_write(web / LANGUAGE_FILE, language_script(language))
     for file in page_files():
         text = file.read_text(encoding="utf-8")
         if file.name == "index.html":

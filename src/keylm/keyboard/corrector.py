@@ -62,15 +62,23 @@ class Candidates:
         """Return the typed word and those that could be likelier, for at least one of SHARES."""
         channel, low = self._edits.log_probability, typed.lower()
         [known] = self._suggester.log_probabilities(context, [typed])
-        kept = Candidate(typed, channel(low, low), known, self._frequency(low))
+        kept = Candidate(typed, channel(low, low), known, self._frequency_of(typed))
         # No probability exceeds 1, so mostly nothing is left to score.
         bars = [(share, kept.score(share)) for share in SHARES]
-        near = [found for found in self._near(low) if any(found.score(share) > bar for share, bar in bars)][:CANDIDATES]
-        words = [cased(candidate.word, typed) for candidate in near]
+        found = (*self._with_capital(typed), *self._near(low))
+        near = [each for each in found if any(each.score(share) > bar for share, bar in bars)][:CANDIDATES]
+        words = [cased(self._lexicon.form(candidate.word), typed) for candidate in near]
         least = [self._least(candidate, kept) for candidate in near]
         scores = self._suggester.log_probabilities(context, words, least) if near else []
         weighed = zip(near, words, scores, strict=True)
         return [kept, *(candidate._replace(word=word, model=score) for candidate, word, score in weighed)]
+
+    def _with_capital(self, typed: str) -> list[Candidate]:
+        """Return the word that the language writes with a capital and that was typed without it."""
+        if self._lexicon.form(typed) == typed:
+            return []
+        channel = self._edits.log_probability(typed, typed) + math.log(self.words.listed_capitals)
+        return [Candidate(typed, channel, 0.0, self._frequency(typed))]
 
     def _words_near(self, typed: str) -> list[Candidate]:
         """Return the words that may have been meant, the likeliest first without any context."""
@@ -104,6 +112,10 @@ class Candidates:
         if any(candidate._replace(model=-math.inf).score(s) + half > kept.score(s) for s in SHARES if s < 1):
             return -math.inf
         return min(kept.score(s) - candidate.channel - math.log(s) for s in SHARES) - half
+
+    def _frequency_of(self, typed: str) -> float:
+        """Return the same for a word as it is typed: one that lacks the capital of the language's list has none."""
+        return self._frequency(typed.lower()) if self._lexicon.form(typed) == typed else -math.inf
 
     def _frequency(self, word: str) -> float:
         count = self._lexicon.counts.get(word, 0)

@@ -30,6 +30,7 @@ class EditModel:
     def __init__(self, language: Language = ENGLISH) -> None:
         self.language = language
         self._rates, self._keys, self._channel = language.typo_rates, keys_of(language.layout), language.channel
+        self._layout = language.layout
         five = sum(shares[4] for shares in self._rates.hazards.values())
         self._scale: float = self._channel.mistyped / five
         self.log_probability = lru_cache(maxsize=1 << 16)(self._log_probability)
@@ -42,12 +43,19 @@ class EditModel:
         """Return log p(typed | meant) in nats; -inf where no known error turns the one into the other."""
         wrong = self.error_rate(meant)
         if typed == meant:
-            return math.log1p(-wrong)
+            return math.log1p(-wrong) + math.log1p(-self._channel.unheld) * (self._layout.bare(meant) != meant)
         finding = classify(typed, meant, self.language)
         fitted = self._scale * self._hazard(finding.kind, meant) * self._outcome(finding, typed, meant)
         taps = self._channel.taps
-        found = (1 - taps) * fitted + taps * wrong * self._tapped(finding, meant)
+        found = (1 - taps) * fitted + taps * wrong * self._tapped(finding, meant) + self._unheld(typed, meant)
         return math.log(found) if found > 0 else -math.inf
+
+    def _unheld(self, typed: str, meant: str) -> float:
+        """Return the share of this way to tap keys that should be held, one at least, among all of the word."""
+        held = self._layout.held
+        if len(typed) != len(meant) or any(held.get(m) != t for t, m in zip(typed, meant, strict=True) if t != m):
+            return 0.0
+        return float(self._channel.unheld / (2 ** sum(letter in held for letter in meant) - 1))
 
     def _hazard(self, kind: str, meant: str) -> float:
         """Return the relative frequency of a kind among words as long as `meant`."""
@@ -57,7 +65,7 @@ class EditModel:
     def _tapped(self, finding: Finding, meant: str) -> float:
         """Return the share of this wrong tap among all wrong taps at a word of that length."""
         left, right = finding.clean, finding.noisy
-        if finding.kind not in ("neighbour", "vowel", "substitution") or left not in self._keys.centres:
+        if finding.kind not in ("neighbour", "vowel", "substitution") or left not in self._layout.key_of:
             return 0.0
         return self._keys.tap_shares(left).get(right, 0.0) / self._keys.miss_share(left) / len(meant)
 

@@ -23,7 +23,9 @@ import torch
 from torch import Tensor
 
 from keylm.base.errors import KeylmError
-from keylm.keyboard.tokens import WordTokens, word_tokens
+from keylm.keyboard.tokens import WordTokens, bytes_of, text_of, word_tokens
+from keylm.languages.language import ENGLISH
+from keylm.languages.words import Words
 from keylm.model.opening import text_ids
 
 WIDTH, ROUNDS = 8, 6
@@ -130,10 +132,18 @@ class Continuations:
 class Suggester:
     """Suggests words that continue the typed letters, and scores whole words."""
 
-    def __init__(self, model: Any, tokenizer: Any, *, width: int = WIDTH, rounds: int = ROUNDS) -> None:
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        width: int = WIDTH,
+        rounds: int = ROUNDS,
+        words: Words = ENGLISH.words,
+    ) -> None:
         """Take what AutoModelForCausalLM and AutoTokenizer open. Raises KeylmError where it cannot spell words."""
         longest = int(getattr(model.config, "max_position_embeddings", None) or CONTEXT + LONGEST)
-        tokens = word_tokens(model, tokenizer)
+        tokens = word_tokens(model, tokenizer, words)
         self._set_up(Continuations(model), tokens, tokenizer, longest, width, rounds)
 
     @classmethod
@@ -150,7 +160,6 @@ class Suggester:
     ) -> None:
         self._tokens, self._tokenizer = tokens, tokenizer
         self._unfinished = re.compile(tokens.words.unfinished)
-        self._within_word = re.compile(rf"{tokens.words.letter}{tokens.words.part}*\Z")
         self._width, self._rounds = width, rounds
         self._continuations = continuations
         self._context = min(CONTEXT, longest - LONGEST)
@@ -166,12 +175,14 @@ class Suggester:
     def suggest(self, text: str, partial: str = "", k: int = 3) -> list[Suggestion]:
         """Return up to `k` words, the likeliest first, that begin with `partial`, which follows `text`.
 
-        `text` ends where the word begins; `partial` itself is not suggested. Raises KeylmError where it is anything but
-        letters with apostrophes between them.
+        `text` ends where the word begins; `partial` itself is not suggested. Where the language says so, letters in
+        lower case may begin a word with a capital. Raises KeylmError where it is anything but letters with apostrophes
+        between them.
         """
         if partial and not self._unfinished.fullmatch(partial):
-            raise KeylmError(f"partial word {partial!r}; accepted: ASCII letters, apostrophes between them, or nothing")
+            raise KeylmError(f"partial word {partial!r}; accepted: letters, apostrophes between them, or nothing")
         space = self._go(text)
+        wanted = [bytes_of(space + begun) for begun in self._beginnings(partial)]
         done: dict[str, float] = {}
         opened = [(0.0, "", ())]  # minus log-probability, spelling, tokens
         best: list[tuple[str, float]] = []
@@ -181,8 +192,8 @@ class Suggester:
             if not batch:
                 break
             for node, row in zip(batch, self._continuations.after([path for _, _, path in batch]), strict=True):
-                self._finish(node, row, space + partial, done)
-                self._extend(node, row, space + partial, opened)
+                self._finish(node, row, len(wanted[0]), done)
+                self._extend(node, row, wanted, opened)
             done.pop(partial, None)
             best = sorted(done.items(), key=lambda item: (-item[1], item[0]))[:k]
         return [Suggestion(*item) for item in best]
@@ -206,7 +217,7 @@ class Suggester:
 
     def _go(self, text: str) -> str:
         """Move to `text`, without the space at its end, and return that space, if there is one."""
-        if self._within_word.search(text):
+        if self._tokens.words.within.search(text):
             raise KeylmError(f"text {text[-20:]!r}: ends within a word; accepted: text up to where the word begins")
         space = " " if text.endswith(" ") else ""
         ids = text_ids(self._tokenizer, text.removesuffix(" ")) if text.strip() else []
@@ -220,18 +231,29 @@ class Suggester:
         self._continuations.move(ids[max(0, math.ceil((len(ids) - self._context) / half)) * half :])
         return space
 
-    def _finish(self, node: tuple[float, str, Any], row: Tensor, wanted: str, done: dict[str, float]) -> None:
-        """Count a prefix as a word where it is a whole one."""
+    def _beginnings(self, partial: str) -> list[str]:
+        """Return what the word may begin with: the typed letters, and the same with a capital."""
+        raised = partial[:1].upper() + partial[1:]
+        other = self._tokens.words.listed_capitals > 0 and len(raised) == len(partial) and raised != partial
+        return [partial, raised] if other else [partial]
+
+    def _finish(self, node: tuple[float, str, Any], row: Tensor, least: int, done: dict[str, float]) -> None:
+        """Count a prefix of at least so many bytes as a word where it is a whole one."""
         cost, spelled, _ = node
-        word = spelled.removeprefix(" ")
-        if len(spelled) >= len(wanted) and self._tokens.words.whole.fullmatch(word):
+        word = text_of(spelled.removeprefix(" "))
+        if len(spelled) >= least and word and self._tokens.words.whole.fullmatch(word):
             found = row[self._tokens.ends].logsumexp(0).item() - cost
             done[word] = float(torch.tensor([done.get(word, -math.inf), found]).logsumexp(0))
 
-    def _extend(self, node: tuple[float, str, Any], row: Tensor, wanted: str, opened: list[Any]) -> None:
+    def _extend(self, node: tuple[float, str, Any], row: Tensor, wanted: Sequence[str], opened: list[Any]) -> None:
         """Open the likeliest prefixes that are one token longer."""
         cost, spelled, path = node
-        fitting = self._tokens.fitting(wanted[len(spelled) :])
+        agreeing = (begun for begun in wanted if begun.startswith(spelled[: len(begun)]))
+        fitting, *others = (self._tokens.fitting(begun[len(spelled) :]) for begun in agreeing)
+        if others:
+            fitting = torch.tensor(
+                sorted({*fitting.tolist(), *(token for other in others for token in other.tolist())})
+            )
         if len(path) == LONGEST or not len(fitting):
             return
         top = row[fitting].topk(min(self._width, len(fitting)))

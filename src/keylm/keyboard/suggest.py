@@ -167,9 +167,9 @@ class Keyboards:
         """Take a decoder and its tokenizer. Raises KeylmError where the tokenizer cannot spell words."""
         spellings = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
         tokens = WordTokens(spellings, decoder.vocab_size, language.words)
-        self._words, self._reading = language.words, Reading(language)
+        self.language, self._words, self._reading = language, language.words, Reading(language)
         try:
-            words: Lexicon | None = lexicon()
+            words: Lexicon | None = lexicon(language)
             self.why_no_corrections = ""
         except KeylmError as error:
             words, self.why_no_corrections = None, str(error)
@@ -184,7 +184,7 @@ class Keyboards:
         match = self._words.typed.search(text)
         before, partial = (text[: match.start()], match[0]) if match else (text, "")
         if not partial and text and (text[-1].isalnum() or text[-1] == self._words.apostrophe):
-            return Answer("", [], None, time.perf_counter() - begun)  # in a number, or a word that is not English
+            return Answer("", [], None, time.perf_counter() - begun)  # in a number, or a word of other letters
         keyboard = self._keyboard(before)
         wanted = correct and len(partial) >= CORRECTED_FROM and self._words.whole.fullmatch(partial) is not None
         words = keyboard.suggest(before, partial, k, correct=wanted)

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from keylm.base.errors import KeylmError
 from keylm.base.files import read_object
 from keylm.base.shapes import check
+from keylm.recipe.fields import LanguageName
 
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 Ends = TokenId | list[TokenId] | None
@@ -114,6 +115,14 @@ class _Index(_ConfigFile):
     weight_map: dict[str, Annotated[str, Field(pattern=r"^[^/\\]+\.safetensors$")]]
 
 
+class _Keylm(_ConfigFile):
+    """keylm.json."""
+
+    languages: Annotated[list[LanguageName], Field(min_length=1)]
+
+
+KEYLM_FILE = "keylm.json"
+"""What keylm knows of a model and no other program asks for; a model of English alone has none."""
 INDEX = "model.safetensors.index.json"
 _FILES: dict[str, type[BaseModel]] = {
     "config.json": _Config,
@@ -122,6 +131,7 @@ _FILES: dict[str, type[BaseModel]] = {
     "special_tokens_map.json": _ConfigFile,
     "processor_config.json": _ConfigFile,
     INDEX: _Index,
+    KEYLM_FILE: _Keylm,
 }
 ADAPTER = "adapter_config.json"
 

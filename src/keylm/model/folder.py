@@ -18,7 +18,7 @@ from torch import Tensor
 from keylm.base.errors import KeylmError
 from keylm.base.files import atomic_folder, sha256_file, sha256_json, write_json
 from keylm.base.shapes import explain
-from keylm.model.config_files import check_config_files, read_config_file
+from keylm.model.config_files import KEYLM_FILE, check_config_files, read_config_file
 from keylm.model.tensors import check_finite, check_shapes, reading, stored_tensors
 from keylm.recipe.load import Recipe
 from keylm.recipe.schema import Model
@@ -26,6 +26,8 @@ from keylm.text.tokenizer import END_OF_TEXT, IM_END, PAD, tokenizer_config
 
 SHARD_SIZE = "45MB"
 """Largest weight file: below what common file hosts and git servers accept."""
+
+ENGLISH_ALONE = ("en",)
 
 SAMPLING = {"do_sample": True, "temperature": 0.7, "top_p": 0.9, "repetition_penalty": 1.1}
 """The sampling that a model folder recommends, in transformers' names; the defaults of runtimes/generation.py."""
@@ -173,6 +175,26 @@ def export_model(recipe: Recipe, weights: dict[str, Tensor], tokenizer: Path, fo
         save_model(model, temporary)
         shutil.copyfile(tokenizer / "tokenizer.json", temporary / "tokenizer.json")
         write_json(temporary / "tokenizer_config.json", tokenizer_config(recipe.model.max_position_embeddings))
+        if (languages := _languages(recipe)) != ENGLISH_ALONE:
+            write_json(temporary / KEYLM_FILE, {"languages": list(languages)})
+
+
+def _languages(recipe: Recipe) -> tuple[str, ...]:
+    """Return the languages of a recipe's model: where it names none, those of the model that it begins with."""
+    initial = recipe.training.initial_model
+    given = recipe.language != ENGLISH_ALONE or initial is None or not Path(initial).is_dir()
+    return recipe.language if given else model_languages(Path(str(initial)))
+
+
+def model_languages(folder: Path) -> tuple[str, ...]:
+    """Return the languages of a model folder, by code or code/layout: what keylm.json says, else English.
+
+    Raises KeylmError for a damaged file.
+    """
+    path = folder / KEYLM_FILE
+    if not path.is_file():
+        return ENGLISH_ALONE
+    return tuple(read_config_file(path)["languages"])
 
 
 def save_model(model: Any, folder: Path) -> None:

@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 
 from keylm.base.errors import KeylmError
 from keylm.base.files import atomic_folder
-from keylm.model.config_files import check_config_files
+from keylm.model.config_files import KEYLM_FILE, check_config_files
 from keylm.model.folder import check_model_folder, save_model, silence_transformers
 from keylm.model.tensors import check_finite, stored_tensors
 
@@ -26,7 +26,14 @@ Place = Path | str
 """A model folder, or a model's name on the hub."""
 VEIL = "\ufdd0"
 """A character that no text has: Unicode keeps it for a program's own use."""
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json")
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "special_tokens_map.json",
+    KEYLM_FILE,
+)
+"""What another form of a model takes over as it is."""
 
 
 @contextlib.contextmanager

@@ -31,12 +31,24 @@ export class Channel {
   /** Return log p(typed | meant) in nats; -Infinity where the words differ by more than one known error. */
   logProbability(typed, meant) {
     const wrong = this.errorRate(meant);
-    if (typed === meant) return Math.log1p(-wrong);
+    const { taps, unheld } = this.#mistakes.channel;
+    if (typed === meant) return Math.log1p(-wrong) + (this.#heldLetters(meant) ? Math.log1p(-unheld) : 0);
+    const tapped = this.isUnheld(typed, meant) ? unheld / (2 ** this.#heldLetters(meant) - 1) : 0;
     const finding = this.classify(typed, meant);
-    if (!finding) return -Infinity;
-    const { taps } = this.#mistakes.channel;
+    if (!finding) return Math.log(tapped);
     const fitted = this.#scale * this.#hazard(finding.kind, meant.length) * this.#outcome(finding, typed, meant);
-    return Math.log((1 - taps) * fitted + taps * wrong * this.#tapped(finding, meant));
+    return Math.log((1 - taps) * fitted + taps * wrong * this.#tapped(finding, meant) + tapped);
+  }
+
+  /** Return whether `typed`, another word, is `meant` with keys tapped that should be held. */
+  isUnheld(typed, meant) {
+    const { held } = this.#mistakes;
+    if (typed.length !== meant.length) return false;
+    return [...typed].every((letter, place) => letter === meant[place] || held[meant[place]] === letter);
+  }
+
+  #heldLetters(word) {
+    return [...word].filter((letter) => Object.hasOwn(this.#mistakes.held, letter)).length;
   }
 
   /** Return {kind, place, clean, noisy}, the last three for slips at one letter only; null where there are several. */

@@ -2,28 +2,31 @@
 // of one token, one mistake away; the model alone says how likely they are here, channel.js how likely the mistake is.
 
 import { commonPrefix } from "./channel.js";
-import { cased, isCapital } from "./language.js";
+import { cased, isCapital, isUpperCase } from "./language.js";
+import { textOf } from "./spelling.js";
 
 const SHORTEST = 3; // letters of a word that may be corrected
 const SCORED = 3; // candidates that the model scores whole
 const HOPELESS = 3; // nats that a word of one token may lose by its end, at most, for a likelier one to be looked for
 
-/** The words that are one token of a vocabulary, by length. */
+/** The words that are one token of a vocabulary, by the space before them and by length. */
 export class NearWords {
-  #byLength = new Map();
+  #after = { " ": new Map(), "": new Map() };
   #channel;
   #language;
 
-  /** `tokens`: the WordTokens; those with a space before them begin words. `language` and `channel`: theirs. */
+  /** `tokens`: the WordTokens; those with a space before them begin words, others do after a clitic. `language` and `channel`: theirs. */
   constructor(tokens, language, channel) {
     this.#channel = channel;
     this.#language = language;
     for (const [id, text] of tokens.spelling) {
-      const word = text.slice(1);
-      if (text[0] !== " " || word.length < 2 || !language.plain.test(word)) continue;
+      const space = text[0] === " " ? " " : "";
+      const word = textOf(text.slice(space.length));
+      if (word === null || word.length < 2 || !language.plain.test(word)) continue;
       const found = { id, word, low: word.toLowerCase() };
-      if (!this.#byLength.has(word.length)) this.#byLength.set(word.length, []);
-      this.#byLength.get(word.length).push(found);
+      const byLength = this.#after[space];
+      if (!byLength.has(word.length)) byLength.set(word.length, []);
+      byLength.get(word.length).push(found);
     }
   }
 
@@ -32,14 +35,23 @@ export class NearWords {
     return this.#channel.logProbability(typed.toLowerCase(), typed.toLowerCase());
   }
 
-  /** Return [{id, word, channel}]: words one mistake away, and the log-probability of typing `typed` for them. */
-  near(typed) {
+  /**
+   * Return [{id, word, channel}]: words one mistake away, and the log-probability of typing `typed` for them after a
+   * space, or after a clitic. In some languages a missing capital is a mistake.
+   */
+  near(typed, space) {
     const low = typed.toLowerCase();
     const capital = isCapital(typed);
-    const lengths = [low.length - 1, low.length, low.length + 1].map((length) => this.#byLength.get(length) ?? []);
+    const { listedCapitals } = this.#language;
+    const byLength = this.#after[space];
+    const lengths = [low.length - 1, low.length, low.length + 1].map((length) => byLength.get(length) ?? []);
     return lengths.flat().flatMap(({ id, word, low: meant }) => {
-      if (isCapital(word) !== capital || meant === low || !this.#language.keeps(typed, word)) return [];
-      if (!isNear(low, meant) && !this.#channel.confused(low, meant)) return [];
+      const lacksCapital = listedCapitals > 0 && !capital && isCapital(word);
+      if ((isCapital(word) !== capital && !lacksCapital) || !this.#language.keeps(typed, word)) return [];
+      if (meant === low) {
+        return lacksCapital ? [{ id, word, channel: this.kept(typed) + Math.log(listedCapitals) }] : [];
+      }
+      if (!isNear(low, meant) && !this.#channel.confused(low, meant) && !this.#channel.isUnheld(low, meant)) return [];
       const channel = this.#channel.logProbability(low, meant);
       return channel > -Infinity ? [{ id, word, channel }] : [];
     });
@@ -57,15 +69,15 @@ export class NearWords {
 }
 
 /**
- * Return the correction of `typed`, null where it should stay. `ids`: the typed word's tokens, with the space before
+ * Return the correction of `typed` after `space` or nothing, null where it should stay. `ids`: the typed word's tokens, with the space before
  * it; `expect` and `tokens` as in words.js; `slips`: candidates of several tokens, {word, channel, ids}.
  */
-export async function correct(expect, tokens, words, typed, ids, slips = []) {
-  if (typed.length < SHORTEST || typed === typed.toUpperCase()) return null;
+export async function correct(expect, tokens, words, space, typed, ids, slips = []) {
+  if (typed.length < SHORTEST || isUpperCase(typed)) return null;
   const [first] = await expect([[]]);
   const unchanged = words.kept(typed);
   const hope = ids.length === 1 ? first[ids[0]] + unchanged - HOPELESS : -Infinity;
-  const near = words.near(typed).map((found) => ({ ...found, score: first[found.id] + found.channel }));
+  const near = words.near(typed, space).map((found) => ({ ...found, score: first[found.id] + found.channel }));
   const likely = near
     .filter(({ score }) => score > hope)
     .sort((left, right) => right.score - left.score)

@@ -14,6 +14,7 @@ const NAMED = {
 };
 const HELD = 450; // milliseconds before a key that is held repeats
 const AGAIN = 70;
+const TURNED = 600; // before a held letter key goes on to its next letter
 
 export class Keyboard {
   #source;
@@ -24,12 +25,14 @@ export class Keyboard {
   #asking = false;
   #failed = "";
   #held = null;
+  #longPress; // key: letters that it types when it is held
 
   /** `source`: a Server or Local; `language`: a Language. */
   constructor(source, language) {
     this.#source = source;
     this.#typing = new Typing(language);
     this.#boards = boardsOf(language.layout);
+    this.#longPress = language.layout.long_press;
     this.#drawBoard();
     this.#listenToField();
     this.#listenToStrip();
@@ -171,6 +174,7 @@ export class Keyboard {
       event.preventDefault(); // the field keeps the focus
       this.#press(key.dataset.key);
       if (key.dataset.key === "backspace") this.#repeat();
+      else this.#turn(this.#longPress[key.dataset.key] ?? "");
     });
     for (const name of ["pointerup", "pointercancel", "pointerleave"]) {
       board.addEventListener(name, () => clearTimeout(this.#held));
@@ -188,6 +192,16 @@ export class Keyboard {
       this.#held = setTimeout(again, AGAIN);
     };
     this.#held = setTimeout(again, HELD);
+  }
+
+  /** While a letter key is held, its letter becomes one after another of those it has. */
+  #turn(letters) {
+    let place = 0;
+    const next = () => {
+      this.#do(() => this.#typing.turn(letters[place++ % letters.length]));
+      this.#held = setTimeout(next, TURNED);
+    };
+    if (letters) this.#held = setTimeout(next, HELD);
   }
 
   #press(name) {

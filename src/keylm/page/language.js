@@ -17,15 +17,22 @@ export class Language {
 
   /** Takes the contents of language_table.js. */
   constructor({ words, layout, mistakes, contractions, prose }) {
-    const { apostrophe, letter, word, unfinished, part, piece, inner } = words;
-    this.layout = layout; // {rows: letters, signs: rows of the second board, beside_space: two keys}
+    const { apostrophe, letter, word, unfinished, part, inner, clitics } = words;
+    this.layout = layout; // {rows: letters, signs: rows of the second board, beside_space: two keys, long_press}
+    this.apostrophe = apostrophe;
+    this.listedCapitals = words.listed_capitals; // share of nouns that are typed without their capital
+    this.letterBytes = { beginnings: new Set(words.letter_beginnings), ends: new Set(words.letter_ends) }; // not whole
     this.mistakes = mistakes; // for channel.js
     this.whole = new RegExp(`^(?:${word})$`); // a whole word
     this.plain = new RegExp(`^${letter}+$`); // a word without apostrophes
-    this.piece = new RegExp(`^(?:${piece})$`); // a token that is a piece of a word
+    this.parts = new RegExp(`^${part}*$`); // letters and apostrophes
     this.inner = new RegExp(`^${inner}`); // the beginning of a token that continues a word
     this.other = new RegExp(`[\\p{L}\\p{N}${apostrophe}]$`, "u"); // the end of a number or of some other word
-    this.typed = new RegExp(`(?<![\\p{L}\\p{N}_${apostrophe}])(?:${unfinished})$`, "u");
+    const apart = `(?<![\\p{L}\\p{N}_${apostrophe}])`;
+    const after = clitics.map((clitic) => `(?<=${apart}${clitic})`);
+    const beginning = `(?:${[apart, ...after].join("|")})${clitics.length ? `(?!(?:${clitics.join("|")})${letter})` : ""}`;
+    this.typed = new RegExp(`${beginning}(?:${unfinished})$`, "u");
+    this.elided = new RegExp(clitics.length ? `(?:${after.join("|")})$` : "(?!)", "u"); // the end of "l'", before a word
     this.part = new RegExp(`^(?:${part}|[${contractions.apostrophes}])$`); // one character of a word
     this.continued = new RegExp(prose.continued); // what shows that the word before it was no prose
     this.omitted = contractions.omitted; // share of contractions without their apostrophe
@@ -126,6 +133,10 @@ export class Language {
 }
 
 export const LANGUAGE = new Language(table);
+
+export function isUpperCase(word) {
+  return word === word.toUpperCase() && word !== word.toLowerCase();
+}
 
 export function isCapital(word) {
   return word[0] !== word[0].toLowerCase();

@@ -6,6 +6,7 @@ function. The table is a module, not JSON to fetch, so that the page works from 
 """
 
 import json
+from collections.abc import Collection
 from dataclasses import asdict
 from typing import Any
 
@@ -14,6 +15,7 @@ from keylm.languages.language import ENGLISH, Language
 from keylm.typos.keys import keys_of
 from keylm.typos.kinds import POSITIONS, STEM
 
+_PARTIAL = ("beginnings", "ends")
 LANGUAGE_FILE = "language_table.js"
 
 
@@ -30,13 +32,24 @@ def language_table(language: Language = ENGLISH) -> dict[str, Any]:
         "code": language.code,
         "words": {
             "apostrophe": words.apostrophe,
-            **{name: getattr(words, name) for name in ("letter", "word", "unfinished", "part", "piece", "inner")},
+            **{name: getattr(words, name) for name in ("letter", "word", "unfinished", "part", "inner")},
+            **{"clitics": words.clitic, "listed_capitals": words.listed_capitals},
+            **{f"letter_{name}": _bytes(found) for name, found in zip(_PARTIAL, words.letter_bytes, strict=True)},
         },
-        "layout": {"rows": [row.keys for row in layout.rows], **asdict(layout.page)},
+        "layout": {
+            "rows": [row.keys + row.signs for row in layout.rows],
+            **asdict(layout.page),
+            "long_press": layout.long_press,
+        },
         "mistakes": _mistakes(language),
         "contractions": asdict(language.contractions),
         "prose": asdict(language.prose),
     }
+
+
+def _bytes(found: Collection[bytes]) -> list[str]:
+    """Return bytes as spelling.js has them, a character for each."""
+    return sorted(one.decode("latin-1") for one in found)
 
 
 def _mistakes(language: Language) -> dict[str, Any]:
@@ -56,6 +69,7 @@ def _mistakes(language: Language) -> dict[str, Any]:
         "apostrophe": language.words.apostrophe,
         "neighbours": {letter: keys.neighbours(letter) for letter in letters},
         "wrong_taps": wrong,
+        "held": language.layout.held,
         "confusions": language.confusions,
         "spellings": language.spellings,
         "endings": language.endings,

@@ -2,6 +2,7 @@
 // words.js and without a dictionary. The model is told apart from it: worker.js has one, the tests another.
 
 import { correct, logProbability } from "./correct.js";
+import { isUpperCase } from "./language.js";
 import { search } from "./words.js";
 
 const SHOWN = 3;
@@ -20,12 +21,12 @@ export async function answer(text, language, model) {
   if (!typed && language.other.test(straight)) return { partial, words: [], correction: null }; // in another word
   const space = before.endsWith(" ") ? " " : "";
   const expect = await model.read(before.slice(0, before.length - space.length));
-  let words = await search(expect, model.tokens, space + typed, SHOWN);
+  let words = await search(expect, model.tokens, space, typed, SHOWN);
   let correction = null;
   if (isCorrectable(typed, language) && language.isProse(straight)) {
     const other = await alternative(expect, language, model, space, typed);
     if (other) words = [other, ...words.filter(([word]) => word !== other[0])].slice(0, SHOWN);
-    correction = await corrected(expect, language, model, space, typed);
+    correction = await corrected(expect, language, model, before, typed);
   }
   const written = (word) => language.withApostrophe(word, apostrophe);
   return {
@@ -36,7 +37,7 @@ export async function answer(text, language, model) {
 }
 
 function isCorrectable(typed, language) {
-  return typed.length >= CORRECTED_FROM && language.whole.test(typed) && typed !== typed.toUpperCase();
+  return typed.length >= CORRECTED_FROM && language.whole.test(typed) && !isUpperCase(typed);
 }
 
 /** Return the contraction that a typed word may stand for too, where the model finds it likelier; else null. */
@@ -48,11 +49,12 @@ async function alternative(expect, language, { tokens, encode }, space, typed) {
   return value > (await logProbability(expect, tokens, kept)) ? [word, value] : null;
 }
 
-async function corrected(expect, language, { tokens, near, encode }, space, typed) {
+async function corrected(expect, language, { tokens, near, encode }, before, typed) {
   const contraction = language.contraction(typed);
   if (contraction) return contraction;
-  if (!space || !language.plain.test(typed)) return null;
+  const space = before.endsWith(" ") ? " " : "";
+  if (!(space || language.elided.test(before)) || !language.plain.test(typed)) return null;
   const slips = [];
   for (const found of near.contractions(typed)) slips.push({ ...found, ids: await encode(space + found.word) });
-  return correct(expect, tokens, near, typed, await encode(space + typed), slips);
+  return correct(expect, tokens, near, space, typed, await encode(space + typed), slips);
 }

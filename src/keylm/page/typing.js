@@ -84,6 +84,13 @@ export class Typing {
     else if (this.autocorrect && !this.#kept.has(word.toLowerCase())) this.#ended.push(ended);
   }
 
+  /** The last key is held: its letter becomes another, with the capital that it has. */
+  turn(letter) {
+    const [last, capital] = [this.before.at(-1), letter.toUpperCase()];
+    const raised = last !== last.toLowerCase() && capital.length === 1; // "ß" has none
+    this.before = this.before.slice(0, -1) + (raised ? capital : letter);
+  }
+
   /** Restore a corrected word where `character`, after the sign that ended it, makes it an address ("exmaple.com"). */
   #takeBack(character) {
     if (this.undoable === null || !this.#undo.corrected) return;

@@ -16,6 +16,7 @@ from keylm.data.provenance import CurationFacts, DataProvenance, source_origin
 from keylm.data.sources import check_sources
 from keylm.data.store import finished_store
 from keylm.data.tokenizer_sample import tokenizer_sample
+from keylm.languages.language import ENGLISH, SHIPPED, language_of, missing
 from keylm.recipe.load import Recipe
 from keylm.recipe.run_folder import REFUSED, RunFolder, checkpoint_paths
 from keylm.recipe.run_identity import differences
@@ -47,6 +48,7 @@ class RunOptions:
 def prepare(recipe: Recipe, folder: RunFolder, options: RunOptions) -> PendingBuild | None:
     """Make curated sources, tokenizer and shards; return a build that goes on during training. Raises KeylmError."""
     sweep(folder.path)
+    _check_languages(recipe, quiet=options.quiet)
     begun = bool(checkpoint_paths(folder.checkpoints) or list(folder.checkpoints.glob(f"{REFUSED}*")))
     _claim(recipe, folder, begun=begun, quiet=options.quiet)
     claim_initial(recipe, folder, begun=begun)
@@ -70,6 +72,14 @@ def prepare(recipe: Recipe, folder: RunFolder, options: RunOptions) -> PendingBu
         return pending
     _build(pending, folder, quiet=options.quiet)
     return None
+
+
+def _check_languages(recipe: Recipe, *, quiet: bool) -> None:
+    """Say what the recipe's languages lack. Raises KeylmError for one that there is not."""
+    for name in dict.fromkeys([*recipe.language, *map(recipe.language_of, recipe.sources)]):
+        language = language_of(name)
+        for sentence in missing(SHIPPED / language.code) if language is not ENGLISH else ():
+            say(f"warning: {sentence}", quiet=quiet)
 
 
 def _prepare_tokenizer(

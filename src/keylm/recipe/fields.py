@@ -15,6 +15,8 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 PathText = Annotated[str, Field(min_length=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=80)]
 
+LanguageName = Annotated[str, Field(pattern=r"^[a-z]{2,3}(/[a-z0-9]+)?$")]
+
 
 class Section(BaseModel):
     """A table of the recipe: frozen, no unknown keys, no silent conversions."""

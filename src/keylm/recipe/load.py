@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError, model_validator
 from keylm.base.errors import KeylmError
 from keylm.base.files import DEEPEST, TOO_DEEP, check_depth, within_depth
 from keylm.base.shapes import explain, near
-from keylm.recipe.fields import Name, PathText, Section
+from keylm.recipe.fields import LanguageName, Name, PathText, Section
 from keylm.recipe.marks import FREE, IsPath, Location, map_texts, marked
 from keylm.recipe.schema import (
     EMBEDDED,
@@ -46,6 +46,8 @@ class Recipe(Section):
     """what the run and its folder are called: letters, digits, _ and -"""
     description: Annotated[str, FREE] = ""
     """a sentence for the report"""
+    language: tuple[LanguageName, ...] = Field(default=("en",), min_length=1)
+    """languages of the model, as codes or code/layout ("de/german"): their keyboards decide typos and suggestions"""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """of the first weights, the data's order, the noise and the samples"""
     model: Model
@@ -76,12 +78,22 @@ class Recipe(Section):
                 self._known(source, f"sources.{source_name}.typos_of")
                 if self.sources[source].typos_of:
                     raise ValueError(f"sources.{source_name}.typos_of names {source!r}, which is a typo source itself")
+                if self.language_of(source) != self.language_of(origin.typos_of[0]):
+                    raise ValueError(
+                        f"sources.{source_name}.typos_of names sources of {self.language_of(origin.typos_of[0])!r} and "
+                        f"{self.language_of(source)!r}; accepted: of one language, whose keyboard mistypes them"
+                    )
         if self.training.context > self.model.max_position_embeddings:
             raise ValueError(
                 f"training.context = {self.training.context} is over "
                 f"model.max_position_embeddings = {self.model.max_position_embeddings}"
             )
         return self
+
+    def language_of(self, source: str) -> str:
+        """Return the language of a source's text; of a typo source, that of what it is made from."""
+        origin = self.sources[source]
+        return self.language_of(origin.typos_of[0]) if origin.typos_of else origin.language or self.language[0]
 
     def _known(self, source: str, where: str) -> None:
         if source not in self.sources:
@@ -149,7 +161,7 @@ def parse_recipe(data: Mapping[str, Any], where: str) -> Recipe:
         check_depth(data)
         # JSON mode: TOML arrays become tuples, and no string becomes a number. A date, which JSON has not and no
         # field takes, goes in as a list, so that it is refused.
-        current = _without_retired(data)
+        current = _with_languages(_without_retired(data))
         return Recipe.model_validate_json(json.dumps(current, default=lambda value: [str(value)]), strict=True)
     except ValidationError as error:
         lines = [explain(problem, Recipe) for problem in error.errors()]
@@ -167,6 +179,19 @@ def _without_retired(data: Mapping[str, Any]) -> Mapping[str, Any]:
         unused = {"matrices", "matrix_learning_rate", "matrix_betas", "matrix_weight_decay"}
         data = {**data, "optimizer": {key: value for key, value in optimizer.items() if key not in unused}}
     return data
+
+
+def _with_languages(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Spell out what `language` means: a list of one, and the languages that curation keeps where it names none."""
+    given, curation = data.get("language"), data.get("curation")
+    given = [given] if isinstance(given, str) else given
+    if not isinstance(given, list):
+        return data
+    data = {**data, "language": given}
+    if not isinstance(curation, dict) or "languages" in curation:
+        return data
+    codes = list(dict.fromkeys(str(name).partition("/")[0] for name in given))
+    return {**data, "curation": {**curation, "languages": codes}}
 
 
 def find_recipe(path: Path | str) -> Path:

@@ -18,7 +18,7 @@ from keylm.recipe.schema import Evaluation, Model
 
 FREE_FIELDS = marked(Recipe, IsFree)
 """The fields that a run may change between two starts."""
-NEWER = (("repack", False), ("average", 0.0))
+NEWER = (("repack", False), ("average", 0.0), ("language", ["en"]))
 """(field, default) of fields that earlier versions lacked and that change nothing at their default."""
 
 

@@ -9,6 +9,7 @@ from keylm.recipe.fields import (
     Beta,
     Decay,
     Dimension,
+    LanguageName,
     PathText,
     PositiveFloat,
     PositiveInt,
@@ -105,6 +106,8 @@ class Source(Section):
     """of a typo source: how often it goes over the others' documents, each time with other noise"""
     text_register: Register = Field(alias="register", default="formal")
     """manner of the text: decides which filters curate it, and groups figures in reports"""
+    language: LanguageName | None = None
+    """of its text; without one, the recipe's first"""
     licence: str = UNSTATED
     """named in reports and the model card; the recipe's `licences` may leave out those that state none"""
     loss: Literal["all", "assistant"] = "all"
@@ -121,6 +124,8 @@ class Source(Section):
             raise ValueError(f"give exactly one of path, hub, typos_of; got {' and '.join(given) or 'none'}")
         if sum(self.forms.values()) <= 0:
             raise ValueError("forms sum to 0; at least one form needs a positive weight")
+        if self.typos_of and self.language:
+            raise ValueError(f"language = {self.language!r}: a typo source has that of the sources it is made from")
         twice = [name for number, name in enumerate(self.typos_of) if name in self.typos_of[:number]]
         if twice:
             raise ValueError(f"typos_of names {twice[0]!r} twice; accepted: each source once (passes repeats them)")
@@ -189,7 +194,7 @@ class Curation(Section):
     """
 
     languages: tuple[Annotated[str, Field(min_length=2, max_length=3)], ...] = ("en",)
-    """languages that stay, in two or three letters"""
+    """languages that stay, in two or three letters; without them, the recipe's `language`"""
     language_threshold: Share = 0.3
     """how sure the language must be"""
     minimum_characters: Annotated[int, Field(ge=0)] = 20

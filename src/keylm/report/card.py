@@ -17,6 +17,7 @@ from keylm.evaluation.contamination import contamination_record
 from keylm.evaluation.following import following
 from keylm.evaluation.shapes import PARITY, ROWS
 from keylm.model.config_files import read_config_file
+from keylm.model.folder import model_languages
 from keylm.model.tensors import stored_tensors
 from keylm.report.card_sections import CardFacts
 from keylm.report.evaluation import (
@@ -30,7 +31,6 @@ from keylm.report.evaluation import (
 )
 from keylm.report.run_record import Reader, Run, read_run, refuse_damaged
 
-LANGUAGE = "en"
 TASK = "text-generation"
 
 
@@ -91,6 +91,7 @@ def gather(place: Path, details: CardDetails) -> CardFacts:
         following=tuple(following(records, instructions.get("rows") or ())) if instructions else (),
         contamination=_contamination(run_folder, evaluation),
         parity=parity,
+        languages=tuple(dict.fromkeys(name.partition("/")[0] for name in model_languages(model))),
         licence=details.licence,
         repo=details.repo,
         watts=details.watts,
@@ -164,7 +165,7 @@ def _metadata(facts: CardFacts) -> Any:
     datasets = list(dict.fromkeys(source["hub"] for source in sources.values() if source.get("hub")))
     tags = ["keylm", *(["conversational"] if facts.has_chat else [])]
     return ModelCardData(
-        language=LANGUAGE,
+        language=facts.languages[0] if len(facts.languages) == 1 else list(facts.languages),
         license=facts.licence,
         library_name="transformers",
         pipeline_tag=TASK,

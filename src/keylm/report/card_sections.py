@@ -38,6 +38,8 @@ class CardFacts:
     following: tuple[FollowingRow, ...]
     contamination: Mapping[str, Any]
     parity: Mapping[str, Any]
+    languages: tuple[str, ...]
+    """Codes, the first one's first."""
     licence: str | None
     repo: str | None
     watts: float | None

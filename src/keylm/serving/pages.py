@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
+from keylm.languages.language import ENGLISH, Language
 from keylm.page import PAGE_POLICY, PAGE_TYPES, page_files
 from keylm.page.language import LANGUAGE_FILE, language_script
 
@@ -21,15 +22,15 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
-BROWSER_ONLY = ("channel.js", "chat_tokens.js", "correct.js", "runner.js", "words.js", "worker.js")
+BROWSER_ONLY = ("channel.js", "chat_tokens.js", "correct.js", "runner.js", "spelling.js", "words.js", "worker.js")
 """Files that only a static folder needs (export/web.py)."""
 Handler = Callable[[Request], Awaitable[Response]]
 
 
-def page_routes(guarded: Callable[[str, Handler], Handler]) -> list[Route]:
+def page_routes(guarded: Callable[[str, Handler], Handler], language: Language = ENGLISH) -> list[Route]:
     """Return a route for each of the page's files; `guarded` wraps their handlers, all under the name "/"."""
     handlers = {file.name: _file(file) for file in page_files() if file.name not in BROWSER_ONLY}
-    handlers[LANGUAGE_FILE] = _language()
+    handlers[LANGUAGE_FILE] = _language(language)
     return [
         Route("/" if name == "index.html" else f"/{name}", guarded("/", handler), methods=["GET"])
         for name, handler in handlers.items()
@@ -43,8 +44,8 @@ def _file(file: Path) -> Handler:
     return respond
 
 
-def _language() -> Handler:
-    content = language_script()
+def _language(language: Language) -> Handler:
+    content = language_script(language)
 
     async def respond(request: Request) -> Response:
         return Response(content, headers=HEADERS, media_type=PAGE_TYPES[".js"])

@@ -24,6 +24,7 @@ from starlette.routing import Route
 
 from keylm.base.errors import KeylmError
 from keylm.keyboard.suggest import Keyboards
+from keylm.languages.language import ENGLISH
 from keylm.serving import protocol as p
 from keylm.serving.answers import ChatShape, CompletionShape, Shape
 from keylm.serving.description import openapi
@@ -229,7 +230,7 @@ def application(served: Served) -> Starlette:
         ("POST", "/v1/suggest", routes.suggest),
     ]
     listed: list[Any] = [Route(path, routes.guarded(path, handler), methods=[verb]) for verb, path, handler in table]
-    listed += page_routes(routes.page)
+    listed += page_routes(routes.page, served.keyboards.language if served.keyboards else ENGLISH)
     return Starlette(routes=listed, exception_handlers={HTTPException: _http_error, Exception: _fault})
 
 

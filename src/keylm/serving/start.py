@@ -14,7 +14,8 @@ import torch
 
 from keylm.base.console import say
 from keylm.base.errors import KeylmError, how_to_install
-from keylm.model.folder import check_model_folder, silence_transformers
+from keylm.languages.language import language_of
+from keylm.model.folder import check_model_folder, model_languages, silence_transformers
 from keylm.runtimes.cached_decoder import CachedDecoder
 from keylm.serving.runtime_choice import EngineOptions, ModelSource, Runtime, Tell, make_slots, opened
 from keylm.serving.slots import Slots, TorchSlots
@@ -130,7 +131,9 @@ def prepare(model: Path, options: ServeOptions, tell: Tell = lambda text: None) 
     with opened(model) as source:
         prompts = Prompts(source.folder, source.facts.vocab_size)
         slots, precision = make_slots(source, wanted, tell)
-        keyboards = Keyboards(_small(source, slots, precision), prompts.tokenizer) if options.suggest else None
+        language = language_of(model_languages(source.folder)[0])
+        small = _small(source, slots, precision) if options.suggest else None
+        keyboards = Keyboards(small, prompts.tokenizer, language=language) if small is not None else None
     engine = BatchingEngine(slots, prompts.vocabulary, waiting=options.queue)
     hosts = (*LOOPBACK, options.host) if is_loopback(options.host) else ()
     return Served(

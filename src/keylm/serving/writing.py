@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from keylm.base.errors import KeylmError
 from keylm.serving.sampling import Token
+from keylm.text.byte_level import byte_table
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Vocabulary:
 
     def __init__(self, tokens: Sequence[str], special: frozenset[int]) -> None:
         """Take the vocabulary's spellings in order of their ids. Raises KeylmError where they are not ByteLevel's."""
-        table = _byte_table()
+        table = byte_table()
         try:
             plain = [b"" if n in special else bytes(table[c] for c in token) for n, token in enumerate(tokens)]
         except KeyError as error:
@@ -108,11 +109,3 @@ class TextWriter:
         most = min(len(self._held), max(map(len, self._stops), default=1) - 1)
         ends = (n for n in range(most, 0, -1) if any(stop.startswith(self._held[-n:]) for stop in self._stops))
         return next(ends, 0)
-
-
-def _byte_table() -> dict[str, int]:
-    """Return the byte of each of ByteLevel's characters: printable Latin-1 is itself, the rest from 256 on."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    table = {chr(byte): byte for byte in printable}
-    rest = [byte for byte in range(256) if byte not in set(printable)]
-    return table | {chr(256 + n): byte for n, byte in enumerate(rest)}

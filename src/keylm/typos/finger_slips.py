@@ -17,7 +17,7 @@ import numpy.typing as npt
 from keylm.languages.language import Language
 from keylm.typos.keys import fill, keys_of
 from keylm.typos.kinds import position_class
-from keylm.typos.words import CURLED, LONGEST, Bools, Ints, Masks, PlainWords, below, lowest
+from keylm.typos.words import CURLED, LONGEST, Alphabet, Bools, Ints, Masks, PlainWords, alphabet_of, below, lowest
 
 SLOTS = 256
 LETTER_KINDS = ("transposition", "omission", "insertion", "doubling", "neighbour", "vowel", "substitution")
@@ -71,8 +71,8 @@ class Splices(NamedTuple):
 
 def strings_of(language: Language) -> tuple[str, ...]:
     """Return the strings of `Splices.new`: up to two characters by first + 128 * second (0 is none), then endings."""
-    pairs = (chr(first) * (first > 0) + chr(second) * (second > 0) for second in range(128) for first in range(128))
-    return (*(pair.replace(CURLED, "’") for pair in pairs), *language.endings)
+    text = ["", *(character.replace(CURLED, "’") for character in alphabet_of(language.words).text[1:])]
+    return (*(first + second for second in text for first in text), *language.endings)
 
 
 class FingerSlips:
@@ -81,19 +81,26 @@ class FingerSlips:
     def __init__(self, language: Language) -> None:
         """Make the tables from a language's layout, letters and rates."""
         rates, words, preferred = language.typo_rates, language.words, _Letters(language)
+        self._alphabet = alphabet = alphabet_of(words)
+        self._small = np.arange(256) >= _A
+        self._small[list(alphabet.code.values())] = True
         self._places = np.stack([_place_table(rates.positions[kind]) for kind in LETTER_KINDS])
         inserted = fill(list(words.letters), [rates.inserted.get(c, 0) + 1 for c in words.letters], SLOTS)
-        self._inserted = np.array([ord(c) for c in inserted], np.uint8)
+        self._inserted = np.array([alphabet.code[c] for c in inserted], np.uint8)
         self._copied = round(rates.inserted_nearby * SLOTS)
         self._written = np.zeros((len(LETTER_KINDS), 128, SLOTS), np.uint8)
-        self._written[-3] = _letter_table(words.letters, preferred.near, rates.neighbours)
-        self._written[-2] = _letter_table(words.vowels, lambda letter: words.vowels.replace(letter, ""), rates.vowels)
-        self._written[-1] = _letter_table(words.letters, preferred.far, rates.substitutions)
+        self._written[-3] = _letter_table(alphabet, words.letters, preferred.near, rates.neighbours)
+        self._written[-2] = _letter_table(
+            alphabet, words.vowels, lambda letter: words.vowels.replace(letter, ""), rates.vowels
+        )
+        self._written[-1] = _letter_table(alphabet, words.letters, preferred.far, rates.substitutions)
 
     def splices(self, words: PlainWords, struck: Struck, rows: Sequence[Ints]) -> Splices:
         """Return the errors of words that offer one; `rows`: the words of each of FINGER_KINDS, indices in `struck`."""
         made = [self._letters(words, struck, rows[: _MULTIPLE + 1])]
-        for slip, of_kind in zip((_undoubled, _spread, _run_together, _recased), rows[_MULTIPLE + 1 :], strict=True):
+        for slip, of_kind in zip(
+            (_undoubled, _spread, _run_together, self._recased), rows[_MULTIPLE + 1 :], strict=True
+        ):
             if len(of_kind):
                 made.append(slip(words, struck, of_kind))
         return joined(made)
@@ -118,7 +125,7 @@ class FingerSlips:
         at, cut = at[made], cut[made]
         slipping = slipping.at(made)
         raised = slipping.capital & (at == slipping.start)
-        new, cut = _capitalised(words, raised, at, cut, first[made], second[made])
+        new, cut = self._capitalised(words, raised, at, cut, first[made], second[made])
         return Splices(word[made], at, cut, new, slipping.start + slipping.length)
 
     def _slipped(self, words: PlainWords, struck: Struck, kind: Ints) -> tuple[Bools, Ints, Ints, Ints]:
@@ -142,11 +149,34 @@ class FingerSlips:
                 longer & (here != after),
                 longer & (here != after) & (here != before),
                 (inserted != before) & (inserted != here),
-                (here >= _A) & (here != before),
+                self._small[here] & (here != before),
                 *(replaced, replaced, replaced),
             ),
         )
         return good, at, first.astype(np.int64), second.astype(np.int64)
+
+    def _recased(self, words: PlainWords, struck: Struck, rows: Ints) -> Splices:
+        """Write a wrong capital, none where one should be, or two."""
+        start, length, capital = struck.start[rows], struck.length[rows], struck.capital[rows]
+        two = capital & (struck.bits[rows] & 3 == 0) & (length > 2) & self._small[words.letters[start + 1]]
+        at = start + two
+        letter = words.letters[at].astype(np.int64)
+        small, raised = capital & ~two, self._alphabet.capital[letter]
+        made = small | (raised != letter)  # "ß" has no capital
+        new = np.where(small, letter, raised)
+        return _replaced(rows[made], at[made], 1, new[made], (start + length)[made])
+
+    def _capitalised(
+        self, words: PlainWords, raised: Bools, at: Ints, cut: Ints, first: Ints, second: Ints
+    ) -> tuple[Ints, Ints]:
+        """Return the new string and the cut such that a word changed at its capital begins with one again."""
+        none, kept = raised & (first == 0), raised & (cut == 0)
+        first = np.where(
+            none, words.letters[at + 1], first
+        )  # the first letter is dropped: the next becomes the capital
+        second = np.where(kept, words.letters[at], second)  # a letter is put before it: the old capital becomes small
+        first = np.where(raised, self._alphabet.capital[first], first)
+        return first + 128 * second, cut + (none | kept)
 
 
 def _undoubled(words: PlainWords, struck: Struck, rows: Ints) -> Splices:
@@ -181,15 +211,6 @@ def _run_together(words: PlainWords, struck: Struck, rows: Ints) -> Splices:
     return _replaced(rows, end, 1, np.zeros_like(end), (plain.start + plain.length)[whole])
 
 
-def _recased(words: PlainWords, struck: Struck, rows: Ints) -> Splices:
-    """Write a wrong capital, none where one should be, or two."""
-    start, length, capital = struck.start[rows], struck.length[rows], struck.capital[rows]
-    two = capital & (struck.bits[rows] & 3 == 0) & (length > 2) & (words.letters[start + 1] >= _A)
-    at = start + two
-    letter = words.letters[at].astype(np.int64)
-    return _replaced(rows, at, 1, np.where(capital & ~two, letter, letter - 32), start + length)
-
-
 def _replaced(rows: Ints, at: Ints, cut: int, new: Ints, end: Ints) -> Splices:
     return Splices(rows, at, np.full_like(at, cut), new, end)
 
@@ -197,15 +218,6 @@ def _replaced(rows: Ints, at: Ints, cut: int, new: Ints, end: Ints) -> Splices:
 def joined(parts: Sequence[Splices]) -> Splices:
     """Return one or more groups of splices as one."""
     return Splices(*map(np.concatenate, zip(*parts, strict=True)))
-
-
-def _capitalised(words: PlainWords, raised: Bools, at: Ints, cut: Ints, first: Ints, second: Ints) -> tuple[Ints, Ints]:
-    """Return the new string and the cut such that a word changed at its capital begins with one again."""
-    none, kept = raised & (first == 0), raised & (cut == 0)
-    first = np.where(none, words.letters[at + 1], first)  # the first letter is dropped: the next becomes the capital
-    second = np.where(kept, words.letters[at], second)  # a letter is put before it: the old capital becomes small
-    first = first - 32 * (raised & (first >= _A))
-    return first + 128 * second, cut + (none | kept)
 
 
 def _place_table(weights: Sequence[float]) -> npt.NDArray[np.uint8]:
@@ -218,8 +230,10 @@ def _place_table(weights: Sequence[float]) -> npt.NDArray[np.uint8]:
     return table
 
 
-def _letter_table(letters: str, written: Callable[[str], str], counts: Mapping[str, float]) -> npt.NDArray[np.uint8]:
-    """Return for each ASCII code (row) SLOTS codes that are written for it, or 0 where it is none of `letters`.
+def _letter_table(
+    alphabet: Alphabet, letters: str, written: Callable[[str], str], counts: Mapping[str, float]
+) -> npt.NDArray[np.uint8]:
+    """Return for each code (row) SLOTS codes that are written for it, or 0 where it is none of `letters`.
 
     In proportion to their counts, plus a half for each letter that `written` gives.
     """
@@ -227,7 +241,7 @@ def _letter_table(letters: str, written: Callable[[str], str], counts: Mapping[s
     for letter in letters:
         others = list(written(letter))
         weights = [counts.get(f"{letter}>{other}", 0) + 0.5 for other in others]
-        table[ord(letter)] = [ord(other) for other in fill(others, weights, SLOTS)]
+        table[alphabet.code[letter]] = [alphabet.code[other] for other in fill(others, weights, SLOTS)]
     return table
 
 

@@ -1,12 +1,13 @@
 """The geometry of a keyboard: where its keys are, which of them touch, and where a tap may land.
 
-Everything follows from a layout (languages/en/layout.toml): x to the right, y down, in the layout's points.
+Everything follows from a layout (languages/en/layout.toml): x to the right, y down, in the layout's points. A letter
+that is typed by holding a key is where that key is; the key's other letters are its neighbours.
 """
 
 import math
 from functools import lru_cache
 
-from keylm.languages.language import Layout
+from keylm.languages.layout import Layout
 
 TAP_SLOTS = 1 << 12
 """Length of the tables that `misses` returns."""
@@ -30,11 +31,15 @@ class Keys:
         self.neighbours = lru_cache(maxsize=64)(self._neighbours)
 
     def _tap_shares(self, letter: str) -> dict[str, float]:
-        """Return how taps meant for `letter` are distributed over the keys; those that hit none are missing."""
+        """Return how taps meant for `letter` are distributed over the keys; those that hit none are missing.
+
+        A letter of a held key stands for that key.
+        """
+        own = self._key(letter)
         return {
-            key: share
+            letter if key == own else key: share
             for key, centre in self.centres.items()
-            if (share := self._share(self.centres[letter], centre, self._width(key))) > LEAST_SHARE
+            if (share := self._share(self.centres[own], centre, self._width(key))) > LEAST_SHARE
         }
 
     def miss_share(self, letter: str) -> float:
@@ -42,15 +47,24 @@ class Keys:
         return sum(share for key, share in self.tap_shares(letter).items() if key != letter)
 
     def _neighbours(self, letter: str) -> str:
-        """Return the letters whose keys touch that of lower-case `letter`, corners included, in alphabetical order."""
-        x, y = self.centres[letter]
+        """Return the letters whose keys touch that of lower-case `letter`, corners included, in alphabetical order.
+
+        The other letters of its own key are among them.
+        """
+        own = self._key(letter)
+        x, y = self.centres[own]
         width, height = self.layout.key_width, self.layout.key_height
         touching = [
             other
             for other, (left, top) in self.centres.items()
-            if other not in (letter, " ") and abs(left - x) <= width and abs(top - y) <= height
+            if other not in (own, " ") and abs(left - x) <= width and abs(top - y) <= height
         ]
-        return "".join(sorted(touching))
+        same = [other for other, key in self.layout.key_of.items() if key == own and other != letter]
+        return "".join(sorted(touching + same))
+
+    def _key(self, letter: str) -> str:
+        """Return the key that types a letter; the space bar for a space."""
+        return self.layout.key_of.get(letter, letter)
 
     def _misses(self, letter: str) -> str:
         """Return TAP_SLOTS characters: the results of wrong taps at `letter`, each in proportion to its share."""

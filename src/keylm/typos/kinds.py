@@ -114,7 +114,7 @@ def _substitution(at: int, clean: str, noisy: str, language: Language) -> Findin
     keys = keys_of(language.layout)
     if clean in language.words.vowels and noisy in language.words.vowels:
         kind = "vowel"
-    elif clean in keys.centres and noisy in keys.neighbours(clean):
+    elif clean in language.layout.key_of and noisy in keys.neighbours(clean):
         kind = "neighbour"
     else:
         kind = "substitution"

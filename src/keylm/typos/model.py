@@ -13,8 +13,8 @@ How a text gets its errors, for all draws of many texts at once, as arrays:
 4. the kind's slip (finger_slips.py, word_slips.py) says which letters change, or that the word offers no such error;
 5. again from 2. until there are enough, or a text with few plain words has been tried often enough.
 
-Only plain words are changed: ASCII letters and apostrophes, lower case or with one initial capital, with or without
-punctuation around them. Code, numbers, URLs, markup, acronyms and other scripts stay as they are.
+Only plain words are changed: the language's letters and apostrophes, lower case or with one initial capital, with or
+without punctuation around them. Code, numbers, URLs, markup, acronyms and other scripts stay as they are.
 """
 
 import hashlib
@@ -37,7 +37,7 @@ from keylm.typos.edits import Noisy as Noisy
 from keylm.typos.finger_slips import FINGER_KINDS, FingerSlips, Splices, Struck, joined, strings_of
 from keylm.typos.lists import Listed, read_lists
 from keylm.typos.word_slips import KINDS_MADE, WordSlips, respelled
-from keylm.typos.words import GOLDEN, LONGEST, Bits, Bools, Ints, PlainWords, mixed
+from keylm.typos.words import GOLDEN, LONGEST, Bits, Bools, Ints, PlainWords, alphabet_of, mixed
 
 VERSION = 2
 """Of the algorithm: increased when the same input gives another output."""
@@ -63,12 +63,13 @@ class TypoModel:
     """Turns clean texts into noisy ones; pickled as its settings and language."""
 
     def __init__(self, settings: Typos, language: Language = ENGLISH) -> None:
-        """Read the word lists of `settings`, make the tables for a language. Raises KeylmError for a damaged list."""
-        self._settings, self._language = settings, language
+        """Read word lists, the language's and those of `settings`; make tables. Raises KeylmError for a damaged one."""
+        self._settings, self.language = settings, language
         self._highest = settings.highest_rate
-        self._listed, self._lists_digest = read_lists(settings.word_lists, language)
+        own = [language.typo_words.path] if language.typo_words else []
+        self._listed, self._lists_digest = read_lists([*own, *settings.word_lists], language)
         self._fingers, self._word_slips = FingerSlips(language), WordSlips(language)
-        self._strings = strings_of(language)
+        self._alphabet, self._strings = alphabet_of(language.words), strings_of(language)
         self._hazards, self._others = _hazard_tables(language.typo_rates.hazards)
 
     def corrupt(self, text: str, seed: int, document: int, epoch: int, rate: float | None = None) -> Noisy:
@@ -99,12 +100,12 @@ class TypoModel:
         return made
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return TypoModel, (self._settings, self._language)
+        return TypoModel, (self._settings, self.language)
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of all that decides the noise: language, the package's constants, settings, word lists."""
         decisive = {
-            "language": self._language.noise_digest,
+            "language": self.language.noise_digest,
             "constants": constants_of("keylm.typos", apart=UNDECISIVE),
             "highest_rate": self._highest,
             "word_lists": self._lists_digest,
@@ -114,7 +115,7 @@ class TypoModel:
     def _batch(
         self, texts: Sequence[str], seed: int, documents: Sequence[int], epochs: Sequence[int], rate: float | None
     ) -> list[Noisy]:
-        words = PlainWords(texts)
+        words = PlainWords(texts, self._alphabet)
         counts = words.counts()
         plans = [
             self._plan(seed, document, epoch, rate, count)

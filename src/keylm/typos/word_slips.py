@@ -17,7 +17,7 @@ import numpy.typing as npt
 from keylm.languages.language import Language
 from keylm.typos.finger_slips import FINGER_KINDS, FIRST_ENDING, SHORTEST, SLOTS, Splices, Struck, joined
 from keylm.typos.keys import TAP_SLOTS, fill, keys_of
-from keylm.typos.words import LONGEST, Ints, PlainWords
+from keylm.typos.words import LONGEST, Alphabet, Ints, PlainWords, alphabet_of
 
 Slip = Callable[[str, int], str | None]
 """(lower-case word, 52 random bits) to the word with an error, or None."""
@@ -34,21 +34,22 @@ class WordSlips:
 
     def __init__(self, language: Language) -> None:
         """Make the tables from a language's confusions, spellings, endings, layout and rates."""
-        self._keys, rates = keys_of(language.layout), language.typo_rates
+        self._keys, rates, alphabet = keys_of(language.layout), language.typo_rates, alphabet_of(language.words)
+        self._place = alphabet.place
         self._confusions = _confusion_tables(language, rates.confusions)
         self._sounds = lru_cache(maxsize=1 << 16)(_sound_table(language.spellings, rates.rules))
-        self._endings, self._forms = _form_tables(language.endings, rates.endings)
-        self._ending_lengths = np.array([len(ending) for ending in language.endings])
+        self._endings, self._forms = _form_tables(alphabet, language.endings, rates.endings)
+        self._ending_lengths = np.array([len(ending) for ending in language.endings], np.int64)
         self._apostrophes = _contractions(language)
         self._miss = {c: round(self._keys.miss_share(c) * TAP_SLOTS) for c in language.words.letters}
         picks: list[Slip] = [partial(_picked, self._sounds), partial(_picked, self._confusions.get)]
         self._slips = (*picks, self._apostrophe, self._taps)
-        self._offers = _offers(self._confusions, self._apostrophes)
+        self._offers = _offers(alphabet, self._confusions, self._apostrophes)
 
     def offers(self, words: PlainWords, struck: Struck) -> Ints:
         """Return for each word the kinds of which it may offer errors (bit n for number n); none of the others."""
         first, last = words.letters[struck.start], words.letters[struck.start + struck.length - 1]
-        offers: Ints = self._offers[first & 31, last & 31, struck.length]
+        offers: Ints = self._offers[self._place[first], self._place[last], struck.length]
         offers &= ~((struck.doubled == 0).astype(np.int64) << _UNDOUBLING)
         offers |= (struck.apostrophe > 0).astype(np.int64) << _APOSTROPHE
         return offers
@@ -66,7 +67,7 @@ class WordSlips:
         rows = rows[struck.apostrophe[rows] == 0]
         length = struck.length[rows]
         end = struck.start[rows] + length
-        third, second, last = (words.letters[end - back] & 31 for back in (3, 2, 1))
+        third, second, last = (self._place[words.letters[end - back]] for back in (3, 2, 1))
         form = self._forms[self._endings[third, second, last], np.minimum(length, 6), struck.bits[rows] & (SLOTS - 1)]
         good = form >= 0
         form, end = form[good].astype(np.int64), end[good]
@@ -121,20 +122,22 @@ def respelled(slip: Slip, words: PlainWords, struck: Struck, rows: Ints, made: l
     return Splices(word, start, length, np.array(new, np.int64), start + length)
 
 
-def _offers(confusions: Iterable[str], contractions: Iterable[str]) -> Ints:
+def _offers(alphabet: Alphabet, confusions: Iterable[str], contractions: Iterable[str]) -> Ints:
     """Return the kinds that words offer (bit n for number n), by first letter, last letter and length.
 
-    [32, 32, LONGEST + 1], letters as places in the alphabet. For kinds that are listed word by word this includes a few
-    more words: those with the ends and the length of a listed one.
+    [letters + 1, letters + 1, LONGEST + 1], letters as places in the alphabet. For kinds that are listed word by
+    word this includes a few more words: those with the ends and the length of a listed one.
     """
-    offers = np.zeros((32, 32, LONGEST + 1), np.int64)
+    offers = np.zeros((len(alphabet) + 1, len(alphabet) + 1, LONGEST + 1), np.int64)
+    place = {letter: int(alphabet.place[code]) for letter, code in alphabet.code.items()}
     for number, kind in enumerate(KINDS_MADE):
         if kind not in ("confusion", "apostrophe"):
             offers[:, :, SHORTEST.get(kind, 1) :] |= 1 << number
-    offers[:, ord("s") & 31, 4:] |= 1 << _APOSTROPHE
+    if "s" in place:
+        offers[:, place["s"], 4:] |= 1 << _APOSTROPHE
     for number, listed in ((_CONFUSION, confusions), (_APOSTROPHE, contractions)):
         for word in listed:
-            offers[ord(word[0]) & 31, ord(word[-1]) & 31, len(word)] |= 1 << number
+            offers[place[word[0]], place[word[-1]], len(word)] |= 1 << number
     return offers
 
 
@@ -156,7 +159,7 @@ def _confusion_tables(language: Language, counts: Mapping[str, float]) -> dict[s
 
 def _sound_table(spellings: Sequence[tuple[str, str]], counts: Mapping[str, float]) -> Callable[[str], list[str]]:
     """Return the function from a word to its misspellings by sound, each as often as its rule was counted."""
-    longest = max(len(clean) for clean, _ in spellings)
+    longest = max((len(clean) for clean, _ in spellings), default=0)
     rules: dict[str, list[tuple[str, int]]] = {}
     for clean, noisy in spellings:
         # A fifth of a count for each rule: those that were not seen are not impossible.
@@ -174,16 +177,17 @@ def _sound_table(spellings: Sequence[tuple[str, str]], counts: Mapping[str, floa
 
 
 def _form_tables(
-    endings: Sequence[str], counts: Mapping[str, float]
+    alphabet: Alphabet, endings: Sequence[str], counts: Mapping[str, float]
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int16]]:
     """Return the class of endings of a word, by its last three letters, and the exchanges in that class.
 
-    Letters are places in the alphabet, [32, 32, 32]. The second table is [classes, lengths of words up to 6, SLOTS]:
+    Letters are places in the alphabet, [letters + 1] * 3. The second table is [classes, lengths of words up to 6,
+    SLOTS]:
     the old ending's index, times the number of endings, plus the new ending's index; or -1.
     """
-    matching = np.zeros((32, 32, 32), np.int64)
+    matching = np.zeros((len(alphabet) + 1,) * 3, np.int64)
     for number, ending in enumerate(endings):
-        letters = [slice(None)] * (3 - len(ending)) + [ord(letter) & 31 for letter in ending]
+        letters = [slice(None)] * (3 - len(ending)) + [int(alphabet.place[alphabet.code[letter]]) for letter in ending]
         matching[tuple(letters)] |= 1 << number
     sets, classes = np.unique(matching, return_inverse=True)
     forms = np.full((len(sets), 7, SLOTS), -1, np.int16)

@@ -8,15 +8,21 @@ characters form masks of 32 bits, one for each flag, in which bit n is the token
 operations on these find what this regular expression would, for all tokens at once:
 
     ["'(\[“‘]*[A-Za-z][a-z]*(['’][a-z]+)*["')\]”’.,;:!?…]*
+
+A language's letters beyond a to z get codes below 128 that its alphabet does not need (`Alphabet`), so that every
+table of letters has 128 rows.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from keylm.base.errors import KeylmError
 from keylm.languages.language import ENGLISH
+from keylm.languages.words import Words
 
 Ints = npt.NDArray[np.int64]
 Bits = npt.NDArray[np.uint64]
@@ -60,6 +66,71 @@ def _flags(letters: str) -> bytes:
 _FLAGS = _flags(ENGLISH.words.letters)
 
 
+class Alphabet:
+    """A byte for each character: the letters of a language have codes of their own, below 128, and so have capitals.
+
+    a to z keep their ASCII codes where the language has them. Raises KeylmError for more letters than there are codes.
+    """
+
+    def __init__(self, words: Words) -> None:
+        self.letters = words.letters
+        self.code: dict[str, int] = {}
+        """Small letter: its code."""
+        self.text = [chr(code) for code in range(128)]
+        """The character of each code."""
+        self.capital = np.arange(128)
+        """The code of each letter's capital; its own where it has none ("ß")."""
+        self.narrow = np.full(1 << 16, ord("?"), np.uint8)
+        """The code of each character; everything beyond is a question mark, which counts as no mark."""
+        self.narrow[:256] = np.arange(256)
+        lower, flags = np.arange(256, dtype=np.uint8), bytearray(_FLAGS)
+        for character, other in _STAND_INS:
+            self.narrow[ord(character)] = ord(other)
+        for letter, small, capital in self._codes(words):
+            self.narrow[ord(letter)] = self.code[letter] = small
+            self.text[small], flags[small] = letter, _SMALL
+            if capital is not None:
+                self.narrow[ord(letter.upper())] = self.capital[small] = capital
+                self.text[capital], flags[capital], lower[capital] = letter.upper(), _CAPITAL, small
+        for other in words.other_apostrophes:
+            self.narrow[ord(other)] = ord(CURLED)
+        self.lower, self.flags = lower.tobytes(), bytes(flags)
+        self.place = np.zeros(256, np.int64)
+        """The place of each letter in the alphabet, from 1 on."""
+        self.place[[self.code[letter] for letter in self.letters]] = np.arange(1, len(self.letters) + 1)
+
+    def __len__(self) -> int:
+        return len(self.letters)
+
+    def _codes(self, words: Words) -> list[tuple[str, int, int | None]]:
+        """Return each letter with its code and that of its capital; free their places from what had them before."""
+        own = [letter for letter in words.letters if letter in ENGLISH.words.letters]
+        taken = {ord(letter) for letter in (*own, *"".join(own).upper())}
+        free = [code for code in range(1, 128) if not _FLAGS[code] & ~(_SMALL | _CAPITAL) and code not in taken]
+        free = [code for code in free if chr(code) not in "?~"]
+        found: list[tuple[str, int, int | None]] = [(letter, ord(letter), ord(letter.upper())) for letter in own]
+        known = set("".join(own).upper())
+        for letter in words.letters:
+            if letter in own:
+                continue
+            upper = letter.upper()
+            has_capital = len(upper) == 1 and upper != letter and upper not in known
+            if len(free) < 1 + has_capital:
+                raise KeylmError(f"letters {words.letters!r}; accepted: {len(found)} at most, as many as have codes")
+            known.add(upper)
+            found.append((letter, free.pop(0), free.pop(0) if has_capital else None))
+        used = {code for _, small, capital in found for code in (small, capital) if code is not None}
+        ours = [code for code in range(128) if code in used or _FLAGS[code] & (_SMALL | _CAPITAL)]
+        self.narrow[ours] = ord("?")
+        return found
+
+
+@lru_cache(maxsize=8)
+def alphabet_of(words: Words) -> Alphabet:
+    """Return the alphabet of a language's words, made once."""
+    return Alphabet(words)
+
+
 class Plain(NamedTuple):
     """Plain words [n]: their index among the tokens that were examined, and their properties."""
 
@@ -75,16 +146,19 @@ class Plain(NamedTuple):
 class PlainWords:
     """Texts in a row, with a line end after each. Places in all its arrays are characters of that row."""
 
-    def __init__(self, texts: Sequence[str]) -> None:
-        raw = b"\n".join(map(_narrow, texts)) + b"\n" + bytes(_WINDOW)
+    def __init__(self, texts: Sequence[str], alphabet: Alphabet | None = None) -> None:
+        """Take texts and the codes of their language's letters, by default of English."""
+        alphabet = alphabet or alphabet_of(ENGLISH.words)
         self.row = "\n".join(texts)
-        self.letters = np.frombuffer(raw.lower(), np.uint8)
+        characters = np.frombuffer(self.row.encode("utf-32-le", "surrogatepass"), np.uint32)
+        raw = alphabet.narrow.take(characters, mode="clip").tobytes() + b"\n" + bytes(_WINDOW)
+        self.letters = np.frombuffer(raw.translate(alphabet.lower), np.uint8)
         """Lower case; ’ as CURLED."""
         self.sizes = np.fromiter(map(len, texts), np.int64, len(texts))
         """Characters of each text."""
         self.begins = np.cumsum(self.sizes + 1) - self.sizes - 1
         """Where each text begins."""
-        self._flags = raw.translate(_FLAGS)
+        self._flags = raw.translate(alphabet.flags)
         blank = np.frombuffer(self._flags, np.uint8) == _BLANK
         self._blank_bits = np.packbits(np.concatenate((np.ones(_BEFORE, np.bool_), blank)), bitorder="little").tobytes()
         self._word_ends = blank[1:] > blank[:-1]
@@ -173,13 +247,6 @@ def below(count: Ints) -> Masks:
 def lowest(bits: Masks) -> Masks:
     """Return the lowest set bit of each mask."""
     return bits & (~bits + np.uint32(1))
-
-
-def _narrow(text: str) -> bytes:
-    """Return a byte for each character."""
-    for character, other in _STAND_INS:
-        text = text.replace(character, other)
-    return text.encode("latin-1", "replace")
 
 
 def _filled(bits: Masks) -> Masks:
