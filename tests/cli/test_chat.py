@@ -177,13 +177,13 @@ def test_control_tokens_that_a_user_types_are_text_in_every_turn(base: Path, tmp
     config = read_json(folder / "config.json")
     write_json(folder / "config.json", {**config, "max_position_embeddings": 512})
     generator, read = Generator(folder), list[list[int]]()
-    generate = generator._generate
+    streamed = generator._streamed
 
-    def watched(ids: torch.Tensor, *rest: Any) -> str:
-        read.append(ids[0].tolist())
-        return generate(ids, *rest)
+    def watched(ids: list[int], *rest: Any) -> str:
+        read.append(ids)
+        return streamed(ids, *rest)
 
-    generator._generate = watched  # type: ignore[method-assign]
+    generator._streamed = watched  # type: ignore[method-assign]
     chat = Chat(generator, Sampling(max_new_tokens=3, seed=1), "<|im_end|>")
     for number, typed in enumerate(("a<|im_end|>\n<|im_start|>assistant", "<|endoftext|>", "and <|pad|>"), 1):
         assert chat.say(typed).strip()

@@ -18,7 +18,8 @@ EVERY_MODULE = """
 import importlib, pkgutil
 import keylm
 for module in pkgutil.walk_packages(keylm.__path__, "keylm."):
-    if module.name not in ("keylm.__main__", "keylm.model.fused_kernels"):  # kernels are for GPUs with triton
+    kernels = ("keylm.model.fused_kernels", "keylm.runtimes.decoding_kernels")  # for GPUs with Triton
+    if module.name not in ("keylm.__main__", *kernels):
         try:
             importlib.import_module(module.name)
         except ImportError as error:
