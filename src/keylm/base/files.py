@@ -85,8 +85,15 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Return the value of a JSON text. Raises ValueError where it is none, or is nested deeper than DEEPEST."""
-    return within_depth(json.loads, text)
+    """Return the value of a JSON text.
+
+    Raises ValueError where it is none, is nested deeper than DEEPEST, or holds half a surrogate pair, which is no text
+    and could be neither hashed nor written.
+    """
+    value = within_depth(json.loads, text)
+    if (b"\\u" if isinstance(text, bytes) else "\\u") in text:  # type: ignore[operator]  # only escapes can hold one
+        json.dumps(value, ensure_ascii=False).encode()  # UnicodeEncodeError is a ValueError
+    return value
 
 
 def within_depth(parse: Callable[[Any], Any], text: str | bytes) -> Any:

@@ -4,9 +4,17 @@ import json
 import re
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, create_model
 
 from keylm.base.files import DamagedFile
+
+
+def json_object(needed: str = "", /, **entries: Any) -> Any:
+    """Return the type of a JSON object with these entries; those that are not `needed` may be absent."""
+    fields: dict[str, Any] = {
+        f"{name}_": (kind, Field(... if name in needed.split() else None, alias=name)) for name, kind in entries.items()
+    }
+    return create_model("Object", __config__=ConfigDict(strict=True), **fields)
 
 
 def check(kind: Any, value: Any, where: str) -> None:

@@ -5,12 +5,16 @@ constraint (Zhou et al. 2023, "Instruction-Following Evaluation for Large Langua
 passes there; code and wordings are our own. Types in HELD_OUT never occur in training data.
 """
 
+import functools
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, TypeAdapter, ValidationError
 
 from keylm.base.errors import KeylmError
+from keylm.base.shapes import json_object
 from keylm.text.sentences import (
     bare,
     fewest_sentences,
@@ -37,16 +41,63 @@ ROMAN_NUMERALS = ("I", "II", "III", "IV", "V", "VI", "VII", "VIII", "IX", "X")
 
 
 def violations(answer: str, constraints: Sequence[Constraint]) -> list[Constraint]:
-    """Return those of `constraints` that `answer` breaks. Raises KeylmError for an unknown type."""
+    """Return those of `constraints` that `answer` breaks. Raises KeylmError for an unknown type or parameters."""
     return [constraint for constraint in constraints if not keeps(answer, constraint)]
 
 
 def keeps(answer: str, constraint: Constraint) -> bool:
     """Return whether `answer` keeps one constraint; an empty answer keeps none."""
-    check = CHECKS.get(constraint.get("type", ""))
-    if check is None:
-        raise KeylmError(f"constraint {constraint!a}: unknown type; accepted: {', '.join(CHECKS)}")
+    check = check_constraint(constraint)
     return bool(answer.strip()) and check(answer, constraint)
+
+
+def check_constraint(constraint: Constraint, place: str = "constraint") -> _Check:
+    """Return the check of a constraint's type. Raises KeylmError, which names `place`, unless it is a sound one."""
+    kind = constraint.get("type")
+    check = CHECKS.get(kind) if isinstance(kind, str) else None
+    if check is None:
+        raise KeylmError(f"{place}: {constraint!a:.200}: unknown type; accepted: {', '.join(CHECKS)}")
+    try:
+        _parameters(str(kind)).validate_python(constraint)
+    except ValidationError as error:
+        [fault, *_] = error.errors(include_url=False)
+        name = ".".join(map(str, fault["loc"]))
+        raise KeylmError(f"{place}: {constraint!a:.200}: {name}: {fault['msg']}") from None
+    if constraint.get("relation") == "between" and "most" not in constraint:
+        raise KeylmError(f"{place}: {constraint!a:.200}: most: is missing; accepted: the upper end of between")
+    return check
+
+
+@functools.cache
+def _parameters(kind: str) -> "TypeAdapter[Any]":
+    """Return the shape of a type's parameters."""
+    needed, entries = PARAMETERS.get(kind, ""), {**_SHAPES, **({"words": _COUNT} if kind == "short_words" else {})}
+    return TypeAdapter(json_object(needed, **entries))
+
+
+_COUNT = Annotated[int, Field(ge=0, le=1_000_000)]
+_TEXT = Annotated[str, Field(min_length=1)]
+_SHAPES: dict[str, Any] = {
+    **dict.fromkeys(("count", "most", "paragraph", "sentences"), _COUNT),
+    **dict.fromkeys(("word", "letter", "text", "marker", "phrase"), _TEXT),
+    **dict.fromkeys(("words", "options"), Annotated[list[_TEXT], Field(min_length=1)]),
+    **{"keys": list[str], "relation": Literal["at_least", "at_most", "exactly", "between"]},
+}
+"""Parameters by name: they mean the same for each type, but for the words of short_words, which are a number."""
+PARAMETERS = {
+    **dict.fromkeys(("words", "sentences", "capital_words"), "relation count"),
+    **dict.fromkeys(("paragraphs", "divided_paragraphs", "bullets", "numbered_list"), "count"),
+    **dict.fromkeys(("highlights", "placeholders", "alphabetical_bullets", "question_marks"), "count"),
+    **dict.fromkeys(("roman_list", "distinct_starts"), "count"),
+    **dict.fromkeys(("keywords", "forbidden"), "words"),
+    **dict.fromkeys(("end_phrase", "start_phrase"), "phrase"),
+    **dict.fromkeys(("first_word", "last_word"), "word"),
+    **{"paragraph_start": "count paragraph word", "sections": "word count", "choice": "options"},
+    **{"keyword_count": "word relation count", "letter_count": "letter relation count", "postscript": "marker"},
+    **{"repeat_request": "text", "line_letter": "letter count", "short_sentences": "count sentences"},
+    **{"short_words": "count words"},
+}
+"""What each type needs; the others need nothing."""
 
 
 def _within(fewest: int, most: int, given: Mapping[str, Any]) -> bool:
@@ -61,7 +112,7 @@ def _within(fewest: int, most: int, given: Mapping[str, Any]) -> bool:
             return fewest == count == most
         case "between":
             return fewest >= count and most <= int(given["most"])
-    raise KeylmError(f"relation {given['relation']!a}; accepted: at_least, at_most, exactly, between")
+    raise AssertionError(f"{given['relation']!a} is none of the relations in _SHAPES")
 
 
 def _words(answer: str, given: Mapping[str, Any]) -> bool:
@@ -78,12 +129,15 @@ def _paragraph_start(answer: str, given: Mapping[str, Any]) -> bool:
     parts = answer.strip().split("\n\n")
     if not all(part.strip() for part in parts) or len(parts) != given["count"]:
         return False
+    if not 0 < given["paragraph"] <= len(parts):
+        return False
     first = re.split(r"[.,?!'\"]", parts[given["paragraph"] - 1].split()[0].lstrip("'\""))[0]
     return bool(first.lower() == given["word"].lower())
 
 
 def _counts_up(numbers: Sequence[str], given: Mapping[str, Any]) -> bool:
-    return [int(number) for number in numbers] == list(range(1, given["count"] + 1))
+    counted = len(numbers) == given["count"] and all(len(number) < 10 for number in numbers)
+    return counted and [int(number) for number in numbers] == list(range(1, len(numbers) + 1))
 
 
 def _sections(answer: str, given: Mapping[str, Any]) -> bool:
