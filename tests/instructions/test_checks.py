@@ -29,6 +29,29 @@ def test_an_unknown_type_is_refused():
         violations("text", [{"type": "rhyme"}])
 
 
+@pytest.mark.parametrize(
+    ("constraint", "says"),
+    [
+        ({"type": ["words"]}, "unknown type"),
+        ({"type": "words", "relation": "at_most"}, "count: Field required"),
+        ({"type": "words", "relation": "at_most", "count": "5"}, "count: Input should be a valid integer"),
+        ({"type": "words", "relation": "between", "count": 5}, "most: is missing"),
+        ({"type": "words", "relation": "about", "count": 5}, "relation: Input should be"),
+        ({"type": "keywords", "words": "cat"}, "words: Input should be a valid list"),
+        ({"type": "numbered_list", "count": 10**9}, "count: Input should be less"),
+        ({"type": "sections", "word": "", "count": 1}, "word: String should have at least 1"),
+    ],
+)
+def test_parameters_of_another_kind_are_refused_and_named(constraint, says):
+    with pytest.raises(KeylmError, match=f"constraint: .*{says}"):
+        keeps("One two.", constraint)
+
+
+def test_no_answer_of_a_model_stops_a_check():
+    assert not keeps(f"{'9' * 5000}. a", {"type": "numbered_list", "count": 1})
+    assert not keeps("One.", {"type": "paragraph_start", "count": 1, "paragraph": 3, "word": "One"})
+
+
 def test_counting_frames_what_splitters_find():
     text = "Dr. Lee came at 5 p.m. on Monday. She left! Did he? No."
     assert fewest_sentences(text) <= 4 <= most_sentences(text)

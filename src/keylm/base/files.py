@@ -5,6 +5,7 @@ old file or the new one, never half of one. Leftovers have `.tmp-` in their name
 """
 
 import contextlib
+import glob
 import hashlib
 import json
 import os
@@ -157,9 +158,9 @@ def flush(path: Path) -> None:
         os.close(handle)
 
 
-def sweep(folder: Path) -> None:
-    """Remove what an interrupted writer left in `folder`."""
-    for leftover in folder.glob(f"{TEMPORARY}*"):
+def sweep(folder: Path, name: str = "") -> None:
+    """Remove what an interrupted writer left in `folder`: of anything, or of the file or folder `name` alone."""
+    for leftover in folder.glob(f"{TEMPORARY}*-{glob.escape(name)}" if name else f"{TEMPORARY}*"):
         if leftover.is_dir():
             shutil.rmtree(leftover, ignore_errors=True)
         else:

@@ -101,7 +101,7 @@ _TASK = _object(
     "set messages constraints max_new_tokens",
     **{"set": str, "messages": Annotated[_list(_object("role content", role=str, content=str)), Field(min_length=1)]},
     **{"constraints": list[dict[str, Any]], "max_new_tokens": Annotated[int, Field(ge=1, lt=2**31)]},
-    **{"noisy": str, "reference": str},
+    **{"noisy": Text, "reference": Text},
 )
 
 
