@@ -166,6 +166,8 @@ def timeless(name: str, content: bytes) -> Any:
     """Return a file's content without what depends on the clock."""
     if name == "stages.json":  # files that are compared themselves; the hashes are of pages and summaries too
         return {stage: sorted(done["outputs"]) for stage, done in json.loads(content).items()}
+    if name == "source.json":  # of shards: the hash covers when the files that it reads were last written
+        return {key: one for key, one in json.loads(content).items() if key != "fingerprint"}
     if name == "state.json":  # of a checkpoint: how long timing.jsonl was, and so its own hash
         return {key: one for key, one in json.loads(content).items() if key not in ("timing_bytes", "hash")}
     return without_clock(json.loads(content)) if name.endswith(".json") else content

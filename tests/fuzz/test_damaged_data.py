@@ -58,10 +58,14 @@ def write_damaged(file: Path, rng: random.Random) -> None:
     if file.suffix == ".parquet":
         pq.write_table(odd_table(rng), file, row_group_size=5)
     else:
-        packer = PACKERS["" if file.suffix in (".jsonl", ".txt") else file.suffix]
-        file.write_bytes(packer(odd_lines(rng) if ".jsonl" in file.name else odd_text(rng)))
+        write_packed(file, odd_lines(rng) if ".jsonl" in file.name else odd_text(rng))
     if rng.random() < 0.4:
         file.write_bytes(mutate_bytes(file.read_bytes(), rng))
+
+
+def write_packed(file: Path, content: bytes) -> None:
+    packer = PACKERS.get(file.suffix, PACKERS[""])
+    file.write_bytes(packer(content))
 
 
 def odd_lines(rng: random.Random) -> bytes:
@@ -179,6 +183,21 @@ def test_damaged_sources(kind: str, tmp_path: Path):
         if found := probe(read):
             findings[f"{kind} {number}"] = found
     report(findings)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_lost_document_is_found(kind: str, tmp_path: Path):
+    file = tmp_path / f"x{kind}"
+    if kind == ".parquet":
+        pq.write_table(pa.table({name: [row.get(name) for row in ROWS] for name in ("text", "messages")}), file)
+    else:
+        lines = "".join(json.dumps(row) + "\n" for row in ROWS)
+        write_packed(file, (lines if ".jsonl" in kind else f"\n{SEPARATOR}\n".join(TEXTS)).encode())
+    items = list(read_source("x", Source(path=str(file))))
+    check_nothing_lost(file, items)
+    for number in range(len(items)):
+        with pytest.raises(AssertionError):
+            check_nothing_lost(file, items[:number] + items[number + 1 :])
 
 
 WIDE: dict[str, Any] = {

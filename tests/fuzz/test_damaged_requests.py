@@ -190,3 +190,17 @@ def test_a_sound_request_of_each_kind_is_answered(guarded: Served):
         answer = send(app, "POST", path, headers, [body])
         assert answer.status == 200, answer.body
         check(answer, path, asked(path, body))
+
+
+def test_an_answer_that_lacks_a_choice_is_found():
+    whole = {"choices": [{"index": n, "finish_reason": "stop"} for n in (0, 1)]}
+    ends = "".join(f"data: {json.dumps({'choices': [one]})}\n\n" for one in whole["choices"])
+    answers = [Answer(200, "application/json", json.dumps(whole).encode())]
+    answers.append(Answer(200, "text/event-stream", f"{ends}data: [DONE]\n\n".encode()))
+    for answer in answers:
+        check(answer, "/v1/completions", 2)
+        with pytest.raises(AssertionError):
+            check(answer, "/v1/completions", 3)
+    for answer in (Answer(500, "", b""), Answer(400, "", b'{"error": {}}'), Answer(200, "application/json", b"[NaN]")):
+        with pytest.raises(AssertionError):
+            check(answer, "/health", 0)

@@ -19,7 +19,7 @@ from keylm.pipeline.run import run
 from keylm.recipe.load import Recipe
 from keylm.recipe.run_folder import RunFolder, checkpoint_paths
 from keylm.training import loop
-from keylm.training.checkpoint import read_checkpoint
+from keylm.training.checkpoint import read_checkpoint, save_checkpoint
 
 
 class Killed(NamedTuple):
@@ -110,3 +110,17 @@ def test_damaged_checkpoints_shards_and_records(state: str, killed: Killed, told
             findings[f"resume {state} {number} ({done})"] = found
         shutil.rmtree(case.path)
     report(findings)
+
+
+def test_other_numbers_are_found(killed: Killed, tmp_path: Path):
+    whole, case = RunFolder(killed.whole), RunFolder(Path(shutil.copytree(killed.whole, tmp_path / "run")))
+    check_same(case, whole, [])
+    case.metrics.write_bytes(case.metrics.read_bytes().replace(b"loss", b"gain", 1))
+    check_same(case, whole, ["metrics.jsonl: was altered"])
+    with pytest.raises(AssertionError, match="other metrics"):
+        check_same(case, whole, [])
+    before, last = checkpoint_paths(case.checkpoints)[-2:]
+    state, optimizer = read_checkpoint(last).state, read_checkpoint(last).optimizer()
+    save_checkpoint(case.checkpoints, state, read_checkpoint(before).model(), optimizer)
+    with pytest.raises(AssertionError, match="other weights"):
+        check_same(case, whole, ["metrics.jsonl"])
