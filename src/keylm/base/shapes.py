@@ -17,6 +17,11 @@ def json_object(needed: str = "", /, **entries: Any) -> Any:
     return create_model("Object", __config__=ConfigDict(strict=True), **fields)
 
 
+def list_of(kind: Any) -> Any:
+    """Return the type of a JSON array of values of a type that is made when the program runs."""
+    return list[kind]
+
+
 def check(kind: Any, value: Any, where: str) -> None:
     """Raise DamagedFile where plain values are not of a `kind` that pydantic knows: the entry, and what is accepted."""
     try:

@@ -8,14 +8,11 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field
 
 from keylm.base.shapes import json_object as _object
+from keylm.base.shapes import list_of as _list
 
 Amount = Annotated[int, Field(ge=0, lt=2**63)]
 Finite = Annotated[float, Field(allow_inf_nan=False, ge=-1e18, le=1e18)]
 Text, Count, Value, Values = str | None, Amount | None, Finite | None, list[Finite | None] | None
-
-
-def _list(kind: Any) -> Any:
-    return list[kind]
 
 
 def _by_name(kind: Any) -> Any:
@@ -111,7 +108,11 @@ def _typos_have_both(task: Any) -> Any:
     return task
 
 
-INSTRUCTION_ITEM = Annotated[_TASK, AfterValidator(_typos_have_both)]
+def _tested(kind: Any, test: Any) -> Any:
+    return Annotated[kind, AfterValidator(test)]
+
+
+INSTRUCTION_ITEM = _tested(_TASK, _typos_have_both)
 """A line of evaluation.jsonl.zst of `keylm data instructions`."""
 SUMMARY = _object(
     **dict.fromkeys(("parameters", "world_size"), Count),

@@ -5,16 +5,13 @@ constraint (Zhou et al. 2023, "Instruction-Following Evaluation for Large Langua
 passes there; code and wordings are our own. Types in HELD_OUT never occur in training data.
 """
 
-import functools
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, Literal
-
-from pydantic import Field, TypeAdapter, ValidationError
+from typing import Any
 
 from keylm.base.errors import KeylmError
-from keylm.base.shapes import json_object
+from keylm.instructions.constraint_shapes import check_parameters
 from keylm.text.sentences import (
     bare,
     fewest_sentences,
@@ -57,47 +54,8 @@ def check_constraint(constraint: Constraint, place: str = "constraint") -> _Chec
     check = CHECKS.get(kind) if isinstance(kind, str) else None
     if check is None:
         raise KeylmError(f"{place}: {constraint!a:.200}: unknown type; accepted: {', '.join(CHECKS)}")
-    try:
-        _parameters(str(kind)).validate_python(constraint)
-    except ValidationError as error:
-        [fault, *_] = error.errors(include_url=False)
-        name = ".".join(map(str, fault["loc"]))
-        raise KeylmError(f"{place}: {constraint!a:.200}: {name}: {fault['msg']}") from None
-    if constraint.get("relation") == "between" and "most" not in constraint:
-        raise KeylmError(f"{place}: {constraint!a:.200}: most: is missing; accepted: the upper end of between")
+    check_parameters(str(kind), constraint, place)
     return check
-
-
-@functools.cache
-def _parameters(kind: str) -> "TypeAdapter[Any]":
-    """Return the shape of a type's parameters."""
-    needed, entries = PARAMETERS.get(kind, ""), {**_SHAPES, **({"words": _COUNT} if kind == "short_words" else {})}
-    return TypeAdapter(json_object(needed, **entries))
-
-
-_COUNT = Annotated[int, Field(ge=0, le=1_000_000)]
-_TEXT = Annotated[str, Field(min_length=1)]
-_SHAPES: dict[str, Any] = {
-    **dict.fromkeys(("count", "most", "paragraph", "sentences"), _COUNT),
-    **dict.fromkeys(("word", "letter", "text", "marker", "phrase"), _TEXT),
-    **dict.fromkeys(("words", "options"), Annotated[list[_TEXT], Field(min_length=1)]),
-    **{"keys": list[str], "relation": Literal["at_least", "at_most", "exactly", "between"]},
-}
-"""Parameters by name: they mean the same for each type, but for the words of short_words, which are a number."""
-PARAMETERS = {
-    **dict.fromkeys(("words", "sentences", "capital_words"), "relation count"),
-    **dict.fromkeys(("paragraphs", "divided_paragraphs", "bullets", "numbered_list"), "count"),
-    **dict.fromkeys(("highlights", "placeholders", "alphabetical_bullets", "question_marks"), "count"),
-    **dict.fromkeys(("roman_list", "distinct_starts"), "count"),
-    **dict.fromkeys(("keywords", "forbidden"), "words"),
-    **dict.fromkeys(("end_phrase", "start_phrase"), "phrase"),
-    **dict.fromkeys(("first_word", "last_word"), "word"),
-    **{"paragraph_start": "count paragraph word", "sections": "word count", "choice": "options"},
-    **{"keyword_count": "word relation count", "letter_count": "letter relation count", "postscript": "marker"},
-    **{"repeat_request": "text", "line_letter": "letter count", "short_sentences": "count sentences"},
-    **{"short_words": "count words"},
-}
-"""What each type needs; the others need nothing."""
 
 
 def _within(fewest: int, most: int, given: Mapping[str, Any]) -> bool:
@@ -112,7 +70,7 @@ def _within(fewest: int, most: int, given: Mapping[str, Any]) -> bool:
             return fewest == count == most
         case "between":
             return fewest >= count and most <= int(given["most"])
-    raise AssertionError(f"{given['relation']!a} is none of the relations in _SHAPES")
+    raise AssertionError(f"{given['relation']!a} is none of the relations in constraint_shapes.py")
 
 
 def _words(answer: str, given: Mapping[str, Any]) -> bool:

@@ -28,7 +28,7 @@ import keylm
 from keylm.base.console import Status, say
 from keylm.base.errors import KeylmError
 from keylm.base.files import atomic_folder, read_json, read_table, sha256_file, sweep, visible_files, write_json
-from keylm.base.shapes import check, json_object
+from keylm.base.shapes import check, json_object, list_of
 from keylm.curate.decontamination import Decontaminator
 from keylm.data.documents import Document, Fault, content_hash, is_held_out
 from keylm.data.sources import read_source
@@ -43,7 +43,7 @@ from keylm.typos.model import TypoModel
 
 _SOURCES = phrase_tables().sources
 BLOCK = 250
-LICENCES = list[json_object("path licence licence_status", path=str, licence=str, licence_status=str)]  # type: ignore[misc]
+LICENCES = list_of(json_object("path licence licence_status", path=str, licence=str, licence_status=str))
 """corpus.json beside the documents."""
 VERSION = 1
 """Of the records: goes up when the same input gives other ones."""
