@@ -5,24 +5,29 @@ KEYLM_KILLS=200 pytest -s tests/fuzz/test_kills.py     # so many trials over all
 """
 
 import os
-import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from fuzz.kills import Command, Tally, differences, timeless, trial, undisturbed
+from support import programs
 from support.instruction_examples import documents
 from support.recipes import chat, tiny_recipe, write_jsonl
 
 from keylm.pipeline.run import run
 
-TRIALS = int(os.environ.get("KEYLM_KILLS", "0"))
+KILLS, FIRST = int(os.environ.get("KEYLM_KILLS", "0")), int(os.environ.get("KEYLM_KILLS_FROM", "0"))
 CURATION = (
     "curation={near_duplicates=true, minimum_characters=1, language_threshold=0.0, "
     "filters={formal=[], casual=[], conversational=[], structured=[], synthetic=[]}}"
 )
-QUICK = {"train": 1, "instructions": 1}
-"""Trials of each command without KEYLM_KILLS: what starts in a moment."""
+QUICK = ("train", "instructions")
+"""The commands that are killed without KEYLM_KILLS, once or more each: what starts in a moment."""
+HEAVY = (
+    *("keylm.curate.pipeline", "keylm.curate.steps", "keylm.tuning.dpo", "keylm.tuning.dpo_trainer", "lm_eval"),
+    *("keylm.evaluation.benchmarks", "keylm.export.exporter", "keylm.instructions.instruction_files", "onnxruntime"),
+)
+"""What the commands import: once for all of them where there are many trials."""
 NEEDS = {"build": "datatrove", "dpo": "trl", "eval": "lm_eval", "export": "onnxruntime"}
 
 
@@ -72,21 +77,24 @@ def instruction_items() -> list[dict[str, object]]:
     return [{**plain, "max_new_tokens": 3 + n % 3} for n in range(6)]
 
 
-@pytest.mark.timeout(400 + 120 * TRIALS)
 def test_killed_commands_leave_what_they_leave_undisturbed(commands: dict[str, Command], tmp_path: Path):
-    tallies = {name: Tally() for name in commands}
-    wanted = {name: TRIALS // len(commands) + (n < TRIALS % len(commands)) for n, name in enumerate(commands)}
-    for name, count in (wanted if TRIALS else QUICK).items():
-        if not count or not find_spec(NEEDS.get(name, "keylm")):
-            continue
-        known = undisturbed(commands[name], tmp_path / name)
-        for number in range(count):
-            trial(commands[name], known, number, tmp_path / name, tallies[name])
-        tally = tallies[name]
-        print(f"{name}: {tally.trials} trials, {tally.kills} kills, {len(tally.differing)} differ", flush=True)
-        shutil.rmtree(tmp_path / name)
-    differing = [told for tally in tallies.values() for told in tally.differing]
-    assert not differing, "\n".join(differing)
+    names = [name for name in commands if find_spec(NEEDS.get(name, "keylm"))]
+    if KILLS:
+        programs.ALSO_IMPORTED += HEAVY
+    else:
+        names = [name for name in names if name in QUICK]
+    known, tallies = {}, {name: Tally() for name in names}
+    for number in range(FIRST, FIRST + (KILLS or len(names))):
+        name = names[number % len(names)]
+        if name not in known:
+            known[name] = undisturbed(commands[name], tmp_path / name)
+        trial(commands[name], known[name], number, tmp_path / name, tallies[name])
+        if KILLS:
+            print(f"{number}: {name}: {tallies[name]}", flush=True)
+        if KILLS and sum(tally.kills for tally in tallies.values()) >= KILLS:
+            break
+    findings = [told for tally in tallies.values() for told in tally.findings]
+    assert not findings, "\n".join(findings)
     assert sum(tally.kills for tally in tallies.values()), "nothing was killed"
 
 
