@@ -47,8 +47,9 @@ def test_what_a_corpus_loses_is_in_the_manifest_and_a_killed_writer_leaves_nothi
     write_jsonl(corpus / "wikinews.jsonl", [{"text": text.text} for text in texts["wikinews"]] + [{"text": 3}, {}])
     packed = zstandard.compress("".join(json.dumps({"text": t.text}) + "\n" for t in texts["wikipedia"]).encode())
     (corpus / "wikipedia.jsonl.zst").write_bytes(packed[:-20])
-    (tmp_path / ".tmp-1-out").mkdir()
-    (tmp_path / ".tmp-1-other").mkdir()
+    ended = f".tmp-{2**23}"
+    (tmp_path / f"{ended}-out").mkdir()
+    (tmp_path / f"{ended}-other").mkdir()
     plan = InstructionPlan(corpus, count=10, evaluation=1)
     manifest = write_instructions(tmp_path / "out", plan, quiet=True)
     faults = {source["name"]: source.get("faults") for source in manifest["sources"]}
@@ -56,7 +57,7 @@ def test_what_a_corpus_loses_is_in_the_manifest_and_a_killed_writer_leaves_nothi
     assert write_instructions(tmp_path / "two", plan, workers=2, quiet=True)["sources"] == manifest["sources"]
     print_summary(tmp_path / "out", manifest)
     assert "wikipedia.jsonl.zst: not read as documents: 1 unreadable_file" in capsys.readouterr().out
-    assert [left.name for left in tmp_path.glob(".tmp-*")] == [".tmp-1-other"]
+    assert [left.name for left in tmp_path.glob(".tmp-*")] == [f"{ended}-other"]
 
 
 def test_a_damaged_list_of_licences_is_one_clear_error(tmp_path):

@@ -158,13 +158,42 @@ def flush(path: Path) -> None:
         os.close(handle)
 
 
-def sweep(folder: Path, name: str = "") -> None:
-    """Remove what an interrupted writer left in `folder`: of anything, or of the file or folder `name` alone."""
-    for leftover in folder.glob(f"{TEMPORARY}*-{glob.escape(name)}" if name else f"{TEMPORARY}*"):
-        if leftover.is_dir():
-            shutil.rmtree(leftover, ignore_errors=True)
-        else:
-            leftover.unlink(missing_ok=True)
+def sweep(folder: Path) -> None:
+    """Remove what an interrupted writer left in `folder`."""
+    for leftover in folder.glob(f"{TEMPORARY}*"):
+        _remove(leftover)
+
+
+def sweep_ended(folder: Path, name: str | None = None) -> None:
+    """Remove what writers that were killed left in a folder where others may be at work.
+
+    That is the leftovers of the file or folder `name` in it, or, without one, of all in it and in its folders.
+    """
+    found = folder.rglob(f"{TEMPORARY}*") if name is None else folder.glob(f"{TEMPORARY}*-{glob.escape(name)}")
+    for leftover in list(found):
+        writer = leftover.name.removeprefix(TEMPORARY).partition("-")[0]
+        if writer.isdecimal() and not _is_running(int(writer)):
+            _remove(leftover)
+
+
+def _is_running(process: int) -> bool:
+    """Return whether a process of this number runs on this machine, or that cannot be known."""
+    if os.name != "posix":
+        return True
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        return True  # another user's
+    return True
+
+
+def _remove(leftover: Path) -> None:
+    if leftover.is_dir():
+        shutil.rmtree(leftover, ignore_errors=True)
+    else:
+        leftover.unlink(missing_ok=True)
 
 
 def visible_files(folder: Path, pattern: str = "*") -> list[Path]:

@@ -27,7 +27,7 @@ import zstandard
 import keylm
 from keylm.base.console import Status, say
 from keylm.base.errors import KeylmError
-from keylm.base.files import atomic_folder, read_json, read_table, sha256_file, sweep, visible_files, write_json
+from keylm.base.files import atomic_folder, read_json, read_table, sha256_file, sweep_ended, visible_files, write_json
 from keylm.base.shapes import check, json_object, list_of
 from keylm.curate.decontamination import Decontaminator
 from keylm.data.documents import Document, Fault, content_hash, is_held_out
@@ -97,7 +97,7 @@ def write_instructions(out: Path, plan: InstructionPlan, *, workers: int = 1, qu
     if out.exists() and not (out / "manifest.json").is_file() and any(out.iterdir()):
         raise KeylmError(f"{out}: holds something else; accepted: a new folder, or one that this command wrote")
     counts: dict[str, Any] = {}
-    sweep(out.parent, out.name)
+    sweep_ended(out.parent, out.name)
     with atomic_folder(out) as folder, _BlockPool(plan, corpus_files, workers) as pool:
         for part, wanted in plan.parts().items():
             if wanted:
