@@ -20,7 +20,10 @@ from keylm.serving.server import Served, application
 
 ASK = {"model": "tiny", "max_tokens": 3, "seed": 1, "temperature": 0.5}
 TURNS = [{"role": "system", "content": "x"}, {"role": "user", "content": [{"type": "text", "text": "the cat?"}]}]
-SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+SCHEMA = {
+    **{"type": "object", "properties": {"a": {"$ref": "#/$defs/n"}}, "required": ["a"]},
+    **{"$defs": {"n": {"anyOf": [{"type": "null"}, {"$ref": "#/$defs/n/anyOf/0"}]}}},
+}
 FORMAT = {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}
 SAMPLING = {"top_k": 4, "min_p": 0.1, "top_p": 0.9, "repetition_penalty": 1.1, "logit_bias": {"5": 1.5}, "stop": ["a"]}
 BODIES: tuple[tuple[str, dict[str, Any], type[protocol.Body]], ...] = (
