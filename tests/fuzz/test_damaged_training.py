@@ -71,7 +71,7 @@ def damage(folder: Path, rng: random.Random) -> str:
         file.unlink()
     elif kind == 1:
         others = [other for other in sorted(folder.rglob(f"*{file.suffix}")) if other.is_file() and other != file]
-        shutil.copyfile(rng.choice(others or [file]), file)
+        file.write_bytes(rng.choice(others).read_bytes() if others else b"x")
     elif kind == 2:
         file.write_bytes(b"")
     else:
