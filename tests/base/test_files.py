@@ -1,12 +1,13 @@
 """Whole files or none."""
 
+import os
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from keylm.base.files import atomic_folder, atomic_path, atomic_write, sha256_json, sweep
+from keylm.base.files import atomic_folder, atomic_path, atomic_write, sha256_json, sweep, sweep_ended
 
 
 def write_half_and_fail(file: Path) -> None:
@@ -51,3 +52,15 @@ def test_sweep_removes_leftovers_and_nothing_else(tmp_path: Path):
 def test_the_hash_of_a_value_ignores_the_order_of_keys_and_nothing_else():
     assert sha256_json({"a": 1, "b": [1, 2]}) == sha256_json({"b": [1, 2], "a": 1})
     assert sha256_json({"a": [1, 2]}) != sha256_json({"a": [2, 1]})
+
+
+def test_what_an_ended_writer_left_is_removed_and_anothers_work_is_not(tmp_path: Path):
+    ended = 2**23  # above any number that Linux gives
+    for name in (f".tmp-{ended}-a", f"below/.tmp-{ended}-b", f"below/.tmp-{os.getpid()}-b", "below/b"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    sweep_ended(tmp_path, "b")
+    assert (tmp_path / f".tmp-{ended}-a").exists()
+    sweep_ended(tmp_path)
+    left = {file.relative_to(tmp_path).as_posix() for file in tmp_path.rglob("*") if file.is_file()}
+    assert left == {f"below/.tmp-{os.getpid()}-b", "below/b"}

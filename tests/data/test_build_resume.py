@@ -121,6 +121,19 @@ def test_kill_9_and_starting_again_leaves_no_trace(
     assert contents(tmp_path / "shards") == contents(tmp_path / "straight")
 
 
+def test_a_record_of_faults_that_was_altered_is_written_again(tokenizer: Path, tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path, SMALL)
+    with (tmp_path / "tales.jsonl").open("a") as tales:
+        tales.write('{"text": 3}\n[]\n')
+    make(recipe, tokenizer, tmp_path / "shards")
+    expected = contents(tmp_path / "shards")
+    log = tmp_path / "shards/tales/faults.jsonl"
+    assert log.read_text().count("\n") == 2
+    log.write_text(log.read_text().replace("not_a_record", "x"))
+    make(recipe, tokenizer, tmp_path / "shards")
+    assert contents(tmp_path / "shards") == expected
+
+
 SLEEP_IN_THE_MIDDLE = """
 import sys, time
 from pathlib import Path

@@ -128,6 +128,17 @@ def test_without_curation_the_sources_are_what_was_trained_on(tmp_path: Path) ->
     assert columns(rows)["quiz"] == (2, 2, 2, 1, 2, 1)
 
 
+def test_what_cannot_be_searched_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = recipe_of(tmp_path, curate=False)
+    with (tmp_path / "book.jsonl").open("a") as book:
+        book.write('{"text": 3}\n{"te')
+    scan(recipe, tmp_path / "run", items=[tmp_path / "items"])
+    assert (
+        "book before: not read as documents, and so not searched: 1 no_text_or_messages, 1 malformed_json"
+        in " ".join(capsys.readouterr().out.split())
+    )
+
+
 def test_sources_that_are_gone_or_changed_are_unknown(tmp_path: Path) -> None:
     recipe, run = curated(tmp_path)
     with (tmp_path / "book.jsonl").open("a") as file:

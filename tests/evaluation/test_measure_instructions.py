@@ -3,6 +3,8 @@
 import json
 
 import pytest
+import zstandard
+from support.recipes import write_jsonl
 from support.shapes import random_qwen3
 from transformers import AutoTokenizer
 
@@ -72,9 +74,30 @@ def test_a_prompt_that_fills_the_context_has_no_answer(folder):
     assert evaluate_instructions(folder, long, quiet=True)["answers"][0]["answer"] == ""
 
 
-def test_bad_items_are_one_clear_error(tmp_path):
-    (tmp_path / "items.jsonl").write_text('{"set": "trained"}\n')
-    with pytest.raises(KeylmError, match="no evaluation items"):
-        read_items(tmp_path / "items.jsonl")
-    with pytest.raises(KeylmError, match="no evaluation items"):
-        read_items(tmp_path / "missing.jsonl.zst")
+RULE = {"type": "words", "relation": "at_most", "count": 4}
+SOUND = {"set": "trained", "messages": [{"role": "user", "content": "x"}], "constraints": [RULE], "max_new_tokens": 4}
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"set": None}, r"line 1: set: got null"),
+        ({"messages": []}, r"line 1: messages: got \[\]"),
+        ({"max_new_tokens": 0}, r"line 1: max_new_tokens: got 0"),
+        ({"constraints": [{**RULE, "count": "4"}]}, r"line 1: .*count: Input should be a valid integer"),
+        ({"set": "typos"}, r"line 1: .*accepted: the texts noisy and reference"),
+    ],
+)
+def test_bad_items_are_one_clear_error(tmp_path, change, says):
+    file = write_jsonl(tmp_path / "items.jsonl", [{**SOUND, **change}])
+    with pytest.raises(KeylmError, match=says):
+        read_items(file)
+
+
+def test_no_items_and_half_an_archive_are_one_clear_error(tmp_path):
+    assert read_items(write_jsonl(tmp_path / "items.jsonl", [SOUND])) == [SOUND]
+    (tmp_path / "cut.jsonl.zst").write_bytes(zstandard.compress((tmp_path / "items.jsonl").read_bytes())[:-3])
+    (tmp_path / "empty.jsonl").touch()
+    for name in ("missing.jsonl.zst", "cut.jsonl.zst", "empty.jsonl"):
+        with pytest.raises(KeylmError, match=r"accepted: evaluation\.jsonl\.zst of"):
+            read_items(tmp_path / name)

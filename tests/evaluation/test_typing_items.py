@@ -3,13 +3,23 @@ import json
 from pathlib import Path
 
 import pytest
+import zstandard
 
 from keylm.base.errors import KeylmError
 from keylm.data.documents import Document, content_hash, document_texts, is_held_out
 from keylm.data.sources import read_source
 from keylm.evaluation import typing_items
 from keylm.evaluation.touch import Typist
-from keylm.evaluation.typing_items import EMBEDDED, PASSAGE, TypingItem, TypingSet, embedded_set, load_sets, record
+from keylm.evaluation.typing_items import (
+    EMBEDDED,
+    PASSAGE,
+    TypingItem,
+    TypingSet,
+    embedded_set,
+    git_fixes_set,
+    load_sets,
+    record,
+)
 from keylm.recipe.load import load_recipe
 
 CORPUS = Path(__file__).parents[3] / "shared" / "corpus"
@@ -92,3 +102,14 @@ def test_the_sets_of_the_corpus_are_the_frozen_ones_and_of_the_half_that_nothing
         row = clean[item.clean]
         assert not hashlib.sha256(row["clean"].encode()).digest()[0] & 1
         assert row["repo"] not in typing_items.TRAINED_ON
+
+
+@pytest.mark.parametrize(
+    ("line", "says"), [("{", "cannot be read"), ("3", "no correction"), ('{"repo": "a"}', "no co")]
+)
+def test_a_damaged_file_of_corrections_is_one_clear_error(tmp_path, line, says):
+    (tmp_path / "typo").mkdir()
+    file = tmp_path / "typo/git_fixes.jsonl.zst"
+    file.write_bytes(zstandard.compress(f"{line}\n".encode()))
+    with pytest.raises(KeylmError, match=f"line 1: {says}"):
+        git_fixes_set(tmp_path)

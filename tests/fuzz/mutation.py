@@ -2,10 +2,12 @@
 
 A target (test_*.py beside this) copies something sound, calls `mutate_file` on one of its files, and hands `probe` what
 reads it. The only answers that count are a result, or an error that the command line prints with exit code 2; anything
-else (a traceback, a hang) is a finding. A mutation is known by its number alone:
+else is a finding: a traceback, a hang, and what a target's assertions call a silent loss (a record that is neither read
+nor counted as a fault, a choice that is not answered, other numbers than those of an undisturbed run). A mutation is
+known by its number alone:
 
     pytest tests/fuzz                                      # a few seconds, as in continuous integration
-    KEYLM_FUZZ=2000 pytest tests/fuzz                      # so many mutations of each target
+    KEYLM_FUZZ=2000 pytest tests/fuzz --timeout=0          # so many mutations of each target
     KEYLM_FUZZ=1 KEYLM_FUZZ_FROM=1234 pytest tests/fuzz    # one finding again, as its failure says
 """
 

@@ -62,3 +62,14 @@ def test_counting_frames_what_splitters_find():
     text = "Dr. Lee came at 5 p.m. on Monday. She left! Did he? No."
     assert fewest_sentences(text) <= 4 <= most_sentences(text)
     assert occurrences("art", "Art is part of art-work.") == 2
+
+
+def test_no_answer_of_a_model_stops_a_check():
+    assert not keeps(f"{'9' * 5000}. a", {"type": "numbered_list", "count": 1})
+    assert not keeps("One.", {"type": "paragraph_start", "count": 1, "paragraph": 3, "word": "One"})
+
+
+@pytest.mark.parametrize("count", [10**9, -1, True, "5"])
+def test_a_number_that_no_answer_reaches_is_refused_and_named(count):
+    with pytest.raises(KeylmError, match=r"constraint: .*count; accepted: a whole number from 0 to 1,000,000"):
+        keeps("One two.", {"type": "numbered_list", "count": count})

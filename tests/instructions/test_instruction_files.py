@@ -15,7 +15,7 @@ from keylm.curate.decontamination import Decontaminator
 from keylm.instructions import reward
 from keylm.instructions.checks import HELD_OUT, TRAINED, violations
 from keylm.instructions.generator import GeneratorSettings
-from keylm.instructions.instruction_files import InstructionPlan, write_instructions
+from keylm.instructions.instruction_files import InstructionPlan, print_summary, write_instructions
 from keylm.instructions.instruction_files import _without_items as without_items
 from keylm.instructions.tables import fingerprint
 from keylm.recipe.schema import Typos
@@ -51,6 +51,33 @@ def test_the_verb_writes_files_once_and_the_same_for_any_number_of_workers(tmp_p
         write_instructions(tmp_path / "three", InstructionPlan(corpus, open_only=True))
     with pytest.raises(KeylmError, match="holds something else"):
         write_instructions(corpus, plan)
+
+
+def test_what_a_corpus_loses_is_in_the_manifest_and_a_killed_writer_leaves_nothing(tmp_path, capsys):
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    texts = documents()
+    write_jsonl(corpus / "wikinews.jsonl", [{"text": text.text} for text in texts["wikinews"]] + [{"text": 3}, {}])
+    packed = zstandard.compress("".join(json.dumps({"text": t.text}) + "\n" for t in texts["wikipedia"]).encode())
+    (corpus / "wikipedia.jsonl.zst").write_bytes(packed[:-20])
+    ended = f".tmp-{2**23}"
+    (tmp_path / f"{ended}-out").mkdir()
+    (tmp_path / f"{ended}-other").mkdir()
+    plan = InstructionPlan(corpus, count=10, evaluation=1)
+    manifest = write_instructions(tmp_path / "out", plan, quiet=True)
+    faults = {source["name"]: source.get("faults") for source in manifest["sources"]}
+    assert faults == {"wikinews": {"no_text_or_messages": 2}, "wikipedia": {"unreadable_file": 1}}
+    assert write_instructions(tmp_path / "two", plan, workers=2, quiet=True)["sources"] == manifest["sources"]
+    print_summary(tmp_path / "out", manifest)
+    assert "wikipedia.jsonl.zst: not read as documents: 1 unreadable_file" in capsys.readouterr().out
+    assert [left.name for left in tmp_path.glob(".tmp-*")] == [f"{ended}-other"]
+
+
+def test_a_damaged_list_of_licences_is_one_clear_error(tmp_path):
+    write_jsonl(tmp_path / "wikinews.jsonl", [{"text": text.text} for text in documents()["wikinews"]])
+    (tmp_path / "corpus.json").write_text('[{"path": "wikinews.jsonl", "licence": 3, "licence_status": "open"}]')
+    with pytest.raises(KeylmError, match=r"corpus\.json: 0\.licence: got 3; accepted: a valid string"):
+        write_instructions(tmp_path / "out", InstructionPlan(tmp_path))
 
 
 def lines(file: Path) -> list[dict]:

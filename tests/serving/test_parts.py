@@ -1,5 +1,6 @@
 """The decoder, the writer, sampling, and suggestions, without HTTP."""
 
+import asyncio
 import collections
 import threading
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.requests import Request
 from support.fake_server import decoder, model_folder, prompts, weights  # noqa: F401
 
 from keylm.base.errors import KeylmError
@@ -15,6 +17,8 @@ from keylm.keyboard.suggest import Keyboards
 from keylm.model.decoder import Decoder
 from keylm.runtimes.cached_decoder import CachedDecoder, load_weights
 from keylm.serving.engine import BatchingEngine, Finished, Job, PromptScored
+from keylm.serving.faults import ApiError
+from keylm.serving.guard import Guard
 from keylm.serving.sampling import RequestSampling, Token, TokenSampler
 from keylm.serving.slots import TorchSlots
 from keylm.serving.writing import TextPiece, TextWriter
@@ -177,3 +181,10 @@ def test_words_are_corrected_or_left(weights, prompts):
     assert keyboards.answer("thier", correct=False).correction is None
     for left in ("the old man ", "room 7", "NASA", "", "café", "don'"):
         assert keyboards.answer(left).correction is None
+
+
+def test_a_declared_length_of_any_number_of_digits_is_too_large():
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"9" * 5000)]
+    with pytest.raises(ApiError, match="the body is over 4000000 bytes") as refused:
+        asyncio.run(Guard().body(Request({"type": "http", "headers": headers})))
+    assert refused.value.status == 413

@@ -114,6 +114,7 @@ def test_following_references_is_bounded():
     assert has_finite_value({"$ref": "#/$defs/d0", "$defs": chain})
     wide = {"anyOf": [{"$ref": f"#/anyOf/{n}"} for n in range(3000)]}
     assert not has_finite_value(wide)
+    assert has_finite_value({"$ref": f"#/anyOf/{'9' * 5000}", "anyOf": [{"type": "null"}]})
 
 
 def test_health_answers_while_a_schema_is_built(address):

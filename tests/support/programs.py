@@ -38,6 +38,8 @@ IMPORTED = (
     *("torch._dynamo", "torch._inductor.config", "torch.distributed.fsdp", "torch.distributed.checkpoint"),
     *("transformers.models.qwen3.modeling_qwen3", "transformers.generation.utils", "matplotlib.backends.backend_svg"),
 )
+ALSO_IMPORTED: list[str] = []
+"""What the server is to import besides, filled before it is first used; for tests that start many programs."""
 WARM = sys.platform == "linux" and not os.environ.get("KEYLM_COLD_PROGRAMS")
 SHOWN = {"COLUMNS": "200", "NO_COLOR": "1"}
 """What rich reads when keylm is imported; a program's own values come too late for the server."""
@@ -167,7 +169,7 @@ def server() -> str:
     """Start the server, and return the path of its socket."""
     folder = tempfile.TemporaryDirectory(prefix="keylm-programs-")
     path = f"{folder.name}/socket"
-    command = [sys.executable, __file__, path]
+    command = [sys.executable, __file__, path, *ALSO_IMPORTED]
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, **SHOWN, "OMP_NUM_THREADS": "1"}
     )
@@ -184,9 +186,9 @@ def server() -> str:
     return path
 
 
-def serve(path: str) -> bool:
+def serve(path: str, also: Sequence[str]) -> bool:
     """Import, then fork for each client; return True in a process that is to become a program, False at the end."""
-    for name in IMPORTED:
+    for name in (*IMPORTED, *also):
         importlib.import_module(name)
     gc.collect()
     gc.freeze()  # what all programs share is not gone through by each
@@ -268,5 +270,5 @@ def leave_at_once(codes: Sequence[int]) -> None:
 if __name__ == "__main__":
     exit_codes: list[int] = []
     atexit.register(leave_at_once, exit_codes)  # the first to be registered is the last to be called
-    if serve(sys.argv[1]):
+    if serve(sys.argv[1], sys.argv[2:]):
         exit_codes.append(execute())

@@ -132,6 +132,18 @@ def test_kill_9_of_the_command_as_a_user_starts_it_and_resume_leaves_no_trace(pr
     assert_same_run(uninterrupted, folder.path)
 
 
+def test_metrics_that_were_altered_since_the_checkpoint_are_told(prepared, uninterrupted, capsys):
+    folder = RunFolder(Path(shutil.copytree(uninterrupted, prepared[1] / "altered")))
+    shutil.rmtree(checkpoint_paths(folder.checkpoints)[-1])
+    Trainer(prepared[0], folder, CPU, quiet=True).run()
+    assert "altered" not in capsys.readouterr().err
+    assert_same_run(folder.path, uninterrupted)
+    shutil.rmtree(checkpoint_paths(folder.checkpoints)[-1])
+    folder.metrics.write_bytes(folder.metrics.read_bytes().replace(b"pretrain", b"PRETRAIN", 1))
+    Trainer(prepared[0], folder, CPU, quiet=True).run()
+    assert "metrics.jsonl: was altered since the checkpoint at step" in " ".join(capsys.readouterr().err.split())
+
+
 def test_kill_9_in_the_middle_of_a_checkpoint_write_and_resume_leaves_no_trace(prepared, uninterrupted):
     folder = copy_run(prepared, "killed-writing")
     process = Program([sys.executable, "-c", KILL_WHILE_WRITING, *command(prepared, "killed-writing")[3:]])

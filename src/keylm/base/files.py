@@ -5,6 +5,7 @@ old file or the new one, never half of one. Leftovers have `.tmp-` in their name
 """
 
 import contextlib
+import glob
 import hashlib
 import json
 import os
@@ -85,8 +86,15 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Return the value of a JSON text. Raises ValueError where it is none, or is nested deeper than DEEPEST."""
-    return within_depth(json.loads, text)
+    """Return the value of a JSON text.
+
+    Raises ValueError where it is none, is nested deeper than DEEPEST, or holds half a surrogate pair, which is no text
+    and could be neither hashed nor written.
+    """
+    value = within_depth(json.loads, text)
+    if (b"\\u" if isinstance(text, bytes) else "\\u") in text:  # type: ignore[operator]  # only escapes can hold one
+        json.dumps(value, ensure_ascii=False).encode()  # UnicodeEncodeError is a ValueError
+    return value
 
 
 def within_depth(parse: Callable[[Any], Any], text: str | bytes) -> Any:
@@ -159,10 +167,39 @@ def flush(path: Path) -> None:
 def sweep(folder: Path) -> None:
     """Remove what an interrupted writer left in `folder`."""
     for leftover in folder.glob(f"{TEMPORARY}*"):
-        if leftover.is_dir():
-            shutil.rmtree(leftover, ignore_errors=True)
-        else:
-            leftover.unlink(missing_ok=True)
+        _remove(leftover)
+
+
+def sweep_ended(folder: Path, name: str | None = None) -> None:
+    """Remove what writers that were killed left in a folder where others may be at work.
+
+    That is the leftovers of the file or folder `name` in it, or, without one, of all in it and in its folders.
+    """
+    found = folder.rglob(f"{TEMPORARY}*") if name is None else folder.glob(f"{TEMPORARY}*-{glob.escape(name)}")
+    for leftover in list(found):
+        writer = leftover.name.removeprefix(TEMPORARY).partition("-")[0]
+        if writer.isdecimal() and not _is_running(int(writer)):
+            _remove(leftover)
+
+
+def _is_running(process: int) -> bool:
+    """Return whether a process of this number runs on this machine, or that cannot be known."""
+    if os.name != "posix":
+        return True
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        return True  # another user's
+    return True
+
+
+def _remove(leftover: Path) -> None:
+    if leftover.is_dir():
+        shutil.rmtree(leftover, ignore_errors=True)
+    else:
+        leftover.unlink(missing_ok=True)
 
 
 def visible_files(folder: Path, pattern: str = "*") -> list[Path]:

@@ -2,7 +2,8 @@
 
 Invariant: metrics.jsonl holds nothing that depends on the clock, so a run that was killed and resumed leaves the
 same bytes as one that was not; wall-clock figures are in timing.jsonl. A checkpoint remembers how long both
-files were, and resuming cuts off what was written after it.
+files were, and resuming cuts off what was written after it; of metrics.jsonl it also remembers the hash, so that a
+file that was altered since is noticed.
 
 Rows of metrics.jsonl ("step" is the batch's index, from 0; losses in nats per trained token):
     {"kind": "train", "step", "stage", "tokens", "loss", "z_loss", "pair_loss", "bits_per_byte", "gradient_norm",
@@ -12,6 +13,7 @@ Rows of metrics.jsonl ("step" is the batch's index, from 0; losses in nats per t
 A validation or benchmark row of step K was measured after K updates.
 """
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -28,18 +30,26 @@ class JsonLines:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
         os.truncate(path, min(length, path.stat().st_size))
+        with path.open("rb") as kept:
+            self._written = hashlib.file_digest(kept, "sha256")
         self._path = path
         self._file: IO[str] = path.open("a", encoding="utf-8")
 
     def write(self, row: dict[str, Any]) -> None:
         """Append a row; it is on its way to the disk when this returns."""
-        self._file.write(json.dumps(row) + "\n")
+        line = json.dumps(row) + "\n"
+        self._written.update(line.encode())
+        self._file.write(line)
         self._file.flush()
 
     def length(self) -> int:
         """Return the file's length in bytes, all of them safely on disk."""
         flush(self._path)
         return self._path.stat().st_size
+
+    def sha256(self) -> str:
+        """Return the SHA-256 of what the file was opened with and what was written since, in hexadecimal."""
+        return self._written.hexdigest()
 
     def close(self) -> None:
         """Close the file."""

@@ -8,13 +8,26 @@ import typing
 from collections.abc import Iterable
 from typing import Any
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
 
 from keylm.base.files import DamagedFile
 
 NAMES = "letters, digits, _ and -, beginning with a letter or digit"
 LONGEST = 200
 """Characters that a message shows of a value."""
+
+
+def json_object(needed: str = "", /, **entries: Any) -> Any:
+    """Return the type of a JSON object with these entries; those that are not `needed` may be absent."""
+    fields: dict[str, Any] = {
+        f"{name}_": (kind, Field(... if name in needed.split() else None, alias=name)) for name, kind in entries.items()
+    }
+    return create_model("Object", __config__=ConfigDict(strict=True), **fields)
+
+
+def list_of(kind: Any) -> Any:
+    """Return the type of a JSON array of values of a type that is made when the program runs."""
+    return list[kind]
 
 
 def check(kind: Any, value: Any, where: str) -> None:

@@ -9,7 +9,6 @@ of the common forms: a question and the right one of `choices` (MMLU, ARC, OpenB
 `prompt`, with `answer` if it is a string (IFEval); `text`, whose last word is the answer (LAMBADA).
 """
 
-import gzip
 import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +18,8 @@ from typing import IO, Any
 
 from keylm.base.errors import KeylmError
 from keylm.base.files import parse_json, visible_files
-from keylm.data.readers import DAMAGE, ZstdReader
+from keylm.base.packed import open_packed
+from keylm.data.readers import DAMAGE
 from keylm.recipe.benchmark_table import BENCHMARKS, ItemFields, titles
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
@@ -101,11 +101,7 @@ def _read_file(file: Path) -> Iterator[EvaluationItem]:
 
 def open_lines(file: Path) -> IO[str]:
     """Open a file for reading lines of UTF-8: gzip or zstandard by its ending. A stream cut short raises EOFError."""
-    if file.name.endswith(".gz"):
-        return gzip.open(file, "rt", encoding="utf-8-sig")
-    if file.name.endswith(".zst"):
-        return io.TextIOWrapper(io.BufferedReader(ZstdReader(file), 1 << 16), encoding="utf-8-sig")
-    return file.open(encoding="utf-8-sig")
+    return io.TextIOWrapper(open_packed(file), encoding="utf-8-sig")
 
 
 def _read_line(line: str, file: Path, number: int) -> EvaluationItem:

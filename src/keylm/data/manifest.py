@@ -151,6 +151,8 @@ class BuildProgress(_Record):
     faults: dict[str, int] = {}
     faults_bytes: int = 0
     """length of faults.jsonl"""
+    faults_sha256: str | None = None
+    """of so much of it; None in builds of earlier versions"""
     text_bytes: int = 0
     documents: int = 0
     exhausted: bool = False

@@ -6,37 +6,30 @@ fault; then the next file is read. A reader opened at the state of an earlier on
 
 import codecs
 import errno
-import gzip
-import io
 import os
 import stat
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import zstandard
 
 from keylm.base.errors import KeylmError
 from keylm.base.files import is_hidden
+from keylm.base.packed import CHUNK_BYTES, UNPACKING, open_packed
 from keylm.data import documents
 from keylm.data.documents import Document, Fault, Record, piece_end, split_text
 
 SUFFIXES = (".jsonl", ".jsonl.zst", ".jsonl.gz", ".parquet", ".txt", ".txt.zst", ".txt.gz")
 LINE_BYTES = 64 << 20
 """Longest line of a JSON-lines file that is read at all, in bytes."""
-CHUNK_BYTES = 1 << 16
-"""Bytes that are read in one go."""
-PACKED_BYTES = 1 << 10
-"""Bytes of a zstandard file that are unpacked in one go: to 32 MB at most (a block has 4 bytes and gives 128 KB)."""
 SEPARATOR = "<|endoftext|>"
 """A line of a .txt file that ends a document."""
 
 
-DAMAGE = (OSError, EOFError, UnicodeDecodeError, zlib.error, zstandard.ZstdError, pa.ArrowException)
+DAMAGE = (*UNPACKING, UnicodeDecodeError, pa.ArrowException)
 """What a file raises that is not what its name says, or breaks off."""
 
 
@@ -150,7 +143,7 @@ class FileRecords:
 
 def _read_jsonl(file: Path, name: str) -> Iterator[Record]:
     """Yield a file's lines; whether they are sound JSON is seen when they are parsed."""
-    with _open(file) as stream:
+    with open_packed(file) as stream:
         line = 0
         while raw := stream.readline(LINE_BYTES):
             line += 1
@@ -230,7 +223,7 @@ def _text_lines(file: Path, name: str) -> Iterator[tuple[int, str, bool] | Fault
     """Yield (line number, text, whether it is the end) of lines, long ones in pieces; bad UTF-8 is replaced."""
     strict, lenient = (codecs.getincrementaldecoder("utf-8")(errors) for errors in ("strict", "replace"))
     line, ended = 1, True
-    with _open(file) as stream:
+    with open_packed(file) as stream:
         while True:
             raw = stream.readline(CHUNK_BYTES)
             if line == 1 and ended:
@@ -248,50 +241,6 @@ def _text_lines(file: Path, name: str) -> Iterator[tuple[int, str, bool] | Fault
                 return
             ended = raw.endswith(b"\n")
             line += ended
-
-
-def _open(file: Path) -> IO[bytes]:
-    """Open a plain, gzip or zstandard file for reading bytes."""
-    if file.name.lower().endswith(".zst"):
-        return cast(IO[bytes], io.BufferedReader(ZstdReader(file), CHUNK_BYTES))
-    if file.name.lower().endswith(".gz"):
-        return cast(IO[bytes], gzip.open(file, "rb"))
-    return file.open("rb")
-
-
-class ZstdReader(io.RawIOBase):
-    """A zstandard file as one stream; one cut short raises EOFError, where the library's own reader just ends."""
-
-    def __init__(self, file: Path) -> None:
-        self._file = file.open("rb")
-        self._frame: Any = None
-        self._ready = memoryview(b"")  # a part of it is no copy
-
-    def readable(self) -> bool:
-        """Return True."""
-        return True
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-        super().close()
-
-    def readinto(self, buffer: Any) -> int:
-        """Fill `buffer` as far as one piece goes; return how many bytes that is. Raises EOFError, ZstdError."""
-        while not self._ready:
-            ended = self._frame is None or self._frame.eof
-            left = self._frame.unused_data if self._frame is not None and ended else b""
-            packed = left or self._file.read(PACKED_BYTES)
-            if not packed and ended:
-                return 0
-            if not packed:
-                raise EOFError("ends in the middle of a zstandard frame")
-            if ended:
-                self._frame = zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj()
-            self._ready = memoryview(self._frame.decompress(packed))
-        size = min(len(buffer), len(self._ready))
-        buffer[:size], self._ready = self._ready[:size], self._ready[size:]
-        return size
 
 
 def _format(file: Path) -> str:

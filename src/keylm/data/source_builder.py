@@ -209,11 +209,17 @@ class SourceBuilder:
 
     def _saved_progress(self, fingerprint: str) -> BuildProgress | None:
         progress = read_progress(self._folder)
-        if progress is None or progress.fingerprint != fingerprint:
+        if progress is None or progress.fingerprint != fingerprint or not self._has_faults(progress):
             return None
         records = [record for split in SPLITS for record in progress.shards[split]]
         with ThreadPoolExecutor() as pool:  # hashing leaves Python's lock
             return progress if all(pool.map(self._is_intact, records)) else None
+
+    def _has_faults(self, progress: BuildProgress) -> bool:
+        """Return whether faults.jsonl still begins with what was written of the shards that are built."""
+        log = JsonLines(self._folder / "faults.jsonl", progress.faults_bytes)
+        log.close()
+        return progress.faults_sha256 in (None, log.sha256())
 
     def _is_intact(self, record: ShardRecord) -> bool:
         file = self._folder / record.file
@@ -231,7 +237,7 @@ class SourceBuilder:
         assert self._log is not None
         progress.shards = {split: list(self._shards[split]) for split in SPLITS}
         progress.files, progress.faults = list(self._files), dict(self._faults)
-        progress.faults_bytes = self._log.length()
+        progress.faults_bytes, progress.faults_sha256 = self._log.length(), self._log.sha256()
         self._progress = progress
         write_json(self._folder / "source.json", self._progress.model_dump())
 

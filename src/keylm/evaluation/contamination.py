@@ -8,6 +8,7 @@ its filters and deduplication had left, and dropped every document in which it f
 """
 
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from operator import itemgetter
 from pathlib import Path
@@ -20,7 +21,7 @@ from keylm.curate.decontamination import LONGEST_NGRAM, Decontaminator, batches
 from keylm.curate.evaluation_items import PLAIN_NAMES
 from keylm.curate.tally import Items, merge_items, ordered_items
 from keylm.data.curated import curated_recipe
-from keylm.data.documents import Document, document_bytes, document_texts
+from keylm.data.documents import Fault, document_bytes, document_texts
 from keylm.data.provenance import bytes_read, source_stamps
 from keylm.data.sources import read_source
 from keylm.recipe.load import Recipe, load_recipe
@@ -146,16 +147,24 @@ def _searched(
         key = sha256_json([where.model_dump(mode="json"), source_stamps(name, where)])
         if known.get("key") == key:
             return dict(known)
+        faults = Counter[str]()
         with Status(label, bytes_read({name: where}, name), quiet=quiet) as status:
-            return {"key": key, **_search(searched, _documents(name, where), status)}
+            found = {"key": key, **_search(searched, _documents(name, where, faults), status)}
+        if faults:
+            found["not_read"] = dict(faults)
+            kinds = ", ".join(f"{number:,} {kind}" for kind, number in faults.items())
+            say(f"{label}: not read as documents, and so not searched: {kinds}", quiet=quiet)
+        return found
     except KeylmError as error:
         return {"unknown": f"it cannot be read: {error}"}
 
 
-def _documents(name: str, source: Source) -> Iterator[tuple[str, int]]:
-    """Yield each document as decontamination sees it, and its size in bytes."""
+def _documents(name: str, source: Source, faults: Counter[str]) -> Iterator[tuple[str, int]]:
+    """Yield each document as decontamination sees it, and its size in bytes; count what is none by kind."""
     for item in read_source(name, source):
-        if isinstance(item, Document):
+        if isinstance(item, Fault):
+            faults[item.kind] += 1
+        else:
             yield "\n\n".join(document_texts(item)), document_bytes(item)
 
 

@@ -16,31 +16,31 @@ import torch
 
 from keylm.base.console import Status
 from keylm.base.errors import KeylmError
-from keylm.base.files import parse_json, read_table, sha256_file, write_json
-from keylm.data.readers import ZstdReader
+from keylm.base.files import read_table, sha256_file, write_json
+from keylm.base.packed import json_rows
+from keylm.base.shapes import check
 from keylm.evaluation.following import EACH_KIND
+from keylm.evaluation.shapes import INSTRUCTION_ITEM
 from keylm.evaluation.statistics import Tallies
-from keylm.instructions.checks import FAMILIES, keeps
+from keylm.instructions.checks import FAMILIES, check_constraint, keeps
 from keylm.model.folder import model_fingerprint
 from keylm.runtimes.generation import Generator
 
 PROTOCOL = "keylm instructions 2"
 """Incremented with any change of a rule: figures of two protocols do not compare."""
 Item = dict[str, Any]
-_KEYS = {"set", "messages", "constraints", "max_new_tokens"}
 
 
 def read_items(path: Path) -> list[Item]:
-    """Return the items of an evaluation.jsonl.zst. Raises KeylmError where there are none."""
-    try:
-        raw = ZstdReader(path).readall() if path.suffix == ".zst" else path.read_bytes()
-        items = [parse_json(line) for line in raw.decode("utf-8").splitlines()]
-        if not items or any(_KEYS - set(item) for item in items):
-            raise ValueError(f"each line needs {', '.join(sorted(_KEYS))}")
-    except (OSError, ValueError, TypeError, EOFError) as error:
-        raise KeylmError(
-            f"{path}: no evaluation items ({error}); accepted: evaluation.jsonl.zst of `keylm data instructions`"
-        ) from None
+    """Return the items of an evaluation.jsonl.zst. Raises KeylmError where there are none, or one is damaged."""
+    accepted, items = "evaluation.jsonl.zst of `keylm data instructions`", []
+    for place, item in json_rows(path, accepted):
+        check(INSTRUCTION_ITEM, item, place)
+        for constraint in item["constraints"]:
+            check_constraint(constraint, place)
+        items.append(item)
+    if not items:
+        raise KeylmError(f"{path}: no evaluation items; accepted: {accepted}")
     return items
 
 

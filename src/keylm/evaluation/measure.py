@@ -6,7 +6,7 @@ from typing import Any
 
 from keylm.base.console import say
 from keylm.base.errors import KeylmError
-from keylm.base.files import read_table, write_json
+from keylm.base.files import read_table, sweep_ended, write_json
 from keylm.evaluation import benchmarks, robustness
 from keylm.evaluation.prompt_noise import noises
 from keylm.evaluation.results import EvaluationFolder, Record, write_rows
@@ -33,6 +33,7 @@ def measure(
     quiet: bool = False,
 ) -> None:
     """Measure `requested` suites and tasks of a model and write the files of `folder`, finished parts at any end."""
+    sweep_ended(folder.path)
     try:
         tasks = [name for name in requested if name not in (TYPING, INSTRUCTIONS, EVERYDAY)]
         if TYPING in requested:

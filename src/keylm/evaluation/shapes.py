@@ -5,23 +5,14 @@ A file of another shape is named with the entry at fault; what is in it beyond t
 
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, ConfigDict, Field, create_model
+from pydantic import AfterValidator, Field
+
+from keylm.base.shapes import json_object as _object
+from keylm.base.shapes import list_of as _list
 
 Amount = Annotated[int, Field(ge=0, lt=2**63)]
 Finite = Annotated[float, Field(allow_inf_nan=False, ge=-1e18, le=1e18)]
 Text, Count, Value, Values = str | None, Amount | None, Finite | None, list[Finite | None] | None
-
-
-def _object(needed: str = "", /, **entries: Any) -> Any:
-    """Return the type of a JSON object with these entries; those that are not `needed` may be absent."""
-    fields: dict[str, Any] = {
-        f"{name}_": (kind, Field(... if name in needed.split() else None, alias=name)) for name, kind in entries.items()
-    }
-    return create_model("Object", __config__=ConfigDict(strict=True), **fields)
-
-
-def _list(kind: Any) -> Any:
-    return list[kind]
 
 
 def _by_name(kind: Any) -> Any:
@@ -106,6 +97,26 @@ MANIFEST = _object(hash=Text, context=Count, sources=_by_name(_BUILT))
 _TURNS = _list(_object("role content", role=str, content=str)) | None
 SAMPLES = _list(_object(stage=Text, prompt=Text, text=Text, messages=_TURNS))
 """samples.json."""
+_TASK = _object(
+    "set messages constraints max_new_tokens",
+    **{"set": str, "messages": Annotated[_list(_object("role content", role=str, content=str)), Field(min_length=1)]},
+    **{"constraints": list[dict[str, Any]], "max_new_tokens": Annotated[int, Field(ge=1, lt=2**31)]},
+    **{"noisy": Text, "reference": Text},
+)
+
+
+def _typos_have_both(task: Any) -> Any:
+    if task.set_ == "typos" and None in (task.noisy_, task.reference_):
+        raise ValueError("the texts noisy and reference in an item of the set typos")
+    return task
+
+
+def _tested(kind: Any, test: Any) -> Any:
+    return Annotated[kind, AfterValidator(test)]
+
+
+INSTRUCTION_ITEM = _tested(_TASK, _typos_have_both)
+"""A line of evaluation.jsonl.zst of `keylm data instructions`."""
 SUMMARY = _object(
     **dict.fromkeys(("parameters", "world_size"), Count),
     **dict.fromkeys(("device", "device_name", "date", "keylm", "command"), Text),

@@ -15,7 +15,6 @@ result.
 """
 
 import hashlib
-import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -26,8 +25,8 @@ from typing import Any, NamedTuple
 
 from keylm.base.errors import KeylmError
 from keylm.base.files import read_json, sha256_json
+from keylm.base.packed import json_rows
 from keylm.data.documents import Document, content_hash, document_texts, is_held_out
-from keylm.data.readers import FileRecords
 from keylm.data.sources import read_source
 from keylm.evaluation.touch import Typist
 from keylm.languages.language import Language
@@ -228,9 +227,10 @@ def _order(text: str) -> str:
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
     _there(path)
-    for row in FileRecords(path, ()):
-        assert isinstance(row.content, bytes)
-        yield json.loads(row.content)
+    for place, row in json_rows(path, "the file that the typing set was frozen from (docs/typing.md)"):
+        if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ("repo", "clean", "noisy")):
+            raise KeylmError(f"{place}: no correction; accepted: an object with the texts repo, clean and noisy")
+        yield row
 
 
 def _there(path: Path) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 import keylm
 from keylm.base.console import say
 from keylm.base.errors import KeylmError
-from keylm.base.files import atomic_write, write_json
+from keylm.base.files import atomic_write, sweep_ended, write_json
 from keylm.export.parity import Parity, Reference, Subject, compare, make_probe
 from keylm.export.reference import FileTokenizer, TorchModel
 from keylm.export.web import find_library, write_page
@@ -96,6 +96,7 @@ class Exporter:
 
     def run(self) -> list[Parity]:
         """Make and check everything; write parity.json. Raises ParityFailed at the end if something failed."""
+        sweep_ended(self.out)
         writers: dict[str, Callable[[], None]] = {"hf": self._hf, "gguf": self._gguf, "web": self._web}
         writers["onnx"] = partial(self._onnx_into, self.out / "onnx", self.options.onnx, "onnx")
         for kind in self.options.formats:

@@ -20,6 +20,8 @@ from keylm.text.sentences import all_sentences, bare, lines, occurrences
 
 Constraint = dict[str, Any]
 FAMILIES = phrase_tables().families
+MOST = 1_000_000
+"""Of what a constraint counts, more than any answer has."""
 
 
 def violations(answer: str, constraints: Sequence[Constraint]) -> list[Constraint]:
@@ -36,26 +38,26 @@ def keeps(answer: str, constraint: Constraint) -> bool:
     return bool(answer.strip()) and CHECKS[constraint["type"]](answer, constraint)
 
 
-def check_constraint(constraint: Constraint) -> None:
-    """Raise KeylmError where no answer can keep a constraint: its type is unknown, or a parameter is wrong."""
+def check_constraint(constraint: Constraint, place: str = "constraint") -> None:
+    """Raise KeylmError, which names `place`, for a constraint of an unknown type or with wrong parameters."""
     kind = constraint.get("type")
     if not isinstance(kind, str) or kind not in FAMILIES:
-        raise KeylmError(f"constraint {constraint!a}: unknown type; accepted: {', '.join(FAMILIES)}")
+        raise KeylmError(f"{place}: {constraint!a:.200}: unknown type; accepted: {', '.join(FAMILIES)}")
     for need in FAMILIES[kind].needs:
         name, _, as_what = need.partition(":")
         accepted, fits = _PARAMETERS[as_what or ("pick" if kind == "pick" and name == "relation" else name)]
         if name not in constraint or not fits(constraint[name]):
-            raise KeylmError(f"constraint {constraint!a}: {name}; accepted: {accepted}")
+            raise KeylmError(f"{place}: {constraint!a:.200}: {name}; accepted: {accepted}")
     if constraint.get("relation") == "between" and not _is_number(constraint.get("most")):
-        raise KeylmError(f"constraint {constraint!a}: most; accepted: a whole number")
+        raise KeylmError(f"{place}: {constraint!a:.200}: most; accepted: {_A_NUMBER[0]}")
     if kind in RIGHT_ANSWERS:
         right_answer(constraint)
     for inner in (one for part in constraint["parts"] for one in part) if kind == "in_turn" else ():
-        check_constraint(inner)
+        check_constraint(inner, place)
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST
 
 
 def _is_text(value: object) -> bool:
@@ -71,7 +73,11 @@ def _are_parts(value: object) -> bool:
     return len(parts) == 2 and all(isinstance(part, list) and all(isinstance(c, dict) for c in part) for part in parts)
 
 
-_A_NUMBER, _A_TEXT, _TEXTS = ("a whole number", _is_number), ("some text", _is_text), ("a list of texts", _are_texts)
+_A_NUMBER, _A_TEXT, _TEXTS = (
+    (f"a whole number from 0 to {MOST:,}", _is_number),
+    ("some text", _is_text),
+    ("a list of texts", _are_texts),
+)
 _PARAMETERS: dict[str, tuple[str, Callable[[object], bool]]] = {
     **dict.fromkeys(("count", "sentences", "paragraph", "place", "letters", "columns", "number"), _A_NUMBER),
     **dict.fromkeys(("word", "letter", "text", "phrase", "marker", "mark", "new", "ending"), _A_TEXT),

@@ -28,9 +28,10 @@ import zstandard
 import keylm
 from keylm.base.console import Status, say
 from keylm.base.errors import KeylmError
-from keylm.base.files import atomic_folder, read_json, read_table, sha256_file, visible_files, write_json
+from keylm.base.files import atomic_folder, read_json, read_table, sha256_file, sweep_ended, visible_files, write_json
+from keylm.base.shapes import check, json_object, list_of
 from keylm.curate.decontamination import Decontaminator
-from keylm.data.documents import Document, content_hash, is_held_out
+from keylm.data.documents import Document, Fault, content_hash, is_held_out
 from keylm.data.sources import read_source
 from keylm.data.workers import prepare_worker
 from keylm.instructions import held_out_items
@@ -44,6 +45,8 @@ from keylm.typos.model import TypoModel
 
 _SOURCES = phrase_tables().sources
 BLOCK = 250
+LICENCES = list_of(json_object("path licence licence_status", path=str, licence=str, licence_status=str))
+"""corpus.json beside the documents."""
 VERSION = 2
 """Of the records: goes up when the same input gives other ones."""
 
@@ -99,6 +102,7 @@ def write_instructions(out: Path, plan: InstructionPlan, *, workers: int = 1, qu
     if out.exists() and not (out / "manifest.json").is_file() and any(out.iterdir()):
         raise KeylmError(f"{out}: holds something else; accepted: a new folder, or one that this command wrote")
     counts: dict[str, Any] = {}
+    sweep_ended(out.parent, out.name)
     with atomic_folder(out) as folder, _BlockPool(plan, corpus_files, workers) as pool:
         for part, wanted in plan.parts().items():
             if wanted:
@@ -106,7 +110,7 @@ def write_instructions(out: Path, plan: InstructionPlan, *, workers: int = 1, qu
                 counts[part] = _write_part(folder / f"{part}.jsonl.zst", part, wanted, pool, trained, quiet=quiet)
         for part, tally in counts.items():
             tally["sha256"] = sha256_file(folder / f"{part}.jsonl.zst")
-        manifest = _manifest(plan, corpus_files, searched, counts)
+        manifest = _manifest(plan, corpus_files, pool.faults(), searched, counts)
         write_json(folder / "manifest.json", manifest)
     return manifest
 
@@ -114,6 +118,7 @@ def write_instructions(out: Path, plan: InstructionPlan, *, workers: int = 1, qu
 def _manifest(
     plan: InstructionPlan,
     corpus_files: Sequence[CorpusFile],
+    faults: Mapping[str, dict[str, int]],
     searched: Decontaminator | None,
     counts: Mapping[str, dict[str, Any]],
 ) -> dict[str, Any]:
@@ -131,6 +136,7 @@ def _manifest(
         "sources": [
             {"name": file.name, "file": file.path.name, "licence": file.licence, "status": file.status}
             | {"sha256": sha256_file(file.path)}
+            | ({"faults": faults[file.name]} if file.name in faults else {})
             for file in corpus_files
         ],
         "own_text": "Apache-2.0 (templates and phrasings of keylm)",
@@ -146,6 +152,7 @@ def find_corpus_files(plan: InstructionPlan) -> list[CorpusFile]:
     listed = {}
     if (plan.corpus / "corpus.json").is_file():
         rows = read_json(plan.corpus / "corpus.json")
+        check(LICENCES, rows, str(plan.corpus / "corpus.json"))
         listed = {row["path"]: (row["licence"], row["licence_status"]) for row in rows}
     found = []
     for name in _SOURCES.files:
@@ -164,12 +171,19 @@ def find_corpus_files(plan: InstructionPlan) -> list[CorpusFile]:
 
 def read_documents(
     corpus_files: Sequence[CorpusFile],
+    faults: dict[str, dict[str, int]] | None = None,
 ) -> tuple[dict[str, list[SourceText]], dict[str, list[SourceText]]]:
-    """Return the documents of each file: those for training, and those held out by the hash of their content."""
+    """Return the documents of each file: those for training, and those held out by the hash of their content.
+
+    What is no document is counted in `faults`, by file and kind.
+    """
     kept: dict[str, list[SourceText]] = {}
     held: dict[str, list[SourceText]] = {}
     for file in corpus_files:
         for item in read_source(file.name, Source(path=str(file.path))):
+            if isinstance(item, Fault) and faults is not None:
+                counted = faults.setdefault(file.name, {})
+                counted[item.kind] = counted.get(item.kind, 0) + 1
             text = _text(file.name, item) if isinstance(item, Document) else None
             if text is not None and isinstance(item, Document):
                 side = held if is_held_out(content_hash(item), _SOURCES.held_out) else kept
@@ -190,7 +204,8 @@ class _BlockGenerator:
     """Generates blocks of records; one in each worker process."""
 
     def __init__(self, plan: InstructionPlan, corpus_files: Sequence[CorpusFile]) -> None:
-        kept, held = read_documents(corpus_files)
+        self.faults: dict[str, dict[str, int]] = {}
+        kept, held = read_documents(corpus_files, self.faults)
         self._kept, self._held = PairGenerator(kept, plan.settings), PairGenerator(held or kept, plan.settings)
         self._items, self._rejected = plan.evaluation, plan.rejected
 
@@ -233,6 +248,11 @@ def _make_block(part: str, start: int) -> list[dict[str, Any]]:
     return _generator.lines(part, start)
 
 
+def _corpus_faults() -> dict[str, dict[str, int]]:
+    assert _generator is not None
+    return _generator.faults
+
+
 class _BlockPool:
     """Blocks of records in order, from worker processes, or from this process where there is one worker."""
 
@@ -246,6 +266,14 @@ class _BlockPool:
     def __enter__(self) -> "_BlockPool":
         return self
 
+    def faults(self) -> dict[str, dict[str, int]]:
+        """Return what of the corpus is no document: how many lines or files, by file and kind of fault."""
+        return self._pool.submit(_corpus_faults).result() if self._pool else self._block_generator().faults
+
+    def _block_generator(self) -> _BlockGenerator:
+        assert self._here is not None
+        return self._here
+
     def __exit__(self, *_: object) -> None:
         if self._pool:
             self._pool.shutdown(wait=True, cancel_futures=True)
@@ -253,9 +281,8 @@ class _BlockPool:
     def blocks(self, part: str) -> Iterator[list[dict[str, Any]]]:
         """Yield a part's blocks endlessly."""
         if self._pool is None:
-            assert self._here is not None
             for number in count():
-                yield self._here.lines(part, number * BLOCK)
+                yield self._block_generator().lines(part, number * BLOCK)
         else:
             waiting = [self._pool.submit(_make_block, part, number * BLOCK) for number in range(2 * self._workers)]
             for number in count(2 * self._workers):
@@ -330,6 +357,10 @@ def default_workers() -> int:
 
 def print_summary(out: Path, manifest: dict[str, Any], *, quiet: bool = False) -> None:
     """Print what was written: counts, lengths, and how often each type of constraint occurs."""
+    for source in manifest["sources"]:
+        if faults := source.get("faults"):
+            kinds = ", ".join(f"{number:,} {kind}" for kind, number in faults.items())
+            say(f"{source['file']}: not read as documents: {kinds}", quiet=quiet)
     for name, tally in manifest["files"].items():
         answered = f", {tally['mean_answer_words']} answered" if tally["mean_answer_words"] else ""
         asked = f"{tally['records']:,} records, words on average: {tally['mean_prompt_words']} asked"

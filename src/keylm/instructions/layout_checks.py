@@ -32,12 +32,16 @@ def _paragraph_start(answer: str, given: Mapping[str, Any]) -> bool:
     parts = answer.strip().split("\n\n")
     if not all(part.strip() for part in parts) or len(parts) != given["count"]:
         return False
+    if not 0 < given["paragraph"] <= len(parts):
+        return False
     first = re.split(r"[.,?!'\"]", parts[given["paragraph"] - 1].split()[0].lstrip("'\""))[0]
     return bool(first.lower() == given["word"].lower())
 
 
 def _counts_up(numbers: Sequence[str], given: Mapping[str, Any]) -> bool:
-    return [int(number) for number in numbers] == list(range(1, given["count"] + 1))
+    # An answer may have numbers of any length, which int() refuses beyond some thousand digits.
+    counted = len(numbers) == given["count"] and all(len(number) < 10 for number in numbers)
+    return counted and [int(number) for number in numbers] == list(range(1, len(numbers) + 1))
 
 
 def _listed_by(marks: Sequence[str], pattern: re.Pattern[str]) -> Check:

@@ -88,9 +88,14 @@ def _train(recipe: Recipe, folder: RunFolder, ranks: Ranks, build: BackgroundBui
     if ranks.leads:
         if build is not None:
             build.wait()
-        spent = sum(row["seconds"] for row in read_rows(folder.timing))
+        spent = sum(_duration(row.get("seconds")) for row in read_rows(folder.timing))
         folder.mark_done("train", _train_inputs(recipe, folder), [folder.metrics, last], spent)
         write_json(folder.summary, _summary(recipe, folder, ranks).model_dump())
+
+
+def _duration(value: object) -> float:
+    """Return the seconds in a row of timing.jsonl, which nothing protects; 0 for what is no duration."""
+    return value if isinstance(value, int | float) and 0 <= value < 1e12 else 0.0
 
 
 def _is_trained(recipe: Recipe, folder: RunFolder, last: Path) -> bool:

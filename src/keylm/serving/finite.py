@@ -31,7 +31,7 @@ class _Checker:
         found = self._root
         for part in ref.split("/")[1:]:
             part = part.replace("~1", "/").replace("~0", "~")
-            inside = isinstance(found, list) and part.isdecimal() and int(part) < len(found)
+            inside = isinstance(found, list) and part.isdecimal() and len(part) < 10 and int(part) < len(found)
             if not inside and not (isinstance(found, dict) and part in found):
                 return True
             found = found[int(part)] if isinstance(found, list) else found[part]

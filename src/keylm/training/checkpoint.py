@@ -41,6 +41,8 @@ class CheckpointState(RunRecord):
     initial: str | None = None
     """SHA-256 of the weights that it began with, if it did"""
     metrics_bytes: int = 0
+    metrics_sha256: str | None = None
+    """of so much of metrics.jsonl; None in checkpoints of earlier versions"""
     timing_bytes: int = 0
     sha256: dict[str, str] = Field(default_factory=dict)
     """of each file of tensors"""

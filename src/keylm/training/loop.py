@@ -205,6 +205,11 @@ class Trainer:
     def _open_logs(self, state: CheckpointState | None) -> None:
         if self._ranks.leads:
             self._metrics = JsonLines(self._folder.metrics, state.metrics_bytes if state else 0)
+            if state and state.metrics_sha256 not in (None, self._metrics.sha256()):
+                errors.print(
+                    f"{self._folder.metrics}: was altered since the checkpoint at step {state.step}: training goes on "
+                    "as if it had not been, but the file and the report show what is left of those steps"
+                )
             self._timing = JsonLines(self._folder.timing, state.timing_bytes if state else 0)
 
     def train_step(self) -> tuple[dict[str, Any], bool]:
@@ -350,7 +355,7 @@ class Trainer:
         facts: dict[str, str | int] = {"step": self._step, "recipe": "", "shards": ""}
         if self._ranks.leads:
             written = {"metrics_bytes": self._metrics.length(), "timing_bytes": self._timing.length()}
-            facts |= {**self._belongs_to(self._step), **written}
+            facts |= {**self._belongs_to(self._step), **written, "metrics_sha256": self._metrics.sha256()}
         state = CheckpointState.model_validate(facts)
         save = functools.partial(save_sharded_checkpoint, ranks=self._writers) if self._sharded else save_checkpoint
         tensors = snapshot(self._bare_model.state_dict()), snapshot(self._optimizers.state_tensors())

@@ -61,10 +61,7 @@ def _check(constraint: Constraint, place: str) -> None:
             f"{place}: constraint type {constraint['type']} is held out of all training, so that evaluation shows what "
             f"transfers; accepted: {', '.join(TRAINED)}"
         )
-    try:
-        check_constraint(constraint)
-    except KeylmError as error:
-        raise KeylmError(f"{place}: {error}") from None
+    check_constraint(constraint, place)
 
 
 def prompt_order(prompts: int, wanted: int, seed: int) -> list[int]:

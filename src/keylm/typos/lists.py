@@ -4,17 +4,16 @@ Invariant: a list is read whole or rejected; pairs that are no plain words (seve
 and apostrophes, equal words) are skipped. The order of files and lines decides, never a hash.
 """
 
-import io
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import zstandard
-
 from keylm.base.errors import KeylmError
 from keylm.base.files import sha256_file
+from keylm.base.packed import json_rows
 from keylm.languages.language import ENGLISH, Language
 from keylm.typos.kinds import classify
+
+PAIR = '{"noisy": "teh", "clean": "the"}'
 
 
 class Listed:
@@ -52,21 +51,14 @@ def read_lists(paths: Sequence[str], language: Language = ENGLISH) -> tuple[List
 
 
 def read_pairs(path: Path) -> Iterator[tuple[str, str]]:
-    """Yield the (noisy, clean) pairs of a .jsonl or .jsonl.zst file. Raises KeylmError."""
-    number = 0
-    try:
-        with path.open("rb") as raw:
-            stream = zstandard.ZstdDecompressor().stream_reader(raw) if path.suffix == ".zst" else raw
-            for number, line in enumerate(io.TextIOWrapper(stream, encoding="utf-8"), 1):
-                record = json.loads(line)
-                if not _is_pair(record):
-                    raise KeylmError(f'{path}, line {number}: no pair; accepted: {{"noisy": "teh", "clean": "the"}}')
-                yield record["noisy"], record["clean"]
-    except (OSError, EOFError, ValueError, RecursionError, zstandard.ZstdError) as error:
-        raise KeylmError(
-            f"{path}, after line {number}: cannot be read as JSON lines of word pairs (.jsonl or .jsonl.zst): {error}"
-        ) from None
-    if not number:
+    """Yield the (noisy, clean) pairs of a .jsonl, .jsonl.zst or .jsonl.gz file. Raises KeylmError."""
+    found = False
+    for place, record in json_rows(path, f".jsonl, .jsonl.gz or .jsonl.zst with lines such as {PAIR}"):
+        if not _is_pair(record):
+            raise KeylmError(f"{place}: no pair; accepted: {PAIR}")
+        found = True
+        yield record["noisy"], record["clean"]
+    if not found:
         raise KeylmError(f"{path}: holds no word pairs; accepted: JSON lines with noisy and clean")
 
 
