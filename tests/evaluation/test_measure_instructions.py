@@ -84,7 +84,7 @@ SOUND = {"set": "trained", "messages": [{"role": "user", "content": "x"}], "cons
         ({"set": None}, r"line 1: set: got null"),
         ({"messages": []}, r"line 1: messages: got \[\]"),
         ({"max_new_tokens": 0}, r"line 1: max_new_tokens: got 0"),
-        ({"constraints": [{**RULE, "count": "4"}]}, r"line 1: .*count: Input should be a valid integer"),
+        ({"constraints": [{**RULE, "count": "4"}]}, r"line 1: .*count; accepted: a whole number"),
         ({"set": "typos"}, r"line 1: .*accepted: the texts noisy and reference"),
     ],
 )

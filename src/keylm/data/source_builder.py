@@ -4,6 +4,7 @@ Invariants: `source.json` names only shards that are complete on disk, and where
 was killed resumes there and leaves the same bytes as one that was not.
 """
 
+import hashlib
 import json
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
@@ -217,9 +218,15 @@ class SourceBuilder:
 
     def _has_faults(self, progress: BuildProgress) -> bool:
         """Return whether faults.jsonl still begins with what was written of the shards that are built."""
-        log = JsonLines(self._folder / "faults.jsonl", progress.faults_bytes)
-        log.close()
-        return progress.faults_sha256 in (None, log.sha256())
+        file = self._folder / "faults.jsonl"
+        if not file.is_file():
+            return not progress.faults_bytes
+        with file.open("rb") as log:
+            content = log.read(progress.faults_bytes)
+        return len(content) == progress.faults_bytes and progress.faults_sha256 in (
+            None,
+            hashlib.sha256(content).hexdigest(),
+        )
 
     def _is_intact(self, record: ShardRecord) -> bool:
         file = self._folder / record.file

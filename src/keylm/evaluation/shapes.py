@@ -94,14 +94,17 @@ _SPLIT = _object(**dict.fromkeys(("windows", "tokens", "documents", "trained_tok
 _BUILT = _object(train=_SPLIT, validation=_SPLIT, faults=dict[str, Amount])
 MANIFEST = _object(hash=Text, context=Count, sources=_by_name(_BUILT))
 """shards/manifest.json, of any format."""
-_TURNS = _list(_object("role content", role=str, content=str)) | None
-SAMPLES = _list(_object(stage=Text, prompt=Text, text=Text, messages=_TURNS))
+_TURNS = _list(_object("role content", role=str, content=str))
+SAMPLES = _list(_object(stage=Text, prompt=Text, text=Text, messages=_TURNS | None))
 """samples.json."""
 _TASK = _object(
     "set messages constraints max_new_tokens",
-    **{"set": str, "messages": Annotated[_list(_object("role content", role=str, content=str)), Field(min_length=1)]},
-    **{"constraints": list[dict[str, Any]], "max_new_tokens": Annotated[int, Field(ge=1, lt=2**31)]},
-    **{"noisy": Text, "reference": Text},
+    set=str,
+    messages=Annotated[_TURNS, Field(min_length=1)],
+    constraints=list[dict[str, Any]],
+    max_new_tokens=Annotated[int, Field(ge=1, lt=2**31)],
+    noisy=Text,
+    reference=Text,
 )
 
 

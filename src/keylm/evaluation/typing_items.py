@@ -130,7 +130,9 @@ def language_sets(corpus: Path | None, language: Language) -> dict[str, TypingSe
             items += [TypingItem(document, passage, typist.type(passage)) for passage in _passages(text, 1)]
         sets.append(TypingSet("text", tuple(items)))
     if corpus and (path := corpus / "typo_sentences.jsonl.zst").is_file():
-        pairs = {(_order(row["clean"]), _plain(row["clean"]), _plain(row["noisy"])) for row in _rows(path)}
+        pairs = {
+            (_order(row["clean"]), _plain(row["clean"]), _plain(row["noisy"])) for row in _rows(path, "clean", "noisy")
+        }
         kept = [pair for pair in sorted(pairs) if not int(pair[0][:2], 16) & 1][:PAIRS]
         sets.append(TypingSet("typo_sentences", tuple(TypingItem(n, *pair[1:]) for n, pair in enumerate(kept))))
     if not sets:
@@ -172,7 +174,7 @@ def git_fixes_set(corpus: Path) -> TypingSet:
     """Return pairs of real sentences, in the order of their hash. Raises KeylmError where the file is not there."""
     rows = [
         row
-        for row in _rows(corpus / "typo" / "git_fixes.jsonl.zst")
+        for row in _rows(corpus / "typo" / "git_fixes.jsonl.zst", "repo", "clean", "noisy")
         if row["repo"] not in TRAINED_ON and not hashlib.sha256(row["clean"].encode()).digest()[0] & 1
     ]
     pairs = sorted({(_order(row["clean"]), row["clean"], row["noisy"]) for row in rows})
@@ -225,11 +227,11 @@ def _order(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
+def _rows(path: Path, *needed: str) -> Iterator[dict[str, Any]]:
     _there(path)
     for place, row in json_rows(path, "the file that the typing set was frozen from (docs/typing.md)"):
-        if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ("repo", "clean", "noisy")):
-            raise KeylmError(f"{place}: no correction; accepted: an object with the texts repo, clean and noisy")
+        if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in needed):
+            raise KeylmError(f"{place}: no correction; accepted: an object with the texts {', '.join(needed)}")
         yield row
 
 

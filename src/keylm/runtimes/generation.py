@@ -146,7 +146,10 @@ class Generator:
         """Return what follows each of `prompts` (token ids), "" where there is no room."""
         sampling = sampling_of(arguments, self.model.generation_config, seed)
         if sampling is not None and self.writer is not None:
-            found = self.writer.generate(prompts, sampling, limits=limits, done=lambda number, _: done(number))
+            ends = self._end_ids()
+            found = self.writer.generate(
+                prompts, sampling, limits=limits, ends=ends, done=lambda number, _: done(number)
+            )
             return [DrawnText(self._text(each.ids), each.ended) for each in found]
         if seed is not None:
             torch.manual_seed(seed)

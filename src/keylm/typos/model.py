@@ -49,7 +49,7 @@ CALM_FACTOR = 0.25
 HAZARD_SLOTS = 1 << 12
 BATCH = 1 << 19
 """Characters processed at once: enough to hide the overhead of NumPy calls, few enough for the processor's cache."""
-UNDECISIVE = ("BATCH", "ENGLISH", "UNDECISIVE")
+UNDECISIVE = ("BATCH", "ENGLISH", "PAIR", "UNDECISIVE")
 """Constants of this package that no noise depends on; the language that is used has a digest of its own."""
 _DRAWS, _MORE_DRAWS, _ROUNDS = 5, 4, 3
 """Places drawn for each missing error, and in addition for each text; rounds at most."""
