@@ -10,17 +10,18 @@ import difflib
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import AfterValidator, Field
 
 from keylm.base.console import Status
 from keylm.base.errors import KeylmError
 from keylm.base.files import read_table, sha256_file, write_json
 from keylm.base.packed import json_rows
-from keylm.base.shapes import check
+from keylm.base.shapes import check, json_object, list_of
 from keylm.evaluation.following import EACH_KIND
-from keylm.evaluation.shapes import INSTRUCTION_ITEM
+from keylm.evaluation.shapes import Text
 from keylm.evaluation.statistics import Tallies
 from keylm.instructions.checks import FAMILIES, check_constraint, keeps
 from keylm.model.folder import model_fingerprint
@@ -29,13 +30,33 @@ from keylm.runtimes.generation import Generator
 PROTOCOL = "keylm instructions 2"
 """Incremented with any change of a rule: figures of two protocols do not compare."""
 Item = dict[str, Any]
+_TURNS = list_of(json_object("role content", role=str, content=str))
+_ITEM = json_object(
+    "set messages constraints max_new_tokens",
+    set=str,
+    messages=Annotated[_TURNS, Field(min_length=1)],
+    constraints=list[dict[str, Any]],
+    max_new_tokens=Annotated[int, Field(ge=1, lt=2**31)],
+    noisy=Text,
+    reference=Text,
+)
+
+
+def _typos_have_both(item: Any) -> Any:
+    if item.set_ == "typos" and None in (item.noisy_, item.reference_):
+        raise ValueError("the texts noisy and reference in an item of the set typos")
+    return item
+
+
+ITEM: Any = Annotated[_ITEM, AfterValidator(_typos_have_both)]
+"""A line of evaluation.jsonl.zst of `keylm data instructions`."""
 
 
 def read_items(path: Path) -> list[Item]:
     """Return the items of an evaluation.jsonl.zst. Raises KeylmError where there are none, or one is damaged."""
     accepted, items = "evaluation.jsonl.zst of `keylm data instructions`", []
     for place, item in json_rows(path, accepted):
-        check(INSTRUCTION_ITEM, item, place)
+        check(ITEM, item, place)
         for constraint in item["constraints"]:
             check_constraint(constraint, place)
         items.append(item)

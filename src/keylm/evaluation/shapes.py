@@ -97,29 +97,6 @@ MANIFEST = _object(hash=Text, context=Count, sources=_by_name(_BUILT))
 _TURNS = _list(_object("role content", role=str, content=str))
 SAMPLES = _list(_object(stage=Text, prompt=Text, text=Text, messages=_TURNS | None))
 """samples.json."""
-_TASK = _object(
-    "set messages constraints max_new_tokens",
-    set=str,
-    messages=Annotated[_TURNS, Field(min_length=1)],
-    constraints=list[dict[str, Any]],
-    max_new_tokens=Annotated[int, Field(ge=1, lt=2**31)],
-    noisy=Text,
-    reference=Text,
-)
-
-
-def _typos_have_both(task: Any) -> Any:
-    if task.set_ == "typos" and None in (task.noisy_, task.reference_):
-        raise ValueError("the texts noisy and reference in an item of the set typos")
-    return task
-
-
-def _tested(kind: Any, test: Any) -> Any:
-    return Annotated[kind, AfterValidator(test)]
-
-
-INSTRUCTION_ITEM = _tested(_TASK, _typos_have_both)
-"""A line of evaluation.jsonl.zst of `keylm data instructions`."""
 SUMMARY = _object(
     **dict.fromkeys(("parameters", "world_size"), Count),
     **dict.fromkeys(("device", "device_name", "date", "keylm", "command"), Text),
