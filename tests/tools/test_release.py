@@ -5,7 +5,9 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
+from threading import Thread
 from types import SimpleNamespace
 
 import pytest
@@ -20,6 +22,7 @@ from keylm.base.errors import KeylmError
 from keylm.base.files import read_json, write_json
 from keylm.base.json_lines import read_rows
 from keylm.cli.main import app
+from keylm.data.manifest import read_manifest
 from keylm.export.reference import TorchModel
 from keylm.model.folder import export_model, qwen3_config
 from keylm.pipeline.run import run
@@ -230,6 +233,42 @@ def test_the_first_stretch_takes_what_its_tokens_need(scripts, there: Path, tmp_
     assert {name.split("/")[1] for name in names if "train-" in name} == set(recipe.used_sources)
     with pytest.raises(KeylmError, match="no checkpoint"):
         scripts.stretch.run_files(tmp_path)
+
+
+def test_a_stretch_begins_when_what_its_first_steps_read_has_arrived(scripts, there: Path, tmp_path: Path):
+    """The first step reads a shard of nearly every source: with a part of them training would end at once."""
+    shards = there / "there/shards"
+    recipe = scripts.plan.stage_recipe(scripts.plan.read_plan(there / "plan.toml"), "pretrain", shards, None)
+    with pytest.raises(KeylmError, match=r"manifest.json: nothing arrived for 0\.2 s"):
+        scripts.stretch.wait_for_shards(recipe, tmp_path, (0, 1), 0.2)
+    names = sorted(file.relative_to(there / "there").as_posix() for file in shards.rglob("*") if file.is_file())
+    packed, sent = tmp_path / "packed", tmp_path / "sent"
+    files = [(name, there / "there" / name) for name in sorted(names, key=lambda name: "train-" in name)]
+    scripts.pack_run.pack_files(files, packed, part_bytes=5_000)
+    parts = [packed / "parts.json", *sorted(packed.glob("part-*.tar"))]
+    assert len(parts) > 3
+    sent.mkdir()
+
+    def send() -> None:
+        for part in parts:
+            time.sleep(0.02)
+            shutil.copyfile(part, tmp_path / part.name)
+            (tmp_path / part.name).replace(sent / part.name)
+
+    threads = [Thread(target=send), Thread(target=scripts.unpack_run.unpack_arriving, args=(sent, tmp_path, 20))]
+    for thread in threads:
+        thread.start()
+    scripts.stretch.wait_for_shards(recipe, tmp_path, (0, 3), 20)
+    needed = sorted(set(scripts.stretch.needed(recipe, read_manifest(shards), 0, 3)))
+    assert all((tmp_path / "shards" / name).read_bytes() == (shards / name).read_bytes() for name in needed)
+    for thread in threads:
+        thread.join()
+    (tmp_path / "shards" / needed[0]).unlink()
+    with pytest.raises(KeylmError, match=rf"{needed[0]}: nothing arrived .*1 files are missing"):
+        scripts.stretch.wait_for_shards(recipe, tmp_path, (0, 3), 0.2)
+    (sent / parts[-1].name).unlink()
+    with pytest.raises(KeylmError, match=r"did not arrive within 0\.2 s; accepted: all parts"):
+        scripts.unpack_run.unpack_arriving(sent, tmp_path / "again", 0.2)
 
 
 def test_falls_from_one_model_are_averaged(scripts, there: Path, tmp_path: Path):

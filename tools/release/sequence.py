@@ -33,7 +33,8 @@ def sequence(arguments: argparse.Namespace) -> None:
             if not (packed / stage / PARTS).is_file():
                 later = [*arguments.stages[number + 1 :], *(["evaluation"] if arguments.measures else [])]
                 seconds = share(plan, stage, later, steady, clock.left())
-                train(SimpleNamespace(**{**vars(arguments), "stage": stage, "seconds": seconds, "initial": model}))
+                own = {"stage": stage, "seconds": seconds, "initial": model, "arriving": None}
+                train(SimpleNamespace(**{**vars(arguments), **own}))
                 waiting.append(packing.submit(pack_result, arguments.out / stage, packed / stage, part_bytes=limit))
             model = arguments.out / stage / "model"
         try:

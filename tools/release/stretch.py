@@ -13,6 +13,7 @@ training can begin before the last parts have arrived).
 """
 
 import argparse
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -48,6 +49,28 @@ def needed(recipe: Recipe, manifest: ShardManifest, start: int, stop: int) -> It
         if step >= stop:
             return
         yield f"{source}/{manifest.sources[source].train.shards[shard].file}"
+
+
+def wait_for_shards(recipe: Recipe, data: Path, steps: tuple[int, int], patience: float) -> None:
+    """Return once `data` has what `steps` (from, to) read, while parts are still being unpacked there.
+
+    Raises KeylmError where nothing more arrives for `patience` seconds.
+    """
+    shards, fewest, since = RunFolder(data).shards, 1 << 30, time.monotonic()
+    while True:
+        there = (shards / "manifest.json").is_file()
+        names = set(needed(recipe, read_manifest(shards), *steps)) if there else {"manifest.json"}
+        lacking = sorted(name for name in names if not (shards / name).is_file())
+        if not lacking:
+            return
+        if len(lacking) != fewest:
+            fewest, since = len(lacking), time.monotonic()
+        if time.monotonic() - since > patience:
+            raise KeylmError(
+                f"{shards / lacking[0]}: nothing arrived for {patience:g} s; accepted: a folder that all parts of the "
+                f"stretch are being unpacked into ({len(lacking)} files are missing)"
+            )
+        time.sleep(min(1.0, patience / 10))
 
 
 def run_files(run: Path) -> tuple[int, list[tuple[str, Path]]]:

@@ -3,10 +3,10 @@
     python -m tools.release.train stable --data DATA --out OUT [--seconds 900]
     python -m tools.release.train stable_2 --data DATA --out OUT --initial OUT/stable/model
 
-DATA is what pack.py built (unpacked by unpack_run.py on another machine). OUT/STAGE is a run folder like any
-other, OUT/STAGE/model the model. Started again, it goes on from its last checkpoint. Of a stage whose time is up what
-was reached is exported: OUT/STAGE/model is then the last checkpoint's, and reached.json says how far it came. That is
-sound where the rate does not fall: another stage can follow.
+DATA is what pack.py built (unpacked by unpack_run.py on another machine); with --arriving it may still be arriving.
+OUT/STAGE is a run folder like any other, OUT/STAGE/model the model. Started again, it goes on from its last checkpoint.
+Of a stage whose time is up what was reached is exported: OUT/STAGE/model is then the last checkpoint's, and
+reached.json says how far it came. That is sound where the rate does not fall: another stage can follow.
 """
 
 import argparse
@@ -20,7 +20,11 @@ from keylm.recipe.load import stage_steps
 from keylm.recipe.run_folder import RunFolder, checkpoint_paths
 from keylm.training.checkpoint import read_checkpoint
 from tools.release.plan import Clock, keylm, parser, read_plan, run, stage_recipe
+from tools.release.stretch import wait_for_shards
 from tools.studies.processes import visible_gpus
+
+PATIENCE = 120.0
+"""Seconds without another shard after which --arriving gives up."""
 
 
 def train(arguments: argparse.Namespace) -> Path:
@@ -31,6 +35,10 @@ def train(arguments: argparse.Namespace) -> Path:
     clock = Clock(arguments.stage, arguments.seconds or budget["seconds"])
     folder = RunFolder(arguments.out / arguments.stage)
     file = arguments.out / f"{arguments.stage}.toml"
+    if arguments.arriving:
+        begun = checkpoint_paths(folder.checkpoints)
+        start = read_checkpoint(begun[-1]).step if begun else 0
+        wait_for_shards(recipe, arguments.data, (start, start + arguments.arriving), PATIENCE)
     arguments.out.mkdir(parents=True, exist_ok=True)
     file.write_text(recipe.to_toml(), encoding="utf-8")
     command = ("run", str(file), "--run-dir", str(folder.path))
@@ -63,6 +71,9 @@ def main() -> None:
     given.add_argument("--out", type=Path, required=True)
     given.add_argument("--initial", type=Path, help="the model to begin with")
     given.add_argument("--seconds", type=float, help="in place of the plan's")
+    given.add_argument(
+        "--arriving", type=int, metavar="STEPS", help="begin once what so many steps read has been unpacked"
+    )
     given.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a field of the recipe")
     run(train, given.parse_args())
 
