@@ -260,7 +260,7 @@ CORRECT = """async ([probabilities, typed, ids]) => {
   const row = new Float32Array(20).fill(Math.log(1e-9));
   for (const [id, value] of Object.entries(probabilities)) row[id] = Math.log(value);
   const expect = async (paths) => paths.map(() => row);
-  return correct(expect, tokens, near, typed, ids);
+  return correct(expect, tokens, near, " ", typed, ids);
 }"""
 
 
