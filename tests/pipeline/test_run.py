@@ -13,6 +13,7 @@ import torch
 from support.recipes import tiny_recipe
 
 from keylm.base.errors import KeylmError
+from keylm.base.files import read_json, write_json
 from keylm.base.json_lines import read_rows
 from keylm.model.decoder import Decoder
 from keylm.pipeline.run import run
@@ -149,6 +150,22 @@ def test_a_broken_last_checkpoint_is_trained_again_from_the_one_before(tmp_path:
     run(tiny_recipe(tmp_path), folder.path, quiet=True)
     assert folder.metrics.read_bytes() == metrics
     assert (folder.model / "model.safetensors").is_file()
+
+
+def test_checkpoints_that_a_kill_at_the_end_left_are_removed(tmp_path: Path):
+    """Killed between the last checkpoint and the removal of those before: the stage is not done, no step is left."""
+    recipe = tiny_recipe(tmp_path)
+    folder = run(recipe, tmp_path / "run", until="train", quiet=True)
+    whole = {path.name for path in folder.checkpoints.iterdir()}
+    last = checkpoint_paths(folder.checkpoints)[-1]
+    for name in ("step-00000001", "step-00000002"):
+        shutil.copytree(last, folder.checkpoints / name)
+    (folder.checkpoints / "step-00000001/state.json").unlink()
+    stages = read_json(folder.path / "stages.json")
+    del stages["train"]
+    write_json(folder.path / "stages.json", stages)
+    run(recipe, folder.path, until="train", quiet=True)
+    assert {path.name for path in folder.checkpoints.iterdir()} == whole
 
 
 def test_a_broken_checkpoint_of_an_earlier_stage_does_not_cost_the_model(tmp_path: Path, capsys):

@@ -113,6 +113,7 @@ class Trainer:
             self._validate()
             self._measure_benchmarks()
             self._writer.wait()
+            self._may_prune = True  # also of what a run that was killed at this place left
             self._prune()
 
     def _build_model(self) -> Decoder:
