@@ -15,7 +15,7 @@ from keylm.base.errors import Interrupted, KeylmError
 from keylm.base.files import read_json, write_json
 from keylm.base.json_lines import read_rows
 from keylm.cli import tuning as cli
-from keylm.instructions import violations
+from keylm.instructions import Reward, reward
 from keylm.tuning.grpo import grpo
 from keylm.tuning.pairs import Constraint
 from keylm.tuning.reward_settings import Reinforcement
@@ -109,16 +109,18 @@ def test_replayed_text_is_learnt_and_its_cost_is_told(replayed):
 def test_a_stopped_and_killed_command_goes_on_as_if_nothing_had_happened(
     base: Path, asked: Path, texts: Path, replayed, tmp_path: Path
 ):
-    def stopping(answer: str, constraints: Sequence[Constraint]) -> Sequence[object]:
+    def stopping(answer: str, constraints: Sequence[Constraint]) -> Reward:
         nonlocal checked
         checked += 1
-        if checked == len(QUESTIONS) + 3 * 48 + 1:  # each constraint is tried once, then 48 answers a step
+        if checked == 3 * 48 + 1:  # 48 answers a step
             signal.raise_signal(signal.SIGINT)
-        return violations(answer, constraints)
+        return reward(answer, constraints)
 
     checked, path = 0, tmp_path / "run"
-    with pytest.raises(Interrupted, match="stopped after step 4 of 6; the same command goes on"):
-        grpo(base, [asked], path, SHORT, replace(TOOLS, checker=lambda: stopping), replay=[texts])
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("keylm.tuning.rewards.reward", stopping)
+        with pytest.raises(Interrupted, match="stopped after step 4 of 6; the same command goes on"):
+            grpo(base, [asked], path, SHORT, TOOLS, replay=[texts])
     assert len(read_rows(path / "metrics.jsonl")) == 4
     (path / "trl/checkpoint-4/trainer_state.json").unlink()  # as it is when the process dies while it writes
     folder = grpo(base, [asked], path, SHORT, TOOLS, replay=[texts])

@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.recipes import write_jsonl
 
-from keylm.instructions import violations
 from keylm.model.opening import open_pair
 from keylm.tuning.replay import IGNORED, ROW_TOKENS, perplexity, read_replay
 from keylm.tuning.reward_prompts import RewardPrompt, prompt_order, read_prompts
@@ -16,7 +15,7 @@ from keylm.tuning.rewards import DEGENERATE, WHOLE, Judge, least_words, repetiti
 from keylm.tuning.rollouts import Roller, RollOuts
 
 END = 0
-JUDGE = Judge(violations, {END}, 8)
+JUDGE = Judge({END}, 8)
 NO_COMMA, LOWER = {"type": "no_comma"}, {"type": "lower_case"}
 HONEST = "the old man walked down to the sea and sat there for a while."
 FRESH = [*range(1, 30), END]
@@ -96,6 +95,8 @@ def test_log_probabilities_are_those_of_what_was_sampled_from(base: Path):
     found = roller(model, prompts, 3)
     assert found == roller(model, prompts, 3)
     assert found != roller(model, prompts, 4)
+    repeated = [prompt for prompt in prompts for _ in range(2)]
+    assert roller(model, prompts, 3, each=2) == roller(model, repeated, 3)
     for prompt, one in zip(prompts, found, strict=True):
         ids = torch.tensor([prompt + one.ids])
         with torch.no_grad():

@@ -103,8 +103,7 @@ def _fitting(run: GrpoRun, prompts: list[RewardPrompt], tokenizer: Any, context:
 
 
 def _prompt_ids(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
-    ids: list[int] = chat_ids(tokenizer, messages, add_generation_prompt=True)
-    return ids
+    return chat_ids(tokenizer, messages, add_generation_prompt=True)
 
 
 def _cost(replay: Replay, reference: Any, tuned: Any) -> Row:
@@ -170,7 +169,7 @@ class RewardTrainer(trl.GRPOTrainer):  # type: ignore[misc]  # TRL is untyped
     ) -> None:
         super().__init__(reward_funcs=self._rewards, rollout_func=self._roll_out, **arguments)
         self._settings, self._prompts, self._replay = run.settings, prompts, replay
-        self._judge = Judge(run.tools.checker(), frozenset(self.eos_token_ids), run.settings.least_words)
+        self._judge = Judge(frozenset(self.eos_token_ids), run.settings.least_words)
         self._sample: Row = {}
         how = RollOuts(run.settings.max_new_tokens, run.settings.temperature, frozenset(self.eos_token_ids))
         self._roller = Roller(run.model, how, self.accelerator.device)
@@ -181,11 +180,12 @@ class RewardTrainer(trl.GRPOTrainer):  # type: ignore[misc]  # TRL is untyped
 
     def _roll_out(self, prompts: list[list[Message]], trainer: Any) -> dict[str, Any]:
         """Return an answer to each prompt (`answers` of each in a row), sampled from the weights as they are."""
-        ids = [_prompt_ids(self.processing_class, messages) for messages in prompts]
+        each = self._settings.answers
+        ids = [_prompt_ids(self.processing_class, messages) for messages in prompts[::each]]
         seed = self._settings.seed * SEEDS + self.state.global_step
-        found = self._roller(self.accelerator.unwrap_model(self.model), ids, seed)
+        found = self._roller(self.accelerator.unwrap_model(self.model), ids, seed, each)
         return {
-            "prompt_ids": ids,
+            "prompt_ids": [prompt for prompt in ids for _ in range(each)],
             "completion_ids": [one.ids for one in found],
             "logprobs": [one.log_probs for one in found],
         }

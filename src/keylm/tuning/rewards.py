@@ -10,10 +10,11 @@ looping or by saying nothing, and one that does is below an honest answer that k
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from keylm.instructions.rewards import reward
 from keylm.instructions.right_answers import RIGHT_ANSWERS
 from keylm.instructions.word_lists import PROPERTIES
 from keylm.text.sentences import fewest_words
-from keylm.tuning.pairs import Checker, Constraint
+from keylm.tuning.pairs import Constraint
 
 WHOLE = 0.25
 """What is added where all constraints are kept: benchmarks count whole answers."""
@@ -43,22 +44,22 @@ class Judgement:
 class Judge:
     """Rewards answers; without state."""
 
-    def __init__(self, check: Checker, ends: Collection[int], least_words: int) -> None:
-        """Judge with a checker. `ends`: tokens that end an answer; `least_words`: fewest words for full credit."""
-        self._check, self._ends, self._least_words = check, ends, least_words
+    def __init__(self, ends: Collection[int], least_words: int) -> None:
+        """`ends`: tokens that end an answer; `least_words`: fewest words for full credit."""
+        self._ends, self._least_words = ends, least_words
 
     def __call__(self, answer: str, ids: Sequence[int], constraints: Sequence[Constraint]) -> Judgement:
-        """Return what `answer`, of tokens `ids` [T], earns. Raises what the checker raises."""
-        kept = tuple(not self._check(answer, [constraint]) for constraint in constraints)
+        """Return what `answer`, of tokens `ids` [T], earns. Raises KeylmError as `reward` does."""
+        found = reward(answer, constraints)
         cut_off = not ids or ids[-1] not in self._ends
         low, high = REPEATED
         fresh = min(1.0, max(0.0, (high - repetition(ids)) / (high - low)))
         least = least_words(constraints, self._least_words)
-        right = any(ok and one["type"] in WHOLE_ANSWERS for ok, one in zip(kept, constraints, strict=True))
+        right = any(ok and one["type"] in WHOLE_ANSWERS for ok, one in zip(found.kept, constraints, strict=True))
         honest = 1.0 if right else fresh * min(1.0, fewest_words(answer) / max(1, least))
         guard = 0.0 if cut_off else honest
-        earned = sum(kept) / max(1, len(kept)) + WHOLE * all(kept)
-        return Judgement(guard * earned - DEGENERATE * (1 - guard), kept, cut_off, guard)
+        earned = found.mean + WHOLE * all(found.kept)
+        return Judgement(guard * earned - DEGENERATE * (1 - guard), found.kept, cut_off, guard)
 
 
 def repetition(ids: Sequence[int]) -> float:

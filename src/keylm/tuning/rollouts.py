@@ -47,8 +47,10 @@ class Roller:
         decoder = CachedDecoder(load_weights(folder), "bf16" if device.type == "cuda" else "fp32", device)
         self._generator, self._how = BatchGenerator(decoder, memory=MEMORY), how
 
-    def __call__(self, policy: nn.Module, prompts: Sequence[Sequence[int]], seed: int) -> list[SampledAnswer]:
-        """Return an answer to each prompt (token ids), sampled with the weights that `policy` has now.
+    def __call__(
+        self, policy: nn.Module, prompts: Sequence[Sequence[int]], seed: int, each: int = 1
+    ) -> list[SampledAnswer]:
+        """Return `each` answers to every prompt (token ids), side by side, sampled with the weights of `policy` now.
 
         The same weights, prompts and seed give the same answers on one machine. Raises KeylmError where the weights
         give no finite logits.
@@ -56,5 +58,5 @@ class Roller:
         how = self._how
         self._generator.take({name: tensor.detach() for name, tensor in policy.named_parameters()})
         sampling = Sampling(how.max_new_tokens, how.temperature, top_p=1.0, repetition_penalty=1.0, seed=seed, top_k=0)
-        written = self._generator.generate(prompts, sampling, ends=how.ends)
+        written = self._generator.generate(prompts, sampling, each=each, ends=how.ends)
         return [SampledAnswer(one.ids, one.log_probabilities) for one in written]
