@@ -21,10 +21,8 @@ from keylm.recipe.run_folder import RunFolder, checkpoint_paths
 from keylm.training.checkpoint import read_checkpoint
 from tools.release.plan import Clock, keylm, parser, read_plan, run, stage_recipe
 from tools.release.stretch import wait_for_shards
+from tools.release.unpack_run import PATIENCE
 from tools.studies.processes import visible_gpus
-
-PATIENCE = 120.0
-"""Seconds without another shard after which --arriving gives up."""
 
 
 def train(arguments: argparse.Namespace) -> Path:

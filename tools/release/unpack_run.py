@@ -9,6 +9,7 @@ RUN, which may not be there yet, appears whole or not at all. With --arriving th
 """
 
 import io
+import shutil
 import tarfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,7 +25,7 @@ from tools.command import run_script, script_parser
 PARTS = "parts.json"
 BLOCK = 1 << 20
 PATIENCE = 120.0
-"""Seconds without another part after which --arriving gives up."""
+"""Seconds without another part, or in train.py another shard, after which --arriving gives up."""
 
 
 class Joined(io.RawIOBase):
@@ -85,6 +86,7 @@ def unpack_arriving(parts: Path, run: Path, patience: float = PATIENCE) -> None:
             target = run / member.name
             target.parent.mkdir(parents=True, exist_ok=True)
             (run / ".arriving" / member.name).replace(target)
+    shutil.rmtree(run / ".arriving", ignore_errors=True)
 
 
 def _arriving(parts: Path, patience: float) -> Iterator[Path]:
