@@ -333,7 +333,7 @@ def test_max_bytes_bounds_the_text_that_is_taken(tokenizer: Path, tmp_path: Path
 
 
 class Shown:
-    """What a build's `Status` was told; `updates` are (bytes read, bytes in the end)."""
+    """What a build reported to its `Status`; `updates` are (bytes read, bytes in the end)."""
 
     def __init__(self, _label: str, total: int, *, start: int, quiet: bool) -> None:
         self.updates = [(start, total)]

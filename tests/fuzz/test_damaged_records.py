@@ -125,7 +125,7 @@ def instruct(folder: Path, rng: Any) -> None:
     for source in read_json(folder / "out/manifest.json")["sources"]:
         read = Source(path=str(folder / "corpus" / source["file"]))
         faults = sum(isinstance(item, Fault) for item in read_source(source["name"], read))
-        assert sum(source.get("faults", {}).values()) == faults, "faults of a corpus that nobody is told of"
+        assert sum(source.get("faults", {}).values()) == faults, "faults of a corpus that go unreported"
 
 
 ACTS = {prefer: 60, protect: 60, ask: 60, mistype: 60, retype: 60, instruct: 4}

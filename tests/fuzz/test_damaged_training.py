@@ -1,7 +1,7 @@
 """Damaged checkpoints, shards and records of a killed run: it goes on to the same weights, or says what is wrong.
 
 Never to other numbers in silence: weights, optimizer and metrics of a run that goes on are those of an undisturbed one,
-bit for bit; what was altered of the metrics is told.
+bit for bit; altered metrics are reported.
 """
 
 import random

@@ -148,7 +148,7 @@ class BatchGenerator:
         Roll-outs of a policy: Sampling(tokens, temperature, top_p=1, repetition_penalty=1, top_k=0), `each` answers.
         A text ends with a token of `ends` (by default the model's), after `limits` (one a prompt; by default
         sampling.max_new_tokens) or where the context is full: a prompt that leaves no room gets no token. Without a
-        seed each call is another one. `done` is told of each text as it is finished. Raises KeylmError for an empty
+        seed each call is another one. `done` is called for each text that is finished. Raises KeylmError for an empty
         prompt, ids that are none of the vocabulary's, and logits that are not finite.
         """
         limits = [sampling.max_new_tokens] * len(prompts) if limits is None else limits
